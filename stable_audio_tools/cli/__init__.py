@@ -1,0 +1,1 @@
+"""One module per command; the root scripts and the console command are two lines over these."""

@@ -1,0 +1,57 @@
+"""`stable-audio-tools COMMAND`: every command of the toolkit under one name."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from stable_audio_tools.version import __version__
+
+
+class Entry(NamedTuple):
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "check": Entry("check", "check a model config (and a dataset config) and print what it builds"),
+    "schema": Entry("schema", "write JSON Schemas of the configs, for editors"),
+    "info": Entry("info", "describe this installation, or a weight file"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command -> exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0 if words else 2
+    if words[0] in ("-V", "--version"):
+        print(f"stable-audio-tools {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        from stable_audio_tools.config.sentences import nearest
+
+        print(f"error: no command named {words[0]!r}; {nearest(words[0], COMMANDS)}", file=sys.stderr)
+        return 2
+    module = import_module(f"stable_audio_tools.cli.{COMMANDS[words[0]].module}")
+    status: int = module.main(words[1:])
+    return status
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {entry.summary}" for name, entry in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: stable-audio-tools COMMAND [flags]     (stable-audio-tools COMMAND --help for its flags)",
+            "",
+            *lines,
+            "",
+            "  --version  print the version",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

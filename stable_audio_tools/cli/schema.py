@@ -1,0 +1,39 @@
+"""`schema`: JSON Schemas of the config files, for editors."""
+
+import argparse
+import json
+from pathlib import Path
+
+from stable_audio_tools.cli.command import command, make_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    made = make_parser(
+        "stable-audio-tools schema",
+        'Write model.schema.json and dataset.schema.json. Point an editor at one with a "$schema" key at the top of a '
+        "config: it then completes keys and underlines mistakes.",
+    )
+    made.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; without it, both are printed")
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from stable_audio_tools.config.schema import flat_schema, tagged_schema
+    from stable_audio_tools.models.factory import ModelFile
+    from stable_audio_tools.system.files import write_text
+
+    schemas = {
+        "model": tagged_schema(ModelFile, "model", "model_type", "model"),
+        "dataset": flat_schema("Dataset config", "dataset", "dataset_type"),
+    }
+    if arguments.out is None:
+        print(json.dumps(schemas, indent=2))
+        return 0
+    for name, schema in schemas.items():
+        path = arguments.out / f"{name}.schema.json"
+        write_text(path, json.dumps(schema, indent=2) + "\n")
+        print(f"wrote {path}")
+    return 0
+
+
+main = command(parser, run)

@@ -1,0 +1,141 @@
+"""The kinds of component that a config can name: where they live, and which keys stand beside `type` and `config`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+SiblingFields = Mapping[str, tuple[Any, Any]]  # name -> (annotated type, default)
+
+
+def _freeze_unless_asked(component: Any, siblings: Any) -> Any:
+    if not siblings.requires_grad:
+        component.requires_grad_(False)
+    return component
+
+
+def _freeze_pretransform(component: Any, siblings: Any) -> Any:
+    component.enable_grad = siblings.enable_grad
+    return component.eval().requires_grad_(siblings.enable_grad)
+
+
+@dataclass(frozen=True)
+class KindInfo:
+    """Where a kind lives; `common` siblings are read by the parent or by `finish`, the others by the component."""
+
+    packages: tuple[str, ...]
+    siblings: SiblingFields = field(default_factory=dict)
+    common: frozenset[str] = frozenset()
+    finish: Callable[[Any, Any], Any] | None = None
+
+
+_Trainable = Annotated[bool, Field(description="train this part; false freezes it")]
+_TRAINABLE: SiblingFields = {"requires_grad": (_Trainable, True)}
+_Ids = Annotated[list[str], Field(description="conditioner ids routed to this input, in order")]
+_NO_IDS: Any = Field(default_factory=list)
+
+KINDS: dict[str, KindInfo] = {
+    "model": KindInfo(
+        (
+            "stable_audio_tools.models.autoencoders",
+            "stable_audio_tools.models.diffusion",
+            "stable_audio_tools.models.lm",
+        )
+    ),
+    "encoder": KindInfo(
+        ("stable_audio_tools.models.autoencoders",), _TRAINABLE, frozenset({"requires_grad"}), _freeze_unless_asked
+    ),
+    "decoder": KindInfo(
+        ("stable_audio_tools.models.autoencoders",),
+        {
+            **_TRAINABLE,
+            "soft_clip": (Annotated[bool, Field(description="pass the output through tanh")], False),
+        },
+        frozenset({"requires_grad", "soft_clip"}),
+        _freeze_unless_asked,
+    ),
+    "bottleneck": KindInfo(
+        ("stable_audio_tools.models.bottleneck",), _TRAINABLE, frozenset({"requires_grad"}), _freeze_unless_asked
+    ),
+    "pretransform": KindInfo(
+        ("stable_audio_tools.models.pretransforms",),
+        {
+            "enable_grad": (Annotated[bool, Field(description="train the pretransform with the model")], False),
+            "scale": (
+                Annotated[
+                    float, Field(gt=0, description="latents are divided by this on encode, multiplied on decode")
+                ],
+                1.0,
+            ),
+            "model_half": (Annotated[bool, Field(description="run the pretransform in float16")], False),
+            "iterate_batch": (
+                Annotated[bool | int, Field(description="encode and decode this many items at a time (true: one)")],
+                False,
+            ),
+            "chunked": (Annotated[bool, Field(description="encode and decode in overlapping chunks")], False),
+        },
+        frozenset({"enable_grad"}),
+        _freeze_pretransform,
+    ),
+    "conditioner": KindInfo(
+        ("stable_audio_tools.models.conditioners",),
+        {"id": (Annotated[str, Field(min_length=1, description="metadata key that this conditioner reads")], ...)},
+        frozenset({"id"}),
+    ),
+    "diffusion": KindInfo(
+        ("stable_audio_tools.models.diffusion",),
+        {
+            "diffusion_objective": (
+                Annotated[
+                    Literal["v", "rectified_flow", "rf_denoiser"], Field(description="what the network predicts")
+                ],
+                "v",
+            ),
+            "cross_attention_cond_ids": (_Ids, _NO_IDS),
+            "global_cond_ids": (_Ids, _NO_IDS),
+            "input_concat_ids": (_Ids, _NO_IDS),
+            "prepend_cond_ids": (_Ids, _NO_IDS),
+            "distribution_shift_options": (
+                Annotated[
+                    dict[str, float | bool] | None, Field(description="length-dependent shift of the noise schedule")
+                ],
+                None,
+            ),
+        },
+        frozenset(
+            {
+                "diffusion_objective",
+                "cross_attention_cond_ids",
+                "global_cond_ids",
+                "input_concat_ids",
+                "prepend_cond_ids",
+                "distribution_shift_options",
+            }
+        ),
+    ),
+    "unconditional": KindInfo(("stable_audio_tools.models.diffusion",)),
+    "diffusion_decoder": KindInfo(("stable_audio_tools.models.diffusion",)),
+    "lm": KindInfo(
+        ("stable_audio_tools.models.lm",),
+        {
+            "codebook_pattern": (Annotated[str, Field(description="how codebooks are laid out in time")], "delay"),
+            "cross_attention_cond_ids": (_Ids, _NO_IDS),
+            "prepend_cond_ids": (_Ids, _NO_IDS),
+            "global_cond_ids": (_Ids, _NO_IDS),
+        },
+        frozenset({"codebook_pattern", "cross_attention_cond_ids", "prepend_cond_ids", "global_cond_ids"}),
+    ),
+    "discriminator": KindInfo(
+        ("stable_audio_tools.models.discriminators",),
+        {
+            "weights": (
+                Annotated[dict[str, float], Field(description="weight of each loss term")],
+                Field(default_factory=dict),
+            )
+        },
+        frozenset({"weights"}),
+    ),
+    "dataset": KindInfo(("stable_audio_tools.data.sources",)),
+    "training": KindInfo(("stable_audio_tools.training",)),
+}

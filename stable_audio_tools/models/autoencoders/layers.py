@@ -1,0 +1,149 @@
+"""Activations of the convolutional autoencoders: Snake, SnakeBeta, and the anti-aliased wrapper."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+Activation = Literal["elu", "snake", "none"]
+
+_TINY = 1e-9  # keeps the reciprocal finite
+
+
+def snake(x: Tensor, frequency: Tensor, sharpness: Tensor) -> Tensor:
+    """x + sin^2(frequency * x) / sharpness (Ziyin et al. 2020, eq. 3), on tensors that broadcast to (b, c, n)."""
+    gain = (sharpness + _TINY).reciprocal()
+    if torch.is_grad_enabled():
+        return x + gain * torch.sin(x * frequency).pow(2)
+    wave = (x * frequency).sin_()  # one scratch tensor: at inference this activation is bound by memory traffic
+    return torch.addcmul(x, wave.mul_(wave), gain, out=wave)
+
+
+class Snake1d(nn.Module):
+    """Snake with one frequency per channel, stored on a linear scale, as in descript-audio-codec."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:  # (b, c, n) -> (b, c, n)
+        return snake(x, self.alpha, self.alpha)
+
+
+class SnakeBeta(nn.Module):
+    """Snake with separate frequency and sharpness per channel; on a log scale both are stored as their logarithm."""
+
+    def __init__(
+        self, in_features: int, alpha: float = 1.0, alpha_trainable: bool = True, alpha_logscale: bool = True
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.alpha_logscale = alpha_logscale
+        start = 0.0 if alpha_logscale else alpha
+        self.alpha = nn.Parameter(torch.full((in_features,), start), requires_grad=alpha_trainable)
+        self.beta = nn.Parameter(torch.full((in_features,), start), requires_grad=alpha_trainable)
+
+    def forward(self, x: Tensor) -> Tensor:  # (b, c, n) -> (b, c, n)
+        alpha, beta = self.alpha[:, None], self.beta[:, None]
+        return snake(x, alpha.exp(), beta.exp()) if self.alpha_logscale else snake(x, alpha, beta)
+
+
+def kaiser_sinc_filter(cutoff: float, half_width: float, kernel_size: int) -> Tensor:
+    """Low-pass filter of unit sum, (1, 1, k): a sinc under a Kaiser window. `cutoff` is in cycles per sample."""
+    half = kernel_size // 2
+    attenuation = 2.285 * (half - 1) * math.pi * 4 * half_width + 7.95  # decibels, Kaiser's estimate
+    if attenuation > 50.0:
+        beta = 0.1102 * (attenuation - 8.7)
+    elif attenuation >= 21.0:
+        beta = 0.5842 * (attenuation - 21.0) ** 0.4 + 0.07886 * (attenuation - 21.0)
+    else:
+        beta = 0.0
+    window = torch.kaiser_window(kernel_size, periodic=False, beta=beta)
+    time = torch.arange(kernel_size) - half + (0.5 if kernel_size % 2 == 0 else 0.0)
+    taps = 2 * cutoff * window * torch.sinc(2 * cutoff * time)
+    return (taps / taps.sum()).view(1, 1, kernel_size)
+
+
+class UpSample1d(nn.Module):
+    """Raise the rate by `ratio`, band-limited; edges are repeated."""
+
+    filter: Tensor
+
+    def __init__(self, ratio: int, kernel_size: int) -> None:
+        super().__init__()
+        self.ratio = ratio
+        self.pad = kernel_size // ratio - 1
+        self.trim_left = self.pad * ratio + (kernel_size - ratio) // 2
+        self.trim_right = self.pad * ratio + (kernel_size - ratio + 1) // 2
+        self.register_buffer("filter", kaiser_sinc_filter(0.5 / ratio, 0.6 / ratio, kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:  # (b, c, n) -> (b, c, n * ratio)
+        channels = x.shape[1]
+        x = F.pad(x, (self.pad, self.pad), mode="replicate")
+        x = F.conv_transpose1d(x, self.ratio * self.filter.expand(channels, -1, -1), stride=self.ratio, groups=channels)
+        return x[..., self.trim_left : -self.trim_right]
+
+
+class LowPassFilter1d(nn.Module):
+    """Filter below `cutoff` cycles per sample and keep every `stride`-th sample; edges are repeated."""
+
+    filter: Tensor
+
+    def __init__(self, cutoff: float, half_width: float, stride: int, kernel_size: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.padding = (kernel_size // 2 - (1 if kernel_size % 2 == 0 else 0), kernel_size // 2)
+        self.register_buffer("filter", kaiser_sinc_filter(cutoff, half_width, kernel_size))
+
+    def forward(self, x: Tensor) -> Tensor:  # (b, c, n) -> (b, c, n / stride)
+        channels = x.shape[1]
+        x = F.pad(x, self.padding, mode="replicate")
+        return F.conv1d(x, self.filter.expand(channels, -1, -1), stride=self.stride, groups=channels)
+
+
+class DownSample1d(nn.Module):
+    """Lower the rate by `ratio`, band-limited."""
+
+    def __init__(self, ratio: int, kernel_size: int) -> None:
+        super().__init__()
+        self.lowpass = LowPassFilter1d(0.5 / ratio, 0.6 / ratio, ratio, kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:  # (b, c, n) -> (b, c, n / ratio)
+        return self.lowpass(x)
+
+
+class AntiAliased(nn.Module):
+    """Apply an activation at twice the rate, so that the harmonics it makes do not fold back (Karras et al. 2021)."""
+
+    def __init__(self, activation: nn.Module, ratio: int = 2, kernel_size: int = 12) -> None:
+        super().__init__()
+        self.act = activation
+        self.upsample = UpSample1d(ratio, kernel_size)
+        self.downsample = DownSample1d(ratio, kernel_size)
+
+    def forward(self, x: Tensor) -> Tensor:  # (b, c, n) -> (b, c, n)
+        return self.downsample(self.act(self.upsample(x)))
+
+
+def make_activation(name: Activation, channels: int, antialias: bool = False) -> nn.Module:
+    """An activation for `channels` channels; ELU and none have no parameters."""
+    activation: nn.Module
+    if name == "snake":
+        activation = SnakeBeta(channels)
+    elif name == "elu":
+        activation = nn.ELU()
+    elif name == "none":
+        activation = nn.Identity()
+    else:
+        raise ValueError(f"no activation named {name!r}; there are elu, snake and none")
+    return AntiAliased(activation) if antialias else activation
+
+
+def run_layer(layer: nn.Module, x: Tensor, recompute: bool) -> Tensor:
+    """Call a layer; with `recompute` its activations are computed again in the backward pass instead of kept."""
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(layer, x, use_reentrant=False)
+    return layer(x)

@@ -1,0 +1,105 @@
+"""Residual blocks, modulated by a mapping of time and features, and the patches at either end of the net."""
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from stable_audio_tools.models.activations import Snake1d
+from stable_audio_tools.models.diffusion.unet1d.convolutions import SameConv1d
+
+
+class ConvBlock(nn.Module):
+    """Norm, optional modulation, activation, convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, num_groups: int, use_snake: bool) -> None:
+        super().__init__()
+        self.groupnorm = nn.GroupNorm(num_groups, in_channels)
+        self.activation = Snake1d(in_channels) if use_snake else nn.SiLU()
+        self.project = SameConv1d(in_channels, out_channels, 3)
+
+    def forward(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        h = self.groupnorm(x)
+        if scale_shift is not None:
+            scale, shift = scale_shift
+            h = h * (1 + scale) + shift
+        out: Tensor = self.project(self.activation(h))
+        return out
+
+
+class ScaleShift(nn.Module):
+    """The mapping (b, m) as a scale and a shift, (b, c, 1) each."""
+
+    def __init__(self, mapping_features: int, channels: int) -> None:
+        super().__init__()
+        self.to_scale_shift = nn.Sequential(nn.SiLU(), nn.Linear(mapping_features, 2 * channels))
+
+    def forward(self, mapping: Tensor) -> tuple[Tensor, Tensor]:
+        scale, shift = self.to_scale_shift(mapping)[..., None].chunk(2, dim=1)
+        return scale, shift
+
+
+class ResnetBlock(nn.Module):
+    """Two convolution blocks and a residual; the mapping modulates the second. (b, c, t) -> (b, c', t)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        num_groups: int,
+        mapping_features: int | None = None,
+        use_snake: bool = False,
+    ) -> None:
+        super().__init__()
+        self.block1 = ConvBlock(in_channels, out_channels, num_groups, use_snake)
+        self.to_scale_shift = ScaleShift(mapping_features, out_channels) if mapping_features else None
+        self.block2 = ConvBlock(out_channels, out_channels, num_groups, use_snake)
+        self.to_out = nn.Identity() if in_channels == out_channels else SameConv1d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, mapping: Tensor | None) -> Tensor:
+        modulation = None
+        if self.to_scale_shift is not None:
+            assert mapping is not None
+            modulation = self.to_scale_shift(mapping)
+        out: Tensor = self.block2(self.block1(x), modulation) + self.to_out(x)
+        return out
+
+
+class Patcher(nn.Module):
+    """A residual block, then `patch_size` neighbouring frames become channels: (b, c, n) -> (b, c', n / p)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, patch_size: int, mapping_features: int | None, use_snake: bool
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.block = ResnetBlock(
+            in_channels,
+            out_channels // patch_size,
+            num_groups=1,
+            mapping_features=mapping_features,
+            use_snake=use_snake,
+        )
+
+    def forward(self, x: Tensor, mapping: Tensor | None) -> Tensor:
+        return rearrange(self.block(x, mapping), "b c (t p) -> b (c p) t", p=self.patch_size)
+
+
+class Unpatcher(nn.Module):
+    """Channels become `patch_size` neighbouring frames, then a residual block: (b, c, t) -> (b, c', t * p)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, patch_size: int, mapping_features: int | None, use_snake: bool
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.block = ResnetBlock(
+            in_channels // patch_size,
+            out_channels,
+            num_groups=1,
+            mapping_features=mapping_features,
+            use_snake=use_snake,
+        )
+
+    def forward(self, x: Tensor, mapping: Tensor | None) -> Tensor:
+        out: Tensor = self.block(rearrange(x, "b (c p) t -> b c (t p)", p=self.patch_size), mapping)
+        return out

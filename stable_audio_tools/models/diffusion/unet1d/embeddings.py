@@ -1,0 +1,42 @@
+"""Embeddings of time, and the learned sequence that stands for 'no condition'."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class LearnedFourier(nn.Module):
+    """A scalar and the sines and cosines of it at learned frequencies: (b,) -> (b, dim + 1)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(dim // 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        phases = x[:, None] * self.weights[None] * 2 * math.pi
+        return torch.cat([x[:, None], phases.sin(), phases.cos()], dim=-1)
+
+
+def time_embedding(dim: int, out_features: int) -> nn.Sequential:
+    """(b,) -> (b, out_features)"""
+    return nn.Sequential(nn.Sequential(LearnedFourier(dim), nn.Linear(dim + 1, out_features)), nn.GELU())
+
+
+class FixedEmbedding(nn.Module):
+    """One learned vector per position, the same whatever the condition says."""
+
+    def __init__(self, max_length: int, features: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(max_length, features)
+
+    def forward(self, like: Tensor) -> Tensor:
+        """like (b, s, f) -> (b, s, f)"""
+        batch, length, _ = like.shape
+        longest = self.embedding.num_embeddings
+        if length > longest:
+            raise ValueError(
+                f"cross-attention conditioning of {length} tokens: the model knows {longest}; "
+                f"set context_embedding_max_length to at least {length}, or shorten the conditions"
+            )
+        return self.embedding.weight[:length].expand(batch, -1, -1).to(like.dtype)

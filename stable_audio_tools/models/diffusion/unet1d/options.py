@@ -1,0 +1,34 @@
+"""One list of config keys for a net and the classes that wrap it."""
+
+import inspect
+from collections.abc import Callable
+from typing import TypeVar, get_type_hints
+
+from torch import nn
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+def takes_options_of(inner: type[nn.Module]) -> Callable[[type[Net]], type[Net]]:
+    """Spell out a constructor's `**options` as the parameters of `inner`, which it hands on.
+
+    Configs are checked against the constructor's signature: so every key has one type, bound and default.
+    """
+
+    def spell_out(outer: type[Net]) -> type[Net]:
+        init = outer.__init__
+        own = [p for p in inspect.signature(init).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        taken = {parameter.name for parameter in own}
+        more = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in inspect.signature(inner).parameters.values()
+            if parameter.name not in taken
+        ]
+        init.__annotations__ = {
+            **get_type_hints(inner.__init__, include_extras=True),
+            **get_type_hints(init, include_extras=True),
+        }
+        init.__signature__ = inspect.Signature(own + more)  # type: ignore[attr-defined]
+        return outer
+
+    return spell_out

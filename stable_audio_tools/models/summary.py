@@ -1,0 +1,69 @@
+"""What a model config builds: parameters per part, latent rate, memory; found on the meta device, without weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stable_audio_tools.config import ConfigError, load
+from stable_audio_tools.models.factory import check_model_config
+
+_GIB = 2**30
+
+
+def summarise_model_config(path: Path) -> dict[str, Any]:
+    """The facts that `stable-audio-tools check` prints."""
+    top, part = check_model_config(load(path))
+    try:
+        with torch.device("meta"):
+            model = part.build(sample_rate=top.sample_rate, model_type=top.model_type)
+    except ValueError as error:
+        raise ConfigError(f"model: cannot be built ({error})") from error
+    counts = {name: count_parameters(child) for name, child in model.named_children()}
+    summary: dict[str, Any] = {
+        "model type": top.model_type,
+        "sample rate": f"{top.sample_rate} Hz",
+        "parameters": {"total": count_parameters(model), **{k: v for k, v in counts.items() if v}},
+    }
+    ratio = _downsampling_ratio(model)
+    if ratio:
+        summary["latent rate"] = f"{top.sample_rate / ratio:.2f} Hz (one latent frame per {ratio} samples)"
+    if top.sample_size:
+        window = f"{top.sample_size} samples, {top.sample_size / top.sample_rate:.2f} s"
+        summary["window"] = f"{window}, {top.sample_size // ratio} latent frames" if ratio else window
+    summary["memory"] = memory_estimate(model, top.training or {})
+    return summary
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Parameters, each counted once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def memory_estimate(model: nn.Module, training: dict[str, Any]) -> dict[str, str]:
+    """Bytes that the weights need; activations come on top and grow with batch and window.
+
+    Training holds float32 weights, and for each trained parameter a gradient, two Adam moments and, when averaging, a
+    copy.
+    """
+    total = count_parameters(model)
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    copies = 3 + bool(training.get("use_ema", True))
+    return {
+        "inference, float16": _gib(2 * total),
+        "inference, float32": _gib(4 * total),
+        "training, before activations": _gib(4 * total + 4 * copies * trained),
+    }
+
+
+def _downsampling_ratio(model: nn.Module) -> int | None:
+    for owner in (model, getattr(model, "pretransform", None)):
+        ratio = getattr(owner, "downsampling_ratio", None)
+        if isinstance(ratio, int):
+            return ratio
+    return None
+
+
+def _gib(count: int) -> str:
+    return f"{count / _GIB:.2f} GiB"

@@ -1,0 +1,1 @@
+"""What every part stands on: optional packages, files, devices, seeds, ranks, logging."""

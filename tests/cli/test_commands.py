@@ -1,0 +1,48 @@
+"""Every command answers --help at once, and a user's mistake ends in one sentence and status 2."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from stable_audio_tools.cli.main import COMMANDS, main
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "stable_audio_tools.cli.main", *words], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_every_flag_and_loads_no_torch(name: str) -> None:
+    code = (
+        "import sys; from stable_audio_tools.cli.main import main\n"
+        f"try: main([{name!r}, '--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert 'torch' not in sys.modules, 'help loaded torch'"
+    )
+    start = time.perf_counter()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    # Half a second on an idle machine; the bound leaves room for a busy one.
+    assert time.perf_counter() - start < 2
+    assert f"stable-audio-tools {name}" in result.stdout
+
+
+def test_an_unknown_command_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chekc"]) == 2
+    assert "did you mean 'check'?" in capsys.readouterr().err
+
+
+def test_version_and_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert main([]) == 2
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMMANDS)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
+    result = run("check", str(tmp_path / "absent.json"))
+    assert result.returncode == 2
+    assert result.stderr == f"error: {tmp_path / 'absent.json'}: no such file\n"
