@@ -16,6 +16,7 @@ class Entry(NamedTuple):
 COMMANDS = {
     "check": Entry("check", "check a model config (and a dataset config) and print what it builds"),
     "schema": Entry("schema", "write JSON Schemas of the configs, for editors"),
+    "make-example-dataset": Entry("make_example_dataset", "write short synthetic clips with captions to try things on"),
     "info": Entry("info", "describe this installation, or a weight file"),
 }
 

@@ -1,0 +1,126 @@
+"""Exponential moving average of a module's trained weights.
+
+Only what can change is kept: trainable parameters and floating-point buffers. State-dict names are those of published
+checkpoints, `ema_model.<name>`, `initted` and `step`, so theirs load here and ours load there.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ONLINE_COPY = "online_model."  # older files store the online weights a second time
+
+
+class WeightAverage(nn.Module):
+    """average <- decay average + (1 - decay) online, with decay = min(beta, 1 - (1 + step / inv_gamma)^-power)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        beta: float = 0.9999,
+        power: float = 3 / 4,
+        inv_gamma: float = 1.0,
+        update_every: int = 1,
+        update_after_step: int = 1,
+    ) -> None:
+        super().__init__()
+        self.beta, self.power, self.inv_gamma = beta, power, inv_gamma
+        self.update_every, self.update_after_step = update_every, update_after_step
+        self.step = 0
+        self.started = False
+        self._online = _followed(model)
+        self._averages = {name: tensor.detach().clone() for name, tensor in self._online.items()}
+        self._known = set(model.state_dict())
+
+    @property
+    def decay(self) -> float:
+        """How much of the average survives the next update."""
+        epoch = max(self.step - self.update_after_step - 1, 0)
+        return min(max(1 - (1 + epoch / self.inv_gamma) ** -self.power, 0.0), self.beta) if epoch else 0.0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take one step after the optimiser's."""
+        step, self.step = self.step, self.step + 1
+        copies = not self.started or step <= self.update_after_step
+        if not self.started or step % self.update_every == 0:
+            self._follow(weight=1.0 if copies else 1 - self.decay)
+        self.started = True
+
+    def _follow(self, weight: float) -> None:
+        averages, online = list(self._averages.values()), list(self._online.values())
+        if averages and averages[0].device != online[0].device:
+            self._averages = {name: t.to(self._online[name].device) for name, t in self._averages.items()}
+            averages = list(self._averages.values())
+        same = [(a, o) for a, o in zip(averages, online) if a.dtype == o.dtype]
+        torch._foreach_lerp_([a for a, _ in same], [o for _, o in same], weight)
+        for average, tensor in zip(averages, online):
+            if average.dtype != tensor.dtype:
+                average.lerp_(tensor.to(average.dtype), weight)
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Inside the block the model holds the averages; afterwards its own weights again. No memory is copied."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    @torch.no_grad()
+    def _exchange(self) -> None:
+        for name, online in self._online.items():
+            average = self._averages[name].to(online.device)
+            self._averages[name], online.data = online.data, average
+
+    def averaged_state_dict(self) -> dict[str, Tensor]:
+        """The averages by the model's own names."""
+        return dict(self._averages)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "WeightAverage":
+        self._averages = {name: fn(tensor) for name, tensor in self._averages.items()}
+        return self
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        destination[f"{prefix}initted"] = torch.tensor([float(self.started)])
+        destination[f"{prefix}step"] = torch.tensor([self.step])
+        for name, tensor in self._averages.items():
+            destination[f"{prefix}ema_model.{name}"] = tensor
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        for name, tensor in self._averages.items():
+            stored = given.pop(f"ema_model.{name}", None)
+            if stored is None:
+                missing_keys.append(f"{prefix}ema_model.{name}")
+            elif stored.shape != tensor.shape:
+                error_msgs.append(
+                    f"{prefix}ema_model.{name}: shape {tuple(stored.shape)}, expected {tuple(tensor.shape)}"
+                )
+            else:
+                tensor.copy_(stored)
+        # Stored as shape [1] or as a scalar, by age of the file.
+        self.step = int(given.pop("step", torch.tensor(self.step)).item())
+        self.started = bool(given.pop("initted", torch.tensor(self.started)).item())
+        frozen = {f"ema_model.{name}" for name in self._known}
+        leftovers = [key for key in given if key not in frozen and not key.startswith(_ONLINE_COPY)]
+        unexpected_keys.extend(f"{prefix}{key}" for key in leftovers)
+
+
+def _followed(model: nn.Module) -> dict[str, Tensor]:
+    stored = set(model.state_dict())
+    tensors: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    tensors.update({name: b for name, b in model.named_buffers() if name in stored and b.is_floating_point()})
+    return tensors

@@ -1,0 +1,74 @@
+"""Where metrics, audio and pictures go. Only the chosen logger's package is imported."""
+
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from stable_audio_tools.system.packages import require
+from stable_audio_tools.training.settings import TrainSettings
+
+
+def create_logger(settings: TrainSettings, folder: Path) -> Logger | None:
+    """The logger that the settings name, writing into the run's folder."""
+    project = settings.project or settings.name
+    if settings.logger == "none":
+        return None
+    if settings.logger == "csv":
+        return CSVLogger(folder, name="", version="metrics")
+    if settings.logger == "tensorboard":
+        return TensorBoardLogger(folder, name="", version="metrics")
+    if settings.logger == "comet":
+        require("comet_ml")
+        from pytorch_lightning.loggers import CometLogger
+
+        return CometLogger(project=project)
+    require("wandb", extra="wandb")
+    from pytorch_lightning.loggers import WandbLogger
+
+    return WandbLogger(project=project, name=settings.name, save_dir=folder)
+
+
+def log_settings(logger: Logger | None, values: dict[str, Any]) -> None:
+    """Push settings and configs to a logger that keeps them."""
+    if logger is not None:
+        logger.log_hyperparams(values)
+
+
+def log_audio(logger: Logger | None, name: str, path: Path, sample_rate: int, step: int, caption: str = "") -> None:
+    """Show an audio file in a logger that can play it."""
+    experiment = _experiment(logger)
+    if isinstance(logger, TensorBoardLogger):
+        from stable_audio_tools.data.audio_io import read
+
+        audio = read(path)
+        experiment.add_audio(name, audio.samples.mean(0, keepdim=True), step, sample_rate=audio.sample_rate)
+    elif _is(logger, "WandbLogger"):
+        wandb = require("wandb", extra="wandb")
+        experiment.log({name: wandb.Audio(str(path), sample_rate=sample_rate, caption=caption)}, step=step)
+    elif _is(logger, "CometLogger"):
+        experiment.log_audio(str(path), sample_rate=sample_rate, file_name=name, step=step)
+
+
+def log_image(logger: Logger | None, name: str, path: Path, step: int) -> None:
+    """Show a picture in a logger that can."""
+    experiment = _experiment(logger)
+    if isinstance(logger, TensorBoardLogger):
+        import numpy as np
+        from PIL import Image
+
+        experiment.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
+    elif _is(logger, "WandbLogger"):
+        wandb = require("wandb", extra="wandb")
+        experiment.log({name: wandb.Image(str(path))}, step=step)
+    elif _is(logger, "CometLogger"):
+        experiment.log_image(str(path), name=name, step=step)
+
+
+def _is(logger: Logger | None, name: str) -> bool:
+    # by name, because importing the class imports its package
+    return type(logger).__name__ == name
+
+
+def _experiment(logger: Logger | None) -> Any:
+    return getattr(logger, "experiment", None)
