@@ -27,24 +27,25 @@ def make_parser(name: str, description: str, **options: Any) -> argparse.Argumen
 
 
 def command(make: Callable[[], argparse.ArgumentParser], run: Run) -> Callable[[Sequence[str] | None], int]:
-    """A `main(argv) -> exit status`: 0 done, 1 found something wrong, 2 the user's input must change."""
+    """The `main(argv)` of a command."""
+    return lambda argv=None: run_command(make, run, argv)
 
-    def main(argv: Sequence[str] | None = None) -> int:
+
+def run_command(make: Callable[[], argparse.ArgumentParser], run: Run, argv: Sequence[str] | None) -> int:
+    """Parse and run -> exit status: 0 done, 1 found something wrong, 2 the user's input must change."""
+    try:
         arguments = make().parse_args(argv)
         from stable_audio_tools.system import logs
 
         logs.setup(verbose=getattr(arguments, "verbose", False))
-        try:
-            return run(arguments) or 0
-        except UserError as error:
-            for line in str(error).splitlines():
-                print(f"error: {line}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
-
-    return main
+        return run(arguments) or 0
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

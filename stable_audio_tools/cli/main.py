@@ -14,6 +14,8 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
+    "train": Entry("train", "train a model of any type"),
+    "unwrap-model": Entry("unwrap_model", "write the model out of a training checkpoint"),
     "check": Entry("check", "check a model config (and a dataset config) and print what it builds"),
     "schema": Entry("schema", "write JSON Schemas of the configs, for editors"),
     "make-example-dataset": Entry("make_example_dataset", "write short synthetic clips with captions to try things on"),

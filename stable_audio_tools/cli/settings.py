@@ -51,7 +51,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Any], argv: Sequen
         elif bool in get_args(hint) or float in get_args(hint):
             parser.add_argument(flag, type=_literal, metavar="VALUE", **about)
         else:
-            parser.add_argument(flag, type=_plain_type(hint), metavar=field.name.split("_")[-1].upper(), **about)
+            name = None if "choices" in about else field.name.split("_")[-1].upper()
+            parser.add_argument(flag, type=_plain_type(hint), metavar=name, **about)
 
 
 def settings_from(arguments: argparse.Namespace, settings: type[S]) -> S:
@@ -101,6 +102,8 @@ def _from_text(text: str, hint: Any) -> Any:
     unquoted = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     if hint is bool:
         return _flag(unquoted)
+    if unquoted == "None" and hint is str:
+        return ""
     if bool in get_args(hint) or float in get_args(hint):
         return _literal(unquoted)
     return _plain_type(hint)(unquoted)

@@ -137,5 +137,7 @@ KINDS: dict[str, KindInfo] = {
         frozenset({"weights"}),
     ),
     "dataset": KindInfo(("stable_audio_tools.data.sources",)),
+    "timestep_law": KindInfo(("stable_audio_tools.training.timesteps",)),
+    "demo": KindInfo(("stable_audio_tools.training",)),
     "training": KindInfo(("stable_audio_tools.training",)),
 }

@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from types import UnionType
@@ -85,7 +85,7 @@ def _definition(target: Callable[..., Any]) -> tuple[str, str]:
 @cache
 def _discover(package: str) -> None:
     root = import_module(package)
-    for module in pkgutil.walk_packages(root.__path__, f"{package}."):
+    for module in pkgutil.walk_packages(getattr(root, "__path__", []), f"{package}."):
         import_module(module.name)
 
 
@@ -140,7 +140,7 @@ def schema(kind: str, tag: str) -> type[BaseModel]:
     """The pydantic model of a component's `config`, from its signature."""
     component = components(kind)[tag].described_by
     fields: dict[str, Any] = {
-        p.name: (_accept_objects(p.annotation), p.default) for p in parameters(component.target) if not p.runtime
+        p.name: (accept_objects(p.annotation), p.default) for p in parameters(component.target) if not p.runtime
     }
     return create_model(f"{kind}.{tag}", __config__=_STRICT, __doc__=component.description, **fields)
 
@@ -154,15 +154,18 @@ class _FromObject:
         return {**found, "strict": False}
 
 
-def _accept_objects(annotation: Any) -> Any:
+def accept_objects(annotation: Any) -> Any:
+    """The annotation, with every record (dataclass) in it made from a JSON object."""
     if inspect.isclass(annotation) and dataclasses.is_dataclass(annotation):
         return Annotated[annotation, _FromObject()]
     if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
-        return Union[tuple(_accept_objects(member) for member in get_args(annotation))]  # noqa: UP007
+        return Union[tuple(accept_objects(member) for member in get_args(annotation))]  # noqa: UP007
     if get_origin(annotation) is Annotated:
         inner, *marks = get_args(annotation)
-        members = (_accept_objects(inner), *marks)
+        members = (accept_objects(inner), *marks)
         return Annotated[members]
+    if get_origin(annotation) in (list, Sequence):
+        return get_origin(annotation)[accept_objects(get_args(annotation)[0])]
     return annotation
 
 

@@ -67,7 +67,7 @@ def _check_sample_size(top: ModelFile, part: Part) -> list[Problem]:
 def create_model_from_config(model_config: Mapping[str, Any]) -> nn.Module:
     """Check a model config and build the model, with random weights."""
     top, part = check_model_config(model_config)
-    model: nn.Module = part.build(sample_rate=top.sample_rate, model_type=top.model_type)
+    model: nn.Module = part.build(sample_rate=top.sample_rate, sample_size=top.sample_size, model_type=top.model_type)
     return model
 
 

@@ -27,7 +27,7 @@ def test_help_explains_every_flag_and_loads_no_torch(name: str) -> None:
     assert result.returncode == 0, result.stderr
     # Half a second on an idle machine; the bound leaves room for a busy one.
     assert time.perf_counter() - start < 2
-    assert f"stable-audio-tools {name}" in result.stdout
+    assert result.stdout.startswith("usage: ")
 
 
 def test_an_unknown_command_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """Oobleck, the convolutional autoencoder of Stable Audio: strided, weight-normalised, zero-padded.
 
-A level of odd stride s loses one sample on decoding: its transposed convolution makes n * s - 1 samples out of n, as the
-published checkpoints were trained. Even strides keep every sample.
+A level of odd stride s loses one sample on decoding: its transposed convolution makes n * s - 1 samples out of n. Even
+strides keep every sample.
 """
 
 import math
@@ -12,14 +12,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.config import register
-from stable_audio_tools.models.autoencoders.layers import make_activation, run_layer
+from stable_audio_tools.models.autoencoders.layers import Activation, make_activation, run_layer
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConvTranspose1d
 
 DILATIONS = (1, 3, 9)
 
 _Count = Annotated[int, Field(ge=1)]
-_Width = Annotated[int, Field(ge=1, description="channels of the widest-in-time level, times c_mults")]
-_Multiples = Annotated[Sequence[_Count], Field(min_length=1, description="channels of each level, in units of channels")]
+_Width = Annotated[int, Field(ge=1, description="width at the rate of the audio")]
+_Multiples = Annotated[Sequence[_Count], Field(min_length=1, description="width of each level, in units of channels")]
 _Strides = Annotated[Sequence[_Count], Field(min_length=1, description="stride of each level, from audio to latents")]
 _Snake = Annotated[bool, Field(description="SnakeBeta activations instead of ELU")]
 _Recompute = Annotated[bool, Field(description="in training, recompute activations in the backward pass: less memory")]
@@ -30,7 +30,7 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, channels: int, dilation: int, use_snake: bool = False, checkpointing: bool = False) -> None:
         super().__init__()
-        activation = "snake" if use_snake else "elu"
+        activation: Activation = "snake" if use_snake else "elu"
         self.checkpointing = checkpointing
         self.layers = nn.Sequential(
             make_activation(activation, channels),
@@ -115,7 +115,7 @@ def encoder_facts(config: Any) -> dict[str, Any]:
         "in_channels": config.in_channels,
         "latent_dim": config.latent_dim,
         "ratio": math.prod(config.strides),
-        "ratio_keys": "strides",
+        "ratio_key": "strides",
     }
 
 
@@ -124,7 +124,7 @@ def decoder_facts(config: Any) -> dict[str, Any]:
         "out_channels": config.out_channels,
         "latent_dim": config.latent_dim,
         "ratio": math.prod(config.strides),
-        "ratio_keys": "strides",
+        "ratio_key": "strides",
     }
 
 
@@ -157,7 +157,7 @@ class OobleckEncoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # (b, c, n) -> (b, d, t)
-        return self.layers(x)
+        return self.layers(x).contiguous()
 
 
 @register("decoder", "oobleck", facts=decoder_facts, check=check_levels)
@@ -197,4 +197,4 @@ class OobleckDecoder(nn.Module):
         )
 
     def forward(self, latents: Tensor) -> Tensor:  # (b, d, t) -> (b, c, n)
-        return self.layers(latents)
+        return self.layers(latents).contiguous()

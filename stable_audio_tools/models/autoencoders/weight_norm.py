@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm as HookedWeightNorm
 
+from stable_audio_tools.models.autoencoders.convolutions import Conv1d, ConvTranspose1d
+
 M = TypeVar("M", bound=nn.Module)
+W = TypeVar("W", bound="WeightNormed")
 
 _OTHER_NAMES = (("parametrizations.weight.original0", "weight_g"), ("parametrizations.weight.original1", "weight_v"))
 
@@ -76,13 +79,13 @@ class WeightNormed(nn.Module):
         trains = self.weight_v.requires_grad
         del self.weight_g, self.weight_v
         self._folded = None
-        self.weight = nn.Parameter(weight, requires_grad=trains)
+        self.register_parameter("weight", nn.Parameter(weight, requires_grad=trains))
 
-    def train(self: M, mode: bool = True) -> M:
+    def train(self: W, mode: bool = True) -> W:
         self._folded = None
         return super().train(mode)
 
-    def _apply(self: M, *args: Any, **kwargs: Any) -> M:
+    def _apply(self: W, *args: Any, **kwargs: Any) -> W:
         self._folded = None  # moves and casts swap the data below the parameters
         return super()._apply(*args, **kwargs)
 
@@ -111,7 +114,7 @@ def _rename_to_gain_and_direction(state_dict: dict[str, Any], prefix: str) -> No
         state_dict[f"{prefix}weight_g"] = torch.norm_except_dim(weight, 2, 0)
 
 
-class WNConv1d(WeightNormed, nn.Conv1d):
+class WNConv1d(WeightNormed, Conv1d):
     """Weight-normalised `nn.Conv1d`."""
 
 
@@ -119,7 +122,7 @@ class WNConv2d(WeightNormed, nn.Conv2d):
     """Weight-normalised `nn.Conv2d`."""
 
 
-class WNConvTranspose1d(WeightNormed, nn.ConvTranspose1d):
+class WNConvTranspose1d(WeightNormed, ConvTranspose1d):
     """Weight-normalised `nn.ConvTranspose1d`; its first axis is the input channels."""
 
 

@@ -12,6 +12,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from stable_audio_tools.config import CheckpointError
 from stable_audio_tools.system.files import atomic_path
 from stable_audio_tools.training import random_state
+from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.run_folder import checkpoints_in
 from stable_audio_tools.version import __version__
 
@@ -45,20 +46,16 @@ class Checkpointing(pl.Callback):
         self.folder, self.every, self.keep = folder, every, keep
         self.model_config = model_config
         self._saved_step = -1
-        self._random_state: dict[str, Any] | None = None
+        self._process_state: dict[str, Any] | None = None
         self._terminated = False
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # Files of steps that this run has yet to reach belong to another attempt; they are left alone.
-        self._older = set(checkpoints_in(self.folder))
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if self._random_state is not None:
-            random_state.restore(self._random_state)
-            self._random_state = None
+        if self._process_state is not None:
+            random_state.restore(self._process_state["random"])
+            self._process_state = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
@@ -97,24 +94,33 @@ class Checkpointing(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["model_config"] = self.model_config
-        checkpoint["stable_audio_tools"] = {"version": __version__, "random_states": _gather(random_state.capture())}
+        own = {"random": random_state.capture(), "module": rank_state(pl_module)}
+        checkpoint["stable_audio_tools"] = {"version": __version__, "processes": _gather(own)}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        states = checkpoint.get("stable_audio_tools", {}).get("random_states", [])
-        if len(states) == trainer.world_size:
-            self._random_state = states[trainer.global_rank]
-        else:
+        states = checkpoint.get("stable_audio_tools", {}).get("processes", [])
+        if len(states) != trainer.world_size:
             logger.warning(
-                "the checkpoint holds random states of %d processes and this run has %d: what follows is a "
-                "valid run, but not the one that would have followed without the interruption",
+                "the checkpoint holds the random states of %d processes and this run has %d: what follows is a valid "
+                "run, but not the one that would have followed without the interruption",
                 len(states),
                 trainer.world_size,
             )
+            return
+        # Building loaders draws random numbers, so the state is put back when the first batch arrives.
+        self._process_state = states[trainer.global_rank]
+        if isinstance(pl_module, TrainingModule):
+            pl_module.load_rank_state(self._process_state["module"])
 
     def _on_sigterm(self, *_: Any) -> None:
         self._terminated = True
+
+
+def rank_state(module: pl.LightningModule) -> dict[str, Any]:
+    """What the module of this process remembers beyond its weights."""
+    return module.rank_state() if isinstance(module, TrainingModule) else {}
 
 
 def _gather(state: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Residual blocks, modulated by a mapping of time and features, and the patches at either end of the net."""
 
+from dataclasses import dataclass, replace
+
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -7,13 +9,22 @@ from stable_audio_tools.models.activations import Snake1d
 from stable_audio_tools.models.diffusion.unet1d.convolutions import SameConv1d
 
 
+@dataclass(frozen=True)
+class BlockOptions:
+    """What all residual blocks of one U-Net share."""
+
+    num_groups: int
+    mapping_features: int | None  # None: not modulated
+    use_snake: bool = False
+
+
 class ConvBlock(nn.Module):
     """Norm, optional modulation, activation, convolution."""
 
-    def __init__(self, in_channels: int, out_channels: int, num_groups: int, use_snake: bool) -> None:
+    def __init__(self, in_channels: int, out_channels: int, options: BlockOptions) -> None:
         super().__init__()
-        self.groupnorm = nn.GroupNorm(num_groups, in_channels)
-        self.activation = Snake1d(in_channels) if use_snake else nn.SiLU()
+        self.groupnorm = nn.GroupNorm(options.num_groups, in_channels)
+        self.activation = Snake1d(in_channels) if options.use_snake else nn.SiLU()
         self.project = SameConv1d(in_channels, out_channels, 3)
 
     def forward(self, x: Tensor, scale_shift: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -40,19 +51,12 @@ class ScaleShift(nn.Module):
 class ResnetBlock(nn.Module):
     """Two convolution blocks and a residual; the mapping modulates the second. (b, c, t) -> (b, c', t)."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        *,
-        num_groups: int,
-        mapping_features: int | None = None,
-        use_snake: bool = False,
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, options: BlockOptions) -> None:
         super().__init__()
-        self.block1 = ConvBlock(in_channels, out_channels, num_groups, use_snake)
-        self.to_scale_shift = ScaleShift(mapping_features, out_channels) if mapping_features else None
-        self.block2 = ConvBlock(out_channels, out_channels, num_groups, use_snake)
+        self.block1 = ConvBlock(in_channels, out_channels, options)
+        features = options.mapping_features
+        self.to_scale_shift = ScaleShift(features, out_channels) if features else None
+        self.block2 = ConvBlock(out_channels, out_channels, options)
         self.to_out = nn.Identity() if in_channels == out_channels else SameConv1d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, mapping: Tensor | None) -> Tensor:
@@ -67,18 +71,10 @@ class ResnetBlock(nn.Module):
 class Patcher(nn.Module):
     """A residual block, then `patch_size` neighbouring frames become channels: (b, c, n) -> (b, c', n / p)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, patch_size: int, mapping_features: int | None, use_snake: bool
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int, options: BlockOptions) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.block = ResnetBlock(
-            in_channels,
-            out_channels // patch_size,
-            num_groups=1,
-            mapping_features=mapping_features,
-            use_snake=use_snake,
-        )
+        self.block = ResnetBlock(in_channels, out_channels // patch_size, replace(options, num_groups=1))
 
     def forward(self, x: Tensor, mapping: Tensor | None) -> Tensor:
         return rearrange(self.block(x, mapping), "b c (t p) -> b (c p) t", p=self.patch_size)
@@ -87,18 +83,10 @@ class Patcher(nn.Module):
 class Unpatcher(nn.Module):
     """Channels become `patch_size` neighbouring frames, then a residual block: (b, c, t) -> (b, c', t * p)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, patch_size: int, mapping_features: int | None, use_snake: bool
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, patch_size: int, options: BlockOptions) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.block = ResnetBlock(
-            in_channels // patch_size,
-            out_channels,
-            num_groups=1,
-            mapping_features=mapping_features,
-            use_snake=use_snake,
-        )
+        self.block = ResnetBlock(in_channels // patch_size, out_channels, replace(options, num_groups=1))
 
     def forward(self, x: Tensor, mapping: Tensor | None) -> Tensor:
         out: Tensor = self.block(rearrange(x, "b (c p) t -> b c (t p)", p=self.patch_size), mapping)

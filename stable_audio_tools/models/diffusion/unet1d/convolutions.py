@@ -1,7 +1,7 @@
 """Convolutions that keep `frames = ceil(samples / stride)`, with the odd sample of padding on the left.
 
-    stride 2, kernel 5, n = 6:   0 0 [1 2 3 4 5 6] 0      three windows, at 1, 3, 5
-    n = 5:                       0 0 [1 2 3 4 5] 0 + 0    one more zero completes the last window
+stride 2, kernel 5, n = 6:   0 0 [1 2 3 4 5 6] 0      three windows, at 1, 3, 5
+n = 5:                       0 0 [1 2 3 4 5] 0 + 0    one more zero completes the last window
 """
 
 from torch import Tensor, nn

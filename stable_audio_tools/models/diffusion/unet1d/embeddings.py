@@ -14,8 +14,10 @@ class LearnedFourier(nn.Module):
         self.weights = nn.Parameter(torch.randn(dim // 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        phases = x[:, None] * self.weights[None] * 2 * math.pi
-        return torch.cat([x[:, None], phases.sin(), phases.cos()], dim=-1)
+        dtype = torch.promote_types(self.weights.dtype, torch.float32)  # half precision has too few levels of noise
+        x = x[:, None].to(dtype)
+        phases = x * self.weights.to(dtype) * 2 * math.pi
+        return torch.cat([x, phases.sin(), phases.cos()], dim=-1).to(self.weights.dtype)
 
 
 def time_embedding(dim: int, out_features: int) -> nn.Sequential:

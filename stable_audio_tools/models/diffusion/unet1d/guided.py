@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from stable_audio_tools.models.diffusion.guidance import Guidance
 from stable_audio_tools.models.diffusion.unet1d.embeddings import FixedEmbedding, time_embedding
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.diffusion.unet1d.unet import Positive, UNet1d
@@ -43,9 +44,9 @@ class UNetCFG1d(UNet1d):
         embedding_mask: Tensor | None = None,
         embedding_scale: float = 1.0,
         embedding_mask_proba: float = 0.0,
-        batch_cfg: bool = False,
         rescale_cfg: bool = False,
         scale_phi: float = 0.4,
+        batch_cfg: bool = False,
         negative_embedding: Tensor | None = None,
         negative_embedding_mask: Tensor | None = None,
     ) -> Tensor:
@@ -77,11 +78,7 @@ class UNetCFG1d(UNet1d):
             unwanted = self._negative(negative_embedding, negative_embedding_mask, time, null)
         passes = self._together if batch_cfg else self._in_turn
         wanted_out, unwanted_out = passes(x, time, features, channels_list, embedding_mask, (embedding, unwanted))
-        guided = unwanted_out + (wanted_out - unwanted_out) * embedding_scale
-        if not rescale_cfg:
-            return guided
-        rescaled = guided * (wanted_out.std(dim=1, keepdim=True) / guided.std(dim=1, keepdim=True))
-        return scale_phi * rescaled + (1 - scale_phi) * guided
+        return Guidance(embedding_scale, rescale=scale_phi if rescale_cfg else 0.0).combine(wanted_out, unwanted_out)
 
     def _with_time(self, embedding: Tensor, mask: Tensor | None, time: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.to_time_embedding is None:
@@ -132,6 +129,16 @@ class UNetCFG1d(UNet1d):
         embeddings: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor]:
         """Both passes one after the other, in half the memory."""
-        rest = {"features": features, "channels_list": channels_list, "embedding_mask": mask}
-        wanted, unwanted = (super(UNetCFG1d, self).forward(x, time, embedding=e, **rest) for e in embeddings)
+        wanted, unwanted = (
+            UNet1d.forward(
+                self,
+                x,
+                time,
+                features=features,
+                channels_list=channels_list,
+                embedding=embedding,
+                embedding_mask=mask,
+            )
+            for embedding in embeddings
+        )
         return wanted, unwanted

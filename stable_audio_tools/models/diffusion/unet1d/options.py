@@ -1,7 +1,7 @@
 """One list of config keys for a net and the classes that wrap it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar, get_type_hints
 
 from torch import nn
@@ -9,8 +9,8 @@ from torch import nn
 Net = TypeVar("Net", bound=nn.Module)
 
 
-def takes_options_of(inner: type[nn.Module]) -> Callable[[type[Net]], type[Net]]:
-    """Spell out a constructor's `**options` as the parameters of `inner`, which it hands on.
+def takes_options_of(inner: type[nn.Module], without: Sequence[str] = ()) -> Callable[[type[Net]], type[Net]]:
+    """Spell out a constructor's `**options` as the parameters of `inner`, which it hands on, but for some.
 
     Configs are checked against the constructor's signature: so every key has one type, bound and default.
     """
@@ -22,7 +22,7 @@ def takes_options_of(inner: type[nn.Module]) -> Callable[[type[Net]], type[Net]]
         more = [
             parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
             for parameter in inspect.signature(inner).parameters.values()
-            if parameter.name not in taken
+            if parameter.name not in taken and parameter.name not in without
         ]
         init.__annotations__ = {
             **get_type_hints(inner.__init__, include_extras=True),

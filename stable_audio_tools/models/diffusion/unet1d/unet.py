@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.models.diffusion.unet1d.attention import TransformerOptions
-from stable_audio_tools.models.diffusion.unet1d.blocks import Patcher, Unpatcher
+from stable_audio_tools.models.diffusion.unet1d.blocks import BlockOptions, Patcher, Unpatcher
 from stable_audio_tools.models.diffusion.unet1d.embeddings import time_embedding
-from stable_audio_tools.models.diffusion.unet1d.levels import DownLevel, Guidance, MiddleLevel, UpLevel
+from stable_audio_tools.models.diffusion.unet1d.levels import DownLevel, MiddleLevel, Signals, UpLevel
 from stable_audio_tools.models.diffusion.unet1d.spectral import SpectralChannels
 
 Positive = Annotated[int, Field(ge=1)]
@@ -99,10 +99,10 @@ class UNet1d(nn.Module):
             nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width), nn.GELU()) if modulated else None
         )
 
-        mapping_features = width if modulated else None
+        block = BlockOptions(resnet_groups, width if modulated else None, use_snake)
         widths = [channels * multiplier for multiplier in multipliers]
         given = context_channels[0] * (spectral if use_stft_context else 1)
-        self.to_in = Patcher(in_channels * spectral + given, widths[0], patch_size, mapping_features, use_snake)
+        self.to_in = Patcher(in_channels * spectral + given, widths[0], patch_size, block)
         transformer = TransformerOptions(
             attention_heads,
             attention_features,
@@ -118,9 +118,7 @@ class UNet1d(nn.Module):
                 kernel_multiplier=kernel_multiplier_downsample,
                 context_channels=context_channels[level + 1],
                 num_blocks=num_blocks[level],
-                num_groups=resnet_groups,
-                mapping_features=mapping_features,
-                use_snake=use_snake,
+                block=block,
                 num_layers=attentions[level],
                 transformer=transformer,
             )
@@ -128,9 +126,7 @@ class UNet1d(nn.Module):
         )
         self.bottleneck = MiddleLevel(
             widths[-1],
-            num_groups=resnet_groups,
-            mapping_features=mapping_features,
-            use_snake=use_snake,
+            block=block,
             num_layers=attentions[-1],
             transformer=transformer,
         )
@@ -143,15 +139,13 @@ class UNet1d(nn.Module):
                 skip_scale=2**-0.5 if use_skip_scale else 1.0,
                 # one block for every skip of the level across, and its transformer leaves one too
                 num_blocks=num_blocks[level] + (attentions[level] > 0),
-                num_groups=resnet_groups,
-                mapping_features=mapping_features,
-                use_snake=use_snake,
+                block=block,
                 num_layers=attentions[level],
                 transformer=transformer,
             )
             for level in reversed(range(len(factors)))
         )
-        self.to_out = Unpatcher(widths[0], out_channels * spectral, patch_size, mapping_features, use_snake)
+        self.to_out = Unpatcher(widths[0], out_channels * spectral, patch_size, block)
 
     @property
     def length_multiple(self) -> int:
@@ -176,22 +170,22 @@ class UNet1d(nn.Module):
         contexts = self._contexts(channels_list or (), x.shape[-1], samples)
         if contexts[0] is not None:
             x = torch.cat([x, contexts[0]], dim=1)
-        guidance = Guidance(self._mapping(time, features), embedding, embedding_mask)
-        first = x = self.to_in(x, guidance.mapping)
+        signals = Signals(self._mapping(time, features), embedding, embedding_mask)
+        first = x = self.to_in(x, signals.mapping)
         skips = []
         for down, context in zip(self.downsamples, contexts[1:]):
-            x, left = down(x, guidance, context)
+            x, left = down(x, signals, context)
             skips.append(left)
-        x = self.bottleneck(x, guidance)
+        x = self.bottleneck(x, signals)
         for up in self.upsamples:
-            x = up(x, guidance, skips.pop())
-        x = self.to_out(x + first, guidance.mapping)
+            x = up(x, signals, skips.pop())
+        x = self.to_out(x + first, signals.mapping)
         return x if self.stft is None else self.stft.decode(x, self.stft_length or samples)
 
     def _check_length(self, frames: int, samples: int) -> None:
         step = self.length_multiple
         if frames % step or frames == 0:
-            of = f"{frames} frames" if self.stft is None else f"{frames} frames ({samples} samples)"
+            of = f"{samples} frames" if self.stft is None else f"{samples} samples, {frames} spectrogram frames"
             raise ValueError(
                 f"input of {of}: the length must be a multiple of patch_size x factors = {step}; "
                 f"pad to {max(1, math.ceil(frames / step)) * step}"

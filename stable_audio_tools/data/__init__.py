@@ -1,0 +1,1 @@
+"""Data: audio files, captions, datasets and loaders."""

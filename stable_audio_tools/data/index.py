@@ -1,0 +1,224 @@
+"""The headers of a folder's files, read once and kept: a second start only looks at sizes and times.
+
+The cache lies in `$STABLE_AUDIO_TOOLS_CACHE`, or in the user's cache folder, never beside the audio.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.data.packed import PackedStrings
+from stable_audio_tools.data.scanning import Found, Unreachable, walk
+from stable_audio_tools.system.files import atomic_path
+from stable_audio_tools.system.ranks import is_rank_zero
+
+logger = logging.getLogger(__name__)
+
+_VERSION = 1
+_WORTH_CACHING = 500  # files
+_WORTH_SHOWING = 2_000
+_THREADS = 8
+_BLOCK = 4_096
+
+
+class Header(NamedTuple):
+    """Length (samples or latent frames), rate (0 for latents) and channels of a file."""
+
+    frames: int
+    sample_rate: int
+    channels: int
+
+
+Describe = Callable[[Path], Header]
+
+
+class FileIndex(NamedTuple):
+    """One row per file below `root`, in the order of the scan."""
+
+    root: str
+    names: PackedStrings
+    sizes: NDArray[np.int64]
+    mtimes: NDArray[np.int64]
+    frames: NDArray[np.int64]
+    rates: NDArray[np.int32]
+    channels: NDArray[np.int16]
+    reasons: dict[int, str]  # row -> why the file cannot be used
+    unreachable: list[Unreachable]
+
+    def path(self, row: int) -> str:
+        return os.path.join(self.root, self.names[row])
+
+
+def index_folder(root: str | Path, extensions: Sequence[str], describe: Describe, kind: str) -> FileIndex:
+    """Scan `root`, and describe each file that the cache does not know as it is now."""
+    cache = _cache_file(root, extensions, kind)
+    old = _load(cache)
+    unreachable: list[Unreachable] = []
+    rows = _Rows(old)
+    with _progress(f"reading headers in {root}") as show, ThreadPoolExecutor(_THREADS) as pool:
+        for block in _blocks(walk(root, extensions, unreachable)):
+            known = [rows.known(found) for found in block]
+            fresh = pool.map(lambda f: _examine(Path(root, f.name), describe), _unknown(block, known))
+            for found, row in zip(block, known):
+                rows.add(found, next(fresh) if row is None else row)
+            show(len(rows.sizes))
+    made = rows.finish(str(root), unreachable)
+    if rows.changed and len(made.names) >= _WORTH_CACHING:
+        _save(cache, made)
+    return made
+
+
+_Row = tuple[Header, str]  # header, and why it cannot be used ("" when it can)
+
+
+def _examine(path: Path, describe: Describe) -> _Row:
+    try:
+        return describe(path), ""
+    except AudioError as error:
+        return Header(-1, 0, 0), str(error).removeprefix(f"{path}: ")
+
+
+def _unknown(block: list[Found], known: list[_Row | None]) -> Iterator[Found]:
+    return (found for found, row in zip(block, known) if row is None)
+
+
+def _blocks(found: Iterator[Found]) -> Iterator[list[Found]]:
+    while block := list(islice(found, _BLOCK)):
+        yield block
+
+
+class _Rows:
+    """Collects rows, taking from the old index those of unchanged files; both come in the same order."""
+
+    def __init__(self, old: FileIndex | None) -> None:
+        self.old, self.next_old = old, 0
+        self.names, self.ends = bytearray(), []
+        self.sizes: list[int] = []
+        self.mtimes: list[int] = []
+        self.headers: list[Header] = []
+        self.reasons: dict[int, str] = {}
+        self.changed = old is None
+
+    def known(self, found: Found) -> _Row | None:
+        """The old row of this file, if the file has not changed since."""
+        if self.old is None:
+            return None
+        wanted = found.name.split("/")
+        while self.next_old < len(self.old.names):
+            row, name = self.next_old, self.old.names[self.next_old]
+            if name != found.name and name.split("/") > wanted:
+                break
+            self.next_old += 1
+            if name == found.name:
+                same = self.old.sizes[row] == found.size and self.old.mtimes[row] == found.mtime_ns
+                return self._old_row(row) if same else self._note_change()
+            self.changed = True
+        return self._note_change()
+
+    def _note_change(self) -> None:
+        self.changed = True
+
+    def _old_row(self, row: int) -> _Row:
+        old = self.old
+        assert old is not None
+        header = Header(int(old.frames[row]), int(old.rates[row]), int(old.channels[row]))
+        return header, old.reasons.get(row, "")
+
+    def add(self, found: Found, row: _Row) -> None:
+        header, reason = row
+        self.names += found.name.encode("utf-8", "surrogateescape")
+        self.ends.append(len(self.names))
+        if reason:
+            self.reasons[len(self.sizes)] = reason
+        self.sizes.append(found.size)
+        self.mtimes.append(found.mtime_ns)
+        self.headers.append(header)
+
+    def finish(self, root: str, unreachable: list[Unreachable]) -> FileIndex:
+        names = PackedStrings(np.frombuffer(bytes(self.names), np.uint8), np.asarray(self.ends, np.int64))
+        headers = np.asarray(self.headers, np.int64).reshape(-1, 3)
+        return FileIndex(
+            root,
+            names,
+            np.asarray(self.sizes, np.int64),
+            np.asarray(self.mtimes, np.int64),
+            headers[:, 0].copy(),
+            headers[:, 1].astype(np.int32),
+            headers[:, 2].astype(np.int16),
+            self.reasons,
+            unreachable,
+        )
+
+
+# ------------------------------------------------------------------ cache
+
+
+def _cache_file(root: str | Path, extensions: Sequence[str], kind: str) -> Path:
+    base = os.environ.get("STABLE_AUDIO_TOOLS_CACHE")
+    folder = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "stable-audio-tools")
+    key = json.dumps([_VERSION, os.path.abspath(root), sorted(extensions), kind])
+    return folder / "index" / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.npz"
+
+
+def _load(cache: Path) -> FileIndex | None:
+    try:
+        with np.load(cache, allow_pickle=False) as arrays:
+            names = PackedStrings(arrays["blob"], arrays["ends"])
+            numbers = [arrays[key] for key in ("sizes", "mtimes", "frames", "rates", "channels")]
+            reasons = {int(row): text for row, text in json.loads(arrays["reasons"].tobytes()).items()}
+    except FileNotFoundError:
+        return None
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        logger.info("the header cache %s cannot be read (%s); headers are read again", cache, error)
+        return None
+    if any(len(column) != len(names) for column in numbers):
+        return None
+    return FileIndex("", names, *numbers, reasons, [])
+
+
+def _save(cache: Path, index: FileIndex) -> None:
+    reasons = np.frombuffer(json.dumps(index.reasons).encode(), np.uint8)
+    columns = {key: getattr(index, key) for key in ("sizes", "mtimes", "frames", "rates", "channels")}
+    try:
+        with atomic_path(cache) as temporary:
+            np.savez(temporary, blob=index.names.blob, ends=index.names.ends, reasons=reasons, **columns)
+    except OSError as error:
+        logger.info("headers are not kept for the next start: %s cannot be written (%s)", cache, error)
+
+
+class _progress:
+    """A line on the terminal that appears once there are many files."""
+
+    def __init__(self, text: str) -> None:
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,} files"), TimeElapsedColumn())
+        self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.text, self.started = text, False
+
+    def __enter__(self) -> Callable[[int], None]:
+        return self.show
+
+    def show(self, count: int) -> None:
+        if not self.started and count >= _WORTH_SHOWING and is_rank_zero():
+            self.task = self.bar.add_task(self.text, total=None)
+            self.bar.start()
+            self.started = True
+        if self.started:
+            self.bar.update(self.task, completed=count)
+
+    def __exit__(self, *error: object) -> None:
+        if self.started:
+            self.bar.stop()

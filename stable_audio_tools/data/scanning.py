@@ -1,0 +1,100 @@
+"""Which files are there: recursive, in a fixed order, safe against loops of links, and never silent about a folder."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from stable_audio_tools.data import ffmpeg
+from stable_audio_tools.data.audio_io import LIBSNDFILE_SUFFIXES
+
+AUDIO_EXTENSIONS = (".wav", ".mp3", ".flac", ".ogg", ".aif", ".opus")  # the published default
+SCANNED_EXTENSIONS = tuple(sorted(LIBSNDFILE_SUFFIXES | ffmpeg.SUFFIXES))
+_NEVER = ("paxheader", "__macosx")  # folders that archivers leave behind
+
+
+class Found(NamedTuple):
+    """A file below a root."""
+
+    name: str  # relative to the root, with "/"
+    size: int
+    mtime_ns: int
+
+
+class Unreachable(NamedTuple):
+    """A file or folder that could not be looked into."""
+
+    path: str
+    reason: str
+    is_file: bool
+
+
+def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreachable] | None = None) -> Iterator[Found]:
+    """Files with one of the extensions, in the order of their path components; hidden files and folders are skipped.
+
+    What cannot be looked into is added to `unreachable`. A folder that links lead to twice is visited once.
+    """
+    wanted = frozenset(_dotted(extensions))
+    missed = [] if unreachable is None else unreachable
+    visited: set[tuple[int, int]] = set()
+    stack: list[tuple[str, os.DirEntry[str] | None]] = [("", None)]
+    while stack:
+        name, entry = stack.pop()
+        path = os.path.join(root, name) if name else str(root)
+        if entry is not None and os.path.splitext(name)[1].lower() in wanted:
+            try:
+                if entry.is_file():
+                    about = entry.stat()
+                    yield Found(name, about.st_size, about.st_mtime_ns)
+                    continue
+                if not entry.is_dir():
+                    about = entry.stat()  # a broken link or a loop of links says so here
+                    continue
+            except OSError as error:
+                missed.append(Unreachable(path, error.strerror or str(error), True))
+                continue
+        try:
+            if entry is not None and not entry.is_dir():
+                continue
+            about = os.stat(path)
+            if (about.st_dev, about.st_ino) in visited:
+                missed.append(Unreachable(path, "a link to a folder that is already included", False))
+                continue
+            visited.add((about.st_dev, about.st_ino))
+            with os.scandir(path) as entries:
+                below = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name, reverse=True)
+        except OSError as error:
+            missed.append(Unreachable(path, error.strerror or str(error), False))
+            continue
+        stack += [(f"{name}/{e.name}" if name else e.name, e) for e in below]
+
+
+def fast_scandir(dir: str, ext: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(folders, files with one of the extensions) below `dir`; hidden files are left out."""
+    files = [os.path.join(dir, found.name) for found in walk(dir, ext)]
+    folders = sorted({str(parent) for file in files for parent in Path(file).parents if Path(dir) in parent.parents})
+    return folders, files
+
+
+def get_audio_filenames(
+    paths: str | Sequence[str], keywords: Sequence[str] | None = None, exts: Sequence[str] = AUDIO_EXTENSIONS
+) -> list[str]:
+    """Audio files below the folders; with `keywords`, those whose name holds one of them."""
+    names = []
+    for root in [paths] if isinstance(paths, str) else paths:
+        for found in walk(root, exts):
+            if holds_keyword(found.name, keywords):
+                names.append(os.path.join(root, found.name))
+    return names
+
+
+def holds_keyword(name: str, keywords: Sequence[str] | None) -> bool:
+    """Does the file's own name hold one of the keywords? Anything does when there are none."""
+    if keywords is None:
+        return True
+    base = os.path.basename(name).lower()
+    return any(word.lower() in base for word in keywords) and not any(word in base for word in _NEVER)
+
+
+def _dotted(extensions: Iterable[str]) -> list[str]:
+    return [text.lower() if text.startswith(".") else f".{text.lower()}" for text in extensions]

@@ -1,0 +1,143 @@
+"""Cropping, channels, phase and loudness of one clip `(c, n)`."""
+
+import math
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchaudio.transforms import Loudness
+
+_LOUDNESS_BLOCK_SECONDS = 0.4  # ITU-R BS.1770 measures in blocks of this length
+
+
+class CropInfo(NamedTuple):
+    """Where a crop lies in its file."""
+
+    t_start: float  # as a fraction of the file, or of the crop where the file is shorter
+    t_end: float
+    seconds_start: int  # rounded down
+    seconds_total: int  # length of the file, rounded up
+    padding_mask: Tensor  # (n,) 1 where there is audio, 0 where there is padding
+
+
+class NormalizedCrop(NamedTuple):
+    """A crop and where it lies in its file."""
+
+    audio: Tensor  # (c, n)
+    t_start: float
+    t_end: float
+    seconds_start: int
+    seconds_total: int
+    padding_mask: Tensor  # (n,)
+
+
+def take(audio: Tensor, start: int, length: int) -> Tensor:
+    """`length` samples from `start` on, zeros after the end."""
+    piece = audio[..., start : start + length]
+    return F.pad(piece, (0, length - piece.shape[-1]))
+
+
+def describe_crop(start: int, length: int, total: int, sample_rate: int) -> CropInfo:
+    """The facts of a crop of `length` samples at `start` of a file of `total` samples."""
+    whole = max(total, length)
+    mask = torch.zeros(length)
+    mask[: max(0, total - start)] = 1
+    return CropInfo(
+        start / whole, (start + length) / whole, math.floor(start / sample_rate), math.ceil(total / sample_rate), mask
+    )
+
+
+def set_channels(audio: Tensor, channels: int) -> Tensor:
+    """`(n,)` or `(c, n)` -> `(channels, n)`: one is the mean of all; more are the first ones, repeated where too few."""
+    audio = audio[None] if audio.ndim == 1 else audio
+    have = audio.shape[0]
+    if have == channels:
+        return audio
+    if channels == 1:
+        return audio.mean(0, keepdim=True)
+    return audio.repeat(-(-channels // have), 1)[:channels]
+
+
+class PadCrop(nn.Module):
+    """Cut to `n_samples`, from a random place or from the start; short audio is padded with zeros at its end."""
+
+    def __init__(self, n_samples: int, randomize: bool = True) -> None:
+        super().__init__()
+        self.n_samples = n_samples
+        self.randomize = randomize
+
+    def forward(self, signal: Tensor) -> Tensor:
+        spare = max(0, signal.shape[-1] - self.n_samples)
+        start = int(torch.randint(0, spare + 1, ())) if self.randomize else 0
+        return take(signal, start, self.n_samples)
+
+
+class PadCrop_Normalized_T(nn.Module):  # noqa: N801 (a published name)
+    """Cut to `n_samples` and tell where the crop lies; draws from Python's `random`."""
+
+    def __init__(self, n_samples: int, sample_rate: int, randomize: bool = True) -> None:
+        super().__init__()
+        self.n_samples = n_samples
+        self.sample_rate = sample_rate
+        self.randomize = randomize
+
+    def forward(self, source: Tensor) -> NormalizedCrop:
+        total = source.shape[-1]
+        start = random.randint(0, total - self.n_samples) if self.randomize and total > self.n_samples else 0
+        facts = describe_crop(start, self.n_samples, total, self.sample_rate)
+        return NormalizedCrop(take(source, start, self.n_samples), *facts)
+
+
+class PhaseFlipper(nn.Module):
+    """Invert the polarity with probability `p`."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return -signal if random.random() < self.p else signal
+
+
+class Mono(nn.Module):
+    """Mean of the channels; `(n,)` stays as it is."""
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return signal if signal.ndim < 2 else signal.mean(0, keepdim=True)
+
+
+class Stereo(nn.Module):
+    """Two channels: one is doubled, of more the first two are kept."""
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return set_channels(signal, 2) if signal.ndim <= 2 else signal
+
+
+class VolumeNorm(nn.Module):
+    """Bring a clip to a loudness drawn from `params = (LUFS, +- dB)`; near-silence and clips under 0.4 s pass."""
+
+    def __init__(
+        self, params: Sequence[float] = (-16, 2), sample_rate: int = 16000, energy_threshold: float = 1e-6
+    ) -> None:
+        super().__init__()
+        self.loudness = Loudness(sample_rate)
+        self.value, self.spread = params
+        self.shortest = math.ceil(_LOUDNESS_BLOCK_SECONDS * sample_rate)
+        self.energy_threshold = energy_threshold
+
+    def forward(self, signal: Tensor) -> Tensor:
+        if signal.shape[-1] < self.shortest or signal.square().mean() < self.energy_threshold:
+            return signal
+        wanted = self.value + (2 * torch.rand(1).item() - 1) * self.spread
+        louder = signal * 10 ** ((wanted - self.loudness(signal)) / 20)
+        peak = louder.abs().max()
+        return louder * (0.95 / peak) if peak > 1 else louder
+
+
+def is_silence(audio: Tensor, thresh: float = -60) -> bool:
+    """Does the whole clip stay below `thresh` dB of full scale?"""
+    peak = audio.abs().max().item() if audio.numel() else 0.0
+    return peak < 10 ** (thresh / 20)

@@ -1,0 +1,1 @@
+"""From noise to audio: schedules, samplers, and the functions that generate."""

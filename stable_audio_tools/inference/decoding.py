@@ -1,0 +1,51 @@
+"""From latents to audio, on request in as much memory as a chunk needs."""
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.models.autoencoders.chunking import ChunkPlan
+from stable_audio_tools.models.autoencoders.weight_norm import folded_weight_norm
+from stable_audio_tools.models.pretransforms import Pretransform
+
+
+def parameter_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
+    """Precision of the weights."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), default)
+
+
+def encode_audio(pretransform: Pretransform | None, audio: Tensor) -> Tensor:
+    """Audio (b, c, n) to the space of the model (b, d, t), float32."""
+    if pretransform is None:
+        return audio
+    return pretransform.encode(audio.to(parameter_dtype(pretransform, audio.dtype))).float()
+
+
+def decode_latents(
+    pretransform: Pretransform | None, latents: Tensor, chunk_frames: int | None = None, overlap_frames: int = 32
+) -> Tensor:
+    """Latents (b, d, t) to audio (b, c, n).
+
+    With `chunk_frames`, one item and at most that many frames are decoded at a time, and what is computed goes to the
+    memory of the latents; neighbours overlap by `overlap_frames` and meet in the middle. Where that covers the receptive
+    field of the decoder, the audio is that of one pass.
+    """
+    if pretransform is None:
+        return latents
+    latents = latents.to(parameter_dtype(pretransform, latents.dtype))
+    if chunk_frames is None:
+        return pretransform.decode(latents)
+    frames, step = latents.shape[-1], pretransform.downsampling_ratio
+    plan = ChunkPlan(frames, chunk_frames, overlap_frames)
+    audio: Tensor | None = None
+    with folded_weight_norm(pretransform):
+        for index, item in enumerate(latents):
+            for start in plan.starts:
+                chunk = pretransform.decode(item[None, :, start : start + chunk_frames])[0]
+                if audio is None:
+                    audio = chunk.new_empty(len(latents), len(chunk), frames * step)
+                # The left half of the overlap stays the earlier chunk's.
+                skip = overlap_frames // 2 * step if start > 0 else 0
+                end = min(start * step + chunk.shape[-1], frames * step)
+                audio[index, :, start * step + skip : end] = chunk[:, skip : end - start * step]
+    assert audio is not None, "a batch has items, and a clip chunks"
+    return audio[..., :end]

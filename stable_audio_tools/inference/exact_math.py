@@ -1,0 +1,71 @@
+"""Full precision of float32 products on CUDA for the length of a run, and the process's own settings after it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+
+_lock = threading.Lock()
+_users = 0
+_restore: list[Callable[[], None]] = []
+
+
+@contextmanager
+def exact_math(device: torch.device) -> Iterator[None]:
+    """No TF32, no reduced-precision sums, no trial of convolution algorithms: the numbers of published checkpoints.
+
+    Runs of several threads may overlap: the first one sets, the last one restores. Nothing happens off CUDA.
+    """
+    global _users
+    if device.type != "cuda":
+        yield
+        return
+    with _lock:
+        if _users == 0:
+            _restore[:] = _set_exact()
+        _users += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if _users == 0:
+                for undo in _restore:
+                    undo()
+
+
+def _set_exact() -> list[Callable[[], None]]:
+    """Change the settings; what is returned changes them back, called in order."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    older = [(cuda, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    newer = [(part, "fp32_precision", "ieee") for part in _parts_with_precision()]
+    others = [(cudnn, "benchmark", False), (cuda, "allow_fp16_reduced_precision_reduction", False)]
+    products = _precision_of_products()
+    settings: list[tuple[Any, str, Any]] = [*others, *(older if products else ()), *newer]
+    before = [getattr(owner, name) for owner, name, _ in settings]
+    for owner, name, value in settings:
+        setattr(owner, name, value)
+    undo = [partial(setattr, owner, name, value) for (owner, name, _), value in zip(settings, before)]
+    if products:
+        # The older names change one another and the newer ones, so these are set back last.
+        undo.insert(len(undo) - len(newer), partial(torch.set_float32_matmul_precision, products))
+    return undo
+
+
+def _parts_with_precision() -> list[Any]:
+    """What torch 2.9 and later give a precision of its own; the older names reach the CPU's products too."""
+    cudnn, cpu = torch.backends.cudnn, torch.backends.mkldnn
+    parts = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, cpu.matmul) if hasattr(cudnn, "conv") else ()
+    return [part for part in parts if hasattr(part, "fp32_precision")]
+
+
+def _precision_of_products() -> str | None:
+    """None where torch refuses to read the older names, because the newer settings differ among themselves."""
+    try:
+        _ = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None

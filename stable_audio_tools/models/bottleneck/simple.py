@@ -1,0 +1,123 @@
+"""Continuous bottlenecks: bounded by tanh, on a sphere, pulled to a normal distribution by MMD, scaled per channel."""
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stable_audio_tools.config import register
+from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, append_noise, facts, in_full_precision
+
+NoiseChannels = Annotated[int, Field(ge=0, description="channels of noise that the decoder takes beside the latents")]
+
+
+def _noise_facts(config: Any) -> dict[str, Any]:
+    return facts(extra_channels=config.noise_augment_dim)
+
+
+@register("bottleneck", "tanh", facts=lambda config: facts())
+class TanhBottleneck(Bottleneck):
+    """Latents between -scale and scale."""
+
+    def __init__(self, scale: Annotated[float, Field(gt=0, description="bound of the latents")] = 1.0) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
+        return Compressed(torch.tanh(x / self.scale) * self.scale, {})
+
+
+@register("bottleneck", "l2_norm", facts=lambda config: facts())
+class L2Bottleneck(Bottleneck):
+    """Every frame of latents on the unit sphere."""
+
+    def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
+        return Compressed(self.decode(x), {})
+
+    def decode(self, x: Tensor) -> Tensor:
+        return F.normalize(in_full_precision(x), dim=1).to(x.dtype)
+
+
+@register("bottleneck", "wasserstein", facts=_noise_facts)
+class WassersteinBottleneck(Bottleneck):
+    """Latents free, but in training told how far their distribution is from the normal (Tolstikhin et al. 2018)."""
+
+    def __init__(
+        self,
+        noise_augment_dim: NoiseChannels = 0,
+        bypass_mmd: Annotated[bool, Field(description="do not compute the distance; tell 0")] = False,
+        use_tanh: Annotated[bool, Field(description="bound the latents by tanh_scale")] = False,
+        tanh_scale: Annotated[float, Field(gt=0, description="bound of the latents")] = 5.0,
+    ) -> None:
+        super().__init__()
+        self.noise_augment_dim = noise_augment_dim
+        self.bypass_mmd = bypass_mmd
+        self.use_tanh = use_tanh
+        self.tanh_scale = tanh_scale
+
+    def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
+        info: dict[str, Any] = {}
+        if losses:
+            info["mmd"] = x.new_zeros(()) if self.bypass_mmd else compute_mmd(x)
+        if self.use_tanh:
+            x = torch.tanh(x / self.tanh_scale) * self.tanh_scale
+        return Compressed(x, info)
+
+    def decode(self, x: Tensor) -> Tensor:
+        return append_noise(x, self.noise_augment_dim)
+
+
+def compute_mmd(latents: Tensor) -> Tensor:
+    """Squared maximum mean discrepancy between the frames of latents (b, d, t) and as many normal draws."""
+    frames = latents.mT.reshape(-1, latents.shape[1])
+    normal = torch.randn_like(frames)
+    return _mean_kernel(frames, frames) + _mean_kernel(normal, normal) - 2 * _mean_kernel(frames, normal)
+
+
+def _mean_kernel(x: Tensor, y: Tensor) -> Tensor:
+    """Mean of exp(-|x - y|^2 / d^2) over all pairs of rows (n, d), without the n * n * d differences."""
+    x, y = in_full_precision(x), in_full_precision(y)
+    squares = x.pow(2).sum(1)[:, None] + y.pow(2).sum(1)[None] - 2 * x @ y.T
+    return torch.exp(-squares.clamp(min=0) / x.shape[1] ** 2).mean()
+
+
+@register(
+    "bottleneck", "soft_norm", facts=lambda config: facts(dim=config.dim, extra_channels=config.noise_augment_dim)
+)
+class SoftNormBottleneck(Bottleneck):
+    """A learned scale and offset per channel, and in training a pull to zero mean and unit variance."""
+
+    def __init__(
+        self,
+        dim: Annotated[int, Field(ge=1, description="channels of the latents")] = 32,
+        noise_augment_dim: NoiseChannels = 0,
+        noise_regularize: Annotated[bool, Field(description="in training, a hundredth of noise on decode")] = False,
+    ) -> None:
+        super().__init__()
+        self.noise_augment_dim = noise_augment_dim
+        self.noise_regularize = noise_regularize
+        self.scaling_factor = nn.Parameter(torch.ones(1, dim, 1))
+        self.bias = nn.Parameter(torch.zeros(1, dim, 1))
+        self.noise_scaling_factor = nn.Parameter(torch.ones(1, noise_augment_dim, 1))
+
+    def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
+        x = x * self.scaling_factor + self.bias
+        if not losses:
+            return Compressed(x, {})
+        over_time, over_channels = _divergence_from_normal(x, -1), _divergence_from_normal(x, -2)
+        return Compressed(x, {"softnorm_loss": over_time + 0.4 * over_channels})
+
+    def decode(self, x: Tensor) -> Tensor:
+        if self.noise_regularize and self.training:
+            spread = x.std(dim=-1, keepdim=True)
+            x = x + torch.randn_like(x) * spread * 1e-2
+        return append_noise(x, self.noise_augment_dim, self.noise_scaling_factor)
+
+
+def _divergence_from_normal(x: Tensor, axis: int) -> Tensor:
+    """Twice the KL divergence of N(mean, variance over `axis`) from N(0, 1), averaged over the other axes."""
+    x = in_full_precision(x)
+    mean, variance = x.mean(axis), x.std(axis).pow(2).clamp(min=1e-4)
+    return (mean.pow(2) + variance - variance.log() - 1).mean()

@@ -1,0 +1,52 @@
+"""The variational bottleneck (Kingma & Welling 2013): the encoder tells mean and scale, the latents are a draw."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stable_audio_tools.config import register
+from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, facts, in_full_precision
+
+MIN_STD = 1e-4
+
+
+class Sample(NamedTuple):
+    """A draw, and the divergence of the distribution that it was drawn from."""
+
+    latents: Tensor  # (b, d, t)
+    kl: Tensor  # scalar
+
+
+def vae_sample(mean: Tensor, scale: Tensor) -> Sample:
+    """Draw from N(mean, softplus(scale)^2); means and scales (b, d, t).
+
+    The divergence from N(0, 1) is summed over channels, averaged over items and frames, and not halved: the weights
+    of published configs count on that.
+    """
+    std = F.softplus(scale) + MIN_STD
+    latents = torch.randn_like(mean) * std + mean
+    mean, std = in_full_precision(mean), in_full_precision(std)
+    divergence = mean.pow(2) + std.pow(2) - 2 * std.log() - 1
+    return Sample(latents, divergence.sum(1).mean())
+
+
+def sample_encoded(x: Tensor) -> Sample:
+    """Encoder output (b, 2d, t), means before scales, to a draw (b, d, t)."""
+    if x.shape[1] % 2:
+        raise ValueError(
+            f"the encoder gives {x.shape[1]} channels, but a vae splits them into means and scales: make its "
+            "latent_dim twice the model's"
+        )
+    return vae_sample(*x.chunk(2, dim=1))
+
+
+@register("bottleneck", "vae", facts=lambda config: facts(encoder_multiple=2))
+class VAEBottleneck(Bottleneck):
+    """A draw from the normal distribution that the encoder tells, in training and at inference."""
+
+    def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
+        latents, kl = sample_encoded(x)
+        info: dict[str, Any] = {"kl": kl}
+        return Compressed(latents, info)

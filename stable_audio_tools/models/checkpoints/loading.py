@@ -1,0 +1,210 @@
+"""Weights into models: recognised, upgraded, compared, and only then called loaded."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.models.checkpoints.formats import StoredWeights, open_weights
+from stable_audio_tools.models.checkpoints.report import LoadReport, WrongShape
+from stable_audio_tools.models.checkpoints.upgrades import COMPLETIONS, Target, apply_upgrades
+from stable_audio_tools.models.checkpoints.wrappers import View, best_view, has_averaged, with_averaged
+
+logger = logging.getLogger(__name__)
+
+Source = str | Path | StoredWeights | Mapping[str, Tensor]
+
+
+def read_weights(
+    source: Source, ema: bool | None = False, expected: Mapping[str, Tensor] | None = None
+) -> StoredWeights:
+    """The model's own weights out of any weight file, training checkpoints unwrapped.
+
+    `ema`: take the averaged weights of a training checkpoint; None takes them where there are some. `expected` (a
+    model's state dict) settles which part of the file is meant.
+    """
+    stored = _open(source)
+    view = best_view(list(stored.tensors), stored.is_training, expected)
+    averaged = has_averaged(stored.tensors, view.wrapper)
+    if ema and not averaged:
+        raise CheckpointError(
+            f"{stored.path}: holds no averaged weights; leave out --ema (ema=True) to take what it has"
+        )
+    use_averaged = averaged and ema is not False
+    tensors = stored.tensors
+    if use_averaged and view.wrapper is not None:
+        tensors = with_averaged(tensors, view.wrapper)
+    tensors = {name: tensors[there] for name, there in view.names(list(tensors)).items()}
+    return replace(stored, kind=_sentence(stored, view, averaged, use_averaged), tensors=tensors, is_training=False)
+
+
+def load_into(
+    model: nn.Module,
+    source: Source,
+    *,
+    partial: bool = False,
+    ema: bool | None = False,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> LoadReport:
+    """Load weights into a model, and tell what was done; anything but a complete fit is an error.
+
+    `partial` takes what fits by name and shape, and fails when nothing does. Tensors of a model on the meta device are
+    replaced by those of the file, on `device` and in `dtype` (or the model's own); others are overwritten in place.
+    After an error the model's weights are undefined.
+    """
+    target = Target.of(model)
+    weights = read_weights(source, ema, target.tensors)
+    logger.info("%s", weights.kind)
+    state, upgrades = _upgraded(weights, target)
+    wrong = {
+        name: WrongShape(name, tuple(value.shape), tuple(target.tensors[name].shape))
+        for name, value in state.items()
+        if name in target.tensors and not _fits(value, target.tensors[name])
+    }
+    fitting = {name: value for name, value in state.items() if name not in wrong}
+    missing, unexpected = _assign(model, target, fitting, device, dtype)
+    report = LoadReport(
+        weights.path,
+        weights.kind,
+        loaded=tuple(name for name in target.tensors if name in fitting and name not in missing),
+        missing=tuple(name for name in missing if name not in wrong),
+        unexpected=tuple(unexpected),
+        wrong_shape=tuple(wrong.values()),
+        upgrades=upgrades,
+        sizes={name: tensor.numel() for name, tensor in target.tensors.items()},
+    )
+    _judge(report, partial, weights, target)
+    logger.info("%s: %s", weights.name, report.summary())
+    return report
+
+
+def _upgraded(weights: StoredWeights, target: Target) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The weights by the names and shapes of the model, where an upgrade knows them, and which upgrades ran."""
+    state = dict(weights.tensors)
+    upgrades = apply_upgrades(state, target)
+    for name, first in _twins(target).items():
+        _share(state, name, first)
+    if target.tensors and not any(_fits(value, target.tensors.get(name)) for name, value in state.items()):
+        count = len(weights.tensors)
+        raise CheckpointError(f"{weights.path}: none of its {count} tensors fits the model; {_hint(weights, target)}")
+    return state, upgrades | apply_upgrades(state, target, COMPLETIONS)
+
+
+def _open(source: Source) -> StoredWeights:
+    if isinstance(source, StoredWeights):
+        return source
+    if isinstance(source, str | Path):
+        return open_weights(source)
+    return StoredWeights("the given state dict", "a state dict", dict(source))
+
+
+def _sentence(stored: StoredWeights, view: View, averaged: bool, use_averaged: bool) -> str:
+    text = f"{stored.name} is {stored.kind}"
+    if view.wrapper is not None:
+        step = stored.provenance.get("step")
+        text += f" of {view.wrapper.noun}{f' at step {step}' if step is not None else ''}; "
+        if use_averaged:
+            text += "its averaged weights were taken"
+        elif averaged:
+            text += "its online weights were taken, pass --ema (ema=True) to take the averaged ones"
+        else:
+            text += "its weights were taken, it holds no averaged ones"
+    return text + (f"; {view.noun} was taken" if view.noun else "")
+
+
+def _twins(target: Target) -> dict[str, str]:
+    """Names that share one parameter with an earlier name, and that name."""
+    first: dict[int, str] = {}
+    return {
+        name: first[id(tensor)] for name, tensor in target.tensors.items() if first.setdefault(id(tensor), name) != name
+    }
+
+
+def _share(state: dict[str, Tensor], name: str, first: str) -> None:
+    """Where a file names a shared tensor once, both names are loaded from it."""
+    if name in state:
+        state.setdefault(first, state[name])
+    elif first in state:
+        state[name] = state[first]
+
+
+def _fits(value: Tensor, own: Tensor | None) -> bool:
+    return own is not None and value.shape == own.shape
+
+
+def _assign(
+    model: nn.Module, target: Target, state: dict[str, Tensor], device: torch.device | None, dtype: torch.dtype | None
+) -> tuple[list[str], list[str]]:
+    empty = any(tensor.is_meta for tensor in target.tensors.values())
+    if empty:
+        state = {name: _converted(value, target.tensors.get(name), device, dtype) for name, value in state.items()}
+    try:
+        # The unbound method: a module may forward its own load_state_dict to a part of it, under other names.
+        missing, unexpected = nn.Module.load_state_dict(model, state, strict=False, assign=empty)
+    except RuntimeError as error:
+        raise CheckpointError(f"the weights do not fit the model: {error}") from error
+    if empty:
+        for name, first in _twins(target).items():
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, _at(model, first))
+    return missing, unexpected
+
+
+def _at(model: nn.Module, name: str) -> Any:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(owner), leaf)
+
+
+def _converted(value: Tensor, own: Tensor | None, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+    wanted = dtype or (own.dtype if own is not None else value.dtype)
+    if not value.is_floating_point() or not wanted.is_floating_point:
+        wanted = own.dtype if own is not None else value.dtype
+    return value.to(device=device, dtype=wanted)
+
+
+def _judge(report: LoadReport, partial: bool, weights: StoredWeights, target: Target) -> None:
+    if not partial and not report.complete:
+        raise CheckpointError(
+            f"{weights.path}: does not fit the model\n{report.summary()}\n"
+            f"{_hint(weights, target)}; pass partial=True to load what fits and keep the rest as it is"
+        )
+
+
+def _hint(weights: StoredWeights, target: Target) -> str:
+    """The likeliest reason, from the first parts of the names."""
+    holds, wants = _noun(weights.tensors), _noun(target.tensors)
+    if any(name.endswith("to_scale_shift_gate.1.weight") for name in weights.tensors):
+        return (
+            "the file has one adaLN projection per layer, as friendly-stable-audio-tools and releases before 0.0.17 "
+            'write; put "adaln_layout": "per_layer" into the config of the transformer'
+        )
+    if holds and wants and holds != wants:
+        return f"the file holds {holds}, the model is {wants}"
+    return "the config and the weights belong to different models"
+
+
+def _noun(tensors: Mapping[str, Tensor]) -> str:
+    tops = {name.split(".", 1)[0] for name in tensors}
+    if "lm" in tops:
+        return "a language model"
+    if "diffusion" in tops and tops & {"encoder", "decoder", "bottleneck"}:
+        return "a diffusion autoencoder"
+    if "model" in tops and tops & {"conditioner", "pretransform"}:
+        return "a diffusion model"
+    return "an autoencoder" if {"encoder", "decoder"} <= tops else ""
+
+
+def load_ckpt_state_dict(ckpt_path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a weight file by the names they have there; training checkpoints stay wrapped."""
+    return open_weights(ckpt_path).tensors
+
+
+def copy_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
+    """Load what fits by name and shape; nothing fitting is an error."""
+    return load_into(model, state_dict, partial=True)

@@ -1,0 +1,79 @@
+"""Models built without memory for their weights, to be filled from a file.
+
+Parameters go to the meta device at the moment a module registers them, and filling them with random numbers is skipped.
+Buffers and every other tensor of a constructor are computed as always, so that tables which files do not hold (rotary
+frequencies, filters, windows) are exactly those of a normal build.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.nn.parameter import is_lazy
+from torch.overrides import TorchFunctionMode
+
+_RANDOM_FILLS = frozenset(
+    {
+        Tensor.bernoulli_,
+        Tensor.cauchy_,
+        Tensor.exponential_,
+        Tensor.geometric_,
+        Tensor.log_normal_,
+        Tensor.normal_,
+        Tensor.random_,
+        Tensor.uniform_,
+        nn.init.kaiming_uniform_,
+        nn.init.normal_,
+        nn.init.uniform_,
+    }
+)
+
+
+class _SkipValues(TorchFunctionMode):
+    """On the meta device these only import for a second: fills do nothing, and a norm is known by its shape."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _RANDOM_FILLS:
+            tensor = args[0] if args else kwargs["tensor"]
+            if tensor.is_meta:
+                return tensor
+        if func is torch.norm_except_dim and args[0].is_meta:
+            direction, _, kept = args
+            sizes = [size if axis == kept else 1 for axis, size in enumerate(direction.shape)]
+            return torch.empty(sizes, dtype=direction.dtype, device="meta")
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Modules built inside (by this thread) have parameters without values and buffers with values."""
+    thread = threading.get_ident()
+    made: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}  # one registered twice stays shared
+
+    def hook(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
+        if threading.get_ident() != thread or parameter.is_meta or is_lazy(parameter):
+            return None
+        known, replacement = made.get(id(parameter), (None, None))
+        if known is None or known() is not parameter or replacement is None:
+            replacement = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+            made[id(parameter)] = (weakref.ref(parameter), replacement)
+        return replacement
+
+    handle = register_module_parameter_registration_hook(hook)  # type: ignore[arg-type]
+    try:
+        with _SkipValues():
+            yield
+    finally:
+        handle.remove()

@@ -1,0 +1,87 @@
+"""What every conditioner is: one metadata value per item of the batch in, one condition tensor out."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from stable_audio_tools.config import ConfigError
+
+OutputDim = Annotated[
+    int | None, Field(ge=1, description="width of the condition; the cond_dim of the conditioning if left out")
+]
+ProjectOut = Annotated[bool, Field(description="project the condition even where it has the wanted width already")]
+
+
+class Condition(NamedTuple):
+    """A condition tensor and its mask, which is True where the condition says something.
+
+    Tokens are (b, s, d) with a mask (b, s), one vector is one token, audio is (b, d, t) with a mask (b, t). What came
+    encoded from the data has whatever shape it came in, and no mask.
+    """
+
+    tensor: Tensor
+    mask: Tensor | None
+
+
+class Conditioner(nn.Module):
+    """Base of the conditioners: `dim` is the width of what they compute, `output_dim` of what they return."""
+
+    def __init__(
+        self, dim: int | None, output_dim: int | None = None, project_out: bool = False, cond_dim: int | None = None
+    ) -> None:
+        """`cond_dim` stands in for a missing `output_dim`, and that for a missing `dim`."""
+        super().__init__()
+        output_dim = cond_dim if output_dim is None else output_dim
+        if output_dim is None:
+            raise ConfigError(f"{type(self).__name__} needs its output_dim, the width of the condition")
+        self.dim = output_dim if dim is None else dim
+        self.output_dim = output_dim
+        projected = project_out or self.dim != output_dim
+        self.proj_out = nn.Linear(self.dim, output_dim) if projected else nn.Identity()
+        self._requested_device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are; without weights, the device asked for last."""
+        first = next(self.parameters(), None)
+        return self._requested_device if first is None else first.device
+
+    def set_device(self, device: torch.device | str) -> None:
+        """Move the conditioner; later calls need not name the device."""
+        self._requested_device = torch.device(device)
+        self.to(device)
+
+    def forward(self, values: Sequence[Any], device: torch.device | str | None = None) -> Condition:
+        """One value per item of the batch to a condition on `device`, or where the weights are."""
+        if device is not None:
+            self._requested_device = torch.device(device)
+        tensor, mask = self.encode(values)
+        wanted = self.device if device is None else self._requested_device
+        return Condition(tensor.to(wanted), None if mask is None else mask.to(wanted))
+
+    def encode(self, values: Sequence[Any]) -> Condition:
+        """The work of a conditioner, on `self.device`."""
+        raise NotImplementedError
+
+    def project(self, features: Tensor) -> Tensor:
+        """Features (b, s, dim) to (b, s, output_dim), in the type of the projection's weights."""
+        if isinstance(self.proj_out, nn.Linear):
+            features = features.to(self.proj_out.weight)
+        projected: Tensor = self.proj_out(features)
+        return projected
+
+
+def as_token(vectors: Tensor) -> Condition:
+    """One vector per item (b, d) as one token (b, 1, d)."""
+    return Condition(vectors[:, None], torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device))
+
+
+def require_texts(texts: Sequence[Any]) -> list[str]:
+    """The values as strings, if they are."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"a text condition must be a string, got {text!r}")
+    return list(texts)

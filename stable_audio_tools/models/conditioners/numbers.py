@@ -1,0 +1,103 @@
+"""Numbers and choices as one vector each."""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, as_token
+from stable_audio_tools.models.diffusion.unet1d.embeddings import LearnedFourier
+
+_FREQUENCIES = 128
+
+
+def _check_range(config: Any) -> Iterator[tuple[str, str]]:
+    if config.max_val <= config.min_val:
+        yield "max_val", f"is {config.max_val}, not above min_val, {config.min_val}; exchange or widen them"
+
+
+@register("conditioner", "int", check=_check_range)
+class IntConditioner(Conditioner):
+    """A whole number, clamped to a range, as one learned vector per number."""
+
+    def __init__(
+        self,
+        output_dim: OutputDim = None,
+        min_val: Annotated[int, Field(description="smallest number; those below count as it")] = 0,
+        max_val: Annotated[int, Field(description="largest number; those above count as it")] = 512,
+        *,
+        cond_dim: Runtime[int | None] = None,
+    ) -> None:
+        super().__init__(None, output_dim, cond_dim=cond_dim)
+        self.min_val = min_val
+        self.max_val = max_val
+        self.int_embedder = nn.Embedding(max_val - min_val + 1, self.output_dim)
+
+    def encode(self, values: Sequence[Any]) -> Condition:
+        numbers = torch.tensor([int(value) for value in values], device=self.device)
+        return as_token(self.int_embedder(numbers.clamp(self.min_val, self.max_val) - self.min_val))
+
+
+class NumberEmbedder(nn.Module):
+    """Numbers (b,) to (b, features) through learned Fourier features."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.embedding = nn.Sequential(LearnedFourier(2 * _FREQUENCIES), nn.Linear(2 * _FREQUENCIES + 1, features))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(numbers)
+        return embedded
+
+
+@register("conditioner", "number", check=_check_range)
+class NumberConditioner(Conditioner):
+    """A number, clamped to a range and scaled to 0..1, through learned Fourier features."""
+
+    def __init__(
+        self,
+        output_dim: OutputDim = None,
+        min_val: Annotated[float, Field(description="becomes 0; numbers below count as it")] = 0,
+        max_val: Annotated[float, Field(description="becomes 1; numbers above count as it")] = 1,
+        *,
+        cond_dim: Runtime[int | None] = None,
+    ) -> None:
+        super().__init__(None, output_dim, cond_dim=cond_dim)
+        self.min_val = min_val
+        self.max_val = max_val
+        self.embedder = NumberEmbedder(self.output_dim)
+
+    def encode(self, values: Sequence[Any]) -> Condition:
+        # In float32 whatever the weights are in: float16 cannot tell 2047 of 4096 from 2048.
+        numbers = torch.tensor([float(value) for value in values], dtype=torch.float32, device=self.device)
+        scaled = (numbers.clamp(self.min_val, self.max_val) - self.min_val) / (self.max_val - self.min_val)
+        return as_token(self.embedder(scaled))
+
+
+def _check_options(config: Any) -> Iterator[tuple[str, str]]:
+    if not config.options:
+        yield "options", "missing; list the names that this condition can take"
+
+
+@register("conditioner", "list", check=_check_options)
+class ListConditioner(Conditioner):
+    """One of a list of names as one learned vector per name, and one more for every name not in the list."""
+
+    def __init__(
+        self,
+        output_dim: OutputDim = None,
+        options: Annotated[Sequence[str], Field(description="the names")] = (),
+        *,
+        cond_dim: Runtime[int | None] = None,
+    ) -> None:
+        super().__init__(None, output_dim, cond_dim=cond_dim)
+        self.options = list(options)
+        self.embedder = nn.Embedding(len(self.options) + 1, self.output_dim)
+        self._rows = {name: row for row, name in reversed(list(enumerate(self.options, start=1)))}
+
+    def encode(self, values: Sequence[Any]) -> Condition:
+        rows = torch.tensor([self._rows.get(value, 0) for value in values], device=self.device)
+        return as_token(self.embedder(rows))

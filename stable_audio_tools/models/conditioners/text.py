@@ -1,0 +1,279 @@
+"""Text as tokens: through an encoder of the T5 family, as phonemes, or by looking its tokens up."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+from weakref import WeakValueDictionary
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stable_audio_tools.config import ConfigError, Runtime, UserError, register
+from stable_audio_tools.models.conditioners.base import (
+    Condition,
+    Conditioner,
+    OutputDim,
+    ProjectOut,
+    require_texts,
+)
+from stable_audio_tools.models.conditioners.hub import (
+    TOKENIZER_FILES,
+    WEIGHT_FILES,
+    Lazy,
+    in_dtype,
+    load_pretrained,
+    only_shapes_wanted,
+    read_pretrained_config,
+)
+from stable_audio_tools.models.transformer import AbsolutePositionalEmbedding
+from stable_audio_tools.system.devices import pick_dtype
+
+_MaxLength = Annotated[int, Field(ge=1, description="longest text, in tokens; the rest is cut off")]
+
+# Widths of encoders, so that a model can be built without reading their configs.
+_T5_WIDTHS = {"small": 512, "base": 768, "large": 1024, "3b": 1024, "11b": 1024}
+_XL_WIDTHS = {"small": 512, "base": 768, "large": 1024, "xl": 2048, "xxl": 4096}
+_BYT5_WIDTHS = {"small": 1472, "base": 1536, "large": 1536, "xl": 2560, "xxl": 4672}
+T5_WIDTHS: dict[str, int] = {
+    **{f"{owner}t5-{size}": width for owner in ("", "google-t5/") for size, width in _T5_WIDTHS.items()},
+    **{
+        f"google/{family}-{size}": width
+        for family in ("flan-t5", "t5-v1_1", "mt5", "umt5")
+        for size, width in _XL_WIDTHS.items()
+    },
+    **{f"google/byt5-{size}": width for size, width in _BYT5_WIDTHS.items()},
+}
+
+_FROZEN: WeakValueDictionary[tuple[str, torch.device, torch.dtype], nn.Module] = WeakValueDictionary()
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
+def _check_model_name(config: Any) -> Iterator[tuple[str, str]]:
+    name = config.t5_model_name
+    if _looks_like_path(name) and not Path(name).expanduser().is_dir():
+        yield "t5_model_name", f"no folder {name!r}; give one with config.json, weights and tokenizer, or a hub name"
+
+
+def encoder_width(name: str) -> int:
+    """`d_model` of an encoder: known, or read from its config."""
+    if name in T5_WIDTHS and not Path(name).is_dir():
+        return T5_WIDTHS[name]
+    config = read_pretrained_config(name, "t5_model_name")
+    width = config.get("d_model")
+    if not isinstance(width, int):
+        raise ConfigError(
+            f"t5_model_name: {name!r} is a {config.get('model_type')!r} model, which is not of the T5 family"
+        )
+    return width
+
+
+@register("conditioner", "t5", check=_check_model_name)
+class T5Conditioner(Conditioner):
+    """Text through an encoder of the T5 family, by hub name or folder.
+
+    A frozen encoder is no part of the model's state dict. It is loaded when first used, in float16 on a GPU and float32
+    on a CPU, once per process and device.
+    """
+
+    def __init__(
+        self,
+        output_dim: OutputDim = None,
+        t5_model_name: Annotated[
+            str, Field(min_length=1, description="hub name or folder of a T5, mT5, umT5, ByT5 or Flan-T5 model")
+        ] = "t5-base",
+        max_length: _MaxLength = 128,
+        enable_grad: Annotated[bool, Field(description="train the encoder, and keep it in the state dict")] = False,
+        project_out: ProjectOut = False,
+        *,
+        cond_dim: Runtime[int | None] = None,
+    ) -> None:
+        super().__init__(encoder_width(t5_model_name), output_dim, project_out, cond_dim)
+        self.t5_model_name = t5_model_name
+        self.max_length = max_length
+        self.enable_grad = enable_grad
+        self._frozen = Lazy()
+        if enable_grad:
+            self.model = self._trained_encoder()
+
+    def _trained_encoder(self) -> nn.Module:
+        from transformers import AutoConfig, AutoModelForTextEncoding
+
+        if only_shapes_wanted():
+            config = load_pretrained(AutoConfig, self.t5_model_name, ("config.json",), "t5_model_name")
+            empty: nn.Module = AutoModelForTextEncoding.from_config(config)
+            return empty
+        return self._load(torch.float32).requires_grad_(True)
+
+    def _load(self, dtype: torch.dtype) -> nn.Module:
+        from transformers import AutoModelForTextEncoding
+
+        encoder: nn.Module = load_pretrained(
+            AutoModelForTextEncoding, self.t5_model_name, WEIGHT_FILES, "t5_model_name", **in_dtype(dtype)
+        )
+        return encoder.eval()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Splits text as the encoder wants it."""
+        return load_tokenizer(self.t5_model_name, "t5_model_name")
+
+    def encoder(self) -> nn.Module:
+        """The encoder on `self.device`, loaded if it is not yet."""
+        if self.enable_grad:
+            return self.model.eval()
+        device, dtype = self.device, pick_dtype(self.device)
+        if self._frozen.place != (device, dtype):
+            key = (self.t5_model_name, device, dtype)
+            shared = _FROZEN.get(key)
+            if shared is None:
+                shared = _FROZEN[key] = self._load(dtype).requires_grad_(False).to(device)
+            self._frozen.module, self._frozen.place = shared, (device, dtype)
+        module: nn.Module = self._frozen.module
+        return module
+
+    def encode(self, values: Sequence[Any]) -> Condition:
+        texts = require_texts(values)
+        distinct = list(dict.fromkeys(texts))
+        encoder = self.encoder()
+        tokens = self.tokenizer(
+            distinct, truncation=True, max_length=self.max_length, padding="longest", return_tensors="pt"
+        )
+        ids, mask = tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device).bool()
+        grad = torch.is_grad_enabled() and self.enable_grad
+        with torch.set_grad_enabled(grad), torch.autocast(self.device.type, enabled=False):
+            hidden = encoder(input_ids=ids, attention_mask=mask)["last_hidden_state"]
+        projected = self.project(hidden) * mask[..., None]
+        # Padding changes nothing for the tokens before it: the encoder sees the longest text, the model max_length.
+        missing = self.max_length - mask.shape[1]
+        rows = torch.tensor([distinct.index(text) for text in texts], device=self.device)
+        return Condition(F.pad(projected, (0, 0, 0, missing))[rows], F.pad(mask, (0, missing))[rows])
+
+
+def load_tokenizer(name: str, key: str) -> Any:
+    """A tokenizer by hub name or folder, able to pad."""
+    from transformers import AutoTokenizer
+
+    tokenizer = load_pretrained(AutoTokenizer, name, TOKENIZER_FILES, key)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+# ------------------------------------------------------------------ phonemes
+
+_VOWELS = ["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"]
+_CONSONANTS = [*"BDFGKLMNPRSTVWYZ", "CH", "DH", "HH", "JH", "NG", "SH", "TH", "ZH"]
+# ARPAbet as g2p-en numbers it: vowels by stress (0 none, 1 first, 2 second), `UW` also without.
+_PHONEMES = sorted([f"{vowel}{stress}" for vowel in _VOWELS for stress in "012"] + [*_CONSONANTS, "UW"])
+_SYMBOLS = ("<pad>", "<unk>", "<s>", "</s>", *_PHONEMES)
+_PADDING, _IGNORED, _FIRST = 0, 1, 2
+
+
+@register("conditioner", "phoneme")
+class PhonemeConditioner(Conditioner):
+    """English text as phonemes, one learned vector each."""
+
+    def __init__(
+        self,
+        output_dim: OutputDim = None,
+        max_length: Annotated[int, Field(ge=1, description="most phonemes; the rest is cut off")] = 1024,
+        project_out: ProjectOut = False,
+        *,
+        cond_dim: Runtime[int | None] = None,
+    ) -> None:
+        super().__init__(None, output_dim, project_out, cond_dim)
+        self.max_length = max_length
+        self.phoneme_embedder = nn.Embedding(_FIRST + len(_SYMBOLS), self.output_dim)
+        self._rows = {symbol: row for row, symbol in enumerate(_SYMBOLS, start=_FIRST)}
+
+    @cached_property
+    def g2p(self) -> Any:
+        """Text to phonemes."""
+        from stable_audio_tools.system.packages import require
+
+        return require("g2p_en").G2p()
+
+    def encode(self, values: Sequence[Any]) -> Condition:
+        spoken = [self.g2p(text)[: self.max_length] for text in require_texts(values)]
+        lengths = torch.tensor([len(phonemes) for phonemes in spoken], device=self.device)
+        longest = max(1, int(lengths.max()))
+        rows = [
+            [self._rows.get(symbol, _IGNORED) for symbol in phonemes] + [_PADDING] * (longest - len(phonemes))
+            for phonemes in spoken
+        ]
+        embedded = self.phoneme_embedder(torch.tensor(rows, device=self.device))
+        return Condition(self.project(embedded), torch.arange(longest, device=self.device) < lengths[:, None])
+
+
+# ------------------------------------------------------------------ a table of tokens
+
+_VOCABULARIES = {  # tokens of tokenizers, so that a model can be built without reading them
+    **{name: 32100 for name in T5_WIDTHS if "mt5" not in name and "byt5" not in name},
+    "bert-base-uncased": 30522,
+    "google-bert/bert-base-uncased": 30522,
+    "gpt2": 50257,
+    "openai-community/gpt2": 50257,
+    "roberta-base": 50265,
+    "FacebookAI/roberta-base": 50265,
+}
+
+
+@register("conditioner", "lut")
+class TokenizerLUTConditioner(Conditioner):
+    """Text as the tokens of a pretrained tokenizer, one learned vector each."""
+
+    def __init__(
+        self,
+        tokenizer_name: Annotated[str, Field(min_length=1, description="hub name or folder of a tokenizer")],
+        output_dim: OutputDim = None,
+        max_length: _MaxLength = 1024,
+        use_abs_pos_emb: Annotated[bool, Field(description="add a learned vector per position")] = False,
+        project_out: ProjectOut = False,
+        special_tokens: Annotated[Sequence[str], Field(description="tokens to add to the tokenizer's own")] = (),
+        vocab_size: Annotated[
+            int | None, Field(ge=1, description="tokens in all, where it must be known without reading the tokenizer")
+        ] = None,
+        *,
+        cond_dim: Runtime[int | None] = None,
+    ) -> None:
+        super().__init__(None, output_dim, project_out, cond_dim)
+        self.tokenizer_name = tokenizer_name
+        self.special_tokens = list(special_tokens)
+        self.max_length = max_length
+        known = None if special_tokens or Path(tokenizer_name).is_dir() else _VOCABULARIES.get(tokenizer_name)
+        self.token_embedder = nn.Embedding(vocab_size or known or len(self.tokenizer), self.output_dim)
+        self.abs_pos_emb = AbsolutePositionalEmbedding(self.output_dim, max_length) if use_abs_pos_emb else None
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Splits text, the added tokens among it."""
+        tokenizer = load_tokenizer(self.tokenizer_name, "tokenizer_name")
+        if self.special_tokens:
+            tokenizer.add_special_tokens({"additional_special_tokens": self.special_tokens})
+        return tokenizer
+
+    def encode(self, values: Sequence[Any]) -> Condition:
+        rows = self.token_embedder.num_embeddings
+        if len(self.tokenizer) > rows:
+            raise UserError(
+                f"tokenizer {self.tokenizer_name!r} knows {len(self.tokenizer)} tokens, and the table has {rows} rows; "
+                f"set vocab_size to {len(self.tokenizer)}"
+            )
+        tokens = self.tokenizer(
+            require_texts(values),
+            truncation=True,
+            max_length=self.max_length,
+            padding="max_length",
+            return_tensors="pt",
+        )
+        mask: Tensor = tokens["attention_mask"].to(self.device).bool()
+        embedded = self.project(self.token_embedder(tokens["input_ids"].to(self.device)))
+        if self.abs_pos_emb is not None:
+            embedded = embedded + self.abs_pos_emb(embedded)
+        return Condition(embedded * mask[..., None], mask)

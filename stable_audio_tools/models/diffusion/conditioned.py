@@ -1,0 +1,283 @@
+"""Conditional diffusion: a backbone with its conditioners and pretransform, and which condition goes where."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, register
+from stable_audio_tools.models.conditioners.multi import Conditioning
+from stable_audio_tools.models.conditioners.routing import find_condition, join_tokens, join_vectors
+from stable_audio_tools.models.diffusion.checks import (
+    check_conditioned,
+    check_transformer,
+    describe_conditioned,
+    describe_transformer,
+    unused_ids,
+)
+from stable_audio_tools.models.diffusion.denoising import Denoiser, GuidedTransformer, PlainDenoiser
+from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, DistributionShift
+from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
+from stable_audio_tools.models.dit import DiffusionTransformer
+from stable_audio_tools.models.factory import create_model_from_config
+
+logger = logging.getLogger(__name__)
+
+ConditionTensors = Mapping[str, Any]  # id -> (tensor, mask or None)
+
+
+class ConditionedDiffusionModel(nn.Module):
+    """Base of the conditional backbones. Each takes every keyword of `forward`, and leaves what it cannot use."""
+
+    def __init__(
+        self,
+        *,
+        supports_cross_attention: bool = False,
+        supports_input_concat: bool = False,
+        supports_global_cond: bool = False,
+        supports_prepend_cond: bool = False,
+    ) -> None:
+        super().__init__()
+        self.supports_cross_attention = supports_cross_attention
+        self.supports_input_concat = supports_input_concat
+        self.supports_global_cond = supports_global_cond
+        self.supports_prepend_cond = supports_prepend_cond
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cross_attn_cond: Tensor | None = None,
+        cross_attn_mask: Tensor | None = None,
+        input_concat_cond: Tensor | None = None,
+        global_cond: Tensor | None = None,
+        prepend_cond: Tensor | None = None,
+        prepend_cond_mask: Tensor | None = None,
+        cfg_scale: float = 1.0,
+        cfg_dropout_prob: float = 0.0,
+        batch_cfg: bool = False,
+        rescale_cfg: bool = False,
+        **options: Any,
+    ) -> Any:
+        """x (b, d, n), t (b,) from 0 at data to 1 at noise -> (b, d, n)"""
+        raise NotImplementedError
+
+    def denoiser(self, inputs: Mapping[str, Any], guidance: Guidance, objective: DiffusionObjective) -> Denoiser:
+        """This backbone with conditions, for one sampling run; `inputs` are conditions by the keywords of `forward`."""
+        return PlainDenoiser(self, inputs, guidance, objective)
+
+
+@register("diffusion", "dit", facts=describe_transformer, check=check_transformer)
+@register("diffusion_decoder", "dit", facts=describe_transformer, check=check_transformer)
+@takes_options_of(DiffusionTransformer)
+class DiTWrapper(ConditionedDiffusionModel):
+    """The diffusion transformer."""
+
+    def __init__(self, diffusion_objective: Runtime[DiffusionObjective] = "v", **options: Any) -> None:
+        super().__init__(
+            supports_cross_attention=True,
+            supports_input_concat=True,
+            supports_global_cond=True,
+            supports_prepend_cond=True,
+        )
+        self.diffusion_objective: DiffusionObjective = diffusion_objective
+        self.model = DiffusionTransformer(diffusion_objective=diffusion_objective, **options)
+        self.io_channels = self.model.io_channels
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cross_attn_cond: Tensor | None = None,
+        cross_attn_mask: Tensor | None = None,
+        input_concat_cond: Tensor | None = None,
+        global_cond: Tensor | None = None,
+        prepend_cond: Tensor | None = None,
+        prepend_cond_mask: Tensor | None = None,
+        cfg_scale: float = 1.0,
+        cfg_dropout_prob: float = 0.0,
+        batch_cfg: bool = True,
+        rescale_cfg: bool = False,
+        negative_global_cond: Tensor | None = None,
+        negative_input_concat_cond: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """As `DiffusionTransformer.forward`, to which `options` go.
+
+        Guidance keeps the global and the concatenated condition, so their negatives have no effect, as in the original;
+        nor has `rescale_cfg`: the transformer rescales by `scale_phi`.
+        """
+        return self.model(
+            x,
+            t,
+            cross_attn_cond=cross_attn_cond,
+            cross_attn_cond_mask=cross_attn_mask,
+            input_concat_cond=input_concat_cond,
+            global_embed=global_cond,
+            prepend_cond=prepend_cond,
+            prepend_cond_mask=prepend_cond_mask,
+            cfg_scale=cfg_scale,
+            cfg_dropout_prob=cfg_dropout_prob,
+            batch_cfg=batch_cfg,
+            **options,
+        )
+
+    def denoiser(self, inputs: Mapping[str, Any], guidance: Guidance, objective: DiffusionObjective) -> Denoiser:
+        conditions = Conditions(
+            cross_attn=inputs.get("cross_attn_cond"),
+            cross_attn_mask=inputs.get("cross_attn_mask"),
+            input_concat=inputs.get("input_concat_cond"),
+            global_embed=inputs.get("global_cond"),
+            prepend=inputs.get("prepend_cond"),
+            prepend_mask=inputs.get("prepend_cond_mask"),
+            mask=inputs.get("mask"),
+        )
+        negative, negative_mask = inputs.get("negative_cross_attn_cond"), inputs.get("negative_cross_attn_mask")
+        return GuidedTransformer(self.model, conditions, guidance, negative, negative_mask)
+
+
+class ConditionedDiffusionModelWrapper(nn.Module):
+    """A conditional backbone with its conditioners and pretransform."""
+
+    def __init__(
+        self,
+        model: ConditionedDiffusionModel,
+        conditioner: nn.Module | None,
+        io_channels: int,
+        sample_rate: int,
+        min_input_length: int,
+        diffusion_objective: DiffusionObjective = "v",
+        distribution_shift_options: Mapping[str, Any] | None = None,
+        pretransform: nn.Module | None = None,
+        cross_attn_cond_ids: Sequence[str] = (),
+        global_cond_ids: Sequence[str] = (),
+        input_concat_ids: Sequence[str] = (),
+        prepend_cond_ids: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.conditioner = conditioner
+        self.io_channels = io_channels
+        self.sample_rate = sample_rate
+        self.min_input_length = min_input_length
+        self.diffusion_objective: DiffusionObjective = diffusion_objective
+        self.dist_shift = (
+            None if distribution_shift_options is None else DistributionShift(**distribution_shift_options)
+        )
+        self.pretransform = pretransform
+        self.cross_attn_cond_ids = list(cross_attn_cond_ids)
+        self.global_cond_ids = list(global_cond_ids)
+        self.input_concat_ids = list(input_concat_ids)
+        self.prepend_cond_ids = list(prepend_cond_ids)
+
+    def forward(self, x: Tensor, t: Tensor, cond: ConditionTensors, **options: Any) -> Any:
+        """x (b, d, n) latents or audio, t (b,) from 0 at data to 1 at noise, conditions by id -> (b, d, n)"""
+        return self.model(x, t, **self.get_conditioning_inputs(cond), **options)
+
+    def denoiser(
+        self,
+        conditioning_inputs: Mapping[str, Any],
+        negative: Mapping[str, Any] | None = None,
+        *,
+        cfg_scale: float = 1.0,
+        cfg_interval: tuple[float, float] = (0.0, 1.0),
+        scale_phi: float | None = None,
+        batch_cfg: bool = True,
+    ) -> Denoiser:
+        """What samplers call with (x, t) for one run under fixed conditions.
+
+        Both inputs come from `get_conditioning_inputs`, the second with negative=True.
+        """
+        guidance = Guidance(cfg_scale, (cfg_interval[0], cfg_interval[1]), scale_phi, batch_cfg)
+        return self.model.denoiser({**conditioning_inputs, **(negative or {})}, guidance, self.diffusion_objective)
+
+    def get_conditioning_inputs(
+        self, conditioning_tensors: ConditionTensors, negative: bool = False
+    ) -> dict[str, Tensor | None]:
+        """Conditions by id -> inputs of the backbone, by keyword."""
+        cross_attn = join_tokens(conditioning_tensors, self.cross_attn_cond_ids)
+        global_cond = join_vectors(conditioning_tensors, self.global_cond_ids)
+        input_concat = join_channels(conditioning_tensors, self.input_concat_ids)
+        if negative:
+            return {
+                "negative_cross_attn_cond": cross_attn.tokens if cross_attn else None,
+                "negative_cross_attn_mask": cross_attn.mask if cross_attn else None,
+                "negative_global_cond": global_cond,
+                "negative_input_concat_cond": input_concat,
+            }
+        prepend = join_tokens(conditioning_tensors, self.prepend_cond_ids)
+        return {
+            "cross_attn_cond": cross_attn.tokens if cross_attn else None,
+            "cross_attn_mask": cross_attn.mask if cross_attn else None,
+            "global_cond": global_cond,
+            "input_concat_cond": input_concat,
+            "prepend_cond": prepend.tokens if prepend else None,
+            "prepend_cond_mask": prepend.mask if prepend else None,
+        }
+
+    def generate(self, *args: Any, **options: Any) -> Tensor:
+        """Audio from conditions, by `inference.generation.generate_diffusion_cond`."""
+        # The one upward import of the models: a published convenience, resolved when called.
+        from stable_audio_tools.inference.generation import generate_diffusion_cond
+
+        audio: Tensor = generate_diffusion_cond(self, *args, **options)
+        return audio
+
+
+def join_channels(conditions: ConditionTensors, ids: Sequence[str]) -> Tensor | None:
+    """Conditions (b, c, n) on top of each other, (b, sum of channels, n). None without ids."""
+    if not ids:
+        return None
+    signals = {name: find_condition(conditions, name)[0] for name in ids}
+    lengths = {name: signal.shape[-1] for name, signal in signals.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+        raise ValueError(f"conditions that join the input must be equally long, and have these frames: {told}")
+    return torch.cat(list(signals.values()), dim=1)
+
+
+def _register(tag: str) -> Any:
+    return register("model", tag, facts=describe_conditioned, check=check_conditioned)
+
+
+@_register("diffusion_cond")
+@_register("diffusion_cond_inpaint")
+def build_conditioned(
+    io_channels: Annotated[int, Field(ge=1, description="channels that the backbone denoises")],
+    diffusion: Annotated[Part, Kind("diffusion")],
+    pretransform: Annotated[Part | None, Kind("pretransform")] = None,
+    conditioning: Conditioning | None = None,
+    *,
+    sample_rate: Runtime[int],
+) -> ConditionedDiffusionModelWrapper:
+    """Diffusion steered by conditions."""
+    for path, text in unused_ids(diffusion):
+        logger.warning("%s: %s", path, text)
+    codec = None if pretransform is None else pretransform.build(sample_rate=sample_rate)
+    routing = diffusion.siblings
+    return ConditionedDiffusionModelWrapper(
+        diffusion.build(),
+        None if conditioning is None else conditioning.build(codec, sample_rate),
+        io_channels=io_channels,
+        sample_rate=sample_rate,
+        min_input_length=(1 if codec is None else codec.downsampling_ratio) * diffusion.facts.get("length_multiple", 1),
+        diffusion_objective=routing.diffusion_objective,
+        distribution_shift_options=routing.distribution_shift_options,
+        pretransform=codec,
+        cross_attn_cond_ids=routing.cross_attention_cond_ids,
+        global_cond_ids=routing.global_cond_ids,
+        input_concat_ids=routing.input_concat_ids,
+        prepend_cond_ids=routing.prepend_cond_ids,
+    )
+
+
+def create_diffusion_cond_from_config(config: Mapping[str, Any]) -> ConditionedDiffusionModelWrapper:
+    """Build the conditional diffusion model of a whole model config."""
+    model = create_model_from_config(config)
+    if not isinstance(model, ConditionedDiffusionModelWrapper):
+        raise ConfigError(f"model_type: {config['model_type']!r} is no conditional diffusion model")
+    return model

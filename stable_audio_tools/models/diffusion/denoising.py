@@ -1,0 +1,136 @@
+"""Denoisers: a backbone, its conditions and its guidance, bound together for one sampling run.
+
+What does not change from step to step is computed once: projected conditions, keys and values of the cross-attention,
+rotary angles, the doubled batch of guidance.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance, Guided
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, noise_level
+
+if TYPE_CHECKING:
+    from stable_audio_tools.models.dit import DiffusionTransformer, Projected
+
+
+class Denoiser(Protocol):
+    """x (b, d, n), t (b,) from 0 at data to 1 at noise -> the prediction, (b, d, n)."""
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
+
+    def guided(self, x: Tensor, t: Tensor) -> Guided:
+        """The guided and the unconditional prediction, for CFG++."""
+        ...
+
+
+class PlainDenoiser:
+    """Of a backbone that keeps nothing between calls; `inputs` are keywords of its published call."""
+
+    def __init__(
+        self,
+        model: Callable[..., Tensor],
+        inputs: Mapping[str, Any],
+        guidance: Guidance,
+        objective: DiffusionObjective = "v",
+    ) -> None:
+        self.model = model
+        self.inputs = dict(inputs)
+        self.guidance = guidance
+        self.objective = objective
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.model(x, t, **self.inputs, **self._options(t))
+
+    def guided(self, x: Tensor, t: Tensor) -> Guided:
+        options = self._options(t)
+        output = self.model(x, t, **self.inputs, **options)
+        if not options:
+            return Guided(output, output)
+        # At scale 0 the unconditional pass is all that is left.
+        options = {**options, "cfg_scale": 0.0, "rescale_cfg": False}
+        return Guided(output, self.model(x, t, **self.inputs, **options))
+
+    def _options(self, t: Tensor) -> dict[str, Any]:
+        """Of guidance, where it applies."""
+        if not self.guidance.is_on or not self.guidance.covers(noise_level(t, self.objective)):
+            return {}
+        options = {"cfg_scale": self.guidance.scale, "batch_cfg": self.guidance.batched, "rescale_cfg": True}
+        return options if self.guidance.rescale is None else {**options, "scale_phi": self.guidance.rescale}
+
+
+class GuidedTransformer:
+    """The diffusion transformer's denoiser."""
+
+    def __init__(
+        self,
+        model: "DiffusionTransformer",
+        conditions: Conditions,
+        guidance: Guidance,
+        negative: Tensor | None = None,
+        negative_mask: Tensor | None = None,
+    ) -> None:
+        self.model = model
+        self.guidance = guidance
+        self.conditions = conditions.to(model.dtype)
+        self.is_guided = guidance.is_on and conditions.can_be_dropped()
+        self.unconditional = self.conditions.unconditional(negative, negative_mask) if self.is_guided else None
+        self._projected: dict[tuple[str, int], Projected] = {}
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.guided(x, t).output
+
+    def guided(self, x: Tensor, t: Tensor) -> Guided:
+        return self._run(x, t)[0]
+
+    def call(
+        self, x: Tensor, t: Tensor, return_info: bool = False, use_checkpointing: bool | None = None
+    ) -> Tensor | tuple[Tensor, dict[str, Any]]:
+        """The published form of a call."""
+        guided, hidden_states = self._run(x, t, keep_hidden_states=return_info, use_checkpointing=use_checkpointing)
+        if not return_info:
+            return guided.output
+        info: dict[str, Any] = {"hidden_states": hidden_states}
+        if guided.unconditional is not guided.output:
+            info["uncond_output"] = guided.unconditional
+        return guided.output, info
+
+    def _run(self, x: Tensor, t: Tensor, **options: Any) -> tuple[Guided, list[Tensor]]:
+        level = noise_level(t.to(self.model.dtype), self.model.diffusion_objective)
+        if self.unconditional is None or not self.guidance.covers(level):
+            result = self.model.denoise(x, t, self._given("conditioned", x), **options)
+            return Guided(result.output, result.output), result.hidden_states
+        if self.guidance.batched:
+            doubled = self.model.denoise(torch.cat([x, x]), torch.cat([t, t]), self._given("both", x), **options)
+            conditioned, unconditioned = doubled.output.chunk(2)
+            states = doubled.hidden_states
+        else:
+            first = self.model.denoise(x, t, self._given("conditioned", x), **options)
+            second = self.model.denoise(x, t, self._given("unconditional", x), **options)
+            conditioned, unconditioned = first.output, second.output
+            states = [torch.cat(pair) for pair in zip(first.hidden_states, second.hidden_states)]
+        return Guided(self.guidance.combine(conditioned, unconditioned), unconditioned), states
+
+    def _given(self, which: str, x: Tensor) -> "Projected":
+        """Projected conditions of the passes, for the length of x."""
+        key = (which, x.shape[-1])
+        if key not in self._projected:
+            self._projected[key] = self._project(which, x.shape[-1])
+        return self._projected[key]
+
+    def _project(self, which: str, length: int) -> "Projected":
+        both = self._projected.get(("both", length))
+        if which == "conditioned" and both is not None:
+            return both.first(_batch_size(self.conditions))
+        conditions = self.conditions
+        if self.unconditional is not None:
+            passes = {"unconditional": self.unconditional, "both": self.conditions.joined(self.unconditional)}
+            conditions = passes.get(which, self.conditions)
+        return self.model.project(conditions, length, for_many_calls=True)
+
+
+def _batch_size(conditions: Conditions) -> int:
+    return next(len(tensor) for tensor in conditions if tensor is not None)

@@ -1,0 +1,148 @@
+"""Unconditional diffusion: a backbone, and what sampling must know about it."""
+
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
+from typing import Annotated, Any, cast
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, components, register
+from stable_audio_tools.config.parts import as_error, examine_body, place
+from stable_audio_tools.config.sentences import nearest, show
+from stable_audio_tools.models.diffusion.checks import check_transformer, describe_transformer, shortest_input
+from stable_audio_tools.models.diffusion.denoising import Denoiser, PlainDenoiser
+from stable_audio_tools.models.diffusion.guidance import Guidance
+from stable_audio_tools.models.diffusion.initialization import halve_parameters
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective
+from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
+from stable_audio_tools.models.dit import DiffusionTransformer
+from stable_audio_tools.models.factory import create_model_from_config
+
+
+class DiffusionModel(nn.Module):
+    """Base of the unconditional backbones: x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n)."""
+
+    io_channels: int
+
+    def forward(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
+        raise NotImplementedError
+
+
+@register("unconditional", "dit", facts=describe_transformer, check=check_transformer)
+@takes_options_of(DiffusionTransformer, without=("io_channels",))
+class DiTUncondWrapper(DiffusionModel):
+    """The diffusion transformer without conditions."""
+
+    def __init__(
+        self, in_channels: Annotated[int, Field(ge=1, description="channels of the audio or latents")], **options: Any
+    ) -> None:
+        super().__init__()
+        self.model = DiffusionTransformer(io_channels=in_channels, **options)
+        self.io_channels = in_channels
+        halve_parameters(self.model)
+
+    def forward(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
+        out: Tensor = self.model(x, t, **options)
+        return out
+
+
+class DiffusionModelWrapper(nn.Module):
+    """An unconditional backbone with its pretransform and objective."""
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        io_channels: int,
+        sample_size: int | None,
+        sample_rate: int,
+        min_input_length: int,
+        pretransform: nn.Module | None = None,
+        diffusion_objective: DiffusionObjective = "v",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.io_channels = io_channels
+        self.sample_size = sample_size
+        self.sample_rate = sample_rate
+        self.min_input_length = min_input_length
+        self.pretransform = pretransform
+        self.diffusion_objective = diffusion_objective
+
+    def forward(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
+        """x (b, d, n) latents or audio, t (b,) from 0 at data to 1 at noise -> (b, d, n)"""
+        out: Tensor = self.model(x, t, **options)
+        return out
+
+    def denoiser(self) -> Denoiser:
+        """What samplers call with (x, t)."""
+        return PlainDenoiser(self.model, {}, Guidance(), self.diffusion_objective)
+
+    def generate(self, *args: Any, **options: Any) -> Tensor:
+        """Audio, by `inference.generation.generate_diffusion_uncond`."""
+        # The one upward import of the models: a published convenience, resolved when called.
+        from stable_audio_tools.inference.generation import generate_diffusion_uncond
+
+        audio: Tensor = generate_diffusion_uncond(self, *args, **options)
+        return audio
+
+
+def describe_unconditional(config: SimpleNamespace) -> dict[str, Any]:
+    """Facts of a `diffusion_uncond` config."""
+    backbone, _ = examine_body("unconditional", config.type, config.config or {}, "config")
+    assert backbone is not None, "checked before"
+    return {"min_input_length": shortest_input(backbone, config.pretransform)}
+
+
+def check_unconditional(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
+    """The backbone, which is named and configured without a node of its own."""
+    known = components("unconditional")
+    if config.type not in known:
+        yield "type", f"no unconditional diffusion model named {show(config.type)}; {nearest(config.type, known)}"
+        return
+    backbone, problems = examine_body("unconditional", config.type, config.config or {}, "config")
+    yield from problems
+    if backbone is not None and config.pretransform is not None:
+        channels, encoded = backbone.facts.get("io_channels"), config.pretransform.facts.get("encoded_channels")
+        if None not in (channels, encoded) and channels != encoded:
+            key = "in_channels" if hasattr(backbone.config, "in_channels") else "io_channels"
+            yield f"config.{key}", f"is {channels}, but the pretransform delivers {encoded} channels: use {encoded}"
+
+
+@register("model", "diffusion_uncond", facts=describe_unconditional, check=check_unconditional)
+def build_unconditional(
+    type: Annotated[str, Field(description="the backbone: dit, adp_uncond_1d or DAU1d")],
+    config: Annotated[dict[str, Any] | None, Field(description="keys of the backbone")] = None,
+    pretransform: Annotated[Part | None, Kind("pretransform")] = None,
+    diffusion_objective: Annotated[
+        DiffusionObjective | None, Field(description="what the network predicts; null: v, or what the backbone says")
+    ] = None,
+    *,
+    sample_rate: Runtime[int],
+    sample_size: Runtime[int | None] = None,
+) -> DiffusionModelWrapper:
+    """Diffusion without conditions."""
+    backbone, problems = examine_body("unconditional", type, config or {}, "model.config")
+    if backbone is None:
+        raise as_error(problems)
+    place(backbone, "model", "model.config")
+    model = backbone.build()
+    codec = None if pretransform is None else pretransform.build(sample_rate=sample_rate)
+    objective = diffusion_objective or cast(DiffusionObjective, getattr(backbone.config, "diffusion_objective", "v"))
+    return DiffusionModelWrapper(
+        model,
+        io_channels=model.io_channels,
+        sample_size=sample_size,
+        sample_rate=sample_rate,
+        min_input_length=(1 if codec is None else codec.downsampling_ratio) * backbone.facts.get("length_multiple", 1),
+        pretransform=codec,
+        diffusion_objective=objective,
+    )
+
+
+def create_diffusion_uncond_from_config(config: Mapping[str, Any]) -> DiffusionModelWrapper:
+    """Build the unconditional diffusion model of a whole model config."""
+    model = create_model_from_config(config)
+    if not isinstance(model, DiffusionModelWrapper):
+        raise ConfigError(f"model_type: {config['model_type']!r} is no unconditional diffusion model")
+    return model

@@ -1,0 +1,118 @@
+"""Adversarial losses, and the critic that turns opinions on real and fake audio into them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+AdversarialName = Literal["hinge", "lsgan", "rpgan"]
+
+
+class AdversarialLoss(NamedTuple):
+    """Two functions of (real scores, fake scores), each averaged over everything."""
+
+    critic: Callable[[Tensor, Tensor], Tensor]
+    generator: Callable[[Tensor, Tensor], Tensor]
+
+
+# Lim & Ye 2017: margins at +1 and -1, and a generator without margin.
+HINGE = AdversarialLoss(
+    critic=lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(),
+    generator=lambda real, fake: -fake.mean(),
+)
+# Margins at 1 and 0 on either side, with the targets of least squares.
+UNIT_HINGE = AdversarialLoss(
+    critic=lambda real, fake: F.relu(fake).mean() + F.relu(1 - real).mean(),
+    generator=lambda real, fake: F.relu(1 - fake).mean(),
+)
+# Mao et al. 2017: real is 1, fake is 0.
+LEAST_SQUARES = AdversarialLoss(
+    critic=lambda real, fake: fake.square().mean() + (1 - real).square().mean(),
+    generator=lambda real, fake: (1 - fake).square().mean(),
+)
+# Jolicoeur-Martineau 2018, pairwise: only the difference between real and fake matters.
+RELATIVISTIC = AdversarialLoss(
+    critic=lambda real, fake: F.softplus(fake - real).mean(),
+    generator=lambda real, fake: F.softplus(real - fake).mean(),
+)
+
+ADVERSARIAL = {"hinge": HINGE, "unit_hinge": UNIT_HINGE, "lsgan": LEAST_SQUARES, "rpgan": RELATIVISTIC}
+
+
+class Opinion(NamedTuple):
+    """What one sub-discriminator says of a batch: scores (higher is more real) and the activations behind them."""
+
+    score: Tensor
+    features: list[Tensor]
+
+
+class GeneratorLosses(NamedTuple):
+    """What the generator minimises; the caller weighs the two."""
+
+    adversarial: Tensor
+    feature_matching: Tensor
+
+
+class CriticLosses(NamedTuple):
+    """Everything at once, in the order of the published `loss`."""
+
+    discriminator: Tensor
+    adversarial: Tensor
+    feature_matching: Tensor
+
+
+class Critic(nn.Module, ABC):
+    """A discriminator with its losses. Each side of the game has its own method, which computes that side alone."""
+
+    def __init__(self, adversarial: str) -> None:
+        super().__init__()
+        self.loss_type = adversarial
+
+    @property
+    def adversarial(self) -> AdversarialLoss:
+        return ADVERSARIAL[self.loss_type]
+
+    @abstractmethod
+    def forward(self, audio: Tensor) -> list[Opinion]:
+        """audio (b, c, n) in [-1, 1] -> the opinion of every sub-discriminator"""
+
+    @abstractmethod
+    def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
+        """Distance between the activations for real and fake audio."""
+
+    def discriminator_loss(self, reals: Tensor, fakes: Tensor) -> Tensor:
+        """What the discriminator minimises; no gradient reaches the fakes."""
+        return self._criticise(self(reals), self(fakes.detach()))
+
+    def generator_loss(self, reals: Tensor, fakes: Tensor) -> GeneratorLosses:
+        """What the generator minimises; what is said of real audio is a constant here."""
+        with torch.no_grad():
+            real = self(reals)
+        return self._persuade(real, self(fakes))
+
+    def loss(self, reals: Tensor, fakes: Tensor) -> CriticLosses:
+        """All terms, for reports and for trainers that use one call for both sides."""
+        real, fake = self(reals), self(fakes)
+        detached = self(fakes.detach()) if fakes.requires_grad else fake
+        return CriticLosses(self._criticise(real, detached), *self._persuade(real, fake))
+
+    def _criticise(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
+        return mean(self.adversarial.critic(r.score, f.score) for r, f in zip(real, fake))
+
+    def _persuade(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> GeneratorLosses:
+        real = [Opinion(r.score.detach(), [feature.detach() for feature in r.features]) for r in real]
+        adversarial = mean(self.adversarial.generator(r.score, f.score) for r, f in zip(real, fake))
+        return GeneratorLosses(adversarial, self.match_features(real, fake))
+
+
+def mean(values: Iterable[Tensor]) -> Tensor:
+    """Average of scalars."""
+    return torch.stack(list(values)).mean()
+
+
+def distances(real: Opinion, fake: Opinion) -> list[Tensor]:
+    """Mean absolute difference of each activation."""
+    return [F.l1_loss(f, r) for r, f in zip(real.features, fake.features)]

@@ -1,0 +1,384 @@
+"""The diffusion transformer (Peebles & Xie 2023, Evans et al. 2024).
+
+x (b, c, n) and channel conditions -> patches (b, t, d), with the noise level and conditions as prepended tokens,
+by adaptive layer norm, by cross-attention -> transformer -> prediction (b, c, n)
+"""
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import torch
+from einops import rearrange
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stable_audio_tools.models.diffusion.denoising import GuidedTransformer
+from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective
+from stable_audio_tools.models.fourier import FourierFeatures
+from stable_audio_tools.models.transformer.blocks import (
+    AdaLNLayout,
+    AttentionOptions,
+    FeedForwardOptions,
+    NormOptions,
+)
+from stable_audio_tools.models.transformer.cache import KeyValue
+from stable_audio_tools.models.transformer.continuous import ContinuousTransformer, TransformerOutput
+from stable_audio_tools.models.transformer.rotary import Rotary
+
+_TIME_FEATURES = 256
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Conditions as the transformer takes them: what a sampling run computes once."""
+
+    input_concat: Tensor | None = None  # (b, c, n)
+    global_embed: Tensor | None = None  # (b, d)
+    prepend: Tensor | None = None  # (b, p, d)
+    context: Tensor | None = None  # (b, s, c)
+    context_mask: Tensor | None = None  # (b, s)
+    mask: Tensor | None = None  # (b, t)
+    prepend_mask: Tensor | None = None  # (b, p)
+    key_values: tuple[KeyValue | None, ...] | None = None  # of the context, for every layer
+    rotary: Rotary | None = None
+
+    def first(self, items: int) -> "Projected":
+        """Those of the first items of the batch."""
+        fewer: dict[str, Any] = {name: value[:items] for name, value in vars(self).items() if torch.is_tensor(value)}
+        if self.key_values is not None:
+            fewer["key_values"] = tuple(None if pair is None else pair.first(items) for pair in self.key_values)
+        return replace(self, **fewer)
+
+
+class DiffusionTransformer(nn.Module):
+    """A transformer that predicts the diffusion objective's target from x at noise level t."""
+
+    def __init__(  # long because it is the list of config keys
+        self,
+        io_channels: Annotated[int, Field(ge=1, description="channels of the latents or audio")] = 32,
+        patch_size: Annotated[int, Field(ge=1, description="neighbouring frames folded into one token")] = 1,
+        embed_dim: Annotated[int, Field(ge=1, description="width of the transformer")] = 768,
+        cond_token_dim: Annotated[int, Field(ge=0, description="width of the tokens attended to; 0: none")] = 0,
+        project_cond_tokens: Annotated[
+            bool, Field(description="project them to embed_dim; else fewer key-value heads share the query heads")
+        ] = True,
+        global_cond_dim: Annotated[int, Field(ge=0, description="width of the global condition; 0: none")] = 0,
+        project_global_cond: Annotated[
+            bool, Field(description="project it to embed_dim; else global_cond_dim must equal embed_dim")
+        ] = True,
+        input_concat_dim: Annotated[
+            int, Field(ge=0, description="channels of the conditions that join x on the channel axis")
+        ] = 0,
+        prepend_cond_dim: Annotated[int, Field(ge=0, description="width of prepended condition tokens; 0: none")] = 0,
+        depth: Annotated[int, Field(ge=1, description="transformer layers")] = 12,
+        num_heads: Annotated[int, Field(ge=1, description="attention heads; they divide embed_dim")] = 8,
+        transformer_type: Annotated[
+            Literal["continuous_transformer"], Field(description="the one architecture there is")
+        ] = "continuous_transformer",
+        global_cond_type: Annotated[
+            Literal["prepend", "adaLN"],
+            Field(description="noise level and global condition as a prepended token, or by adaptive layer norm"),
+        ] = "prepend",
+        timestep_cond_type: Annotated[
+            Literal["global", "input_concat"],
+            Field(description="add the noise level to the global condition, or to the input as channels"),
+        ] = "global",
+        timestep_embed_dim: Annotated[
+            Annotated[int, Field(ge=1)] | None, Field(description="channels of the noise level with input_concat")
+        ] = None,
+        diffusion_objective: Annotated[
+            DiffusionObjective, Field(description="tells the noise level that belongs to t")
+        ] = "v",
+        *,
+        rotary_pos_emb: Annotated[bool, Field(description="rotary positions")] = True,
+        use_sinusoidal_emb: Annotated[bool, Field(description="add sinusoidal positions")] = False,
+        use_abs_pos_emb: Annotated[bool, Field(description="add learned positions instead of sinusoidal")] = False,
+        abs_pos_emb_max_length: Annotated[int, Field(ge=1, description="learned positions, prepended included")] = (
+            10000
+        ),
+        num_memory_tokens: Annotated[int, Field(ge=0, description="learned tokens before all others")] = 0,
+        sliding_window: Annotated[
+            Annotated[list[int], Field(min_length=2, max_length=2)] | None,
+            Field(description="[tokens before, tokens after] that self-attention sees; -1: all"),
+        ] = None,
+        causal: Annotated[bool, Field(description="self-attention sees no later tokens")] = False,
+        causal_cross_attention: Annotated[
+            bool, Field(description="with causal, token i sees the condition tokens up to i only, as the original did")
+        ] = True,
+        final_cross_attn_ix: Annotated[int, Field(ge=-1, description="last layer that cross-attends; -1: all do")] = -1,
+        zero_init_branch_outputs: Annotated[
+            bool, Field(description="start every branch at zero; without effect under layer_scale")
+        ] = True,
+        conformer: Annotated[bool, Field(description="add a convolution module to every layer")] = False,
+        layer_scale: Annotated[bool, Field(description="learned gain per channel on every branch")] = False,
+        remove_norms: Annotated[bool, Field(description="dynamic tanh instead of layer norm")] = False,
+        add_rope: Annotated[bool, Field(description="rotary positions of each layer's own, without rotary_pos_emb")] = (
+            False
+        ),
+        adaln_layout: Annotated[
+            AdaLNLayout,
+            Field(description="per_layer: weights of friendly-stable-audio-tools, a projection in every layer"),
+        ] = "shared",
+        use_cross_attn_mask: Annotated[
+            bool, Field(description="attend to real condition tokens only; published models attend to padding too")
+        ] = False,
+        use_padding_mask: Annotated[
+            bool, Field(description="attend to real frames and prepended tokens only; published models to all")
+        ] = False,
+        checkpointing: Annotated[
+            bool, Field(description="recompute activations in the backward pass: slower, far less memory")
+        ] = False,
+        attn_kwargs: Annotated[AttentionOptions | None, Field(description="of all attention layers")] = None,
+        ff_kwargs: Annotated[FeedForwardOptions | None, Field(description="of all feed-forwards")] = None,
+        norm_kwargs: Annotated[NormOptions | None, Field(description="of all layer norms")] = None,
+    ) -> None:
+        super().__init__()
+        time_channels = timestep_embed_dim if timestep_cond_type == "input_concat" else 0
+        if time_channels is None:
+            raise ValueError("timestep_embed_dim: needed where timestep_cond_type is 'input_concat'")
+        if embed_dim % num_heads:
+            raise ValueError(f"embed_dim is {embed_dim}; it must be a multiple of num_heads, which is {num_heads}")
+        self.io_channels = io_channels
+        self.patch_size = patch_size
+        self.cond_token_dim = cond_token_dim
+        self.global_cond_dim = global_cond_dim
+        self.prepend_cond_dim = prepend_cond_dim
+        self.given_channels = input_concat_dim
+        self.input_concat_dim = input_concat_dim + time_channels
+        self.global_cond_type = global_cond_type
+        self.timestep_cond_type = timestep_cond_type
+        self.diffusion_objective: DiffusionObjective = diffusion_objective
+        self.use_cross_attn_mask = use_cross_attn_mask
+        self.use_padding_mask = use_padding_mask
+
+        self.timestep_features = FourierFeatures(1, _TIME_FEATURES)
+        self.to_timestep_embed = _projection(_TIME_FEATURES, time_channels or embed_dim, bias=True)
+        context_dim = embed_dim if project_cond_tokens else cond_token_dim
+        if cond_token_dim:
+            self.to_cond_embed = _projection(cond_token_dim, context_dim)
+        if global_cond_dim:
+            self.to_global_embed = _projection(global_cond_dim, embed_dim if project_global_cond else global_cond_dim)
+        if prepend_cond_dim:
+            self.to_prepend_embed = _projection(prepend_cond_dim, embed_dim)
+        channels_in = io_channels + self.input_concat_dim
+        self.transformer = ContinuousTransformer(
+            dim=embed_dim,
+            depth=depth,
+            dim_heads=embed_dim // num_heads,
+            dim_in=channels_in * patch_size,
+            dim_out=io_channels * patch_size,
+            cross_attend=cond_token_dim > 0,
+            cond_token_dim=context_dim if cond_token_dim else None,
+            global_cond_dim=embed_dim if global_cond_type == "adaLN" else None,
+            rotary_pos_emb=rotary_pos_emb,
+            use_sinusoidal_emb=use_sinusoidal_emb,
+            use_abs_pos_emb=use_abs_pos_emb,
+            abs_pos_emb_max_length=abs_pos_emb_max_length,
+            num_memory_tokens=num_memory_tokens,
+            sliding_window=sliding_window,
+            causal=causal,
+            causal_cross_attention=causal_cross_attention,
+            final_cross_attn_ix=final_cross_attn_ix,
+            zero_init_branch_outputs=zero_init_branch_outputs,
+            conformer=conformer,
+            layer_scale=layer_scale,
+            remove_norms=remove_norms,
+            add_rope=add_rope,
+            adaln_layout=adaln_layout,
+            checkpointing=checkpointing,
+            attn_kwargs=attn_kwargs,
+            ff_kwargs=ff_kwargs,
+            norm_kwargs=norm_kwargs,
+        )
+        self.preprocess_conv = _zero_convolution(channels_in)
+        self.postprocess_conv = _zero_convolution(io_channels)
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        cross_attn_cond: Tensor | None = None,
+        cross_attn_cond_mask: Tensor | None = None,
+        negative_cross_attn_cond: Tensor | None = None,
+        negative_cross_attn_mask: Tensor | None = None,
+        input_concat_cond: Tensor | None = None,
+        global_embed: Tensor | None = None,
+        negative_global_embed: Tensor | None = None,
+        prepend_cond: Tensor | None = None,
+        prepend_cond_mask: Tensor | None = None,
+        cfg_scale: float = 1.0,
+        cfg_dropout_prob: float = 0.0,
+        cfg_interval: tuple[float, float] = (0.0, 1.0),
+        causal: bool = False,
+        scale_phi: float = 0.0,
+        mask: Tensor | None = None,
+        return_info: bool = False,
+        exit_layer_ix: int | None = None,
+        use_checkpointing: bool | None = None,
+        batch_cfg: bool = True,
+    ) -> Tensor | tuple[Tensor, dict[str, Any]]:
+        """x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n), guided where `cfg_scale` is not 1.
+
+        The info of `return_info` holds the hidden states of all layers, (b, memory + prepended + t, d) each, and under
+        guidance the `uncond_output`. With `exit_layer_ix` the states after that layer are returned, (b, prepended + t,
+        d). `cfg_dropout_prob` drops conditions of random items, for training. Guidance keeps the global condition, so
+        `negative_global_embed` has no effect, as in the original.
+        """
+        if causal:
+            raise ValueError("causal: a diffusion transformer is made causal by its config, not by a call")
+        conditions = Conditions(
+            cross_attn_cond,
+            cross_attn_cond_mask,
+            input_concat_cond,
+            global_embed,
+            prepend_cond,
+            prepend_cond_mask,
+            mask,
+        )
+        guidance = Guidance(cfg_scale, cfg_interval, scale_phi, batch_cfg)
+        if exit_layer_ix is None and guidance.is_on:
+            guided = GuidedTransformer(self, conditions, guidance, negative_cross_attn_cond, negative_cross_attn_mask)
+            return guided.call(x, t, return_info, use_checkpointing)
+        conditions = conditions.to(self.dtype)
+        if exit_layer_ix is None and cfg_dropout_prob > 0:
+            conditions = conditions.dropped(cfg_dropout_prob)
+        result = self.denoise(
+            x,
+            t,
+            self.project(conditions, x.shape[-1]),
+            use_checkpointing=use_checkpointing,
+            keep_hidden_states=return_info,
+            exit_layer_ix=exit_layer_ix,
+        )
+        return (result.output, {"hidden_states": result.hidden_states}) if return_info else result.output
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def project(self, conditions: Conditions, length: int, for_many_calls: bool = False) -> Projected:
+        """Conditions for x of `length` frames; `for_many_calls` also projects keys and values of every layer."""
+        given = conditions.to(self.dtype)
+        self._check_conditions(given)
+        context = None if given.cross_attn is None else self.to_cond_embed(given.cross_attn)
+        projected = Projected(
+            input_concat=_stretch(given.input_concat, length),
+            global_embed=None if given.global_embed is None else self.to_global_embed(given.global_embed),
+            prepend=None if given.prepend is None else self.to_prepend_embed(given.prepend),
+            context=context,
+            context_mask=_seen(given.cross_attn_mask) if self.use_cross_attn_mask else None,
+            mask=self._token_mask(given.mask) if self.use_padding_mask else None,
+            prepend_mask=given.prepend_mask if self.use_padding_mask else None,
+        )
+        if not for_many_calls:
+            return projected
+        key_values = None if context is None else self.transformer.project_context(context)
+        tokens = length // self.patch_size + self.transformer.num_memory_tokens + self._prepended(projected)
+        return replace(projected, key_values=key_values, rotary=self.transformer.rotary_table(tokens))
+
+    def denoise(
+        self,
+        x: Tensor,
+        t: Tensor,
+        given: Projected,
+        *,
+        use_checkpointing: bool | None = None,
+        keep_hidden_states: bool = False,
+        exit_layer_ix: int | None = None,
+    ) -> TransformerOutput:
+        """One pass: x (b, c, n), t (b,) -> (b, c, n), or on an early exit the hidden states (b, prepended + t, d)."""
+        self._check_input(x)
+        x, t = x.to(self.dtype), t.to(self.dtype)
+        timestep = self.to_timestep_embed(self.timestep_features(t[:, None]))  # (b, d)
+        global_embed, prepend, prepend_mask = given.global_embed, given.prepend, given.prepend_mask
+
+        if given.input_concat is not None:
+            x = torch.cat([x, given.input_concat], dim=1)
+        if self.timestep_cond_type == "input_concat":
+            x = torch.cat([x, timestep[..., None].expand(-1, -1, x.shape[-1])], dim=1)
+        else:
+            global_embed = timestep if global_embed is None else global_embed + timestep
+        if self.global_cond_type == "prepend" and global_embed is not None:
+            prepend = _append(prepend, global_embed[:, None])
+            prepend_mask = None if prepend_mask is None else F.pad(prepend_mask, (0, 1), value=True)
+
+        x = x + self.preprocess_conv(x)
+        result = self.transformer.run(
+            rearrange(x, "b c (t p) -> b t (c p)", p=self.patch_size),
+            prepend_embeds=prepend,
+            prepend_mask=prepend_mask,
+            mask=given.mask,
+            global_cond=global_embed if self.global_cond_type == "adaLN" else None,
+            context=given.context,
+            context_mask=given.context_mask,
+            context_key_values=given.key_values,
+            rotary=given.rotary,
+            keep_hidden_states=keep_hidden_states,
+            use_checkpointing=use_checkpointing,
+            exit_layer_ix=exit_layer_ix,
+        )
+        if exit_layer_ix is not None:
+            return result
+        tokens = result.output if prepend is None else result.output[:, prepend.shape[1] :]
+        x = rearrange(tokens, "b t (c p) -> b c (t p)", p=self.patch_size)
+        return TransformerOutput(x + self.postprocess_conv(x), result.hidden_states)
+
+    def _prepended(self, projected: Projected) -> int:
+        """Tokens before those of x."""
+        carries_global = self.timestep_cond_type == "global" or projected.global_embed is not None
+        conditions = 0 if projected.prepend is None else projected.prepend.shape[1]
+        return conditions + (self.global_cond_type == "prepend" and carries_global)
+
+    def _token_mask(self, mask: Tensor | None) -> Tensor | None:
+        """A token is real if any of its frames is."""
+        return None if mask is None else rearrange(mask, "b (t p) -> b t p", p=self.patch_size).any(dim=-1)
+
+    def _check_input(self, x: Tensor) -> None:
+        if x.ndim != 3 or x.shape[1] != self.io_channels:
+            raise ValueError(f"input of shape {tuple(x.shape)}; expected (batch, {self.io_channels} channels, frames)")
+        if x.shape[-1] % self.patch_size:
+            below = x.shape[-1] // self.patch_size * self.patch_size
+            raise ValueError(
+                f"input of {x.shape[-1]} frames; patch_size is {self.patch_size}, so use {below} or "
+                f"{below + self.patch_size}"
+            )
+
+    def _check_conditions(self, given: Conditions) -> None:
+        """Every condition has the width that the config announced; only cross-attention tokens may be left out."""
+        announced = {
+            "cross_attn": ("cond_token_dim", self.cond_token_dim, -1),
+            "global_embed": ("global_cond_dim", self.global_cond_dim, -1),
+            "prepend": ("prepend_cond_dim", self.prepend_cond_dim, -1),
+            "input_concat": ("input_concat_dim", self.given_channels, 1),
+        }
+        for name, (key, width, axis) in announced.items():
+            tensor = getattr(given, name)
+            if tensor is not None and tensor.shape[axis] != width:
+                raise ValueError(f"{key} is {width}, and a condition of width {tensor.shape[axis]} was given")
+        if given.input_concat is None and self.given_channels:
+            raise ValueError(f"input_concat_dim is {self.given_channels}, and no such condition was given")
+
+
+def _projection(dim_in: int, dim_out: int, bias: bool = False) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim_in, dim_out, bias=bias), nn.SiLU(), nn.Linear(dim_out, dim_out, bias=bias))
+
+
+def _zero_convolution(channels: int) -> nn.Conv1d:
+    conv = nn.Conv1d(channels, channels, 1, bias=False)
+    nn.init.zeros_(conv.weight)
+    return conv
+
+
+def _append(tokens: Tensor | None, more: Tensor) -> Tensor:
+    return more if tokens is None else torch.cat([tokens, more], dim=1)
+
+
+def _stretch(x: Tensor | None, length: int) -> Tensor | None:
+    return x if x is None or x.shape[-1] == length else F.interpolate(x, length, mode="nearest")
+
+
+def _seen(mask: Tensor | None) -> Tensor | None:
+    """A condition without any real token is all padding: it is seen whole, since a softmax over nothing is not."""
+    return None if mask is None else mask | ~mask.any(dim=-1, keepdim=True)

@@ -1,0 +1,144 @@
+"""Patterns: the order in which a language model reads and writes codes (b, q, t) of several codebooks.
+
+A pattern gives every code a step of a sequence (b, q, s). Step 0 holds no codes, only mask tokens; so does, in each
+codebook, every step that no code is given. The model's output at a step predicts the next one. For q = 3, t = 4:
+
+    parallel     delay             unroll                          coarse_first
+    . 0 1 2 3    . 0 1 2 3 . .     . 0 . . 1 . . 2 . . 3 . .       . 0 1 2 3 . . . .
+    . 0 1 2 3    . . 0 1 2 3 .     . . 0 . . 1 . . 2 . . 3 .       . . . . . 0 1 2 3
+    . 0 1 2 3    . . . 0 1 2 3     . . . 0 . . 1 . . 2 . . 3       . . . . . 0 1 2 3
+
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+PatternName = Literal["delay", "parallel", "unroll", "musiclm", "coarse_first"]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """`steps` (q, t) is where each code stands; training reads the first `num_training_steps` of the `num_steps`."""
+
+    steps: Tensor
+    num_steps: int
+    num_training_steps: int
+
+    @property
+    def num_codebooks(self) -> int:
+        return self.steps.shape[0]
+
+    @property
+    def timesteps(self) -> int:
+        return self.steps.shape[1]
+
+    def first_step(self, time: int) -> int:
+        """The first step that holds a code of a frame."""
+        return int(self.steps[:, time].min())
+
+    def build_sequence(self, codes: Tensor, mask_token: int) -> Tensor:
+        """Codes (b, q, t) to the sequence (b, q, num_steps)."""
+        self._check(codes)
+        sequence = codes.new_full((*codes.shape[:2], self.num_steps), mask_token)
+        return sequence.scatter(-1, self._indices(codes), codes)
+
+    def revert_sequence(self, sequence: Tensor) -> Tensor:
+        """The sequence (b, q, num_steps) back to codes (b, q, t)."""
+        return sequence.gather(-1, self._indices(sequence))
+
+    def revert_logits(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (b, q, s, card) of the first steps to those of codes (b, q, t, card), and a mask (q, t).
+
+        The mask is False, and the logits NaN, where those steps do not predict the code.
+        """
+        predicted_at = self.steps.to(logits.device) - 1
+        mask = predicted_at < logits.shape[2] - 1
+        rows = predicted_at.clamp(max=logits.shape[2] - 1)[None, :, :, None].expand(len(logits), -1, -1, logits.shape[3])
+        return logits.gather(2, rows).masked_fill(~mask[None, :, :, None], float("nan")), mask
+
+    def _indices(self, like: Tensor) -> Tensor:
+        return self.steps.to(like.device).expand(like.shape[0], -1, -1)
+
+    def _check(self, codes: Tensor) -> None:
+        if codes.shape[1:] != self.steps.shape:
+            wanted = tuple(self.steps.shape)
+            raise ValueError(f"codes must be shaped (batch, codebooks, frames) = (b, {wanted[0]}, {wanted[1]}), got {tuple(codes.shape)}")
+
+
+def delay(num_codebooks: int, timesteps: int, delays: Sequence[int] | None = None) -> Pattern:
+    """Each codebook one step later than the one before it, or by `delays`."""
+    shifts = torch.arange(num_codebooks) if delays is None else torch.tensor(list(delays))
+    steps = 1 + shifts[:, None] + torch.arange(timesteps)
+    return Pattern(steps, 1 + timesteps + int(shifts.max()), 1 + timesteps)
+
+
+def parallel(num_codebooks: int, timesteps: int) -> Pattern:
+    """All codes of a frame in one step."""
+    return delay(num_codebooks, timesteps, [0] * num_codebooks)
+
+
+def unroll(num_codebooks: int, timesteps: int) -> Pattern:
+    """One code per step: the codes of a frame, then those of the next."""
+    return _flat(torch.arange(num_codebooks)[:, None] + num_codebooks * torch.arange(timesteps))
+
+
+def musiclm(num_codebooks: int, timesteps: int, group_by: int = 2) -> Pattern:
+    """One code per step: all frames of the first codebooks, `group_by` of them, then all frames of the next."""
+    codebook = torch.arange(num_codebooks)[:, None]
+    first = codebook // group_by * group_by
+    width = (num_codebooks - first).clamp(max=group_by)
+    return _flat(first * timesteps + width * torch.arange(timesteps) + codebook - first)
+
+
+def coarse_first(num_codebooks: int, timesteps: int, delays: Sequence[int] | None = None) -> Pattern:
+    """All frames of the first codebook, then the others side by side, or by `delays`.
+
+    What comes second knows all of the first codebook: generate as many frames as the model was trained on.
+    """
+    if num_codebooks == 1:
+        return parallel(1, timesteps)
+    fine = delay(num_codebooks - 1, timesteps, delays or [0] * (num_codebooks - 1))
+    coarse = parallel(1, timesteps)
+    return Pattern(
+        torch.cat([coarse.steps, fine.steps + timesteps]),
+        fine.num_steps + timesteps,
+        fine.num_training_steps + timesteps,
+    )
+
+
+def _flat(order: Tensor) -> Pattern:
+    length = 1 + order.numel()
+    return Pattern(1 + order, length, length)
+
+
+@dataclass(frozen=True)
+class PatternProvider:
+    """A pattern for any number of frames."""
+
+    layout: Callable[[int, int], Pattern]
+    num_codebooks: int
+
+    def get_pattern(self, timesteps: int) -> Pattern:
+        """The pattern of so many frames."""
+        return self.layout(self.num_codebooks, timesteps)
+
+
+_LAYOUTS: dict[str, Callable[[int, int], Pattern]] = {
+    "delay": delay,
+    "parallel": parallel,
+    "unroll": unroll,
+    "musiclm": musiclm,
+    "coarse_first": coarse_first,
+}
+assert set(_LAYOUTS) == set(get_args(PatternName))
+
+
+def pattern_by_name(name: str, num_codebooks: int) -> PatternProvider:
+    """The pattern that a config names."""
+    if name not in _LAYOUTS:
+        raise ValueError(f"codebook_pattern: no pattern named {name!r}; allowed: {', '.join(_LAYOUTS)}")
+    return PatternProvider(_LAYOUTS[name], num_codebooks)

@@ -1,0 +1,176 @@
+"""Models ready to use: from a config and a weight file, a folder, or the Hugging Face Hub."""
+
+import copy
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from stable_audio_tools.config import CheckpointError, load
+from stable_audio_tools.models.checkpoints import StoredWeights, load_into, open_weights, parameters_on_meta
+from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME, WEIGHT_NAMES
+from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.system.devices import parse_dtype, pick_device
+
+logger = logging.getLogger(__name__)
+
+Device = str | torch.device | None
+DType = str | torch.dtype | None
+
+
+def load_model(
+    config: Mapping[str, Any] | str | Path | None,
+    weights: str | Path | StoredWeights,
+    device: Device = None,
+    dtype: DType = None,
+    *,
+    ema: bool | None = False,
+    partial: bool = False,
+) -> nn.Module:
+    """Build a model and load its weights, in a fraction of the time and memory of a build followed by a load.
+
+    `config`: dict, path, or None to take the one stored with the weights. `device`: None is the CPU, where weights stay
+    mapped from the file until they are touched. `dtype`: None keeps the types that the model is built with. `ema` and
+    `partial` as in `load_into`; a partial load initialises the rest as a new model. The model is in eval mode.
+    """
+    stored = weights if isinstance(weights, StoredWeights) else open_weights(weights)
+    model_config = fit_config(_config_of(config, stored), stored)
+    place = torch.device("cpu") if device is None else pick_device(device)
+    precision = None if dtype is None else parse_dtype(dtype)
+    if partial:
+        model = create_model_from_config(model_config)
+    else:
+        with parameters_on_meta():
+            model = create_model_from_config(model_config)
+    load_into(model, stored, partial=partial, ema=ema, device=place, dtype=precision)
+    _refuse_empty(model, stored)
+    return model.to(device=place, dtype=precision).eval()
+
+
+def get_pretrained_model(
+    name: str | Path,
+    *,
+    device: Device = None,
+    dtype: DType = None,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A model and its config, from a local folder or a Hugging Face repository (`stabilityai/stable-audio-open-1.0`).
+
+    Both hold `model_config.json` beside `model.safetensors` (preferred, also in shards) or `model.ckpt`. What was
+    downloaded before is used without asking the network; `revision` picks another version.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / CONFIG_NAME).exists():
+            raise CheckpointError(
+                f"{folder}: no {CONFIG_NAME} in this folder; a model folder holds it beside its weights"
+            )
+        config_path, weights_path = folder / CONFIG_NAME, folder
+    else:
+        config_path, weights_path = _from_hub(str(name), revision, cache_dir)
+    stored = open_weights(weights_path)
+    config = fit_config(load(config_path), stored)
+    return load_model(config, stored, device, dtype), config
+
+
+def fit_config(config: Mapping[str, Any], stored: StoredWeights) -> dict[str, Any]:
+    """The config that these weights were trained with, where they tell that it left something unsaid."""
+    fitted = copy.deepcopy(dict(config))
+    options = fitted.get("model")
+    for key in ("diffusion", "config"):
+        options = options.get(key, options) if isinstance(options, dict) else None
+    per_layer = any(name.endswith(".to_scale_shift_gate.1.weight") for name in stored.tensors)
+    if per_layer and isinstance(options, dict) and options.get("global_cond_type") == "adaLN":
+        options.setdefault("adaln_layout", "per_layer")
+        logger.info("%s has one adaLN projection per layer, as releases before 0.0.17 wrote", stored.name)
+    return fitted
+
+
+def _config_of(config: Mapping[str, Any] | str | Path | None, stored: StoredWeights) -> Mapping[str, Any]:
+    if isinstance(config, Mapping):
+        return config
+    if config is not None:
+        return load(config)
+    if stored.model_config is None:
+        raise CheckpointError(f"{stored.path}: no model config is stored with these weights; give the config file too")
+    return stored.model_config
+
+
+def _refuse_empty(model: nn.Module, stored: StoredWeights) -> None:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    empty = [name for name, tensor in tensors if tensor.is_meta]
+    if empty:
+        raise CheckpointError(f"{stored.path}: gives no values for {empty[0]} and {len(empty) - 1} more tensors")
+
+
+def _from_hub(name: str, revision: str | None, cache_dir: str | Path | None) -> tuple[Path, Path]:
+    """Config and weights in the local cache, downloaded when they are not there yet."""
+    from huggingface_hub.utils import HFValidationError
+
+    try:
+        for where in ("cache", "network"):
+            config = _hub_file(name, CONFIG_NAME, revision, cache_dir, where)
+            if config is None:
+                continue
+            for filename in WEIGHT_NAMES:
+                weights = _hub_file(name, filename, revision, cache_dir, where)
+                if weights is not None:
+                    return config, _with_shards(name, weights, revision, cache_dir, where)
+    except HFValidationError:
+        raise CheckpointError(f"{name}: neither a folder here nor a name of the form 'owner/model'") from None
+    wanted = " or ".join(WEIGHT_NAMES)
+    raise CheckpointError(f"{name}: the repository on huggingface.co holds no {CONFIG_NAME} with {wanted}")
+
+
+def _with_shards(
+    name: str, weights: Path, revision: str | None, cache_dir: str | Path | None, where: Literal["cache", "network"]
+) -> Path:
+    if weights.name.endswith(".index.json"):
+        for shard in sorted(set(load(weights).get("weight_map", {}).values())):
+            if _hub_file(name, shard, revision, cache_dir, where) is None:
+                raise CheckpointError(f"{name}: {weights.name} names {shard!r}, which is not there")
+    return weights
+
+
+def _hub_file(
+    name: str, filename: str, revision: str | None, cache_dir: str | Path | None, where: Literal["cache", "network"]
+) -> Path | None:
+    """One file of a repository, or None where it has no such file (or the cache has not)."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub import utils as errors  # their one home in every release
+
+    page = f"https://huggingface.co/{name}"
+    try:
+        found = hf_hub_download(
+            name, filename, revision=revision, cache_dir=cache_dir, local_files_only=where == "cache"
+        )
+    except errors.LocalEntryNotFoundError as error:
+        if where == "cache":
+            return None
+        raise CheckpointError(
+            f"{name}: {filename} is not in the local cache and {page} cannot be reached; connect once to download "
+            f"it, or copy the repository into a folder and give that folder instead of the name ({_reason(error)})"
+        ) from None
+    except errors.EntryNotFoundError:
+        return None
+    except errors.GatedRepoError:
+        raise CheckpointError(
+            f"{name}: its authors ask for agreement first; accept the licence at {page}, then run: hf auth login"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise CheckpointError(f"{name}: no revision {revision!r}; see {page}/tree/main") from None
+    except errors.RepositoryNotFoundError:
+        raise CheckpointError(
+            f"{name}: neither a folder here nor a repository at {page}; if it is private, log in with: hf auth login"
+        ) from None
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise CheckpointError(f"{name}: {filename} could not be downloaded from {page} ({_reason(error)})") from error
+    return Path(found)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,21 @@
+"""Pretransforms: fixed steps between audio and the space of a model, under `{"pretransform": {"type": ...}}`."""
+
+from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
+from stable_audio_tools.models.pretransforms.base import Pretransform
+from stable_audio_tools.models.pretransforms.patched import PatchedPretransform
+from stable_audio_tools.models.pretransforms.pqmf import PQMFPretransform
+from stable_audio_tools.models.pretransforms.pretrained import (
+    AudiocraftCompressionPretransform,
+    PretrainedDACPretransform,
+)
+from stable_audio_tools.models.pretransforms.wavelet import WaveletPretransform
+
+__all__ = [
+    "AudiocraftCompressionPretransform",
+    "AutoencoderPretransform",
+    "PQMFPretransform",
+    "PatchedPretransform",
+    "PretrainedDACPretransform",
+    "Pretransform",
+    "WaveletPretransform",
+]

@@ -1,0 +1,110 @@
+"""A whole autoencoder as a pretransform: the first stage of latent diffusion and of language models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.config import Part, Runtime, register
+from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
+from stable_audio_tools.models.bottleneck import DiscreteBottleneck
+from stable_audio_tools.models.pretransforms.base import Pretransform, facts
+
+
+class AutoencoderPretransform(Pretransform):
+    """Latents of an autoencoder, divided by `scale`."""
+
+    def __init__(
+        self,
+        model: AudioAutoencoder,
+        scale: float = 1.0,
+        model_half: bool = False,
+        iterate_batch: bool | int = False,
+        chunked: bool = False,
+    ) -> None:
+        super().__init__(enable_grad=False, io_channels=model.io_channels, is_discrete=model.is_discrete)
+        self.model = model
+        self.model.requires_grad_(False).eval()
+        self.scale = scale
+        self.model_half = model_half
+        self.iterate_batch = iterate_batch
+        self.chunked = chunked
+        self.sample_rate = model.sample_rate
+        self.downsampling_ratio = model.downsampling_ratio
+        self.encoded_channels = model.latent_dim
+        self.num_quantizers = getattr(model.bottleneck, "num_quantizers", None)
+        self.codebook_size = getattr(model.bottleneck, "codebook_size", None)
+        if model_half:
+            self.model.half()
+
+    def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """Audio (b, c, n) to latents (b, d, t); keywords go to the autoencoder's `encode_audio`."""
+        encoded = self.model.encode_audio(self._enter(x), **self._ways(kwargs))
+        return self._leave(encoded) / self.scale
+
+    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
+        """Latents (b, d, t) to audio (b, c, n); keywords go to the autoencoder's `decode_audio`."""
+        return self._leave(self.model.decode_audio(self._enter(z * self.scale), **self._ways(kwargs)))
+
+    def tokenize(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """Audio (b, c, n) to codes (b, q, t), whatever the layout of the bottleneck; keywords go to `encode`."""
+        if not self.is_discrete:
+            return super().tokenize(x)
+        _, info = self.model.encode(self._enter(x), return_info=True, **kwargs)
+        return self._bottleneck.tokens(info)
+
+    def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
+        """Codes (b, q, t) to audio (b, c, n); keywords go to the autoencoder's `decode`."""
+        if not self.is_discrete:
+            return super().decode_tokens(tokens)
+        codes = tokens if self._bottleneck.codebooks_first else tokens.mT
+        return self._leave(self.model.decode_tokens(codes, **kwargs))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Weights of the autoencoder alone, as `unwrap_model.py` saves them."""
+        return self.model.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    @property
+    def _bottleneck(self) -> DiscreteBottleneck:
+        assert isinstance(self.model.bottleneck, DiscreteBottleneck)
+        return self.model.bottleneck
+
+    def _ways(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        return {"chunked": self.chunked, "iterate_batch": self.iterate_batch, **kwargs}
+
+    def _enter(self, x: Tensor) -> Tensor:
+        """In the precision of the weights, which loading or casting may have changed."""
+        weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+        if weight is None or torch.is_autocast_enabled(x.device.type):
+            return x
+        return x.to(weight.dtype)
+
+    def _leave(self, x: Tensor) -> Tensor:
+        return x.float() if self.model_half else x
+
+
+def _facts(config: Any) -> dict[str, Any]:
+    bottleneck = {} if config.bottleneck is None else config.bottleneck.facts
+    codes = (bottleneck["num_quantizers"], bottleneck["codebook_size"]) if bottleneck.get("is_discrete") else None
+    return facts(
+        io_channels=config.io_channels,
+        encoded_channels=config.latent_dim,
+        downsampling_ratio=config.downsampling_ratio,
+        codes=codes,
+    )
+
+
+@register("pretransform", "autoencoder", body=("model", "autoencoder"), facts=_facts)
+def build_autoencoder_pretransform(
+    config: Part,
+    *,
+    scale: Runtime[float] = 1.0,
+    model_half: Runtime[bool] = False,
+    iterate_batch: Runtime[bool | int] = False,
+    chunked: Runtime[bool] = False,
+    sample_rate: Runtime[int],
+) -> AutoencoderPretransform:
+    """The latents of an autoencoder."""
+    model = config.build(sample_rate=sample_rate)
+    return AutoencoderPretransform(model, scale, model_half, iterate_batch, chunked)

@@ -1,0 +1,167 @@
+"""Multi-head attention: projections, norms of queries and keys, rotary positions. The kernel is backends.py's."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stable_audio_tools.models.transformer.backends import Reach, attention_backend
+from stable_audio_tools.models.transformer.cache import KeyValue, LayerCache
+from stable_audio_tools.models.transformer.norms import DynamicTanh
+from stable_audio_tools.models.transformer.rotary import Rotary, rotate
+
+QKNorm = Literal["none", "l2", "ln", "dyt"]
+
+
+class Attention(nn.Module):
+    """Self-attention, or with `dim_context` cross-attention.
+
+    A context narrower than the queries has fewer key-value heads, each shared by a group of query heads. Differential
+    attention (after Ye et al. 2024) subtracts a second attention map: its heads follow the first's, on the head axis.
+    """
+
+    is_cross: bool
+
+    def __init__(
+        self,
+        dim: int,
+        dim_heads: int = 64,
+        dim_context: int | None = None,
+        *,
+        qk_norm: QKNorm | bool = "none",
+        differential: bool = False,
+        feat_scale: bool = False,
+        causal: bool = False,
+        zero_init_output: bool = True,
+    ) -> None:
+        super().__init__()
+        dim_kv = dim if dim_context is None else dim_context
+        _check_heads(dim, dim_kv, dim_heads)
+        self.dim = dim
+        self.dim_heads = dim_heads
+        self.num_heads = dim // dim_heads
+        self.kv_heads = dim_kv // dim_heads
+        self.causal = causal
+        self.differential = differential
+        self.feat_scale = feat_scale
+        maps = 2 if differential else 1
+        if dim_context is None:
+            self.to_qkv = nn.Linear(dim, dim * (2 * maps + 1), bias=False)
+        else:
+            self.to_q = nn.Linear(dim, dim * maps, bias=False)
+            self.to_kv = nn.Linear(dim_kv, dim_kv * (maps + 1), bias=False)
+        self.is_cross = dim_context is not None
+        self.to_out = nn.Linear(dim, dim, bias=False)
+        if zero_init_output:
+            nn.init.zeros_(self.to_out.weight)
+        self.qk_norm = _norm_name(qk_norm)
+        if self.qk_norm == "ln":
+            self.q_norm: nn.Module = nn.LayerNorm(dim_heads, eps=1e-6)
+            self.k_norm: nn.Module = nn.LayerNorm(dim_heads, eps=1e-6)
+        elif self.qk_norm == "dyt":
+            self.q_norm, self.k_norm = DynamicTanh(dim_heads), DynamicTanh(dim_heads)
+        if feat_scale:
+            self.lambda_dc = nn.Parameter(torch.zeros(dim))
+            self.lambda_hf = nn.Parameter(torch.zeros(dim))
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        rotary_pos_emb: Rotary | None = None,
+        causal: bool | None = None,
+        *,
+        mask: Tensor | None = None,
+        sliding_window: tuple[int, int] | list[int] | None = None,
+        key_value: KeyValue | None = None,
+        past: LayerCache | None = None,
+    ) -> Tensor:
+        """x (b, n, d), context (b, s, c) -> (b, n, d)
+
+        `mask` (b, keys) is True at keys that may be seen. `key_value` stands for a context projected before
+        (`project_context`). `past` takes this call's keys and values and gives back all so far.
+        """
+        if self.is_cross:
+            q = self._normalise_queries(self._heads(self.to_q(x).chunk(2 if self.differential else 1, dim=-1)))
+            kv = self.project_context(x if context is None else context) if key_value is None else key_value
+        else:
+            q, kv = self._project_self(x)
+        if rotary_pos_emb is not None:
+            q, kv = rotate(q, rotary_pos_emb), KeyValue(rotate(kv.key, rotary_pos_emb), kv.value)
+        if past is not None:
+            kv = past.append(kv)
+        causal = self.causal if causal is None else causal
+        reach = Reach.of(causal, sliding_window, first=0 if self.is_cross and causal else None)
+        out = attention_backend().attend(q, kv.key, kv.value, reach, mask)
+        if self.differential:
+            first, second = out.chunk(2, dim=1)
+            out = first - second
+        out = self.to_out(out.transpose(1, 2).flatten(2))
+        return self._rescale_features(out) if self.feat_scale else out
+
+    def project_context(self, context: Tensor) -> KeyValue:
+        """Keys and values of a context (b, s, c), for any number of calls."""
+        parts = self.to_kv(context).chunk(3 if self.differential else 2, dim=-1)
+        key, value = self._heads(parts[:-1]), self._heads(parts[-1:])
+        return self._finish(key, value)
+
+    def _project_self(self, x: Tensor) -> tuple[Tensor, KeyValue]:
+        if self.differential:
+            q, k, v, q_second, k_second = self.to_qkv(x).chunk(5, dim=-1)
+            queries, keys = self._heads((q, q_second)), self._heads((k, k_second))
+        else:
+            q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+            queries, keys = self._heads((q,)), self._heads((k,))
+        return self._normalise_queries(queries), self._finish(keys, self._heads((v,)))
+
+    def _heads(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """[(b, n, h * d)] -> (b, maps * h, n, d)"""
+        split = [part.unflatten(-1, (-1, self.dim_heads)).transpose(1, 2) for part in parts]
+        return split[0] if len(split) == 1 else torch.cat(split, dim=1)
+
+    def _finish(self, key: Tensor, value: Tensor) -> KeyValue:
+        """Normalised keys, and as many heads of both as there are query heads."""
+        if self.qk_norm == "l2":
+            key = F.normalize(key, dim=-1)
+        elif self.qk_norm != "none":
+            key = self.k_norm(key).to(key.dtype)
+        if self.kv_heads != self.num_heads:
+            group = self.num_heads // self.kv_heads
+            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+        return KeyValue(key, torch.cat([value, value], dim=1) if self.differential else value)
+
+    def _normalise_queries(self, q: Tensor) -> Tensor:
+        if self.qk_norm == "l2":
+            return F.normalize(q, dim=-1)
+        return q if self.qk_norm == "none" else self.q_norm(q).to(q.dtype)
+
+    def _rescale_features(self, x: Tensor) -> Tensor:
+        """Weigh the mean over time and the deviations from it (Wang et al. 2022, "FeatScale")."""
+        mean = x.mean(dim=1, keepdim=True)
+        return x + self.lambda_dc * mean + self.lambda_hf * (x - mean)
+
+
+def _norm_name(given: QKNorm | bool) -> QKNorm:
+    """Configs of friendly-stable-audio-tools say true for what is "l2" here."""
+    name: QKNorm = ("l2" if given else "none") if isinstance(given, bool) else given
+    if name not in ("none", "l2", "ln", "dyt"):
+        raise ValueError(f"qk_norm is {given!r}; allowed: none, l2, ln, dyt")
+    return name
+
+
+def _check_heads(dim: int, dim_kv: int, dim_heads: int) -> None:
+    if dim % dim_heads:
+        raise ValueError(f"width {dim} does not divide into heads of {dim_heads} channels")
+    if dim_kv % dim_heads or (dim // dim_heads) % max(1, dim_kv // dim_heads):
+        allowed = map(str, context_widths(dim, dim_heads))
+        raise ValueError(
+            f"a context of width {dim_kv} does not fit {dim // dim_heads} heads of {dim_heads} channels: its heads "
+            f"must divide theirs; allowed widths: {', '.join(allowed)}"
+        )
+
+
+def context_widths(dim: int, dim_heads: int) -> list[int]:
+    """Widths that a context may have."""
+    heads = dim // dim_heads
+    return [dim_heads * n for n in range(1, heads + 1) if heads % n == 0]

@@ -1,0 +1,57 @@
+"""Normalisation and scaling of channels."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerNorm(nn.Module):
+    """Layer norm whose offset is trained only on request; gain and offset are in every state dict either way."""
+
+    gamma: Tensor
+    beta: Tensor
+
+    def __init__(
+        self, dim: int, bias: bool = False, fix_scale: bool = False, force_fp32: bool = False, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.force_fp32 = force_fp32
+        self._hold("gamma", torch.ones(dim), trained=not fix_scale)
+        self._hold("beta", torch.zeros(dim), trained=bias)
+
+    def _hold(self, name: str, value: Tensor, trained: bool) -> None:
+        if trained:
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1:]
+        if self.force_fp32:
+            return F.layer_norm(x.float(), width, self.gamma.float(), self.beta.float(), self.eps).to(x.dtype)
+        return F.layer_norm(x, width, self.gamma, self.beta, self.eps)
+
+
+class DynamicTanh(nn.Module):
+    """tanh(alpha * x), scaled and shifted: a norm without statistics (Zhu et al. 2025, "Transformers without norm")."""
+
+    def __init__(self, dim: int, init_alpha: float = 10.0) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), init_alpha))
+        self.gamma = nn.Parameter(torch.ones(dim))
+        self.beta = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gamma * torch.tanh(self.alpha * x) + self.beta
+
+
+class LayerScale(nn.Module):
+    """A learned gain per channel that starts near zero (Touvron et al. 2021)."""
+
+    def __init__(self, dim: int, init_val: float = 1e-5) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((dim,), init_val))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * x

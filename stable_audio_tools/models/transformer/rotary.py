@@ -1,0 +1,102 @@
+"""Positions: rotary, absolute and sinusoidal. Rotary angles are computed in float32 whatever the model's dtype."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Rotary(NamedTuple):
+    """Cosine and sine of every angle, (positions, half of the rotated channels)."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+class RotaryEmbedding(nn.Module):
+    """Angles of rotary positions over the first `dim` channels of a head (Su et al. 2021)."""
+
+    inv_freq: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        use_xpos: bool = False,
+        scale_base: int = 512,
+        interpolation_factor: float = 1.0,
+        base: float = 10000,
+        base_rescale_factor: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if use_xpos:
+            raise ValueError("use_xpos: length-extrapolating rotary positions are not offered; leave it false")
+        if interpolation_factor < 1:
+            raise ValueError(f"interpolation_factor is {interpolation_factor}; it must be at least 1")
+        self.dim = dim
+        # NTK-aware rescaling of the base stretches the longest wavelength without touching the shortest.
+        self.base = base * base_rescale_factor ** (dim / (dim - 2)) if base_rescale_factor != 1 else base
+        self.interpolation_factor = interpolation_factor
+        self.register_buffer("inv_freq", self._frequencies())
+
+    def _frequencies(self, device: torch.device | None = None) -> Tensor:
+        return 1.0 / (self.base ** (torch.arange(0, self.dim, 2, device=device).float() / self.dim))
+
+    def forward_from_seq_len(self, seq_len: int, start: int = 0) -> Rotary:
+        """Angles of `seq_len` positions from `start` on."""
+        return self(torch.arange(start, start + seq_len, device=self.inv_freq.device))
+
+    def forward(self, positions: Tensor) -> Rotary:
+        # A cast of the whole module also casts this buffer, and half precision is too coarse for positions past 1000.
+        frequencies = self.inv_freq
+        if frequencies.dtype not in (torch.float32, torch.float64):
+            frequencies = self._frequencies(frequencies.device)
+        angles = (positions.to(frequencies.dtype) / self.interpolation_factor)[:, None] * frequencies
+        return Rotary(angles.cos(), angles.sin())
+
+
+def rotate(x: Tensor, rotary: Rotary) -> Tensor:
+    """Turn the first channels of each head; x (b, h, n, d) for n positions, the remaining channels stay as they are."""
+    cos, sin = rotary
+    half = cos.shape[-1]
+    dtype = torch.promote_types(x.dtype, cos.dtype)
+    turned = x[..., : 2 * half].to(dtype)
+    first, second = turned[..., :half], turned[..., half:]
+    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    return turned if x.shape[-1] == 2 * half else torch.cat([turned, x[..., 2 * half :]], dim=-1)
+
+
+class ScaledSinusoidalEmbedding(nn.Module):
+    """Sines and cosines of the position, times a learned scale: (b, n, d) -> (n, d)."""
+
+    def __init__(self, dim: int, theta: float = 10000) -> None:
+        super().__init__()
+        if dim % 2:
+            raise ValueError(f"sinusoidal positions need an even width, got {dim}")
+        self.num_frequencies = dim // 2
+        self.theta = theta
+        self.scale = nn.Parameter(torch.full((1,), dim**-0.5))
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        steps = torch.arange(self.num_frequencies, device=x.device).float() / self.num_frequencies
+        positions = torch.arange(start, start + x.shape[1], device=x.device)
+        angles = positions[:, None] * self.theta**-steps
+        return torch.cat([angles.sin(), angles.cos()], dim=-1) * self.scale
+
+
+class AbsolutePositionalEmbedding(nn.Module):
+    """A learned vector per position: (b, n, d) -> (n, d)."""
+
+    def __init__(self, dim: int, max_seq_len: int) -> None:
+        super().__init__()
+        self.scale = dim**-0.5
+        self.max_seq_len = max_seq_len
+        self.emb = nn.Embedding(max_seq_len, dim)
+
+    def forward(self, x: Tensor, start: int = 0) -> Tensor:
+        end = start + x.shape[1]
+        if end > self.max_seq_len:
+            raise ValueError(
+                f"sequence of {end} positions, with prepended and memory tokens; the learned positions "
+                f"(abs_pos_emb_max_length) end at {self.max_seq_len}"
+            )
+        return self.emb.weight[start:end] * self.scale

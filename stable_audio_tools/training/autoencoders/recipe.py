@@ -1,0 +1,182 @@
+"""What an autoencoder is trained on: the `loss_configs` section, and the losses it asks for."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from stable_audio_tools.config import Kind, Part, validate
+from stable_audio_tools.models.bottleneck import (
+    DACRVQBottleneck,
+    DACRVQVAEBottleneck,
+    RVQBottleneck,
+    RVQVAEBottleneck,
+    VAEBottleneck,
+    WassersteinBottleneck,
+)
+from stable_audio_tools.training.losses import L1Loss, LossModule, LossWithTarget, MSELoss, ValueLoss
+from stable_audio_tools.training.losses.auraloss import MultiResolutionSTFTLoss, stereo_terms
+from stable_audio_tools.training.losses.features import HubertLoss
+from stable_audio_tools.training.losses.mel import MelSpectrogramLoss
+
+_SCALES = (2048, 1024, 512, 256, 128, 64, 32)
+_HOPS = tuple(size // 4 for size in _SCALES)
+Weight = Annotated[float, Field(ge=0)]
+Decay = Annotated[float, Field(gt=0, le=1, description="factor on the weight after every step")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectral:
+    """Multi-resolution STFT distance; `config` is that of `MultiResolutionSTFTLoss`."""
+
+    weights: dict[str, Weight] = dataclasses.field(default_factory=lambda: {"mrstft": 1.0})
+    config: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {
+            "fft_sizes": list(_SCALES),
+            "hop_sizes": list(_HOPS),
+            "win_lengths": list(_SCALES),
+            "perceptual_weighting": True,
+        }
+    )
+    type: Literal["mrstft"] = "mrstft"
+    decay: Decay = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Time:
+    """Mean absolute (`l1`) and squared (`l2`) difference of samples."""
+
+    weights: dict[str, Weight] = dataclasses.field(default_factory=dict)
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    type: Literal["l1", "l2"] = "l1"
+    decay: Decay = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """A loss that is off unless its weight is above 0."""
+
+    weights: dict[str, Weight] = dataclasses.field(default_factory=dict)
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    type: str = ""
+    decay: Decay = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfigs:
+    """The losses of a run; without `discriminator` there is no adversarial game."""
+
+    spectral: Spectral = Spectral()
+    time: Time = Time()
+    discriminator: Annotated[Part | None, Kind("discriminator")] = None
+    mrmel: Extra = Extra()
+    hubert: Extra = Extra()
+    bottleneck: Extra = Extra()
+
+
+def default_loss_configs() -> LossConfigs:
+    """The published default: an EnCodec discriminator and spectra at the same seven scales."""
+    config = {"filters": 32, "n_ffts": list(_SCALES), "hop_lengths": list(_HOPS), "win_lengths": list(_SCALES)}
+    weights = {"adversarial": 0.1, "feature_matching": 5.0}
+    node = {"type": "encodec", "config": config, "weights": weights}
+    return LossConfigs(discriminator=validate("discriminator", node, "training.loss_configs.discriminator"))
+
+
+class SpectralDistance(nn.Module):
+    """Spectral distances of a reconstruction: of stereo's sum and difference, and of each side, from one transform.
+
+    The reconstruction stands where the loss expects its reference: published models were trained so.
+    """
+
+    def __init__(self, channels: int, sample_rate: int, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        options = dict(config)
+        self.w_sum, self.w_diff = options.pop("w_sum", 1.0), options.pop("w_diff", 1.0)
+        self.stereo = channels == 2
+        self.mrstft = MultiResolutionSTFTLoss(sample_rate=sample_rate, **options)
+
+    def forward(self, decoded: Tensor, reals: Tensor) -> dict[str, Tensor]:
+        if not self.stereo:
+            return {"mrstft_loss": self.mrstft(reals, decoded)}
+        views = stereo_terms(self.mrstft, reals, decoded)
+        middle = (self.w_sum * views.sum + self.w_diff * views.difference) / 2
+        return {"mrstft_loss": middle, "stft_loss_left": views.left, "stft_loss_right": views.right}
+
+
+def generator_losses(
+    configs: LossConfigs, stereo: bool, sample_rate: int, bottleneck: nn.Module | None, teacher: bool
+) -> list[LossModule]:
+    """The terms that the autoencoder minimises, in the order of published checkpoints."""
+    return [
+        *_adversarial(configs),
+        *(_distillation(configs.spectral) if teacher else _reconstruction(configs.spectral, stereo)),
+        *_perceptual(configs, sample_rate),
+        *_time(configs.time),
+        *bottleneck_losses(bottleneck, configs.bottleneck.weights),
+    ]
+
+
+def _adversarial(configs: LossConfigs) -> Iterator[LossModule]:
+    if configs.discriminator is not None:
+        weights = configs.discriminator.siblings.weights
+        yield ValueLoss("loss_adv", "loss_adv", weights.get("adversarial", 1.0))
+        yield ValueLoss("feature_matching_distance", "feature_matching_loss", weights.get("feature_matching", 1.0))
+
+
+def _reconstruction(spectral: Spectral, stereo: bool) -> Iterator[LossModule]:
+    weight, decay = spectral.weights.get("mrstft", 1.0), spectral.decay
+    yield ValueLoss("mrstft_loss", "mrstft_loss", weight, decay)
+    if stereo:
+        yield ValueLoss("stft_loss_left", "stft_loss_left", weight / 2, decay)
+        yield ValueLoss("stft_loss_right", "stft_loss_right", weight / 2, decay)
+
+
+def _distillation(spectral: Spectral) -> Iterator[LossModule]:
+    """Latents like the teacher's, and each side's latents decoded by the other."""
+    weight, decay = spectral.weights.get("mrstft", 1.0) / 4, spectral.decay
+    yield MSELoss("teacher_latents", "latents", weight, name="latent_distill_loss", decay=decay)
+    for name in ("mrstft_loss", *DISTILLED_PAIRS):
+        yield ValueLoss(name, name, weight, decay)
+
+
+# name of the term -> (what was decoded, what it is held against)
+DISTILLED_PAIRS: dict[str, tuple[str, str]] = {
+    "mrstft_loss_distill": ("decoded", "teacher_decoded"),
+    "mrstft_loss_own_latents_teacher": ("own_latents_teacher_decoded", "reals"),
+    "mrstft_loss_teacher_latents_own": ("teacher_latents_own_decoded", "reals"),
+}
+
+
+def _perceptual(configs: LossConfigs, sample_rate: int) -> Iterator[LossModule]:
+    if (weight := configs.mrmel.weights.get("mrmel", 0.0)) > 0:
+        mel = MelSpectrogramLoss(sample_rate, **configs.mrmel.config)
+        yield LossWithTarget(mel, "reals", "decoded", name="mrmel_loss", weight=weight, decay=configs.mrmel.decay)
+    if (weight := configs.hubert.weights.get("hubert", 0.0)) > 0:
+        features = HubertLoss(sample_rate=sample_rate, **configs.hubert.config)
+        yield LossWithTarget(
+            features, "decoded", "reals", name="hubert_loss", weight=weight, decay=configs.hubert.decay
+        )
+
+
+def _time(time: Time) -> Iterator[LossModule]:
+    if (weight := time.weights.get("l1", 0.0)) > 0:
+        yield L1Loss("reals", "decoded", weight, name="l1_time_loss", decay=time.decay)
+    if (weight := time.weights.get("l2", 0.0)) > 0:
+        yield MSELoss("reals", "decoded", weight, name="l2_time_loss", decay=time.decay)
+
+
+def bottleneck_losses(bottleneck: nn.Module | None, weights: Mapping[str, float]) -> Sequence[LossModule]:
+    """The terms that a kind of bottleneck adds."""
+    losses: list[LossModule] = []
+    if isinstance(bottleneck, VAEBottleneck | RVQVAEBottleneck | DACRVQVAEBottleneck):
+        losses.append(ValueLoss("kl", "kl_loss", weights.get("kl", 1e-6)))
+    if isinstance(bottleneck, RVQBottleneck | RVQVAEBottleneck):
+        losses.append(ValueLoss("quantizer_loss", "quantizer_loss"))
+    if isinstance(bottleneck, DACRVQBottleneck | DACRVQVAEBottleneck):
+        losses.append(ValueLoss("vq/codebook_loss", "codebook_loss"))
+        losses.append(ValueLoss("vq/commitment_loss", "commitment_loss", 0.25))
+    if isinstance(bottleneck, WassersteinBottleneck):
+        losses.append(ValueLoss("mmd", "mmd_loss", weights.get("mmd", 100.0)))
+    return losses

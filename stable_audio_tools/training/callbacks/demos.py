@@ -1,0 +1,106 @@
+"""Demos: what the model sounds like now, as files in the run folder and through the logger; never fatal."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from stable_audio_tools.data.audio_io import write
+from stable_audio_tools.data.pictures import latents_image, spectrogram_image
+from stable_audio_tools.system.seeds import seed_everything
+from stable_audio_tools.training import random_state
+from stable_audio_tools.training.loggers import log_audio, log_image
+
+logger = logging.getLogger(__name__)
+
+DEMO_SEED = 1234  # the same noise in every demo, so that what changes between two is the model
+
+
+class Demo(NamedTuple):
+    """One thing to hear or to see."""
+
+    name: str
+    audio: Tensor | None = None  # (c, n)
+    latents: Tensor | None = None  # (d, t)
+    caption: str = ""
+
+
+class DemoCallback(pl.Callback):
+    """Makes a demo at step 1 and then every `demo_every` steps."""
+
+    def __init__(
+        self, demo_every: int, sample_rate: int, folder: Path | None = None, loader: Iterable[Any] | None = None
+    ) -> None:
+        """`loader` gives the batch that a demo is made from; without it, that is the batch just trained on."""
+        self.demo_every, self.sample_rate, self.folder, self.loader = demo_every, sample_rate, folder, loader
+        self._last_step = -1
+        self._batch: Any = None
+
+    @abstractmethod
+    def make(self, trainer: pl.Trainer, module: Any, batch: Any) -> Iterator[Demo]:
+        """What to hear and to see, with the averaged weights in place."""
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if (step - 1) % self.demo_every == 0 and step != self._last_step:
+            self._last_step = step
+            self.run(trainer, pl_module, batch)
+
+    @torch.no_grad()
+    def run(self, trainer: pl.Trainer, module: Any, batch: Any) -> None:
+        """Make one demo now. A demo that fails is reported; training goes on."""
+        if not trainer.is_global_zero:
+            return
+        was_training = module.training
+        average = getattr(module, "weight_average", None)
+        with random_state.preserved(), average.swapped_in() if average is not None else nullcontext():
+            seed_everything(DEMO_SEED)
+            module.eval()
+            try:
+                for demo in self.make(trainer, module, self._held_out(batch)):
+                    self._keep(trainer, demo)
+            except Exception as error:  # whatever a demo does, the run outlives it
+                logger.warning("the demo at step %d failed: %s: %s", trainer.global_step, type(error).__name__, error)
+                logger.debug("the demo's traceback", exc_info=True)
+            finally:
+                module.train(was_training)
+
+    def _held_out(self, batch: Any) -> Any:
+        """The loader's first batch, the same in every demo."""
+        if self.loader is None:
+            return batch
+        if self._batch is None:
+            self._batch = next(iter(self.loader), batch)
+        return self._batch
+
+    def _keep(self, trainer: pl.Trainer, demo: Demo) -> None:
+        step = trainer.global_step
+        root = self.folder or Path(trainer.default_root_dir) / "demos"
+        folder = root / f"step_{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if demo.audio is not None:
+            audio = torch.nan_to_num(demo.audio.detach().float().cpu())
+            path = folder / f"{demo.name}.wav"
+            write(path, audio, self.sample_rate, clip=True)
+            log_audio(trainer.logger, f"demo/{demo.name}", path, self.sample_rate, step, demo.caption)
+            self._picture(trainer, f"{demo.name}_spectrogram", spectrogram_image(audio, self.sample_rate), folder)
+        if demo.latents is not None:
+            self._picture(trainer, f"{demo.name}_latents", latents_image(demo.latents), folder)
+
+    def _picture(self, trainer: pl.Trainer, name: str, picture: Any, folder: Path) -> None:
+        path = folder / f"{name}.png"
+        picture.save(path)
+        log_image(trainer.logger, f"demo/{name}", path, trainer.global_step)
+
+
+def repeated(conditions: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
+    """`count` conditions, going round those given."""
+    return [dict(conditions[index % len(conditions)]) for index in range(count)]

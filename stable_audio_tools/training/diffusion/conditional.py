@@ -1,0 +1,215 @@
+"""Training of conditional diffusion models, inpainting included."""
+
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from stable_audio_tools.config import Runtime, build, register
+from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.diffusion.objectives import corrupt
+from stable_audio_tools.models.inpainting import random_inpaint_mask
+from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses
+from stable_audio_tools.training.ema import WeightAverage
+from stable_audio_tools.training.losses import MSELoss, MultiLoss
+from stable_audio_tools.training.module import TrainingModule, padding_masks, unwrap_batch
+from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
+from stable_audio_tools.training.timesteps import TimestepLaw
+
+NOISE_LEVEL_BUCKETS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskOptions:
+    max_mask_segments: Annotated[int, Field(ge=1, description="most segments of a segmented mask")] = 10
+    mask_type_probabilities: Annotated[
+        tuple[float, float, float],
+        Field(description="how often a mask is segmented, full, or everything after a point"),
+    ] = (0.1, 0.8, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inpainting:
+    """What is hidden from a model that learns to fill in."""
+
+    mask_kwargs: MaskOptions = MaskOptions()
+
+
+class DiffusionCondTrainingWrapper(TrainingModule):
+    """Denoises latents at random noise levels, given conditions that are dropped at random for guidance."""
+
+    def __init__(
+        self,
+        model: ConditionedDiffusionModelWrapper,
+        lr: float | None = None,
+        mask_padding: bool = False,
+        mask_padding_dropout: float = 0.0,
+        use_ema: bool = True,
+        log_loss_info: bool = False,
+        optimizer_configs: Mapping[str, Any] | None = None,
+        pre_encoded: bool = False,
+        cfg_dropout_prob: float = 0.1,
+        timestep_sampler: str = "uniform",
+        timestep_sampler_options: Mapping[str, Any] | None = None,
+        validation_timesteps: Sequence[float] = VALIDATION_LEVELS,
+        p_one_shot: float = 0.0,
+        inpainting_config: Inpainting | None = None,
+    ) -> None:
+        super().__init__()
+        self.diffusion = model
+        self.diffusion_ema = WeightAverage(model.model) if use_ema else None
+        self.mask_padding, self.mask_padding_dropout = mask_padding, mask_padding_dropout
+        self.cfg_dropout_prob, self.p_one_shot = cfg_dropout_prob, p_one_shot
+        self.pre_encoded, self.log_loss_info = pre_encoded, log_loss_info
+        self.inpainting = inpainting_config
+        self.objective = model.diffusion_objective
+        law = {"type": timestep_sampler, "config": dict(timestep_sampler_options or {})}
+        self.timesteps: TimestepLaw = build("timestep_law", law, "training.timestep_sampler")
+        self.losses = MultiLoss([MSELoss("output", "targets", mask_key="padding_mask", name="mse_loss")])
+        self.optimizer_config = resolve_optimizer(optimizer_configs, "diffusion", lr, "Adam")
+        self.validation = NoiseLevelLosses(validation_timesteps)
+
+    @property
+    def weight_average(self) -> WeightAverage | None:
+        return self.diffusion_ema
+
+    @property
+    def exported(self) -> nn.Module:
+        return self.diffusion
+
+    def rank_state(self) -> dict[str, Any]:
+        return {"timesteps": self.timesteps.state_dict()}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        self.timesteps.load_state_dict(state["timesteps"])
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizer(self.optimizer_config, self.diffusion)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        audio, metadata = unwrap_batch(batch)
+        conditions = self.diffusion.conditioner(metadata, self.device)
+        clean = encode(self.diffusion, audio, self.pre_encoded)  # (b, d, t)
+        masks = padding_masks(metadata, clean.shape[2], clean.device)
+        t = self.draw_timesteps(clean)
+        noise = torch.randn_like(clean)
+        if self.inpainting is not None:
+            conditions = self._hide(conditions, clean, masks)
+
+        noisy, targets = corrupt(clean, noise, t, self.objective)
+        output = self.diffusion(noisy, t, cond=conditions, cfg_dropout_prob=self.cfg_dropout_prob)
+        loss, terms = self.losses({"output": output, "targets": targets, "padding_mask": self._loss_mask(masks)})
+
+        self.log_terms({"loss": loss, "std_data": clean.std(), "lr": self.learning_rate(), **terms})
+        if self.log_loss_info:
+            self._log_by_noise_level(output, targets, t)
+        return loss
+
+    def draw_timesteps(self, clean: Tensor) -> Tensor:
+        """Noise levels by the law, shifted for the length, some of them pure noise."""
+        t = self.timesteps.draw(clean.shape[0]).to(clean.device)
+        if self.diffusion.dist_shift is not None:
+            t = self.diffusion.dist_shift.time_shift(t, clean.shape[2])
+        if self.p_one_shot > 0:
+            t = torch.where(torch.rand_like(t) < self.p_one_shot, torch.ones_like(t), t)
+        return t
+
+    def _loss_mask(self, masks: Tensor | None) -> Tensor | None:
+        """Padding is left out of the loss, except now and then, so that silence is learnt too."""
+        if not self.mask_padding or masks is None or random.random() <= self.mask_padding_dropout:
+            return None
+        return masks
+
+    def _hide(self, conditions: dict[str, Any], clean: Tensor, masks: Tensor | None) -> dict[str, Any]:
+        assert self.inpainting is not None
+        real = masks if masks is not None else torch.ones_like(clean[:, 0], dtype=torch.bool)
+        options = dataclasses.asdict(self.inpainting.mask_kwargs)
+        kept, mask = random_inpaint_mask(clean, padding_masks=real, **options)
+        return {**conditions, "inpaint_mask": [mask], "inpaint_masked_input": [kept]}
+
+    def _log_by_noise_level(self, output: Tensor, targets: Tensor, t: Tensor) -> None:
+        losses = (output - targets).detach().float().square().mean((1, 2))
+        bucket = (t * NOISE_LEVEL_BUCKETS).long().clamp(max=NOISE_LEVEL_BUCKETS - 1)
+        for index in bucket.unique().tolist():
+            self.log(f"model/loss_all_{index / NOISE_LEVEL_BUCKETS:.1f}", losses[bucket == index].mean())
+
+    def on_before_zero_grad(self, *_: Any) -> None:
+        if self.diffusion_ema is not None:
+            self.diffusion_ema.update()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        audio, metadata = unwrap_batch(batch)
+        conditions = self.diffusion.conditioner(metadata, self.device)
+        clean = encode(self.diffusion, audio, self.pre_encoded)
+        if self.inpainting is not None:
+            nothing = torch.zeros_like(clean)
+            conditions = {**conditions, "inpaint_mask": [nothing[:, :1]], "inpaint_masked_input": [nothing]}
+        self.validation.add(clean, self.objective, batch_idx, lambda x, t: self.diffusion(x, t, cond=conditions))
+
+    def on_validation_epoch_end(self) -> None:
+        self.validation.report(self)
+
+
+def encode(model: Any, audio: Tensor, pre_encoded: bool) -> Tensor:
+    """What the diffusion model works on: latents `(b, d, t)`, or the audio itself where there is no pretransform."""
+    pretransform = model.pretransform
+    if pretransform is None:
+        return audio
+    if pre_encoded:
+        return audio / getattr(pretransform, "scale", 1.0)
+    with torch.set_grad_enabled(pretransform.enable_grad):
+        pretransform.train(pretransform.enable_grad)
+        encoded: Tensor = pretransform.encode(audio)
+    return encoded
+
+
+@register("training", "diffusion_cond", ignored=("loss_configs",))
+@register("training", "diffusion_cond_inpaint", ignored=("loss_configs",))
+def conditional_training(
+    learning_rate: Annotated[
+        float | None, Field(gt=0, description="rate of the optimiser, without optimizer_configs")
+    ] = None,
+    optimizer_configs: Annotated[dict[str, Any] | None, Field(description="optimiser and scheduler")] = None,
+    use_ema: Annotated[bool, Field(description="keep an average of the weights, and export it")] = True,
+    pre_encoded: Annotated[bool, Field(description="the data set holds latents")] = False,
+    cfg_dropout_prob: Annotated[float, Field(ge=0, le=1, description="how often conditions are dropped")] = 0.1,
+    mask_padding: Annotated[bool, Field(description="leave padding out of the loss")] = False,
+    mask_padding_dropout: Annotated[
+        float, Field(ge=0, le=1, description="how often padding is counted all the same")
+    ] = 0.0,
+    timestep_sampler: Annotated[
+        Literal["uniform", "logit_normal", "trunc_logit_normal", "log_snr"],
+        Field(description="law of the noise levels"),
+    ] = "uniform",
+    timestep_sampler_options: Annotated[dict[str, Any] | None, Field(description="options of that law")] = None,
+    p_one_shot: Annotated[float, Field(ge=0, le=1, description="how often the input is pure noise")] = 0.0,
+    inpainting: Annotated[Inpainting | None, Field(description="what is hidden, for models that fill in")] = None,
+    log_loss_info: Annotated[bool, Field(description="log the loss of ten bands of noise levels")] = False,
+    validation_timesteps: Annotated[list[float] | None, Field(description="noise levels of validation")] = None,
+    *,
+    model: Runtime[ConditionedDiffusionModelWrapper],
+    model_type: Runtime[str] = "diffusion_cond",
+) -> DiffusionCondTrainingWrapper:
+    """Denoising given conditions, with or without inpainting."""
+    if model_type == "diffusion_cond_inpaint" and inpainting is None:
+        inpainting = Inpainting()
+    return DiffusionCondTrainingWrapper(
+        model,
+        learning_rate,
+        mask_padding,
+        mask_padding_dropout,
+        use_ema,
+        log_loss_info,
+        optimizer_configs,
+        pre_encoded,
+        cfg_dropout_prob,
+        timestep_sampler,
+        timestep_sampler_options,
+        validation_timesteps or VALIDATION_LEVELS,
+        p_one_shot,
+        inpainting,
+    )

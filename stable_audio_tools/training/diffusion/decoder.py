@@ -1,0 +1,124 @@
+"""Training of diffusion autoencoders: an encoder, and a diffusion model that decodes."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stable_audio_tools.config import Runtime, build, register
+from stable_audio_tools.models.autoencoders import DiffusionAutoencoder
+from stable_audio_tools.models.diffusion.objectives import corrupt, predict_data
+from stable_audio_tools.training.autoencoders.recipe import LossConfigs, SpectralDistance, bottleneck_losses
+from stable_audio_tools.training.ema import WeightAverage
+from stable_audio_tools.training.losses import MSELoss, MultiLoss, ValueLoss
+from stable_audio_tools.training.module import TrainingModule, same_length, unwrap_batch
+from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
+from stable_audio_tools.training.timesteps import TimestepLaw
+
+_RECONSTRUCTION_WEIGHT = 0.1
+
+
+class DiffusionAutoencoderTrainingWrapper(TrainingModule):
+    """Denoises audio (or what the pretransform makes of it) given its own latents."""
+
+    def __init__(
+        self,
+        model: DiffusionAutoencoder,
+        lr: float | None = 1e-4,
+        use_reconstruction_loss: bool = False,
+        optimizer_configs: Mapping[str, Any] | None = None,
+        loss_config: LossConfigs | None = None,
+    ) -> None:
+        super().__init__()
+        self.diffae = model
+        self.diffae_ema = WeightAverage(model)
+        law: TimestepLaw = build("timestep_law", {"type": "uniform"})
+        self.timesteps = law
+        configs = loss_config or LossConfigs()
+        losses = [MSELoss("output", "targets", name="mse_loss")]
+        losses += bottleneck_losses(model.bottleneck, configs.bottleneck.weights)
+        self.spectral: SpectralDistance | None = None
+        if use_reconstruction_loss:
+            channels = model.pretransform.io_channels if model.pretransform is not None else model.io_channels
+            self.spectral = SpectralDistance(channels, model.sample_rate, configs.spectral.config)
+            losses.append(ValueLoss("mrstft_loss", "mrstft_loss", _RECONSTRUCTION_WEIGHT))
+        self.losses = MultiLoss(losses)
+        self.optimizer_config = resolve_optimizer(optimizer_configs, "diffusion", lr, "Adam")
+
+    @property
+    def weight_average(self) -> WeightAverage | None:
+        return self.diffae_ema
+
+    @property
+    def exported(self) -> nn.Module:
+        return self.diffae
+
+    def rank_state(self) -> dict[str, Any]:
+        return {"timesteps": self.timesteps.state_dict()}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        self.timesteps.load_state_dict(state["timesteps"])
+
+    def configure_optimizers(self) -> Any:
+        return configure_optimizer(self.optimizer_config, self.diffae)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        audio, _ = unwrap_batch(batch)
+        clean = audio
+        if self.diffae.pretransform is not None:
+            with torch.no_grad():
+                clean = self.diffae.pretransform.encode(audio)
+        latents, info = self.diffae.encode(clean, return_info=True, skip_pretransform=True)
+        t = self.timesteps.draw(clean.shape[0]).to(clean.device)
+        noisy, targets = corrupt(clean, torch.randn_like(clean), t, "v")
+        output = self.diffae.diffusion(noisy, t, input_concat_cond=self._guide(latents, clean.shape[2]))
+        info |= {"output": output, "targets": targets}
+        if self.spectral is not None:
+            decoded = predict_data(noisy, output, t, "v")
+            if self.diffae.pretransform is not None:
+                decoded = self.diffae.pretransform.decode(decoded)
+            info |= self.spectral(*same_length(decoded, audio))
+        loss, terms = self.losses(info)
+        stds = {"std_data": clean.std(), "latent_std": latents.std()}
+        self.log_terms({"loss": loss, **stds, "lr": self.learning_rate(), **terms})
+        return loss
+
+    def _guide(self, latents: Tensor, length: int) -> Tensor:
+        """What stands beside the noisy input: latents, through the decoder if there is one, at its length."""
+        if self.diffae.decoder is not None:
+            latents = self.diffae.decoder(latents)
+        return latents if latents.shape[2] == length else F.interpolate(latents, size=length, mode="nearest")
+
+    def on_before_zero_grad(self, *_: Any) -> None:
+        self.diffae_ema.update()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        audio, _ = unwrap_batch(batch)
+        clean = audio if self.diffae.pretransform is None else self.diffae.pretransform.encode(audio)
+        guide = self._guide(self.diffae.encode(clean, skip_pretransform=True), clean.shape[2])
+        t = torch.full((len(clean),), 0.5, device=clean.device)
+        noisy, target = corrupt(clean, torch.randn_like(clean), t, "v")
+        loss = F.mse_loss(self.diffae.diffusion(noisy, t, input_concat_cond=guide), target)
+        self.log("val/loss_0.5", loss, on_epoch=True, sync_dist=True, prog_bar=True, batch_size=len(audio))
+
+
+@register("training", "diffusion_autoencoder")
+def diffusion_autoencoder_training(
+    learning_rate: Annotated[
+        float | None, Field(gt=0, description="rate of the optimiser, without optimizer_configs")
+    ] = None,
+    optimizer_configs: Annotated[dict[str, Any] | None, Field(description="optimiser and scheduler")] = None,
+    use_reconstruction_loss: Annotated[bool, Field(description="also compare spectra of the decoded audio")] = False,
+    loss_configs: Annotated[
+        LossConfigs | None, Field(description="weights of bottleneck terms, options of spectra")
+    ] = None,
+    *,
+    model: Runtime[DiffusionAutoencoder],
+) -> DiffusionAutoencoderTrainingWrapper:
+    """Denoising given the audio's own latents."""
+    return DiffusionAutoencoderTrainingWrapper(
+        model, learning_rate, use_reconstruction_loss, optimizer_configs, loss_configs
+    )

@@ -1,0 +1,96 @@
+"""From the `training` section of a model config to the module that trains and the callback that makes demos."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stable_audio_tools.config import ConfigError, Part, components
+from stable_audio_tools.config.parts import as_error, examine_body, place
+from stable_audio_tools.config.sentences import Problem, sentences, show
+from stable_audio_tools.training.callbacks.demos import DemoCallback
+from stable_audio_tools.training.module import TrainingModule
+
+
+class SharedKeys(BaseModel):
+    """Keys of `training` that every model type has."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    demo: Annotated[dict[str, Any] | None, Field(description="what is listened to during training")] = None
+    checkpoint: Annotated[
+        dict[str, Any] | None, Field(description="every_n_train_steps and save_top_k, where the flags do not say")
+    ] = None
+    tqdm: Annotated[dict[str, Any] | None, Field(description="refresh_rate of the progress bar")] = None
+    logging: Annotated[dict[str, Any] | None, Field(description="log_every: steps between logged values")] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSection:
+    """The checked `training` section."""
+
+    shared: SharedKeys
+    training: Part
+    demo: Part | None
+
+
+def check_training_config(model_config: Mapping[str, Any]) -> TrainingSection:
+    """Check the `training` section; every mistake is in the one ConfigError."""
+    model_type, section = model_config.get("model_type"), model_config.get("training")
+    if not isinstance(section, Mapping):
+        raise ConfigError(f"training: expected an object that says how to train the model, got {show(section)}")
+    if model_type not in components("training"):
+        raise ConfigError(
+            f"model_type: {show(model_type)} cannot be trained; known: {', '.join(components('training'))}"
+        )
+    tag = "arc" if "arc" in section else str(model_type)
+    common = {key: value for key, value in section.items() if key in SharedKeys.model_fields}
+    problems: list[Problem] = []
+    try:
+        shared = SharedKeys.model_validate(common)
+    except ValidationError as error:
+        problems += sentences(error, "training", SharedKeys)
+        shared = SharedKeys()
+    own = {key: value for key, value in section.items() if key not in common}
+    training, found = examine_body("training", tag, own, "training")
+    problems += found
+    demo = None
+    if shared.demo is not None:
+        demo, found = examine_body("demo", str(model_type), shared.demo, "training.demo")
+        problems += found
+    if problems or training is None:
+        raise as_error(problems)
+    place(training, "training", "training")
+    if demo is not None:
+        place(demo, "training.demo", "training.demo")
+    return TrainingSection(shared, training, demo)
+
+
+def create_training_wrapper_from_config(
+    model_config: Mapping[str, Any], model: Any, accum_batches: int = 1, gradient_clip_val: float = 0.0
+) -> TrainingModule:
+    """The Lightning module that trains `model` as the config's `training` section says."""
+    wrapper: TrainingModule = check_training_config(model_config).training.build(
+        model=model,
+        model_config=dict(model_config),
+        model_type=model_config["model_type"],
+        sample_rate=model_config["sample_rate"],
+        accum_batches=accum_batches,
+        gradient_clip_val=gradient_clip_val,
+    )
+    return wrapper
+
+
+def create_demo_callback_from_config(
+    model_config: Mapping[str, Any], demo_dl: Any = None, folder: Path | None = None
+) -> DemoCallback | None:
+    """The callback that makes demos as `training.demo` says; None where there is no such section."""
+    part = check_training_config(model_config).demo
+    if part is None:
+        return None
+    callback: DemoCallback = part.build(
+        sample_size=model_config["sample_size"], sample_rate=model_config["sample_rate"], folder=folder, demo_dl=demo_dl
+    )
+    return callback

@@ -1,0 +1,27 @@
+"""Losses of training: named modules, and spectral distances."""
+
+from stable_audio_tools.training.losses.modules import (
+    AuralossLoss,
+    L1Loss,
+    LossModule,
+    LossWithTarget,
+    MSELoss,
+    MultiLoss,
+    StereoImageLoss,
+    TargetValueLoss,
+    TimeDomainMMDLoss,
+    ValueLoss,
+)
+
+__all__ = [
+    "AuralossLoss",
+    "L1Loss",
+    "LossModule",
+    "LossWithTarget",
+    "MSELoss",
+    "MultiLoss",
+    "StereoImageLoss",
+    "TargetValueLoss",
+    "TimeDomainMMDLoss",
+    "ValueLoss",
+]

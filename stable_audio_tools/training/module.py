@@ -1,0 +1,94 @@
+"""What every training module shares: averaged weights, a state per process, an export."""
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.models.checkpoints import save_weights
+from stable_audio_tools.training.ema import WeightAverage
+
+
+class TrainingModule(pl.LightningModule):
+    """A LightningModule that says what is exported, what is averaged and what each process remembers."""
+
+    @property
+    def weight_average(self) -> WeightAverage | None:
+        """The averaged weights, where the run keeps them."""
+        return None
+
+    @property
+    def exported(self) -> nn.Module:
+        """The model that users get."""
+        raise NotImplementedError
+
+    def rank_state(self) -> dict[str, Any]:
+        """What this process remembers between steps beyond weights and optimisers."""
+        return {}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """Go on from a `rank_state`."""
+        assert not state
+
+    def export_model(self, path: str, use_safetensors: bool = False) -> None:
+        """Write the exported model's weights, averaged where the run keeps averages."""
+        target = Path(path).with_suffix(".safetensors" if use_safetensors else ".ckpt")
+        average = self.weight_average
+        with average.swapped_in() if average is not None else nullcontext():
+            save_weights(self.exported, target)
+
+    def on_validation_start(self) -> None:
+        """Validation judges what is exported: the averaged weights."""
+        if self.weight_average is not None:
+            self._swapped = self.weight_average.swapped_in()
+            self._swapped.__enter__()
+
+    def on_validation_end(self) -> None:
+        if self.weight_average is not None:
+            self._swapped.__exit__(None, None, None)
+
+    def learning_rate(self, index: int = 0) -> float:
+        """The rate that the optimiser uses now."""
+        return float(self.trainer.optimizers[index].param_groups[0]["lr"])
+
+    def log_terms(
+        self, terms: dict[str, Tensor | float], prefix: str = "train", bar: tuple[str, ...] = ("loss",)
+    ) -> None:
+        """Log values under a prefix; those named in `bar` also stand in the progress bar."""
+        for name, value in terms.items():
+            detached = value.detach() if isinstance(value, Tensor) else value
+            self.log(f"{prefix}/{name}", detached, prog_bar=name in bar, on_step=True)
+
+
+def trainable(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that an optimiser should get."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def unwrap_batch(batch: Any) -> tuple[Tensor, list[dict[str, Any]]]:
+    """`(audio, metadata)`, without the extra leading dimension that some loaders add."""
+    audio, metadata = batch
+    if audio.ndim == 4 and audio.shape[0] == 1:
+        audio = audio[0]
+    return audio, list(metadata)
+
+
+def padding_masks(metadata: list[dict[str, Any]], length: int, device: torch.device) -> Tensor | None:
+    """Which of `length` frames hold sound: (b, length) bool, or None where the loader gives no masks."""
+    if any("padding_mask" not in entry for entry in metadata):
+        return None
+    rows = []
+    for entry in metadata:
+        mask = entry["padding_mask"]
+        mask = mask[0] if isinstance(mask, list | tuple) else mask
+        rows.append(torch.as_tensor(mask, device=device).reshape(1, 1, -1).float())
+    return torch.cat([nn.functional.interpolate(row, size=length, mode="nearest")[:, 0] for row in rows]).bool()
+
+
+def same_length(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both cut to the shorter, on the last axis."""
+    length = min(a.shape[-1], b.shape[-1])
+    return a[..., :length], b[..., :length]

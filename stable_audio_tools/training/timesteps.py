@@ -1,0 +1,100 @@
+"""How training draws noise levels: t in [0, 1], where 1 is pure noise. One class per law, named by its JSON tag."""
+
+from typing import Annotated, Any, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from stable_audio_tools.config import register
+
+_LEAST = 1e-4  # keeps log-SNR finite
+
+
+class TimestepLaw(Protocol):
+    """Draws noise levels; what it remembers between steps goes into the checkpoint."""
+
+    def draw(self, count: int) -> Tensor: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class _Memoryless:
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert not state
+
+
+@register("timestep_law", "uniform")
+class Uniform:
+    """Uniform in [0, 1], spread evenly over successive draws by a scrambled Sobol sequence."""
+
+    def __init__(self) -> None:
+        self._engine = torch.quasirandom.SobolEngine(1, scramble=True)
+
+    def draw(self, count: int) -> Tensor:
+        return self._engine.draw(count)[:, 0]
+
+    def state_dict(self) -> dict[str, Any]:
+        engine = self._engine
+        tensors = {name: getattr(engine, name).clone() for name in ("shift", "sobolstate", "quasi")}
+        return {**tensors, "num_generated": engine.num_generated}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self._engine, name, value)
+        self._engine._first_point = (self._engine.quasi / 2**self._engine.MAXBIT).reshape(1, -1)
+
+
+@register("timestep_law", "logit_normal")
+class LogitNormal(_Memoryless):
+    """The sigmoid of a standard normal: most draws in the middle."""
+
+    def draw(self, count: int) -> Tensor:
+        return torch.sigmoid(torch.randn(count))
+
+
+@register("timestep_law", "trunc_logit_normal")
+class TruncatedLogitNormal(_Memoryless):
+    """One minus a logit-normal that is cut below at `left_trunc` and stretched to [0, 1]."""
+
+    def __init__(self, left_trunc: Annotated[float, Field(gt=0, lt=1, description="lower cut")] = 0.075) -> None:
+        self.left_trunc = left_trunc
+
+    def draw(self, count: int) -> Tensor:
+        return 1 - truncated_logistic_normal_rescaled(count, self.left_trunc)
+
+
+@register("timestep_law", "log_snr")
+class LogSNR(_Memoryless):
+    """Normal in log-SNR, where log-SNR = log((1 - t) / t)."""
+
+    def __init__(
+        self,
+        mean_logsnr: Annotated[float, Field(description="mean of the log-SNR")] = -1.2,
+        std_logsnr: Annotated[float, Field(gt=0, description="standard deviation of the log-SNR")] = 2.0,
+    ) -> None:
+        self.mean_logsnr, self.std_logsnr = mean_logsnr, std_logsnr
+
+    def draw(self, count: int) -> Tensor:
+        return sample_timesteps_logsnr(count, self.mean_logsnr, self.std_logsnr)
+
+
+def sample_timesteps_logsnr(batch_size: int, mean_logsnr: float = -1.2, std_logsnr: float = 2.0) -> Tensor:
+    """t with normal log-SNR, kept away from 0 and 1."""
+    return torch.sigmoid(-(mean_logsnr + std_logsnr * torch.randn(batch_size))).clamp(_LEAST, 1 - _LEAST)
+
+
+def truncated_logistic_normal_rescaled(shape: Any, left_trunc: float = 0.075, right_trunc: float = 1.0) -> Tensor:
+    """Logit-normal draws between two cuts, stretched so that the left cut is 0 and the right one 1.
+
+    The cuts are made in the normal's distribution function: u -> low + (high - low) u.
+    """
+    normal = torch.distributions.Normal(0.0, 1.0)
+    low, high = (normal.cdf(torch.logit(torch.tensor(cut))) for cut in (left_trunc, right_trunc))
+    inside = low + (high - low) * normal.cdf(torch.randn(shape))
+    return (torch.sigmoid(normal.icdf(inside)) - left_trunc) / (right_trunc - left_trunc)

@@ -1,0 +1,9 @@
+"""Published import path of optimisers and schedules."""
+
+from stable_audio_tools.training.optimizers import (
+    InverseLR,
+    create_optimizer_from_config,
+    create_scheduler_from_config,
+)
+
+__all__ = ["InverseLR", "create_optimizer_from_config", "create_scheduler_from_config"]
