@@ -119,7 +119,13 @@ KINDS: dict[str, KindInfo] = {
     "lm": KindInfo(
         ("stable_audio_tools.models.lm",),
         {
-            "codebook_pattern": (Annotated[str, Field(description="how codebooks are laid out in time")], "delay"),
+            "codebook_pattern": (
+                Annotated[
+                    Literal["delay", "parallel", "unroll", "musiclm", "coarse_first"],
+                    Field(description="in which order the codes of a frame are read and written"),
+                ],
+                "delay",
+            ),
             "cross_attention_cond_ids": (_Ids, _NO_IDS),
             "prepend_cond_ids": (_Ids, _NO_IDS),
             "global_cond_ids": (_Ids, _NO_IDS),

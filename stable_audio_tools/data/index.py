@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import zipfile
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -105,10 +106,8 @@ class _Rows:
 
     def __init__(self, old: FileIndex | None) -> None:
         self.old, self.next_old = old, 0
-        self.names, self.ends = bytearray(), []
-        self.sizes: list[int] = []
-        self.mtimes: list[int] = []
-        self.headers: list[Header] = []
+        self.names = bytearray()
+        self.ends, self.sizes, self.mtimes, self.headers = array("q"), array("q"), array("q"), array("q")
         self.reasons: dict[int, str] = {}
         self.changed = old is None
 
@@ -145,7 +144,7 @@ class _Rows:
             self.reasons[len(self.sizes)] = reason
         self.sizes.append(found.size)
         self.mtimes.append(found.mtime_ns)
-        self.headers.append(header)
+        self.headers.extend(header)
 
     def finish(self, root: str, unreachable: list[Unreachable]) -> FileIndex:
         names = PackedStrings(np.frombuffer(bytes(self.names), np.uint8), np.asarray(self.ends, np.int64))

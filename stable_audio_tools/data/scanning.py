@@ -72,7 +72,7 @@ def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreacha
 def fast_scandir(dir: str, ext: Sequence[str]) -> tuple[list[str], list[str]]:
     """(folders, files with one of the extensions) below `dir`; hidden files are left out."""
     files = [os.path.join(dir, found.name) for found in walk(dir, ext)]
-    folders = sorted({str(parent) for file in files for parent in Path(file).parents if Path(dir) in parent.parents})
+    folders = [os.path.join(parent, name) for parent, names, _ in os.walk(dir) for name in sorted(names)]
     return folders, files
 
 

@@ -64,9 +64,7 @@ def batch_mask(mask: Any, batch_size: int) -> Tensor:
         mask = mask[None]
     if mask.ndim != 2 or mask.shape[0] not in (1, batch_size) or mask.shape[1] == 0:
         wanted = "(samples,) or (1, samples)" if batch_size == 1 else f"(samples,) or ({batch_size}, samples)"
-        raise ValueError(
-            f"inpaint_mask must be shaped {wanted} for batch_size {batch_size}, got {tuple(mask.shape)}"
-        )
+        raise ValueError(f"inpaint_mask must be shaped {wanted} for batch_size {batch_size}, got {tuple(mask.shape)}")
     return mask[:, None].expand(batch_size, 1, -1)
 
 

@@ -6,6 +6,7 @@ GPU to tell them.
 """
 
 import math
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from stable_audio_tools.inference.randomness import NoiseSource, preserved_random_state
 from stable_audio_tools.inference.watching import Watch
 from stable_audio_tools.models.diffusion.denoising import Denoiser
+from stable_audio_tools.models.diffusion.guidance import Guided
 from stable_audio_tools.models.diffusion.objectives import mix_at, ratio_at
 
 
@@ -107,3 +109,26 @@ def _brownian(x: Tensor, times: Tensor, noise: NoiseSource) -> Any:
         return lambda *_: noise.like(x)  # one step to the data draws nothing, and a path needs two ends
     sampling = import_module("k_diffusion.sampling")
     return sampling.BrownianTreeNoiseSampler(x, levels[-2], levels[0], seed=noise.tree_seeds())
+
+
+class GradientDenoiser:
+    """Adds sigma^2 times a gradient to the predicted data; `cond_fn(x, sigma, denoised=...)` computes it.
+
+    x is data + sigma * noise and requires gradients, which reach `denoised` through the network.
+    """
+
+    def __init__(self, denoiser: Denoiser, cond_fn: Callable[..., Tensor]) -> None:
+        self._denoiser, self._cond_fn = denoiser, cond_fn
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = (part[:, None, None] for part in mix_at(t, "v"))
+        with torch.enable_grad():
+            noisy = (x / alpha).detach().requires_grad_()
+            v = self._denoiser(noisy * alpha, t)
+            denoised = alpha**2 * noisy - sigma * v
+            gradient = self._cond_fn(noisy, (sigma / alpha)[:, 0, 0], denoised=denoised).detach()
+        return v.detach() - gradient * sigma / alpha**2
+
+    def guided(self, x: Tensor, t: Tensor) -> Guided:
+        output = self(x, t)
+        return Guided(output, output)

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import index
 from typing import Protocol, TypeVar
 
 import torch
@@ -25,13 +26,14 @@ _process_state = threading.RLock()
 
 def resolve_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
     """One seed for the batch, or one per item; -1 draws one."""
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    if not isinstance(seed, int) and len(seeds) != batch_size:
+    listed = isinstance(seed, list | tuple)
+    seeds = list(seed) if isinstance(seed, list | tuple) else [seed]
+    if listed and len(seeds) != batch_size:
         raise ValueError(f"seed lists {len(seeds)} seeds for batch_size {batch_size}; give one seed, or one per item")
     for value in seeds:
-        if not isinstance(value, int) or not -1 <= value < _LARGEST_SEED:
+        if not hasattr(value, "__index__") or not -1 <= value < _LARGEST_SEED:
             raise ValueError(f"a seed must be a whole number from 0 to 2^63 - 2, or -1 to draw one; got {value!r}")
-    seeds = [draw_seed() if value == -1 else value for value in seeds]
+    seeds = [draw_seed() if value == -1 else index(value) for value in seeds]
     logger.info("seed %s", ", ".join(map(str, seeds)))
     return seeds
 
@@ -111,10 +113,10 @@ class SeededNoise:
         seeds = [stream.tree_seed() for stream in self.streams]
         return seeds[0] if len(seeds) == 1 else seeds
 
-    def item(self, index: int) -> "SeededNoise":
+    def item(self, number: int) -> "SeededNoise":
         """The stream of one item alone."""
-        alone = SeededNoise((), self.streams[index].device)
-        alone.streams = [self.streams[index]]
+        alone = SeededNoise((), self.streams[number].device)
+        alone.streams = [self.streams[number]]
         return alone
 
     def feed(self, whole: Callable[[], T], item: Callable[[int], T], join: Callable[[list[T]], T]) -> T:
@@ -130,9 +132,9 @@ class SeededNoise:
             return result
         first.restore(before)
         results = []
-        for index, stream in enumerate(self.streams):
+        for number, stream in enumerate(self.streams):
             with stream.in_charge():
-                results.append(item(index))
+                results.append(item(number))
         return join(results)
 
 

@@ -9,6 +9,7 @@ alpha * data + sigma * noise; `times` (steps + 1,) descend to 0, the data. What 
 import math
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from stable_audio_tools.config.sentences import nearest
@@ -16,7 +17,10 @@ from stable_audio_tools.inference import k_samplers as k
 from stable_audio_tools.inference.randomness import NoiseSource
 from stable_audio_tools.inference.watching import Watch
 from stable_audio_tools.models.diffusion.denoising import Denoiser
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, mix_at, time_at_ratio
+
+
+_LARGEST_RATIO = 100.0  # sigma / alpha where sampling of v models begins
 
 
 class Sampler(Protocol):
@@ -79,9 +83,7 @@ def pingpong(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, w
 # ------------------------------------------------------------------ v: the network predicts alpha noise - sigma data
 
 
-def ddim(
-    denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch, eta: float = 0.0
-) -> Tensor:
+def ddim(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch, eta: float = 0.0) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at eta 0, ancestral at eta 1."""
     for i, (t, t_next) in enumerate(_steps(times)):
         v = denoiser(x, _at(t, x))
@@ -129,15 +131,32 @@ class SamplerInfo(NamedTuple):
     run: Sampler
     objectives: tuple[DiffusionObjective, ...]
     schedule: str
-    starts_scaled: bool = False  # pure noise is scaled to that of the first time
-    steps_by_batch: bool = False  # chooses its steps by the error of the whole batch
+    starts_by_ratio: bool = False  # the noise to start from is told as sigma / alpha; else as t
+    own_steps: bool = False  # reports other steps than those of the schedule
+    steps_by_batch: bool = False  # chooses them by the error of the whole batch
+
+    def first_time(self, level: float | None, name: str = "sigma_max") -> float:
+        """The time that has the noise asked for; None: as published."""
+        if level is not None and not level > 0:
+            raise ValueError(f"{name} must be above 0, got {level!r}")
+        if not self.starts_by_ratio:
+            return 1.0 if level is None else min(float(level), 1.0)
+        ratio = torch.tensor(_LARGEST_RATIO if level is None else level, dtype=torch.float64)
+        return float(time_at_ratio(ratio, "v"))
+
+    def first_state(self, times: Tensor, noise: Tensor, init: Tensor | None, objective: DiffusionObjective) -> Tensor:
+        """`init` (b, d, t) with the noise of the first time; without it, pure noise, which only some samplers scale."""
+        alpha, sigma = (float(part) for part in mix_at(times[0], objective))
+        if init is not None:
+            return alpha * init + sigma * noise
+        return sigma * noise if self.starts_by_ratio else noise
 
 
 _FLOWS: tuple[DiffusionObjective, ...] = ("rectified_flow", "rf_denoiser")
 
 
-def _k(run: Sampler, steps_by_batch: bool = False) -> SamplerInfo:
-    return SamplerInfo(run, ("v",), "polyexponential", True, steps_by_batch)
+def _k(run: Sampler, own_steps: bool = False, steps_by_batch: bool = False) -> SamplerInfo:
+    return SamplerInfo(run, ("v",), "polyexponential", True, own_steps, steps_by_batch)
 
 
 SAMPLERS: dict[str, SamplerInfo] = {
@@ -148,8 +167,8 @@ SAMPLERS: dict[str, SamplerInfo] = {
     "k-lms": _k(k.lms),
     "k-dpmpp-2s-ancestral": _k(k.dpmpp_2s_ancestral),
     "k-dpm-2": _k(k.dpm_2),
-    "k-dpm-fast": _k(k.dpm_fast),
-    "k-dpm-adaptive": _k(k.dpm_adaptive, steps_by_batch=True),
+    "k-dpm-fast": _k(k.dpm_fast, own_steps=True),
+    "k-dpm-adaptive": _k(k.dpm_adaptive, own_steps=True, steps_by_batch=True),
     "v-ddim": SamplerInfo(ddim, ("v",), "linear"),
     "v-ddim-cfgpp": SamplerInfo(ddim_cfgpp, ("v",), "linear"),
     "euler": SamplerInfo(euler, _FLOWS, "logsnr"),
@@ -202,4 +221,3 @@ def _log_ratio(t: float) -> float:
     if t >= 1:
         return -math.inf
     return math.log((1 - t) / t) if t > 0 else math.inf
-

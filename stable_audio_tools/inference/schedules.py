@@ -36,6 +36,7 @@ class Span:
     rho: float = 1.0  # 1: evenly in log sigma; larger: more steps at little noise
     shift: DistributionShift | None = None
     frames: int = 0  # length of the latents, which `shift` depends on
+    device: torch.device = torch.device("cpu")
 
     def __post_init__(self) -> None:
         if self.steps < 1:
@@ -85,10 +86,13 @@ def polyexponential(span: Span) -> Tensor:
             f"sigma_min is {span.sigma_min:g}, but the schedule starts at {first:g}: sigma_min must be less; "
             "lower it, or start from more noise (sigma_max, init_noise_level)"
         )
-    ramp = torch.linspace(1, 0, span.steps, dtype=torch.float64) ** span.rho
     low, high = math.log(span.sigma_min), math.log(first)
-    times = torch.cat([time_at_ratio(torch.exp(ramp * (high - low) + low), span.objective), _double(0.0)[None]])
-    times[0] = span.start
+    # In float32 on the device, as published: Brownian noise changes with the last digit of a noise level.
+    ramp = torch.linspace(1, 0, span.steps, device=span.device) ** span.rho
+    ratios = torch.exp(ramp * (high - low) + low).cpu().double()
+    times = torch.cat([time_at_ratio(ratios, span.objective), _double(0.0)[None]])
+    if span.start == 1:
+        times[0] = 1.0
     return times
 
 

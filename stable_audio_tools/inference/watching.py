@@ -60,24 +60,36 @@ class Watch:
 
 
 class WatchedDenoiser:
-    """A denoiser that can be stopped between passes, in the precision asked for.
+    """A denoiser that can be stopped between passes.
 
-    What samplers compute stays in the precision of x, float32, whatever that of the network.
+    The network sees x in the precision of its `weights`, under `autocast` if that is asked for; what samplers compute
+    stays in that of x, float32.
     """
 
-    def __init__(self, denoiser: Denoiser, watch: Watch, dtype: torch.dtype | None = None) -> None:
-        self._denoiser, self._watch, self._dtype = denoiser, watch, dtype
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        watch: Watch,
+        weights: torch.dtype = torch.float32,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self._denoiser, self._watch = denoiser, watch
+        self._weights, self._autocast = weights, autocast
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        self._watch.check()
-        with autocast(x.device, self._dtype or torch.float32):
-            return self._denoiser(x, t).to(x.dtype)
+        with self._pass(x):
+            return self._denoiser(x.to(self._weights), t.to(self._weights)).to(x.dtype)
 
     def guided(self, x: Tensor, t: Tensor) -> Guided:
-        self._watch.check()
-        with autocast(x.device, self._dtype or torch.float32):
-            output, unconditional = self._denoiser.guided(x, t)
+        with self._pass(x):
+            output, unconditional = self._denoiser.guided(x.to(self._weights), t.to(self._weights))
         return Guided(output.to(x.dtype), unconditional.to(x.dtype))
+
+    @contextmanager
+    def _pass(self, x: Tensor) -> Iterator[None]:
+        self._watch.check()
+        with autocast(x.device, self._autocast or torch.float32):
+            yield
 
 
 @contextmanager

@@ -57,7 +57,12 @@ class AudioLanguageModelTrainingWrapper(TrainingModule):
         entropies = self._cross_entropies(batch, self.cfg_dropout_prob)
         loss = entropies.mean()
         each = {f"cross_entropy_q{number}": value for number, value in enumerate(entropies, 1)}
-        terms = {"loss": loss, "cross_entropy": loss, "perplexity": loss.exp(), "lr": self.learning_rate()}
+        terms: dict[str, Tensor | float] = {
+            "loss": loss,
+            "cross_entropy": loss,
+            "perplexity": loss.exp(),
+            "lr": self.learning_rate(),
+        }
         self.log_terms({**terms, **each})
         return loss
 

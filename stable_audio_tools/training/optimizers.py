@@ -1,9 +1,17 @@
-"""Optimisers and learning-rate schedules by name, from the `optimizer_configs` section."""
+"""Optimisers and learning-rate schedules by name, as `optimizer_configs` has them:
 
-import fnmatch
+    {"optimizer": {"type": "AdamW", "config": {"lr": 5e-5}, "param_groups": [{"pattern": "*.bias", "weight_decay": 0}]},
+     "scheduler": {"type": "InverseLR", "config": {"inv_gamma": 1000000, "power": 0.5, "warmup": 0.99}}}
+
+Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, DeepSpeed's `FusedAdam`, and those of
+bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...). A pattern is a shell-style glob over parameter names; the first one
+that matches a parameter takes it, and its group overrides the optimiser's config.
+"""
+
 import inspect
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -12,16 +20,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from stable_audio_tools.config import ConfigError
-from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.config.sentences import nearest, show
 from stable_audio_tools.system.packages import require
 
 logger = logging.getLogger(__name__)
 
-Parameters = Iterable[nn.Parameter] | nn.Module
+Parameters = nn.Module | Iterable[Any]  # a module, or parameters, pairs (name, parameter), groups
+
+_QUANTISED = ("AdamW8bit", "Adam8bit", "Lion8bit", "PagedAdamW8bit", "PagedAdam8bit", "PagedLion8bit", "SGD8bit")
+_OPTIMIZER_KEYS = ("type", "config", "param_groups")
+_SCHEDULER_KEYS = ("type", "config", "interval", "frequency", "monitor")
 
 
 class InverseLR(LRScheduler):
-    """base (1 + k / inv_gamma)^-power, not below `final_lr`, times an exponential warm-up 1 - warmup^(k + 1)."""
+    """lr = (1 - warmup^(k + 1)) max(final_lr, base (1 + k / inv_gamma)^-power) after k steps."""
 
     def __init__(
         self,
@@ -33,119 +45,158 @@ class InverseLR(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         if not 0 <= warmup < 1:
-            raise ValueError(f"warmup must be at least 0 and less than 1, got {warmup}")
+            raise ValueError(f"warmup must be at least 0 and less than 1, got {warmup:g}")
+        if inv_gamma <= 0:
+            raise ValueError(f"inv_gamma must be above 0, got {inv_gamma:g}")
         self.inv_gamma, self.power, self.warmup, self.final_lr = inv_gamma, power, warmup, final_lr
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[Any]:
+    def get_lr(self) -> list[float | torch.Tensor]:
         step = self.last_epoch
-        warmth = 1 - self.warmup ** (step + 1)
-        decay = (1 + step / self.inv_gamma) ** -self.power
-        return [warmth * max(self.final_lr, base * decay) for base in self.base_lrs]
+        rise = 1 - self.warmup ** (step + 1)
+        fall = (1 + step / self.inv_gamma) ** -self.power
+        return [rise * max(self.final_lr, base * fall) for base in self.base_lrs]
+
+
+def resolve_optimizer(
+    configs: Mapping[str, Any] | None, name: str, learning_rate: float | None, default: str, **default_config: Any
+) -> dict[str, Any]:
+    """The optimiser (and scheduler) of `name`, or the default optimiser at `learning_rate`."""
+    if configs is None:
+        if learning_rate is None:
+            raise ConfigError("training: give learning_rate, or optimizer_configs")
+        return {"optimizer": {"type": default, "config": {"lr": learning_rate, **default_config}}}
+    if learning_rate is not None:
+        logger.warning("training.learning_rate is ignored: optimizer_configs tells the rates")
+    chosen = configs.get(name)
+    if not isinstance(chosen, Mapping) or "optimizer" not in chosen:
+        found = f"it has {', '.join(configs)}" if configs else "it is empty"
+        raise ConfigError(f"training.optimizer_configs needs an entry {name!r} with an 'optimizer'; {found}")
+    return dict(chosen)
+
+
+def configure_optimizer(config: Mapping[str, Any], module: nn.Module) -> Any:
+    """What a LightningModule's `configure_optimizers` returns: the schedule goes on with every optimiser step."""
+    optimizer = create_optimizer_from_config(config["optimizer"], module)
+    node = config.get("scheduler")
+    if node is None:
+        return optimizer
+    timing = {key: node[key] for key in ("frequency", "monitor") if key in node}
+    schedule = {"scheduler": create_scheduler_from_config(node, optimizer), "interval": node.get("interval", "step")}
+    return {"optimizer": optimizer, "lr_scheduler": {**schedule, **timing}}
 
 
 def create_optimizer_from_config(optimizer_config: Mapping[str, Any], parameters: Parameters) -> Optimizer:
-    """`{"type": ..., "config": {...}}` -> an optimiser of torch, FusedAdam, or an 8-bit one of bitsandbytes.
-
-    Given a module, `"groups": [{"match": "*.bias", "weight_decay": 0}]` in the node sets options by parameter name.
-    """
-    name, options = _node(optimizer_config, "optimizer", extra=("groups",))
-    maker = _optimizer_class(name)
-    groups = optimizer_config.get("groups")
-    if groups is not None and not isinstance(parameters, nn.Module):
-        raise ConfigError("optimizer.groups: parameter groups need the names of a module's parameters")
-    if isinstance(parameters, nn.Module):
-        chosen: Any = _grouped(parameters, groups or ())
-    else:
-        chosen = list(parameters)
-    if "betas" in options:
-        options["betas"] = tuple(options["betas"])
-    optimizer: Optimizer = _called(maker, name, "optimizer", chosen, options)
+    """The optimiser of a `{"type", "config", "param_groups"}` node; of a module it gets what is trainable."""
+    _check_keys(optimizer_config, _OPTIMIZER_KEYS, "optimizer")
+    kind = _optimizer_class(optimizer_config["type"])
+    options = dict(optimizer_config.get("config") or {})
+    _check_options(kind, options, "optimizer", first="params")
+    groups = _group(_listed(parameters), optimizer_config.get("param_groups") or ())
+    for group in groups:
+        if isinstance(group, Mapping):
+            _check_options(kind, {key: group[key] for key in group if key != "params"}, "param_groups", first="params")
+    optimizer: Optimizer = _call(kind, "optimizer", groups, options)
     return optimizer
 
 
 def create_scheduler_from_config(scheduler_config: Mapping[str, Any], optimizer: Optimizer) -> LRScheduler:
-    """`{"type": ..., "config": {...}}` -> InverseLR, or a schedule of torch."""
-    name, options = _node(scheduler_config, "scheduler")
-    classes = {n: c for n, c in vars(torch.optim.lr_scheduler).items() if inspect.isclass(c)}
-    known: dict[str, Any] = {n: c for n, c in classes.items() if issubclass(c, LRScheduler) and c is not LRScheduler}
-    known["InverseLR"] = InverseLR
-    if name not in known:
-        raise ConfigError(f"scheduler.type: no schedule named {name!r}; {nearest(name, known)}")
-    scheduler: LRScheduler = _called(known[name], name, "scheduler", optimizer, options)
-    return scheduler
+    """The schedule of a `{"type", "config"}` node."""
+    _check_keys(scheduler_config, _SCHEDULER_KEYS, "scheduler")
+    known: dict[str, type[Any]] = {**_classes(torch.optim.lr_scheduler, LRScheduler), "InverseLR": InverseLR}
+    kind = known.get(scheduler_config["type"])
+    if kind is None:
+        given = scheduler_config["type"]
+        raise ConfigError(f"scheduler.type: no schedule named {show(given)}; {nearest(str(given), known)}")
+    options = dict(scheduler_config.get("config") or {})
+    _check_options(kind, options, "scheduler", first="optimizer")
+    schedule: LRScheduler = _call(kind, "scheduler", optimizer, options)
+    return schedule
 
 
-def resolve_optimizer(
-    configs: Mapping[str, Any] | None, name: str, lr: float | None, default: str, **options: Any
-) -> dict[str, Any]:
-    """The entry of one network in `optimizer_configs`, or `default` at `learning_rate`."""
-    if configs is None:
-        if lr is None:
-            raise ConfigError("training: give learning_rate, or optimizer_configs")
-        return {"optimizer": {"type": default, "config": {"lr": lr, **options}}}
-    if name not in configs:
-        raise ConfigError(f"training.optimizer_configs: has no entry {name!r}; found {', '.join(configs) or 'none'}")
-    if lr is not None:
-        logger.warning("training.learning_rate: has no effect, optimizer_configs is given")
-    return dict(configs[name])
-
-
-def configure_optimizer(config: Mapping[str, Any], module: nn.Module) -> Any:
-    """What a LightningModule's `configure_optimizers` returns for one network; schedules advance every step."""
-    optimizer = create_optimizer_from_config(config["optimizer"], module)
-    if "scheduler" not in config:
-        return optimizer
-    scheduler = create_scheduler_from_config(config["scheduler"], optimizer)
-    return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-
-def _node(node: Mapping[str, Any], what: str, extra: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
-    unknown = [key for key in node if key not in ("type", "config", *extra)]
-    if unknown:
-        raise ConfigError(f"{what}.{unknown[0]}: unknown key; {nearest(unknown[0], ('type', 'config', *extra))}")
-    if not isinstance(node.get("type"), str):
-        raise ConfigError(f"{what}.type: missing; it names the {what}")
-    return node["type"], dict(node.get("config") or {})
-
-
-def _optimizer_class(name: str) -> Any:
+def _optimizer_class(name: Any) -> type[Any]:
     if name == "FusedAdam":
-        return require("deepspeed.ops.adam").FusedAdam
-    known = {n: c for n, c in vars(torch.optim).items() if inspect.isclass(c) and issubclass(c, Optimizer)}
-    if name in known and name != "Optimizer":
+        fused: type[Any] = require("deepspeed.ops.adam").FusedAdam
+        return fused
+    known = _classes(torch.optim, Optimizer)
+    if name in known:
         return known[name]
-    if name.endswith("8bit"):
-        library = require("bitsandbytes").optim
-        if hasattr(library, name):
-            return getattr(library, name)
-    raise ConfigError(f"optimizer.type: no optimiser named {name!r}; {nearest(name, known)}")
+    if isinstance(name, str) and (name.endswith(("8bit", "32bit")) or name.startswith("Paged")):
+        quantised = _classes(require("bitsandbytes").optim, Optimizer)
+        if name in quantised:
+            return quantised[name]
+        known = quantised
+    names = {*known, *_QUANTISED, "FusedAdam"}
+    raise ConfigError(f"optimizer.type: no optimiser named {show(name)}; {nearest(str(name), names)}")
 
 
-def _grouped(module: nn.Module, groups: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Each parameter goes to the first group whose pattern its name matches; the rest form a group of their own."""
-    left = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    if not left:
-        raise ConfigError("optimizer: nothing to train, every parameter is frozen")
-    if not groups:
-        return list(left.values())
-    made: list[dict[str, Any]] = []
-    for group in groups:
-        pattern = group["match"]
-        names = [name for name in left if fnmatch.fnmatchcase(name, pattern)]
-        if not names:
-            examples = ", ".join(list(left)[:3])
-            raise ConfigError(f"optimizer.groups: {pattern!r} matches no parameter; names look like {examples}")
-        made.append({"params": [left.pop(name) for name in names], **{k: v for k, v in group.items() if k != "match"}})
-    return [*made, {"params": list(left.values())}] if left else made
+def _classes(module: Any, base: type[Any]) -> dict[str, type[Any]]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and value is not base and not name.startswith("_")
+    }
 
 
-def _called(maker: Any, name: str, what: str, first: Any, options: dict[str, Any]) -> Any:
-    accepted = inspect.signature(maker).parameters
-    unknown = [key for key in options if key not in accepted]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        raise ConfigError(f"{what}.config.{unknown[0]}: {name} has no such option; {nearest(unknown[0], accepted)}")
+def _check_keys(node: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in node:
+        if key not in known:
+            raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, known)}")
+    if "type" not in node:
+        raise ConfigError(f"{where}.type: missing; it names the class, for instance 'AdamW' or 'InverseLR'")
+
+
+def _check_options(kind: type[Any], options: Mapping[str, Any], where: str, first: str) -> None:
+    parameters = inspect.signature(kind).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    known = [name for name in parameters if name != first]
+    for name in options:
+        if name not in known:
+            raise ConfigError(f"{where}: {kind.__name__} has no option {name!r}; {nearest(name, known)}")
+
+
+def _call(kind: type[Any], where: str, first: Any, options: Mapping[str, Any]) -> Any:
+    # JSON has lists where torch wants tuples (betas).
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     try:
-        return maker(first, **options)
+        return kind(first, **values)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{what}.config: {name} refuses it ({error})") from error
+        raise ConfigError(f"{where} {kind.__name__}: {error}") from error
+
+
+def _listed(parameters: Parameters) -> list[Any]:
+    if not isinstance(parameters, nn.Module):
+        return list(parameters)
+    trainable = [(name, parameter) for name, parameter in parameters.named_parameters() if parameter.requires_grad]
+    if not trainable:
+        raise ConfigError(
+            "nothing to train: all parameters are frozen (requires_grad, enable_grad in the model config)"
+        )
+    return trainable
+
+
+def _group(parameters: list[Any], overrides: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Groups for the optimiser; without overrides the parameters themselves."""
+    named = [entry for entry in parameters if isinstance(entry, tuple)]
+    if not overrides:
+        return [entry[1] if isinstance(entry, tuple) else entry for entry in parameters]
+    if len(named) != len(parameters):
+        raise ConfigError("param_groups select by name; give the module or its named_parameters()")
+    left = dict(named)
+    groups: list[dict[str, Any]] = []
+    for index, override in enumerate(overrides):
+        pattern = override.get("pattern")
+        if not isinstance(pattern, str):
+            raise ConfigError(f"param_groups[{index}].pattern: missing; it is a glob over parameter names")
+        taken = [name for name in left if fnmatchcase(name, pattern)]
+        if not taken:
+            earlier = any(fnmatchcase(name, pattern) for name, _ in named)
+            raise ConfigError(
+                f"param_groups[{index}].pattern: {pattern!r} matches no trainable parameter"
+                + (" that earlier patterns left" if earlier else "")
+                + f"; names are like {', '.join(name for name, _ in named[:3])}"
+            )
+        options = {key: value for key, value in override.items() if key != "pattern"}
+        groups.append({"params": [left.pop(name) for name in taken], **options})
+    return [{"params": list(left.values())}, *groups] if left else groups

@@ -7,35 +7,33 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from stable_audio_tools.config import ConfigError, UserError, load
+from stable_audio_tools import configs
+from stable_audio_tools.config import ConfigError, UserError, load, save
 from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.example_clips import write_example_clips
 from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
 from stable_audio_tools.models.checkpoints import load_into
 from stable_audio_tools.models.factory import check_model_config
 from stable_audio_tools.system.ranks import is_rank_zero, rank, world_size
 from stable_audio_tools.system.seeds import MAX_SEED, seed_everything
-from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
-from stable_audio_tools.training.callbacks.guards import NonFiniteGuard, out_of_memory_advice, require_trainable
-from stable_audio_tools.training.callbacks.progress import DryRun, ProgressBar
+from stable_audio_tools.training.callbacks.guards import out_of_memory_advice, require_trainable
 from stable_audio_tools.training.factory import (
     TrainingSection,
     check_training_config,
-    create_demo_callback_from_config,
     create_training_wrapper_from_config,
 )
-from stable_audio_tools.training.loggers import create_logger, log_settings
-from stable_audio_tools.training.module import TrainingModule
+from stable_audio_tools.training.loggers import log_settings
 from stable_audio_tools.training.run_folder import describe_run, new_run_folder, newest_whole_checkpoint
 from stable_audio_tools.training.settings import TrainSettings
+from stable_audio_tools.training.trainer import compile_network, create_trainer
 
 logger = logging.getLogger(__name__)
 
-# Above this many trained parameters, activations on a GPU are recomputed unless the settings say otherwise.
-CHECKPOINTING_ABOVE = 300_000_000
+EXAMPLE_CONFIG = Path(configs.__path__[0]) / "model_configs" / "autoencoders" / "tiny_autoencoder.json"
+EXAMPLE_STEPS = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,40 +48,52 @@ class RunConfigs:
 def fit(settings: TrainSettings) -> Path:
     """Train as the settings say -> the run folder."""
     torch.multiprocessing.set_sharing_strategy("file_system")
-    configs, section = read_configs(settings)
+    if not settings.model_config and not settings.dataset_config:
+        settings = with_example(settings)
+    files, section = read_configs(settings)
     settings = _with_section(settings, section)
     resumed = _checkpoint_to_resume(settings)
     folder = _run_folder(settings, resumed)
     if is_rank_zero():
-        files = {
-            "model_config": configs.model,
-            "dataset_config": configs.dataset,
-            "val_dataset_config": configs.val_dataset,
-        }
-        describe_run(folder, dataclasses.asdict(settings), files)
+        describe_run(
+            folder,
+            dataclasses.asdict(settings),
+            {"model_config": files.model, "dataset_config": files.dataset, "val_dataset_config": files.val_dataset},
+        )
 
     seed_everything(settings.seed)
-    model = build_model(settings, configs.model, resuming=resumed is not None)
+    model = build_model(settings, files.model, resuming=resumed is not None)
     wrapper = create_training_wrapper_from_config(
-        configs.model, model, settings.accum_batches, settings.gradient_clip_val
+        files.model, model, settings.accum_batches, settings.gradient_clip_val
     )
     require_trainable(wrapper)
-    trainer = create_trainer(settings, configs, section, wrapper, folder)
-    log_settings(trainer.logger, {**dataclasses.asdict(settings), "model_config": configs.model})
+    demo_loader = _loader(settings, files.model, files.val_dataset, shuffle=False)
+    trainer = create_trainer(settings, files.model, section, wrapper, folder, demo_loader)
+    log_settings(trainer.logger, {**dataclasses.asdict(settings), "model_config": files.model})
     # Each process draws noise of its own; the weights above are the same in all.
     seed_everything((settings.seed + rank()) % MAX_SEED)
-    loader, val_loader = (
-        _loader(settings, configs.model, dataset, shuffle)
-        for dataset, shuffle in ((configs.dataset, True), (configs.val_dataset, False))
-    )
+    loader = _loader(settings, files.model, files.dataset, shuffle=True)
+    val_loader = _loader(settings, files.model, files.val_dataset, shuffle=False)
     if settings.compile:
-        _compile(wrapper)
+        compile_network(wrapper)
     logger.info("run folder: %s", folder)
     try:
         trainer.fit(wrapper, loader, val_loader, ckpt_path=resumed)
     except torch.OutOfMemoryError as error:
         raise UserError(out_of_memory_advice(error, settings.batch_size)) from error
     return folder
+
+
+def with_example(settings: TrainSettings) -> TrainSettings:
+    """The tiny autoencoder on the example clips: what a run without configs trains."""
+    clips = Path(settings.save_dir) / "example_clips"
+    dataset = clips / "dataset.json"
+    if is_rank_zero():
+        write_example_clips(clips)
+        save({"dataset_type": "audio_dir", "datasets": [{"id": "example", "path": str(clips)}]}, dataset)
+    logger.info("no --model-config and no --dataset-config: training %s on example clips", EXAMPLE_CONFIG.name)
+    steps = settings.max_steps if settings.max_steps > 0 else EXAMPLE_STEPS
+    return dataclasses.replace(settings, model_config=str(EXAMPLE_CONFIG), dataset_config=str(dataset), max_steps=steps)
 
 
 def read_configs(settings: TrainSettings) -> tuple[RunConfigs, TrainingSection]:
@@ -126,52 +136,6 @@ def build_model(settings: TrainSettings, model_config: dict[str, Any], resuming:
     if settings.remove_pretransform_weight_norm == "post_load":
         remove_weight_norm_from_model(_needed(pretransform, "--remove-pretransform-weight-norm"))
     return model
-
-
-def create_trainer(
-    settings: TrainSettings, configs: RunConfigs, section: TrainingSection, wrapper: TrainingModule, folder: Path
-) -> pl.Trainer:
-    """Lightning's trainer with our checkpoints, guards and demos."""
-    devices, accelerator = _devices(settings)
-    manual = not wrapper.automatic_optimization
-    checkpoints = folder / "checkpoints"
-    _set_checkpointing(wrapper, settings, accelerator)
-    demo_loader = None
-    if configs.val_dataset is not None:
-        demo_loader = _loader(settings, configs.model, configs.val_dataset, shuffle=False)
-    callbacks: list[pl.Callback | None] = [
-        NonFiniteGuard(settings.nonfinite, checkpoints),  # type: ignore[arg-type]
-        create_demo_callback_from_config(configs.model, demo_loader, folder / "demos"),
-        ProgressBar(refresh_rate=(section.shared.tqdm or {}).get("refresh_rate", 1)),
-        Checkpointing(checkpoints, settings.checkpoint_every, settings.save_top_k, configs.model),
-        DryRun() if settings.dry_run else None,
-    ]
-    return pl.Trainer(
-        accelerator=accelerator,
-        devices=devices,
-        num_nodes=settings.num_nodes,
-        strategy=_strategy(settings, wrapper, devices),
-        precision=_precision(settings, accelerator),  # type: ignore[arg-type]
-        plugins=[AtomicCheckpointIO()],
-        max_steps=1 if settings.dry_run else settings.max_steps,
-        max_epochs=settings.max_epochs,
-        accumulate_grad_batches=1 if manual else settings.accum_batches,
-        gradient_clip_val=None if manual else settings.gradient_clip_val or None,
-        limit_train_batches=_limit(settings),
-        limit_val_batches=settings.limit_val_batches,
-        val_check_interval=settings.val_every if settings.val_every > 0 else None,
-        check_val_every_n_epoch=None if settings.val_every > 0 else 1,
-        log_every_n_steps=1
-        if settings.dry_run
-        else (section.shared.logging or {}).get("log_every", settings.log_every),
-        logger=create_logger(settings, folder) or False,
-        callbacks=[callback for callback in callbacks if callback is not None],
-        default_root_dir=folder,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
 
 
 def _loader(
@@ -238,70 +202,6 @@ def _run_folder(settings: TrainSettings, resumed: Path | None) -> Path:
     return folder
 
 
-def _devices(settings: TrainSettings) -> tuple[Any, str]:
-    accelerator = settings.accelerator
-    if accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available():
-        accelerator = "cpu"
-    if settings.num_gpus > 0:
-        return settings.num_gpus, "gpu"
-    if settings.devices == "auto":
-        local = os.environ.get("LOCAL_WORLD_SIZE")
-        return (int(local) if local else 1 if accelerator == "cpu" else "auto"), accelerator
-    if "," in settings.devices:
-        return [int(index) for index in settings.devices.split(",") if index], accelerator
-    return int(settings.devices), accelerator
-
-
-def _strategy(settings: TrainSettings, wrapper: TrainingModule, devices: Any) -> Any:
-    if settings.strategy == "deepspeed":
-        from pytorch_lightning.strategies import DeepSpeedStrategy
-
-        return DeepSpeedStrategy(stage=2, load_full_weights=True)
-    several = settings.num_nodes > 1 or world_size() > 1 or devices not in (1, "1", "auto")
-    several = several or (devices == "auto" and torch.cuda.device_count() > 1)
-    # With two networks that train in turns, each step leaves the other's parameters without gradients.
-    if settings.strategy in ("auto", "ddp") and several and not wrapper.automatic_optimization:
-        return "ddp_find_unused_parameters_true"
-    return settings.strategy
-
-
-def _precision(settings: TrainSettings, accelerator: str) -> str:
-    if settings.precision == "16":
-        return "16-mixed" if accelerator != "cpu" else "bf16-mixed"
-    if settings.precision != "auto":
-        return settings.precision
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-
-
-def _limit(settings: TrainSettings) -> int | float:
-    if settings.num_train_samples > 0:
-        return max(1, settings.num_train_samples // (settings.batch_size * world_size()))
-    return settings.limit_train_batches
-
-
-def _set_checkpointing(wrapper: nn.Module, settings: TrainSettings, accelerator: str) -> None:
-    trained = sum(parameter.numel() for parameter in wrapper.parameters() if parameter.requires_grad)
-    wanted = settings.checkpointing == "on"
-    if settings.checkpointing == "auto":
-        wanted = accelerator != "cpu" and trained > CHECKPOINTING_ABOVE
-    for module in wrapper.modules():
-        if isinstance(getattr(module, "checkpointing", None), bool):
-            module.checkpointing = wanted  # type: ignore[assignment]
-    logger.info("activations are %s in the backward pass", "recomputed" if wanted else "kept for use")
-
-
-def _compile(wrapper: TrainingModule) -> None:
-    for name in ("diffusion", "autoencoder", "model", "diffae"):
-        network = getattr(wrapper, name, None)
-        if isinstance(network, nn.Module):
-            inner = getattr(network, "model", network)
-            if isinstance(inner, nn.Module):
-                inner.compile()
-                return
-
-
 def _needed(pretransform: Any, flag: str) -> Any:
     if pretransform is None:
         raise ConfigError(f"{flag} was given, but the model has no pretransform")
@@ -315,6 +215,6 @@ def _inner(pretransform: Any) -> nn.Module:
 def _warn_of_untrained(pretransform: nn.Module) -> None:
     if any(True for _ in pretransform.parameters()):
         logger.warning(
-            "the pretransform has random weights: pass --pretransform-ckpt-path (or --pretrained-ckpt-path), or the model "
-            "learns to make noise"
+            "the pretransform has random weights: pass --pretransform-ckpt-path (or --pretrained-ckpt-path), or the "
+            "model learns to make noise"
         )

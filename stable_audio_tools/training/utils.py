@@ -1,4 +1,4 @@
-"""Published import path of optimisers and schedules."""
+"""Published import path."""
 
 from stable_audio_tools.training.optimizers import (
     InverseLR,

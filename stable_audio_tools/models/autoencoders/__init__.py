@@ -1,4 +1,4 @@
-"""Autoencoders: audio to latents and back."""
+"""Autoencoders: audio to latents and back. Names load when first used: other packages build on modules below this one."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         create_encoder_from_config,
     )
     from stable_audio_tools.models.autoencoders.oobleck import OobleckDecoder, OobleckEncoder
+    from stable_audio_tools.models.autoencoders.taae import TAAEDecoder, TAAEEncoder
 
 _HOMES = {
     "AudioAutoencoder": "autoencoder",
@@ -21,6 +22,8 @@ _HOMES = {
     "DiffusionAutoencoder": "diffusion",
     "OobleckDecoder": "oobleck",
     "OobleckEncoder": "oobleck",
+    "TAAEDecoder": "taae",
+    "TAAEEncoder": "taae",
     "create_autoencoder_from_config": "factory",
     "create_decoder_from_config": "factory",
     "create_diffAE_from_config": "diffusion",
@@ -34,6 +37,8 @@ __all__ = [
     "DiffusionAutoencoder",
     "OobleckDecoder",
     "OobleckEncoder",
+    "TAAEDecoder",
+    "TAAEEncoder",
     "create_autoencoder_from_config",
     "create_decoder_from_config",
     "create_diffAE_from_config",

@@ -244,7 +244,7 @@ def _facts(config: Any, audio_side: str, latent_side: str, audio_key: str) -> di
 
 def _transformers(
     embed_dims: Sequence[int], depths: Sequence[int], heads: Sequence[int], **options: Any
-) -> Iterator[Any]:
+) -> Iterator[tuple[int, int, LocalTransformer]]:
     """(width before, width, transformer) of each level."""
     for before, dim, depth, count in zip([embed_dims[0], *embed_dims], embed_dims, depths, heads):
         yield before, dim, LocalTransformer(dim, depth, count, **options)

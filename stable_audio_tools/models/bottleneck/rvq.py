@@ -120,7 +120,7 @@ def make_residual_vq(options: dict[str, Any]) -> Any:
 
     known = {*inspect.signature(ResidualVQ).parameters, *inspect.signature(VectorQuantize).parameters}
     defaults = {name: p.default for name, p in inspect.signature(ResidualVQBottleneck).parameters.items()}
-    missing = [name for name, value in options.items() if name not in known and value != defaults[name]]
+    missing = [name for name, value in options.items() if name not in known and value != defaults.get(name)]
     if missing:
         raise ConfigError(
             f"bottleneck.config.{name}: the installed vector-quantize-pytorch has no such option; leave it out or "

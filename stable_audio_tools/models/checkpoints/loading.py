@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stable_audio_tools.config import CheckpointError
 from stable_audio_tools.models.checkpoints.formats import StoredWeights, open_weights
 from stable_audio_tools.models.checkpoints.report import LoadReport, WrongShape
+from stable_audio_tools.models.checkpoints.skeleton import parameters_with_values
 from stable_audio_tools.models.checkpoints.upgrades import COMPLETIONS, Target, apply_upgrades
 from stable_audio_tools.models.checkpoints.wrappers import View, best_view, has_averaged, with_averaged
 
@@ -146,7 +147,8 @@ def _assign(
         state = {name: _converted(value, target.tensors.get(name), device, dtype) for name, value in state.items()}
     try:
         # The unbound method: a module may forward its own load_state_dict to a part of it, under other names.
-        missing, unexpected = nn.Module.load_state_dict(model, state, strict=False, assign=empty)
+        with parameters_with_values():
+            missing, unexpected = nn.Module.load_state_dict(model, state, strict=False, assign=empty)
     except RuntimeError as error:
         raise CheckpointError(f"the weights do not fit the model: {error}") from error
     if empty:

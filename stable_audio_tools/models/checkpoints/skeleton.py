@@ -34,6 +34,9 @@ _RANDOM_FILLS = frozenset(
 )
 
 
+_thread = threading.local()
+
+
 class _SkipValues(TorchFunctionMode):
     """On the meta device these only import for a second: fills do nothing, and a norm is known by its shape."""
 
@@ -58,12 +61,13 @@ class _SkipValues(TorchFunctionMode):
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
-    """Modules built inside (by this thread) have parameters without values and buffers with values."""
+    """Modules built inside (by this thread) have parameters without values, and buffers with values."""
     thread = threading.get_ident()
     made: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}  # one registered twice stays shared
 
     def hook(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
-        if threading.get_ident() != thread or parameter.is_meta or is_lazy(parameter):
+        elsewhere = threading.get_ident() != thread or getattr(_thread, "keeps_values", False)
+        if elsewhere or parameter.is_meta or is_lazy(parameter):
             return None
         known, replacement = made.get(id(parameter), (None, None))
         if known is None or known() is not parameter or replacement is None:
@@ -77,3 +81,14 @@ def parameters_on_meta() -> Iterator[None]:
             yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def parameters_with_values() -> Iterator[None]:
+    """Inside `parameters_on_meta`, parameters registered here keep their values: a part that is loaded on its own."""
+    before = getattr(_thread, "keeps_values", False)
+    _thread.keeps_values = True
+    try:
+        yield
+    finally:
+        _thread.keeps_values = before

@@ -64,7 +64,7 @@ class SourceMixConditioner(_PretransformBased):
 
     def __init__(
         self,
-        pretransform: nn.Module,
+        pretransform: Pretransform,
         output_dim: int,
         save_pretransform: bool = False,
         source_keys: Sequence[str] = (),

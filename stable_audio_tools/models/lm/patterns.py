@@ -57,7 +57,9 @@ class Pattern:
         """
         predicted_at = self.steps.to(logits.device) - 1
         mask = predicted_at < logits.shape[2] - 1
-        rows = predicted_at.clamp(max=logits.shape[2] - 1)[None, :, :, None].expand(len(logits), -1, -1, logits.shape[3])
+        rows = predicted_at.clamp(max=logits.shape[2] - 1)[None, :, :, None].expand(
+            len(logits), -1, -1, logits.shape[3]
+        )
         return logits.gather(2, rows).masked_fill(~mask[None, :, :, None], float("nan")), mask
 
     def _indices(self, like: Tensor) -> Tensor:
@@ -66,7 +68,9 @@ class Pattern:
     def _check(self, codes: Tensor) -> None:
         if codes.shape[1:] != self.steps.shape:
             wanted = tuple(self.steps.shape)
-            raise ValueError(f"codes must be shaped (batch, codebooks, frames) = (b, {wanted[0]}, {wanted[1]}), got {tuple(codes.shape)}")
+            raise ValueError(
+                f"codes must be (batch, {wanted[0]} codebooks, {wanted[1]} frames), got {tuple(codes.shape)}"
+            )
 
 
 def delay(num_codebooks: int, timesteps: int, delays: Sequence[int] | None = None) -> Pattern:

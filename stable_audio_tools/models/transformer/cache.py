@@ -55,11 +55,21 @@ class KeyValueCache:
     def __init__(self) -> None:
         self.layers: list[LayerCache] = []
         self.context: tuple[KeyValue | None, ...] | None = None
+        self.mask: Tensor | None = None  # (b, length), True where positions may be seen; None: all
 
     @property
     def length(self) -> int:
         """Positions seen so far, with memory and prepended tokens."""
         return self.layers[0].length if self.layers else 0
+
+    def extend_mask(self, mask: Tensor | None, x: Tensor) -> Tensor | None:
+        """Take the mask of the next positions x (b, n, d), None for all -> that of all positions so far."""
+        if mask is None and self.mask is None:
+            return None
+        past = x.new_ones(len(x), self.length, dtype=torch.bool) if self.mask is None else self.mask
+        new = x.new_ones(x.shape[:2], dtype=torch.bool) if mask is None else mask
+        self.mask = torch.cat([past, new], dim=1)
+        return self.mask
 
     def prepare(self, depth: int) -> None:
         """Make room for the layers, at the first call."""

@@ -150,9 +150,10 @@ class ContinuousTransformer(nn.Module):
         calls has in common (`project_context`, `rotary_table`). With a `cache`, x holds the positions after those of
         the earlier calls. `exit_layer_ix` returns the states after that layer, without the output projection.
         """
-        start = self._prepare_cache(cache, mask, prepend_mask)
+        start = self._prepare_cache(cache)
         x = self.project_in(x.to(self._dtype()))
         x, mask = self._with_prefix(x, prepend_embeds, mask, prepend_mask, with_memory=start == 0)
+        mask = mask if cache is None else cache.extend_mask(mask, x)
         prefix = self.num_memory_tokens if start == 0 else 0
         if self.pos_emb is not None:
             x = x + self.pos_emb(x, start=start)
@@ -205,14 +206,12 @@ class ContinuousTransformer(nn.Module):
     def _dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
 
-    def _prepare_cache(self, cache: KeyValueCache | None, *masks: Tensor | None) -> int:
+    def _prepare_cache(self, cache: KeyValueCache | None) -> int:
         """-> the position of the first input"""
         if cache is None:
             return 0
         if self.looks_ahead:
             raise ValueError(f"a key-value cache needs a causal transformer, and here {self.looks_ahead}")
-        if any(mask is not None for mask in masks):
-            raise ValueError("a key-value cache cannot be combined with masks of the sequence")
         cache.prepare(self.depth)
         return cache.length
 

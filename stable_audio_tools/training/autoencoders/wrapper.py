@@ -96,7 +96,7 @@ class AutoencoderTrainingWrapper(TrainingModule):
         return self.autoencoder
 
     def configure_optimizers(self) -> Any:
-        networks = {"autoencoder": self.autoencoder, "discriminator": self.discriminator}
+        networks: dict[str, Any] = {"autoencoder": self.autoencoder, "discriminator": self.discriminator}
         optimizers, schedulers = [], []
         for name, config in self.optimizer_configs.items():
             optimizer = create_optimizer_from_config(config["optimizer"], trainable(networks[name]))
@@ -260,7 +260,7 @@ def autoencoder_training(
     gradient_clip_val: Runtime[float] = 0.0,
 ) -> AutoencoderTrainingWrapper:
     """Reconstruction, adversarial and bottleneck losses."""
-    teacher = None
+    teacher: Any = None
     if teacher_model is not None:
         if teacher_model_ckpt is None:
             raise ConfigError("training.teacher_model_ckpt: missing; teacher_model is given and needs its weights")

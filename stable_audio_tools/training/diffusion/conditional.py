@@ -92,7 +92,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         audio, metadata = unwrap_batch(batch)
-        conditions = self.diffusion.conditioner(metadata, self.device)
+        conditions = self._conditions(metadata)
         clean = encode(self.diffusion, audio, self.pre_encoded)  # (b, d, t)
         masks = padding_masks(metadata, clean.shape[2], clean.device)
         t = self.draw_timesteps(clean)
@@ -108,6 +108,10 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         if self.log_loss_info:
             self._log_by_noise_level(output, targets, t)
         return loss
+
+    def _conditions(self, metadata: list[dict[str, Any]]) -> dict[str, Any]:
+        conditioner = self.diffusion.conditioner
+        return conditioner(metadata, self.device) if conditioner is not None else {}
 
     def draw_timesteps(self, clean: Tensor) -> Tensor:
         """Noise levels by the law, shifted for the length, some of them pure noise."""
@@ -143,7 +147,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         audio, metadata = unwrap_batch(batch)
-        conditions = self.diffusion.conditioner(metadata, self.device)
+        conditions = self._conditions(metadata)
         clean = encode(self.diffusion, audio, self.pre_encoded)
         if self.inpainting is not None:
             nothing = torch.zeros_like(clean)

@@ -13,7 +13,7 @@ from stable_audio_tools.models.autoencoders import DiffusionAutoencoder
 from stable_audio_tools.models.diffusion.objectives import corrupt, predict_data
 from stable_audio_tools.training.autoencoders.recipe import LossConfigs, SpectralDistance, bottleneck_losses
 from stable_audio_tools.training.ema import WeightAverage
-from stable_audio_tools.training.losses import MSELoss, MultiLoss, ValueLoss
+from stable_audio_tools.training.losses import LossModule, MSELoss, MultiLoss, ValueLoss
 from stable_audio_tools.training.module import TrainingModule, same_length, unwrap_batch
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
 from stable_audio_tools.training.timesteps import TimestepLaw
@@ -38,7 +38,7 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
         law: TimestepLaw = build("timestep_law", {"type": "uniform"})
         self.timesteps = law
         configs = loss_config or LossConfigs()
-        losses = [MSELoss("output", "targets", name="mse_loss")]
+        losses: list[LossModule] = [MSELoss("output", "targets", name="mse_loss")]
         losses += bottleneck_losses(model.bottleneck, configs.bottleneck.weights)
         self.spectral: SpectralDistance | None = None
         if use_reconstruction_loss:

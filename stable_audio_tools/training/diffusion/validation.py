@@ -1,6 +1,7 @@
 """Held-out loss per noise level: the same noise in every validation, so that two values can be compared."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
@@ -40,7 +41,8 @@ class NoiseLevelLosses:
         """Log the mean of each level and of all, over all processes; nothing was added: nothing is logged."""
         if not self._sums:
             return
-        means = module.all_gather(torch.stack(self._sums).mean(0)).reshape(-1, len(self.levels)).mean(0)
+        gathered: Any = module.all_gather(torch.stack(self._sums).mean(0))
+        means = gathered.reshape(-1, len(self.levels)).mean(0)
         for level, mean in zip(self.levels, means):
             module.log(f"val/loss_{level:g}", mean, rank_zero_only=True)
         module.log("val/avg_loss", means.mean(), prog_bar=True, rank_zero_only=True)

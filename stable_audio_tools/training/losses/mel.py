@@ -54,5 +54,5 @@ class MelSpectrogramLoss(nn.Module):
         return spectrum.abs().transpose(1, 2) @ bank  # (b c, frames, mels)
 
     def _distance(self, x: Tensor, y: Tensor) -> Tensor:
-        logs = [mel.clamp(self.clamp_eps).pow(self.pow).log10() for mel in (x, y)]
-        return self.log_weight * F.l1_loss(*logs) + self.mag_weight * F.l1_loss(x, y)
+        log_x, log_y = (mel.clamp(self.clamp_eps).pow(self.pow).log10() for mel in (x, y))
+        return self.log_weight * F.l1_loss(log_x, log_y) + self.mag_weight * F.l1_loss(x, y)

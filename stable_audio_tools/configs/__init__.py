@@ -1,0 +1,1 @@
+"""Model and dataset configs that come with the package."""

@@ -1,0 +1,323 @@
+"""Batches in an order that depends on seed and epoch alone, with a position that a checkpoint can hold.
+
+Every process takes each `world_size`-th place of one common order, so the batches of two processes put together are
+the batch of one. Workers return what could be read; the gaps that bad items leave are closed here by the items that
+follow, so each good item comes exactly once in an epoch and every batch is full. With several processes all give
+equally many batches: one that lacks items at its end goes through the beginning of its own order again.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stable_audio_tools.config.errors import AudioError, ConfigError, UserError
+from stable_audio_tools.data.draws import Draw, Order, make_order, order_length
+from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
+from stable_audio_tools.system import ranks
+
+logger = logging.getLogger(__name__)
+
+Metadata = tuple[dict[str, Any], ...]
+Batch = tuple[Tensor, Metadata]  # (b, c, n) and a dict for each item
+
+
+class Item(NamedTuple):
+    """One clip, ready for a batch."""
+
+    audio: Tensor  # (c, n) samples, or (d, t) latents
+    info: dict[str, Any]
+
+
+class ItemSource(Protocol):
+    """Items that can be read one by one, in any process."""
+
+    groups: NDArray[np.int64]  # which entry of `datasets` each item belongs to
+    weights: NDArray[np.float64]  # how often an epoch visits the items of each entry
+    known_faults: list[Fault]  # files that are left out from the start
+
+    def load(self, draw: Draw) -> Item:
+        """Read one item. Raises BadItem or AudioError where it cannot be used."""
+
+    def path(self, item: int) -> str:
+        """The file of an item, for messages."""
+
+
+class Loader:
+    """Iterates over one epoch at a time; `state_dict` is the place after the batch that was given last.
+
+    Call `state_dict` in every process of a distributed run, or in none.
+    """
+
+    def __init__(
+        self,
+        dataset: ItemSource,
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        num_workers: int = 0,
+        seed: int = 0,
+        policy: FaultPolicy = FaultPolicy(),  # noqa: B008 (immutable)
+        rank: int | None = None,
+        world_size: int | None = None,
+        multiprocessing_context: str | None = None,
+    ) -> None:
+        self.dataset, self.batch_size, self.num_workers, self.seed = dataset, batch_size, num_workers, seed
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self._rank, self._world_size, self._context = rank, world_size, multiprocessing_context
+        self.epoch, self._batches, self._position, self._resuming = -1, 0, 0, False
+        self._schedule = _Schedule()
+        self._workers: DataLoader[Any] | None = None
+        self._items = order_length(dataset.groups, dataset.weights)
+        self.report = FaultReport(policy, dataset.known_faults)
+        self.report.stop_if_too_many(self._items)
+        if self._items == 0:
+            raise AudioError(f"no usable item is left: {self.report.counts()}")
+        if len(self) == 0:
+            raise ConfigError(
+                f"batch_size: {self._items} usable items make no full batch of {batch_size} for each of "
+                f"{self.world_size} processes; lower batch_size to {max(1, self._items // self.world_size)}, "
+                "or set drop_last to false in the dataset config"
+            )
+
+    @property
+    def rank(self) -> int:
+        """Asked for late, because a launcher may start the other processes after the loader is made."""
+        return _distributed("get_rank", ranks.rank()) if self._rank is None else self._rank
+
+    @property
+    def world_size(self) -> int:
+        return _distributed("get_world_size", ranks.world_size()) if self._world_size is None else self._world_size
+
+    def __len__(self) -> int:
+        """Batches per epoch of this process: when nothing is bad, and exactly so with several processes."""
+        if self.drop_last:
+            return self._items // (self.batch_size * self.world_size)
+        return -(-self._items // (self.batch_size * self.world_size))
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._begin()
+        order = make_order(self.dataset.groups, self.dataset.weights, self.epoch, self.seed, self.shuffle)
+        places = range(self.rank, len(order), self.world_size)
+        rebatch, limit, before = _Rebatch(self.batch_size), len(self), self._batches
+        for again in (False, True) if self.world_size > 1 else (False,):
+            start = max(self._position, len(places)) if again else self._position
+            stop = 2 * len(places) if again else len(places)
+            if again and not self._lacks(rebatch):
+                break
+            for chunk in self._read(order, places, start, stop):
+                self._note(chunk)
+                rebatch.add(chunk)
+                while rebatch.full and self._batches < limit:
+                    yield self._give(rebatch)
+                if again and not self._lacks(rebatch):
+                    break
+        if rebatch.count and self._batches < limit and not self.drop_last:
+            yield self._give(rebatch)
+        if self._batches == before:
+            raise AudioError(f"epoch {self.epoch}: not one batch of usable items ({self.report.counts()})")
+        self._batches = limit
+        self.report.log_epoch(self.epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position, as plain values."""
+        places = [self._position] * self.world_size
+        if self._world_size is None and self.world_size > 1 and torch.distributed.is_initialized():
+            torch.distributed.all_gather_object(places, self._position)
+        return {
+            "epoch": self.epoch,
+            "batches": self._batches,
+            "positions": places,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "items": self._items,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a position; the next iteration gives the batches that would have followed."""
+        if state["items"] != self._items:
+            logger.warning(
+                "the dataset had %d items when the checkpoint was made and has %d now; the order starts anew",
+                state["items"],
+                self._items,
+            )
+            self.epoch, self._resuming = max(self.epoch, state["epoch"]), False
+            return
+        self.seed, self.epoch, self._batches = state["seed"], state["epoch"], state["batches"]
+        places = state["positions"]
+        if (len(places), state["batch_size"]) == (self.world_size, self.batch_size):
+            self._position = places[self.rank]
+        else:
+            self._position = sum(places) // self.world_size
+            self._batches = self._position // self.batch_size
+            logger.warning("resuming with another batch size or number of processes: the order goes on where it was")
+        self._resuming = self.epoch >= 0 and self._batches < len(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_workers": None}
+
+    # -------------------------------------------------------------- one epoch
+
+    def _begin(self) -> None:
+        if not self._resuming:
+            self.epoch, self._batches, self._position = self.epoch + 1, 0, 0
+        self._resuming = False
+        self.report.begin_epoch()
+
+    def _note(self, chunk: "_Chunk") -> None:
+        if chunk.error is not None:
+            raise chunk.error
+        for fault in chunk.faults:
+            self.report.add(fault, self._items, self.world_size)
+
+    def _give(self, rebatch: "_Rebatch") -> Batch:
+        audio, info, last = rebatch.take()
+        self._batches, self._position = self._batches + 1, last + 1
+        return audio, info
+
+    def _lacks(self, rebatch: "_Rebatch") -> bool:
+        """Would this process give fewer batches than the others?"""
+        shorter = rebatch.count > 0 and not self.drop_last
+        return self._batches + shorter < len(self)
+
+    def _read(self, order: Order, places: Sequence[int], start: int, stop: int) -> Iterator["_Chunk"]:
+        def draw(position: int) -> Draw:
+            place = places[position % len(places)]
+            return Draw(int(order.items[place]), self.epoch, int(order.visits[place]), self.seed, position)
+
+        step = self.batch_size
+        self._schedule.chunks = ([draw(p) for p in range(a, min(a + step, stop))] for a in range(start, stop, step))
+        self._workers = self._workers or DataLoader(
+            _ChunkReader(self.dataset),
+            batch_sampler=self._schedule,  # type: ignore[arg-type]
+            collate_fn=_as_it_is,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context=self._context if self.num_workers else None,
+        )
+        yield from self._workers
+
+
+def _distributed(ask: str, otherwise: int) -> int:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return int(getattr(torch.distributed, ask)())
+    return otherwise
+
+
+class _Schedule:
+    """The lists of draws that the workers are given next."""
+
+    def __init__(self) -> None:
+        self.chunks: Iterator[list[Draw]] = iter(())
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        return self.chunks
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"chunks": iter(())}
+
+
+# ------------------------------------------------------------------ in the workers
+
+
+class _Chunk(NamedTuple):
+    """The good items of one list of draws, stacked; padding masks travel as one tensor, not as many."""
+
+    audio: Tensor | None  # (k, c, n)
+    masks: Tensor | None  # (k, n)
+    info: list[dict[str, Any]]
+    positions: list[int]
+    faults: list[Fault]
+    error: UserError | None = None
+
+
+class _ChunkReader(Dataset[Any]):
+    def __init__(self, dataset: ItemSource) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, draws: list[Draw]) -> _Chunk:
+        try:
+            return _read_chunk(self.dataset, draws)
+        except UserError as error:  # raised again where the user sees it, without the worker's traceback
+            return _Chunk(None, None, [], [], [], error)
+
+
+def _as_it_is(chunk: _Chunk) -> _Chunk:
+    return chunk
+
+
+def _read_chunk(dataset: ItemSource, draws: list[Draw]) -> _Chunk:
+    items, positions, faults = [], [], []
+    for draw in draws:
+        try:
+            items.append(dataset.load(draw))
+            positions.append(draw.position)
+        except BadItem as error:
+            faults.append(error.at(dataset.path(draw.item)))
+        except AudioError as error:
+            path = dataset.path(draw.item)
+            faults.append(Fault(path, "unreadable", str(error).removeprefix(f"{path}: ")))
+    if not items:
+        return _Chunk(None, None, [], [], faults)
+    info = [dict(item.info) for item in items]
+    masks = None
+    if all(isinstance(entry.get("padding_mask"), Tensor) for entry in info):
+        masks = _stack([entry.pop("padding_mask") for entry in info])
+    return _Chunk(_stack([item.audio for item in items]), masks, info, positions, faults)
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1:
+        raise ConfigError(
+            f"items of one batch differ in shape: {', '.join(map(str, sorted(shapes)))}; give latents one length with "
+            "latent_crop_length, or use a batch size of 1"
+        )
+    return torch.stack(tensors)
+
+
+class _Rebatch:
+    """Closes the gaps: chunks of any size in, batches of one size out, in order."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.count = size, 0
+        self.waiting: list[_Chunk] = []
+
+    @property
+    def full(self) -> bool:
+        return self.count >= self.size
+
+    def add(self, chunk: _Chunk) -> None:
+        if chunk.audio is None:
+            return
+        if chunk.masks is not None:
+            for entry, mask in zip(chunk.info, chunk.masks):
+                entry["padding_mask"] = mask
+        self.waiting.append(chunk)
+        self.count += len(chunk.info)
+
+    def take(self) -> tuple[Tensor, Metadata, int]:
+        """The next batch, shorter than the size only when nothing is left, and the position of its last item."""
+        audio: list[Tensor] = []
+        info: list[dict[str, Any]] = []
+        last = -1
+        while self.waiting and len(info) < self.size:
+            chunk, room = self.waiting.pop(0), self.size - len(info)
+            assert chunk.audio is not None
+            audio.append(chunk.audio[:room])
+            info += chunk.info[:room]
+            last = chunk.positions[:room][-1]
+            if room < len(chunk.info):
+                rest = chunk._replace(
+                    audio=chunk.audio[room:], info=chunk.info[room:], positions=chunk.positions[room:]
+                )
+                self.waiting.insert(0, rest)
+        self.count -= len(info)
+        return audio[0] if len(audio) == 1 else torch.cat(audio), tuple(info), last

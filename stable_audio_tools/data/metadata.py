@@ -1,0 +1,184 @@
+"""Metadata of a file without code: a sidecar beside it, and rows of a table that name it."""
+
+import csv
+import io
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stable_audio_tools.config.errors import ConfigError
+from stable_audio_tools.data.faults import BadItem
+from stable_audio_tools.data.packed import PackedStrings
+from stable_audio_tools.system.packages import require
+
+logger = logging.getLogger(__name__)
+
+PATH_KEYS = ("audio_path", "path", "file", "file_name")
+_TEXT_KEYS = frozenset({*PATH_KEYS, "prompt", "text", "caption", "id", "title", "artist", "album"})
+
+
+def read_sidecar(path: str | Path) -> dict[str, Any]:
+    """What `name.json` (an object) and `name.txt` (the prompt) beside `name.wav` say; {} where there is neither."""
+    stem = os.path.splitext(path)[0]
+    info: dict[str, Any] = {}
+    if (text := _text_of(f"{stem}.txt")) is not None:
+        info["prompt"] = text.strip()
+    if (text := _text_of(f"{stem}.json")) is not None:
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BadItem("bad metadata", f"{stem}.json is not valid JSON: {error}") from None
+        if not isinstance(found, dict):
+            raise BadItem("bad metadata", f"{stem}.json holds no JSON object, but {type(found).__name__}")
+        info.update(found)
+    return info
+
+
+def _text_of(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadItem("bad metadata", f"{path} cannot be read: {error}") from None
+
+
+class Table:
+    """Rows of a metadata file, joined to the files of one folder; a file may have several rows, one drawn a visit."""
+
+    def __init__(self, path: str | Path, root: str, names: PackedStrings) -> None:
+        self.path = str(path)
+        place = {os.path.normpath(name): index for index, name in enumerate(names)}
+        rows, files, missing = [], [], []
+        for number, row in read_rows(path):
+            named = _named_file(row, self.path, number)
+            index = next((place[c] for c in _places(named, Path(path).parent, root) if c in place), None)
+            if index is None:
+                missing.append(named)
+                continue
+            rows.append(json.dumps({key: value for key, value in row.items() if value is not None}, default=str))
+            files.append(index)
+        order = np.argsort(np.asarray(files, np.int64), kind="stable")
+        self.rows = PackedStrings.of(rows[i] for i in order)
+        self.starts = np.searchsorted(np.asarray(files, np.int64)[order], np.arange(len(names) + 1))
+        self._report(missing, len(names))
+
+    def _report(self, missing: list[str], files: int) -> None:
+        if missing:
+            logger.warning("%s: %d rows name no file in use, such as %r", self.path, len(missing), missing[0])
+        bare = files - int(self.listed().sum())
+        if bare:
+            logger.info("%s: %d of %d files have no row (only_listed leaves them out)", self.path, bare, files)
+
+    def listed(self) -> NDArray[np.bool_]:
+        """Which files have a row."""
+        return np.diff(self.starts) > 0
+
+    def row(self, file: int, draw: int) -> dict[str, Any]:
+        """A row of a file, chosen by the number `draw`; {} where there is none."""
+        start, stop = int(self.starts[file]), int(self.starts[file + 1])
+        if start == stop:
+            return {}
+        found: dict[str, Any] = json.loads(self.rows[start + draw % (stop - start)])
+        return {key: value for key, value in found.items() if key not in PATH_KEYS}
+
+
+def _named_file(row: Mapping[str, Any], table: str, number: int) -> str:
+    for key in PATH_KEYS:
+        if isinstance(row.get(key), str) and row[key]:
+            return str(row[key])
+    raise ConfigError(f"{table}: row {number} names no file; one of {', '.join(PATH_KEYS)} must hold its path")
+
+
+def _places(named: str, beside: Path, root: str) -> Iterator[str]:
+    """Where the file may lie below `root`: taken from the table's folder, then from the root."""
+    named = named.replace("\\", "/")
+    for base in (beside, Path(root)):
+        place = os.path.relpath(os.path.abspath(base / named), os.path.abspath(root))
+        if not place.startswith(".."):
+            yield place
+
+
+# ------------------------------------------------------------------ table files
+
+
+def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, row) of a .jsonl, .json, .csv, .tsv or .parquet file."""
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        yield from enumerate(_parquet(path), 1)
+        return
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"metadata_path: no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"metadata_path: {path} cannot be read as text ({error})") from None
+    if kind in (".jsonl", ".ndjson"):
+        lines = ((n, line) for n, line in enumerate(io.StringIO(text), 1) if line.strip())
+        yield from ((number, _object(line, path, number)) for number, line in lines)
+    elif kind == ".json":
+        yield from enumerate(_listed_objects(text, path), 1)
+    elif kind in (".csv", ".tsv"):
+        yield from enumerate(_delimited(text, "," if kind == ".csv" else "\t"), 2)
+    else:
+        raise ConfigError(f"metadata_path: {path} must be .jsonl, .json, .csv, .tsv or .parquet")
+
+
+def _object(text: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: line {number} is not valid JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path}: line {number} holds no JSON object, but {type(found).__name__}")
+    return found
+
+
+def _listed_objects(text: str, path: Path) -> list[dict[str, Any]]:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
+        raise ConfigError(f"{path}: a .json table is a list of objects, one for each file")
+    return found
+
+
+def _delimited(text: str, delimiter: str) -> list[dict[str, Any]]:
+    """Rows of a csv or tsv; a column whose cells are all numbers becomes numbers, unless it is a text by its name."""
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+    for row in rows:
+        row.pop(None, None)  # type: ignore[call-overload]  # cells beyond the header
+    for key in rows[0] if rows else ():
+        cells = [row[key] for row in rows]
+        if key not in _TEXT_KEYS and all(not cell or _number(cell) is not None for cell in cells):
+            for row in rows:
+                row[key] = _number(row[key]) if row[key] else None
+    return rows
+
+
+def _number(text: str) -> float | int | None:
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return None
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    parquet = require("pyarrow.parquet", extra="parquet")
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"metadata_path: {path} cannot be read as parquet ({error})") from None
+    return rows

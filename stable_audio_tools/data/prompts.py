@@ -1,0 +1,100 @@
+"""Prompts from metadata: renaming, templates, and tags that are shuffled, dropped and recased, without any code."""
+
+import random
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field
+
+_FIELD = re.compile(r"\{(\w+)\}")
+_Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _captions_become_prompts() -> dict[str, str]:
+    return {"text": "prompt", "caption": "prompt"}
+
+
+@dataclass(frozen=True)
+class Captions:
+    """How the prompt of a clip is made from its metadata."""
+
+    rename: Annotated[
+        dict[str, str], Field(description="metadata key -> the name it gets, where that name is not taken")
+    ] = field(default_factory=_captions_become_prompts)
+    templates: Annotated[
+        Sequence[str],
+        Field(description='such as "{genre} with {instrument}, {bpm} bpm"; one whose fields are all there is drawn'),
+    ] = ()
+    tags: Annotated[
+        Sequence[str], Field(description="keys that hold tags (lists, or texts with separators); they make the prompt")
+    ] = ()
+    separator: Annotated[str, Field(description="stands between tags, and parts texts that hold several")] = ", "
+    shuffle_tags: Annotated[bool, Field(description="a new order at each visit")] = False
+    tag_dropout: Annotated[_Probability, Field(description="probability that a tag is left out; one always stays")] = 0.0
+    max_tags: Annotated[int | None, Field(description="most tags in a prompt; null means all")] = None
+    lowercase: Annotated[_Probability, Field(description="probability that the prompt is in lower case")] = 0.0
+    uppercase: Annotated[_Probability, Field(description="probability that the prompt is in upper case")] = 0.0
+    prompt_dropout: Annotated[_Probability, Field(description="probability that the prompt is empty")] = 0.0
+
+
+def caption_problems(captions: Captions) -> Iterator[tuple[str, str]]:
+    """Mistakes that the types do not show, as (key, sentence)."""
+    for index, template in enumerate(captions.templates):
+        if not _FIELD.search(template):
+            yield f"templates[{index}]", f"{template!r} names no field; write fields as {{name}}"
+    if captions.max_tags is not None and captions.max_tags < 1:
+        yield "max_tags", f"expected at least 1 or null, got {captions.max_tags}"
+    if captions.lowercase + captions.uppercase > 1:
+        yield "uppercase", "lowercase and uppercase are probabilities of one choice; together they exceed 1"
+
+
+def add_prompt(info: dict[str, Any], captions: Captions, rng: random.Random) -> None:
+    """Rename keys and set `info["prompt"]` as the options say; without any option an existing prompt stays."""
+    for old, new in captions.rename.items():
+        if old in info and new not in info:
+            info[new] = info[old]
+    prompt = _from_template(info, captions, rng) or _from_tags(info, captions, rng) or info.get("prompt")
+    if not isinstance(prompt, str):
+        return
+    draw = rng.random()
+    if draw < captions.lowercase:
+        prompt = prompt.lower()
+    elif draw < captions.lowercase + captions.uppercase:
+        prompt = prompt.upper()
+    info["prompt"] = "" if rng.random() < captions.prompt_dropout else prompt
+
+
+def _from_template(info: Mapping[str, Any], captions: Captions, rng: random.Random) -> str | None:
+    ready = [t for t in captions.templates if all(_is_given(info.get(name)) for name in _FIELD.findall(t))]
+    if not ready:
+        return None
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        listed = name in captions.tags or isinstance(info[name], list)
+        return captions.separator.join(_choose(_tags(info[name], captions), captions, rng)) if listed else str(info[name])
+
+    return _FIELD.sub(fill, rng.choice(ready))
+
+
+def _from_tags(info: Mapping[str, Any], captions: Captions, rng: random.Random) -> str | None:
+    tags = [tag for key in captions.tags if _is_given(info.get(key)) for tag in _tags(info[key], captions)]
+    return captions.separator.join(_choose(tags, captions, rng)) if tags else None
+
+
+def _tags(value: Any, captions: Captions) -> list[str]:
+    parts = value if isinstance(value, list) else str(value).split(captions.separator.strip() or captions.separator)
+    return [text for part in parts if (text := str(part).strip())]
+
+
+def _choose(tags: list[str], captions: Captions, rng: random.Random) -> list[str]:
+    if captions.shuffle_tags:
+        tags = rng.sample(tags, len(tags))
+    kept = [tag for tag in tags if rng.random() >= captions.tag_dropout]
+    return (kept or tags[:1])[: captions.max_tags]
+
+
+def _is_given(value: Any) -> bool:
+    return value is not None and value not in ("", [])

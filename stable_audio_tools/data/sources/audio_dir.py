@@ -1,0 +1,290 @@
+"""`"dataset_type": "audio_dir"`: folders of audio files, of which each visit decodes one crop."""
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stable_audio_tools.config import ConfigError, Runtime, register
+from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.data import audio_io, ffmpeg
+from stable_audio_tools.data.custom_metadata import call_custom
+from stable_audio_tools.data.draws import Draw, seeded
+from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
+from stable_audio_tools.data.index import Header
+from stable_audio_tools.data.loader import Item, Loader
+from stable_audio_tools.data.metadata import read_sidecar
+from stable_audio_tools.data.path_lists import PathFilter
+from stable_audio_tools.data.prompts import Captions, add_prompt, caption_problems
+from stable_audio_tools.data.resampling import resampled_length
+from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
+from stable_audio_tools.data.sources import request as keys
+from stable_audio_tools.data.sources.configs import LocalDatasetConfig
+from stable_audio_tools.data.sources.folders import Folders, Place
+from stable_audio_tools.data.sources.request import LoaderRequest, metadata_function
+from stable_audio_tools.data.transforms import (
+    CropInfo,
+    VolumeNorm,
+    describe_crop,
+    is_silence,
+    set_channels,
+    take,
+)
+
+logger = logging.getLogger(__name__)
+
+_SHORTEST_SECONDS = 0.01
+_TRIES_FOR_SOUND = 4  # places tried before a file with silent parts is left out of an epoch
+_CHANNELS = {"mono": 1, "stereo": 2}
+
+
+@dataclass(frozen=True)
+class AudioFolder:
+    """A folder of audio files, with captions beside them or in a table."""
+
+    path: keys.FolderPath
+    id: keys.FolderId = ""
+    metadata_path: Annotated[
+        str | None, Field(description="table (.jsonl .json .csv .tsv .parquet) whose rows name the files")
+    ] = None
+    only_listed: Annotated[bool, Field(description="use only files that the table names")] = False
+    custom_metadata_module: keys.MetadataModule = None
+    weight: keys.Weight = 1.0
+
+    def as_config(self, module: str | None) -> LocalDatasetConfig:
+        function = metadata_function(self.custom_metadata_module, module)
+        return LocalDatasetConfig(
+            self.id or Path(self.path).name, self.path, function, self.metadata_path, self.only_listed, self.weight
+        )
+
+
+class SampleDataset(Dataset[Any]):
+    """Crops of audio files `(c, n)` in [-1, 1] with their metadata. `dataset[i]` crops as in epoch 0."""
+
+    def __init__(
+        self,
+        configs: Sequence[LocalDatasetConfig],
+        sample_size: int = 65536,
+        sample_rate: int = 48000,
+        keywords: Sequence[str] | None = None,
+        random_crop: bool = True,
+        force_channels: str | int = "stereo",
+        *,
+        augment_phase: bool = True,
+        volume_norm: Sequence[float] | None = None,
+        allow_silence: bool = False,
+        min_seconds: float | None = None,
+        max_seconds: float | None = None,
+        captions: Captions = Captions(),  # noqa: B008 (immutable)
+        paths: PathFilter | None = None,
+        seed: int = 0,
+    ) -> None:
+        if isinstance(force_channels, str) and force_channels not in _CHANNELS:
+            raise ValueError(f"force_channels: expected 'mono', 'stereo' or a number, got {force_channels!r}")
+        self.channels = _CHANNELS[force_channels] if isinstance(force_channels, str) else force_channels
+        self.sample_size, self.sample_rate, self.random_crop = sample_size, sample_rate, random_crop
+        self.augment_phase, self.allow_silence, self.captions, self.seed = augment_phase, allow_silence, captions, seed
+        self.normalize = VolumeNorm(volume_norm, sample_rate) if volume_norm is not None else None
+        self.seconds = (min_seconds or 0.0, max_seconds or float("inf"))
+        self.files = Folders(
+            configs,
+            SCANNED_EXTENSIONS,
+            describe_audio,
+            "audio" if ffmpeg.available() else "audio without ffmpeg",
+            keywords=keywords,
+            paths=paths,
+            unsuitable=self._unsuitable,
+        )
+        self.groups, self.weights, self.known_faults = self.files.groups, self.files.weights, self.files.known_faults
+        logger.info("%d audio files in %s", len(self), ", ".join(config.path for config in configs))
+
+    @property
+    def filenames(self) -> list[str]:
+        """Paths of the items."""
+        return [self.path(item) for item in range(len(self))]
+
+    @property
+    def root_paths(self) -> list[str]:
+        return [folder.config.path for folder in self.files.folders]
+
+    def path(self, item: int) -> str:
+        return self.files.place(item).path
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Item:
+        """The item, or the next one that can be used; AudioError when none can."""
+        reason: AudioError | None = None
+        for offset in range(len(self)):
+            item = (index + offset) % len(self)
+            try:
+                return self.load(Draw(item, seed=self.seed))
+            except AudioError as error:
+                reason = reason or error
+                logger.warning("left out: %s (%s)", self.path(item), error)
+        raise AudioError(f"none of {len(self)} files can be used; first: {reason}")
+
+    def load(self, draw: Draw) -> Item:
+        """Read one crop with its metadata."""
+        began = time.perf_counter()
+        place, rng = self.files.place(draw.item), random.Random(draw.number)
+        audio, start, total = self._read_crop(place, rng)
+        facts = describe_crop(start, self.sample_size, total, self.sample_rate)
+        audio = self._augment(audio, rng)
+        info = self._metadata(place, rng, facts)
+        info["load_time"] = time.perf_counter() - began
+        function = place.folder.config.custom_metadata_fn
+        if function is not None:
+            with seeded(draw.number):
+                info.update(call_custom(function, info, audio))
+            audio = self._honour_requests(info, audio, start)
+        return Item(audio, info)
+
+    # -------------------------------------------------------------- steps of `load`
+
+    def _read_crop(self, place: Place, rng: random.Random) -> tuple[Tensor, int, int]:
+        """(audio `(c, sample_size)`, first sample of the crop, samples in the file), all at the dataset's rate."""
+        index, row = place.folder.index, place.row
+        total = resampled_length(int(index.frames[row]), int(index.rates[row]), self.sample_rate)
+        spare = max(0, total - self.sample_size)
+        tries = _TRIES_FOR_SOUND if self.random_crop and spare else 1
+        for _ in range(tries):
+            start = rng.randint(0, spare) if self.random_crop else 0
+            audio = audio_io.read(place.path, start, self.sample_size, self.sample_rate).samples
+            if not torch.isfinite(audio).all():
+                raise BadItem("not finite", "holds NaN or infinite samples")
+            if audio.shape[1] == 0:
+                raise BadItem("unreadable", f"its data ends before sample {start} of {total}")
+            if self.allow_silence or not is_silence(audio):
+                return take(audio, 0, self.sample_size), start, total
+        where = f"below -60 dB at {tries} places" if tries > 1 else "below -60 dB"
+        raise BadItem("silent", where, lasting=spare == 0)
+
+    def _augment(self, audio: Tensor, rng: random.Random) -> Tensor:
+        audio = set_channels(audio, self.channels)
+        if self.normalize is not None:
+            with seeded(rng.getrandbits(63)):
+                audio = self.normalize(audio)
+        if self.augment_phase and rng.random() < 0.5:
+            audio = -audio
+        return audio.clamp(-1, 1)
+
+    def _metadata(self, place: Place, rng: random.Random, facts: CropInfo) -> dict[str, Any]:
+        info = read_sidecar(place.path)
+        if place.folder.table is not None:
+            info.update(place.folder.table.row(place.row, rng.getrandbits(32)))
+        add_prompt(info, self.captions, rng)
+        info.update(
+            path=place.path,
+            relpath=place.relpath,
+            timestamps=(facts.t_start, facts.t_end),
+            seconds_start=facts.seconds_start,
+            seconds_total=facts.seconds_total,
+            padding_mask=facts.padding_mask,
+            sample_rate=self.sample_rate,
+        )
+        return info
+
+    def _honour_requests(self, info: dict[str, Any], audio: Tensor, start: int) -> Tensor:
+        """Do what the user's function asked for with its special keys."""
+        if info.pop("__reject__", False):
+            raise BadItem("rejected", "by get_custom_metadata", lasting=False)
+        if (replacement := info.pop("__replace__", None)) is not None:
+            audio = self._fit(replacement, 0)
+        for key, extra in info.pop("__audio__", {}).items():
+            info[key] = self._fit(extra, start if extra.shape[-1] > self.sample_size else 0)
+        return audio
+
+    def _fit(self, audio: Tensor, start: int) -> Tensor:
+        """Cut at the same place as the clip, and bring to the same channels."""
+        return set_channels(take(audio.clamp(-1, 1), start, self.sample_size), self.channels)
+
+    def _unsuitable(self, place: Place) -> Fault | None:
+        seconds = place.folder.index.frames[place.row] / place.folder.index.rates[place.row]
+        if seconds < _SHORTEST_SECONDS:
+            return Fault(place.path, "short", f"{place.folder.index.frames[place.row]} samples")
+        least, most = self.seconds
+        if not least <= seconds <= most:
+            return Fault(place.path, "filtered", f"{seconds:.1f} s is outside min_length_sec and max_length_sec")
+        return None
+
+
+def describe_audio(path: Path) -> Header:
+    """Length, rate and channels of a file whose end is there."""
+    about = audio_io.info(path)
+    audio_io.check_end(path, about)
+    return Header(about.frames, about.sample_rate, about.channels)
+
+
+def _problems(config: Any) -> Iterator[tuple[str, str]]:
+    if not config.datasets:
+        yield "datasets", "expected at least one folder, got an empty list"
+    if config.on_bad_item == "quarantine" and config.quarantine_file is None:
+        yield "quarantine_file", 'missing; "on_bad_item": "quarantine" writes the list to it'
+    for key, text in caption_problems(config.captions):
+        yield f"captions.{key}", text
+
+
+_MEANT_FOR_TARS = (
+    "epoch_steps",
+    "latent_crop_length",
+    "latent_extension",
+    "max_silence_duration",
+    "pre_encoded",
+    "remove_silence",
+    "resampled_shards",
+    "silence_threshold",
+)
+
+
+@register("dataset", "audio_dir", ignored=_MEANT_FOR_TARS, check=_problems)
+def audio_dir(
+    datasets: Annotated[list[AudioFolder], Field(description="folders of audio files")],
+    random_crop: keys.RandomCrop = True,
+    drop_last: keys.DropLast = True,
+    custom_metadata_module: keys.MetadataModule = None,
+    captions: Annotated[Captions, Field(description="how prompts are made from metadata")] = Captions(),  # noqa: B008
+    augment_phase: Annotated[bool, Field(description="invert the polarity of every second crop, at random")] = True,
+    volume_norm: Annotated[bool, Field(description="bring crops to a loudness drawn from volume_norm_param")] = False,
+    volume_norm_param: Annotated[
+        Sequence[float], Field(min_length=2, max_length=2, description="loudness in LUFS, and +- dB around it")
+    ] = (-16, 2),
+    allow_silence: Annotated[bool, Field(description="give crops below -60 dB too")] = False,
+    min_length_sec: keys.MinSeconds = None,
+    max_length_sec: keys.MaxSeconds = None,
+    exclude_paths_file: keys.ExcludePaths = None,
+    include_paths_file: keys.IncludePaths = None,
+    loose_path_matching: keys.LoosePaths = False,
+    on_bad_item: keys.BadItem = "skip",
+    quarantine_file: keys.QuarantineFile = None,
+    max_bad_fraction: keys.MaxBadFraction = 0.2,
+    seed: keys.Seed = None,
+    *,
+    request: Runtime[LoaderRequest],
+) -> Loader:
+    """Folders of audio files (wav, flac, mp3, ogg, opus, aif; m4a and the like with ffmpeg)."""
+    dataset = SampleDataset(
+        [folder.as_config(custom_metadata_module) for folder in datasets],
+        request.sample_size,
+        request.sample_rate,
+        random_crop=random_crop,
+        force_channels=request.audio_channels,
+        augment_phase=augment_phase,
+        volume_norm=volume_norm_param if volume_norm else None,
+        allow_silence=allow_silence,
+        min_seconds=min_length_sec,
+        max_seconds=max_length_sec,
+        captions=captions,
+        paths=PathFilter(exclude_paths_file, include_paths_file, quarantine_file, loose_path_matching),
+        seed=request.seed,
+    )
+    return request.loader(dataset, FaultPolicy(on_bad_item, quarantine_file, max_bad_fraction), drop_last)

@@ -1,0 +1,158 @@
+"""What folders of audio and folders of latents have in common: which of their files are used, and with which table."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stable_audio_tools.config.errors import AudioError, ConfigError
+from stable_audio_tools.data.faults import Fault
+from stable_audio_tools.data.index import Describe, FileIndex, index_folder
+from stable_audio_tools.data.metadata import Table
+from stable_audio_tools.data.path_lists import PathFilter
+from stable_audio_tools.data.scanning import holds_keyword
+from stable_audio_tools.data.sources.configs import LocalDatasetConfig
+
+logger = logging.getLogger(__name__)
+
+
+class Folder(NamedTuple):
+    """One entry of `datasets`, scanned."""
+
+    config: LocalDatasetConfig
+    index: FileIndex
+    table: Table | None
+
+
+class Place(NamedTuple):
+    """Where an item is."""
+
+    folder: Folder
+    row: int
+
+    @property
+    def path(self) -> str:
+        return self.folder.index.path(self.row)
+
+    @property
+    def relpath(self) -> str:
+        return self.folder.index.names[self.row]
+
+
+Unsuitable = Callable[[Place], Fault | None]
+ListedNames = Callable[[Place], Iterator[tuple[str, str | None]]]
+
+
+def own_names(place: Place) -> Iterator[tuple[str, str | None]]:
+    """(path, path below the root) by which path lists name a file."""
+    yield place.path, place.relpath
+
+
+class Folders:
+    """The usable files of several folders, as numbered items."""
+
+    def __init__(
+        self,
+        configs: Sequence[LocalDatasetConfig],
+        extensions: Sequence[str],
+        describe: Describe,
+        kind: str,
+        *,
+        keywords: Sequence[str] | None = None,
+        paths: PathFilter | None = None,
+        unsuitable: Unsuitable | None = None,
+        listed_names: ListedNames = own_names,
+    ) -> None:
+        self.known_faults: list[Fault] = []
+        self.folders: list[Folder] = []
+        rows, groups = [], []
+        for number, config in enumerate(configs):
+            folder = self._scan(config, extensions, describe, kind)
+            self.folders.append(folder)
+            kept = self._choose(folder, keywords, paths or PathFilter(), unsuitable, listed_names)
+            rows.append(kept)
+            groups.append(np.full(len(kept), number, np.int64))
+        self.rows = np.concatenate(rows or [np.zeros(0, np.int64)]).astype(np.int32)
+        self.groups: NDArray[np.int64] = np.concatenate(groups or [np.zeros(0, np.int64)])
+        self.weights = np.asarray([config.weight for config in configs], np.float64)
+        if paths:
+            paths.report()
+        self._require_some(extensions)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def place(self, item: int) -> Place:
+        return Place(self.folders[self.groups[item]], int(self.rows[item]))
+
+    def _scan(self, config: LocalDatasetConfig, extensions: Sequence[str], describe: Describe, kind: str) -> Folder:
+        if not Path(config.path).is_dir():
+            what = "is a file, not a folder" if Path(config.path).exists() else "does not exist"
+            raise ConfigError(f"dataset {config.id!r}: path {config.path} {what}")
+        index = index_folder(config.path, extensions, describe, kind)
+        for path, reason, is_file in index.unreachable:
+            if is_file:
+                self.known_faults.append(Fault(path, "unreadable", reason))
+            else:
+                logger.warning("%s is not looked into: %s", path, reason)
+        table = Table(config.metadata_path, config.path, index.names) if config.metadata_path else None
+        return Folder(config, index, table)
+
+    def _choose(
+        self,
+        folder: Folder,
+        keywords: Sequence[str] | None,
+        paths: PathFilter,
+        unsuitable: Unsuitable | None,
+        listed_names: ListedNames,
+    ) -> NDArray[np.int64]:
+        config, index, table = folder
+        usable = np.ones(len(index.names), bool)
+        if config.only_listed:
+            if table is None:
+                raise ConfigError(f"dataset {config.id!r}: only_listed needs a metadata_path")
+            usable &= table.listed()
+        for row in np.flatnonzero(usable):
+            place = Place(folder, int(row))
+            if not holds_keyword(index.names[place.row], keywords):
+                usable[row] = False
+            elif paths and not all(paths.keeps(path, rel, config.id) for path, rel in listed_names(place)):
+                usable[row] = False
+            elif fault := self._fault(place, unsuitable):
+                usable[row] = False
+                self.known_faults.append(fault)
+        return np.flatnonzero(usable)
+
+    @staticmethod
+    def _fault(place: Place, unsuitable: Unsuitable | None) -> Fault | None:
+        if place.row in place.folder.index.reasons:
+            return Fault(place.path, "unreadable", place.folder.index.reasons[place.row])
+        return unsuitable(place) if unsuitable else None
+
+    def _require_some(self, extensions: Sequence[str]) -> None:
+        if len(self.rows):
+            return
+        looked = ", ".join(folder.config.path for folder in self.folders) or "no folder"
+        if self.known_faults:
+            counts = Counter(fault.kind for fault in self.known_faults)
+            reasons = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+            raise AudioError(f"no usable file in {looked}: {reasons}; first: {self.known_faults[0]}")
+        raise ConfigError(f"no usable file in {looked}: {_what_is_there(self.folders, extensions)}")
+
+
+def _what_is_there(folders: Sequence[Folder], extensions: Sequence[str]) -> str:
+    if any(len(folder.index.names) for folder in folders):
+        return "the path lists, keywords or the table leave none of the files"
+    found: Counter[str] = Counter()
+    for folder in folders:
+        for _, _, names in os.walk(folder.config.path):
+            found.update(os.path.splitext(name)[1].lower() or "(none)" for name in names)
+    there = ", ".join(f"{count} {suffix}" for suffix, count in found.most_common(8)) or "the folders are empty"
+    return f"found {there}; looked for {', '.join(extensions)}"
+
+

@@ -1,0 +1,67 @@
+"""What a training run asks of any data source, and the JSON keys that the sources share."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from stable_audio_tools.data.custom_metadata import CustomMetadata
+from stable_audio_tools.data.faults import FaultPolicy, OnBadItem
+from stable_audio_tools.data.loader import ItemSource, Loader
+
+
+@dataclass(frozen=True)
+class LoaderRequest:
+    """The arguments of `create_dataloader_from_config`, beside the dataset config itself."""
+
+    batch_size: int
+    sample_size: int  # samples per clip
+    sample_rate: int
+    audio_channels: int = 2
+    num_workers: int = 0
+    shuffle: bool = True
+    seed: int = 0
+    rank: int | None = None  # None: asked of the launcher when iteration begins
+    world_size: int | None = None
+
+    def loader(self, dataset: ItemSource, policy: FaultPolicy, drop_last: bool) -> Loader:
+        """A loader over items that can be read one by one."""
+        return Loader(
+            dataset,
+            self.batch_size,
+            shuffle=self.shuffle,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            seed=self.seed,
+            policy=policy,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+
+
+DropLast = Annotated[bool, Field(description="leave out a last batch that is not full")]
+RandomCrop = Annotated[bool, Field(description="crop at a random place; false: at the start")]
+MetadataModule = Annotated[
+    str | None, Field(description="Python file with get_custom_metadata(info, audio) -> dict; an entry's own comes first")
+]
+ExcludePaths = Annotated[str | None, Field(description="text file with a path a line: these files are left out")]
+IncludePaths = Annotated[str | None, Field(description="text file with a path a line: only these files are used")]
+LoosePaths = Annotated[bool, Field(description="match the path lists by file name, with or without extension, too")]
+BadItem = Annotated[
+    OnBadItem,
+    Field(description="about a bad item: skip it, raise an error, or skip it and add it to quarantine_file"),
+]
+QuarantineFile = Annotated[str | None, Field(description="list of bad files, left out at the start of every run")]
+MaxBadFraction = Annotated[float, Field(ge=0, le=1, description="stop when more than this part of the items is bad")]
+MinSeconds = Annotated[float | None, Field(ge=0, description="shorter files are left out")]
+MaxSeconds = Annotated[float | None, Field(gt=0, description="longer files are left out")]
+Seed = Annotated[int | None, Field(ge=0, description="seed of order and crops; null: that of the run")]
+Weight = Annotated[float, Field(ge=0, description="visits per item and epoch: 2 doubles this folder, 0.5 halves it")]
+FolderPath = Annotated[str, Field(min_length=1, description="folder, searched with all folders below it")]
+FolderId = Annotated[str, Field(description="name in messages and in path lists (id:relative/path)")]
+
+
+def metadata_function(own: str | None, common: str | None) -> CustomMetadata | None:
+    """The module of an entry, or else that of the whole dataset."""
+    path = own or common
+    return CustomMetadata(path) if path else None

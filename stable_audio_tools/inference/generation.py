@@ -1,0 +1,198 @@
+"""The published functions that generate audio with diffusion models.
+
+Beyond their signatures they take the keywords of `options.SamplingOptions` and, with conditions,
+`options.GuidanceOptions`. `seed` may list one seed per item: an item then is what it would be alone. The random state
+and the settings of the process are the same after a call as before it.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.inference.audio import batch_mask, keep_region, resize_mask
+from stable_audio_tools.inference.decoding import parameter_dtype
+from stable_audio_tools.inference.generation_run import GenerationRun, MakeDenoiser, select
+from stable_audio_tools.inference.options import GuidanceOptions, SamplingOptions, split_options
+from stable_audio_tools.models.conditioners.base import Condition
+from stable_audio_tools.models.diffusion.denoising import Denoiser
+
+logger = logging.getLogger(__name__)
+
+Audio = tuple[int, Tensor]  # sample rate, (c, n)
+Conditions = dict[str, Condition]
+Metadata = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+
+@torch.no_grad()
+def generate_diffusion_uncond(
+    model: Any,
+    steps: int = 250,
+    batch_size: int = 1,
+    sample_size: int = 2097152,
+    seed: int | Sequence[int] = -1,
+    device: str | torch.device = "cuda",
+    init_audio: Audio | None = None,
+    init_noise_level: float = 1.0,
+    return_latents: bool = False,
+    **sampler_kwargs: Any,
+) -> Tensor:
+    """Audio (b, c, n), or latents (b, d, t), out of an unconditional model; see `generate_diffusion_cond`."""
+    (options,) = split_options(sampler_kwargs, SamplingOptions)
+    run = GenerationRun(model, steps, batch_size, sample_size, seed, device, options)
+    with run.settings():
+        init = run.encoded(run.audio(init_audio, "init_audio"))
+        latents = run.sample(lambda _: model.denoiser(), init, init_noise_level)
+        return latents if return_latents else run.decoded(latents)
+
+
+@torch.no_grad()
+def generate_diffusion_cond(
+    model: Any,
+    steps: int = 250,
+    cfg_scale: float = 6,
+    conditioning: Metadata | None = None,
+    conditioning_tensors: Mapping[str, Any] | None = None,
+    negative_conditioning: Metadata | None = None,
+    negative_conditioning_tensors: Mapping[str, Any] | None = None,
+    batch_size: int = 1,
+    sample_size: int = 2097152,
+    sample_rate: int = 48000,
+    seed: int | Sequence[int] = -1,
+    device: str | torch.device = "cuda",
+    init_audio: Audio | None = None,
+    init_noise_level: float = 1.0,
+    return_latents: bool = False,
+    **sampler_kwargs: Any,
+) -> Tensor:
+    """Audio (b, c, n), or latents (b, d, t), for conditions.
+
+    `conditioning` is metadata, one dict for all items or one per item; `init_audio` is varied: the more, the higher
+    `init_noise_level` (sigma / alpha for k-diffusion's samplers, else up to 1). `sample_rate` has no effect: the model
+    knows its own.
+    """
+    options, guidance = split_options(sampler_kwargs, SamplingOptions, GuidanceOptions)
+    run = GenerationRun(model, steps, batch_size, sample_size, seed, device, options)
+    with run.settings():
+        positive = _required(run.conditions(conditioning, conditioning_tensors, "conditioning"), model)
+        negative = run.conditions(negative_conditioning, negative_conditioning_tensors, "negative_conditioning")
+        init = run.encoded(run.audio(init_audio, "init_audio"))
+        # The only published combination of sampler and distribution shift.
+        shifts = options.sampler_type == "rk4" and model.dist_shift is not None
+        denoisers = _denoisers(model, positive, negative, cfg_scale, guidance)
+        latents = run.sample(denoisers, init, init_noise_level, "shifted" if shifts else None)
+        return latents if return_latents else run.decoded(latents)
+
+
+@torch.no_grad()
+def generate_diffusion_cond_inpaint(
+    model: Any,
+    steps: int = 250,
+    cfg_scale: float = 6,
+    conditioning: Metadata | None = None,
+    conditioning_tensors: Mapping[str, Any] | None = None,
+    negative_conditioning: Metadata | None = None,
+    negative_conditioning_tensors: Mapping[str, Any] | None = None,
+    batch_size: int = 1,
+    sample_size: int = 2097152,
+    seed: int | Sequence[int] = -1,
+    device: str | torch.device = "cuda",
+    init_audio: Audio | None = None,
+    init_noise_level: float = 1.0,
+    inpaint_audio: Audio | None = None,
+    inpaint_mask: Tensor | None = None,
+    return_latents: bool = False,
+    *,
+    keep_exact: bool = False,
+    crossfade_seconds: float = 0.02,
+    **sampler_kwargs: Any,
+) -> Tensor:
+    """As `generate_diffusion_cond`, and `inpaint_audio` is kept where `inpaint_mask` (b, sample_size) is 1.
+
+    Kept audio passes through the codec, unless `keep_exact` puts the samples themselves back, with a cross-fade of that
+    many seconds on the kept side of each seam. Without `inpaint_audio` everything is generated.
+    """
+    options, guidance = split_options(sampler_kwargs, SamplingOptions, GuidanceOptions)
+    _check_inpainting(model, inpaint_audio, inpaint_mask, keep_exact and not return_latents)
+    run = GenerationRun(model, steps, batch_size, sample_size, seed, device, options)
+    mask = _mask(run, inpaint_mask)
+    with run.settings():
+        positive = _required(run.conditions(conditioning, conditioning_tensors, "conditioning"), model)
+        negative = run.conditions(negative_conditioning, negative_conditioning_tensors, "negative_conditioning")
+        init = run.encoded(run.audio(init_audio, "init_audio"))
+        original = run.audio(inpaint_audio, "inpaint_audio")
+        inpainting = _inpainting_conditions(run, run.encoded(original), mask)
+        denoisers = _denoisers(
+            model, positive | inpainting, None if negative is None else negative | inpainting, cfg_scale, guidance
+        )
+        latents = run.sample(denoisers, init, init_noise_level)
+        if return_latents:
+            return latents
+        audio = run.decoded(latents)
+    if not keep_exact or original is None or mask is None:
+        return audio
+    return keep_region(audio, original, resize_mask(mask, sample_size), round(crossfade_seconds * model.sample_rate))
+
+
+def _denoisers(
+    model: Any, positive: Conditions, negative: Conditions | None, cfg_scale: float, guidance: GuidanceOptions
+) -> MakeDenoiser:
+    """Makers of what samplers call, under these conditions."""
+    dtype = parameter_dtype(model.model, torch.float32)
+    inputs = model.get_conditioning_inputs(positive)
+    negative_inputs = {} if negative is None else model.get_conditioning_inputs(negative, negative=True)
+
+    def make(items: slice) -> Denoiser:
+        denoiser: Denoiser = model.denoiser(
+            select(inputs, items, dtype),
+            select(negative_inputs, items, dtype),
+            cfg_scale=cfg_scale,
+            cfg_interval=guidance.cfg_interval,
+            scale_phi=guidance.scale_phi,
+            batch_cfg=guidance.batch_cfg,
+        )
+        return denoiser
+
+    return make
+
+
+def _required(conditions: Conditions | None, model: Any) -> Conditions:
+    if conditions is not None:
+        return conditions
+    if model.conditioner is None:
+        return {}
+    raise ValueError("give conditioning (metadata, one dict per item) or conditioning_tensors")
+
+
+def _check_inpainting(model: Any, audio: Any, mask: Any, keep_exact: bool) -> None:
+    routed = [*model.input_concat_ids, *model.cross_attn_cond_ids, *model.global_cond_ids, *model.prepend_cond_ids]
+    if audio is not None and "inpaint_masked_input" not in routed:
+        raise ValueError("this model cannot inpaint: its config routes no 'inpaint_masked_input' to the network")
+    if audio is not None and mask is None:
+        logger.warning("inpaint_audio has no effect without inpaint_mask, which says what to keep")
+    if keep_exact and (audio is None or mask is None):
+        raise ValueError("keep_exact needs inpaint_audio and inpaint_mask")
+
+
+def _mask(run: GenerationRun, given: Any) -> Tensor | None:
+    """(b, 1, samples) or (b, 1, frames), 1 keep and 0 generate."""
+    if given is None:
+        return None
+    mask = batch_mask(given, run.batch_size)
+    if mask.shape[-1] not in (run.sample_size, run.frames):
+        raise ValueError(
+            f"inpaint_mask is {mask.shape[-1]} samples long, and sample_size is {run.sample_size}; make them equal"
+        )
+    return mask.to(run.device)
+
+
+def _inpainting_conditions(run: GenerationRun, kept: Tensor | None, mask: Tensor | None) -> Conditions:
+    """The mask in latent frames, and what it keeps."""
+    shape = (run.batch_size, run.model.io_channels, run.frames)
+    if mask is None:
+        mask = torch.zeros(run.batch_size, 1, run.frames, device=run.device)
+    frames = resize_mask(mask, run.frames)
+    masked = torch.zeros(shape, device=run.device) if kept is None else kept * frames
+    return {"inpaint_mask": Condition(frames, None), "inpaint_masked_input": Condition(masked, None)}

@@ -1,0 +1,96 @@
+"""Writing codes one step of the pattern after the other."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.models.lm.sampling import sample_tokens
+from stable_audio_tools.models.transformer import KeyValueCache
+
+if TYPE_CHECKING:
+    from stable_audio_tools.models.lm.language_model import AudioLanguageModel
+
+Inputs = Mapping[str, Tensor | None]  # of the backbone, by keyword
+
+_UNKNOWN = -1
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Logits are led from those without conditions, or with negative ones, through those with, by `scale`.
+
+    `kept` names the conditions that both have: "cross_attn", "prepend", "global".
+    """
+
+    scale: float
+    negative: Inputs = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
+
+    def double(self, inputs: Inputs) -> dict[str, Tensor | None]:
+        """Conditions for a batch of twice the size: with them first, then without."""
+        return {name: None if value is None else self._pair(name, value) for name, value in inputs.items()}
+
+    def _pair(self, name: str, value: Tensor) -> Tensor:
+        negative = self.negative.get(name)
+        if name.startswith(self.kept) or (negative is None and name.endswith("_mask")):
+            return torch.cat([value, value])
+        if negative is None:
+            return torch.cat([value, torch.zeros_like(value)])
+        if negative.shape != value.shape:
+            raise ValueError(
+                f"the negative conditioning has another shape, {tuple(negative.shape)}, than the conditioning, "
+                f"{tuple(value.shape)} ({name})"
+            )
+        return torch.cat([value, negative])
+
+    def lead(self, logits: Tensor) -> Tensor:
+        """(2b, ...) -> (b, ...)"""
+        with_conditions, without = logits.chunk(2)
+        return without + (with_conditions - without) * self.scale
+
+
+def generate_codes(
+    lm: "AudioLanguageModel",
+    init_codes: Tensor,
+    timesteps: int,
+    inputs: Inputs,
+    guidance: Guidance | None = None,
+    cache: KeyValueCache | None = None,
+    callback: Callable[[int, int], None] | None = None,
+    **sampling: Any,
+) -> Tensor:
+    """Continue codes (b, q, t), t may be 0, to (b, q, timesteps).
+
+    With a cache, the model reads each step once; without, all steps so far for each. The codes are the same.
+    """
+    batch, codebooks, given = init_codes.shape
+    if given >= timesteps:
+        raise ValueError(f"init_data has {given} frames already, and max_gen_len is {timesteps}; ask for more")
+    pattern = lm.pattern_provider.get_pattern(timesteps)
+    codes = init_codes.new_full((batch, codebooks, timesteps), _UNKNOWN)
+    codes[..., :given] = init_codes
+    sequence = pattern.build_sequence(codes, lm.masked_token_id)
+    inputs = _without_full_masks(inputs if guidance is None else guidance.double(inputs))
+    start, end, read = pattern.first_step(given), pattern.num_steps, 0
+    for step in range(start, end):
+        seen = sequence[..., read:step]
+        seen = seen if guidance is None else torch.cat([seen, seen])
+        logits = lm(seen, last_only=True, cache=cache, **inputs)[:, :, -1]
+        logits = logits if guidance is None else guidance.lead(logits)
+        column = sequence[..., step]
+        sequence[..., step] = torch.where(column == _UNKNOWN, sample_tokens(logits, **sampling), column)
+        read = step if cache is not None else 0
+        if callback is not None:
+            callback(step + 1 - start, end - start)
+    return pattern.revert_sequence(sequence)
+
+
+def _without_full_masks(inputs: Inputs) -> dict[str, Tensor | None]:
+    """Attention is faster without a mask than with one that hides nothing."""
+    return {
+        name: None if value is not None and name.endswith("_mask") and bool(value.all()) else value
+        for name, value in inputs.items()
+    }

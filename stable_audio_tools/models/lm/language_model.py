@@ -1,0 +1,212 @@
+"""A language model over the codes of several codebooks, and the wrapper that joins it with conditioners and a codec."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.config import ConfigError
+from stable_audio_tools.models.conditioners import MultiConditioner, join_tokens, join_vectors
+from stable_audio_tools.models.lm.backbone import AudioLMBackbone
+from stable_audio_tools.models.lm.generation import Guidance, generate_codes
+from stable_audio_tools.models.lm.patterns import PatternProvider
+from stable_audio_tools.models.pretransforms import Pretransform
+from stable_audio_tools.models.transformer import KeyValueCache
+
+
+class LMOutput(NamedTuple):
+    """Logits (b, q, t, card) of the given codes, no shift left to do; NaN where the mask (b, q, t) is False."""
+
+    logits: Tensor
+    mask: Tensor
+
+
+class AudioLanguageModel(nn.Module):
+    """Embeddings and heads for each codebook, around a backbone, in the order of a pattern."""
+
+    def __init__(
+        self, pattern_provider: PatternProvider, backbone: AudioLMBackbone, num_quantizers: int, codebook_size: int
+    ) -> None:
+        super().__init__()
+        self.pattern_provider = pattern_provider
+        self.backbone = backbone
+        self.num_quantizers = num_quantizers
+        self.codebook_size = codebook_size
+        self.masked_token_id = codebook_size
+        width = backbone.embed_dim
+        self.embeds = nn.ModuleList(nn.Embedding(codebook_size + 1, width) for _ in range(num_quantizers))
+        self.quantizer_heads = nn.ModuleList(nn.Linear(width, codebook_size) for _ in range(num_quantizers))
+
+    def forward(self, sequence: Tensor, *, last_only: bool = False, **inputs: Any) -> Tensor:
+        """A sequence (b, q, s) in the pattern's order to logits (b, q, s, card), those of the next step.
+
+        `last_only` keeps those of the last step (b, q, 1, card). The other keywords are the backbone's.
+        """
+        if sequence.shape[1] != self.num_quantizers:
+            raise ValueError(f"the model knows {self.num_quantizers} codebooks, the sequence has {sequence.shape[1]}")
+        embedded = torch.stack([embed(codes) for embed, codes in zip(self.embeds, sequence.unbind(1))]).sum(0)
+        hidden = self.backbone(embedded, **inputs)
+        if last_only:
+            hidden = hidden[:, -1:]
+        return torch.stack([head(hidden) for head in self.quantizer_heads], dim=1)
+
+    def compute_logits(self, codes: Tensor, **inputs: Any) -> LMOutput:
+        """Logits of the codes (b, q, t), each predicted from those before it in the pattern's order, for training."""
+        pattern = self.pattern_provider.get_pattern(codes.shape[-1])
+        sequence = pattern.build_sequence(codes, self.masked_token_id)[..., : pattern.num_training_steps]
+        logits, mask = pattern.revert_logits(self(sequence, **inputs))
+        return LMOutput(logits, mask.expand(len(codes), -1, -1))
+
+
+class AudioLanguageModelWrapper(nn.Module):
+    """A language model with its conditioners and the discrete pretransform whose codes it writes."""
+
+    def __init__(
+        self,
+        pretransform: Pretransform,
+        lm: AudioLanguageModel,
+        sample_rate: int,
+        min_input_length: int,
+        conditioner: MultiConditioner | None = None,
+        cross_attn_cond_ids: Sequence[str] = (),
+        prepend_cond_ids: Sequence[str] = (),
+        global_cond_ids: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if not pretransform.is_discrete or pretransform.num_quantizers is None or pretransform.codebook_size is None:
+            raise ConfigError("pretransform: a language model needs one with a discrete bottleneck, such as dac_rvq")
+        self.pretransform = pretransform
+        self.pretransform.requires_grad_(False).eval()
+        self.num_quantizers = pretransform.num_quantizers
+        self.codebook_size = pretransform.codebook_size
+        self.lm = lm
+        self.conditioner = conditioner
+        self.sample_rate = sample_rate
+        self.min_input_length = min_input_length
+        self.cross_attn_cond_ids = list(cross_attn_cond_ids)
+        self.prepend_cond_ids = list(prepend_cond_ids)
+        self.global_cond_ids = list(global_cond_ids)
+
+    def get_conditioning_inputs(self, cond: Mapping[str, Any], negative: bool = False) -> dict[str, Tensor | None]:
+        """Conditions by id -> inputs of the backbone, by keyword."""
+        cross_attn = join_tokens(cond, self.cross_attn_cond_ids)
+        prepend = join_tokens(cond, self.prepend_cond_ids)
+        inputs = {
+            "cross_attn_cond": cross_attn.tokens if cross_attn else None,
+            "cross_attn_mask": cross_attn.mask if cross_attn else None,
+            "prepend_cond": prepend.tokens if prepend else None,
+            "prepend_cond_mask": prepend.mask if prepend else None,
+            "global_cond": join_vectors(cond, self.global_cond_ids),
+        }
+        return {f"negative_{name}": value for name, value in inputs.items()} if negative else inputs
+
+    def compute_logits(
+        self,
+        codes: Tensor,
+        condition_tensors: Mapping[str, Any] | None = None,
+        cfg_dropout_prob: float = 0.0,
+        **options: Any,
+    ) -> LMOutput:
+        """Codes (b, q, t) and conditions by id to the logits of the codes.
+
+        With `cfg_dropout_prob`, each condition of each item is replaced by zeros that often: what guidance leads away
+        from.
+        """
+        inputs = self.get_conditioning_inputs(condition_tensors or {})
+        if cfg_dropout_prob > 0:
+            for name in ("cross_attn_cond", "prepend_cond", "global_cond"):
+                inputs[name] = _dropped(inputs[name], cfg_dropout_prob)
+        return self.lm.compute_logits(codes, **inputs, **options)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        max_gen_len: int = 256,
+        batch_size: int | None = None,
+        init_data: Tensor | None = None,
+        conditioning: Sequence[Mapping[str, Any]] | None = None,
+        conditioning_tensors: Mapping[str, Any] | None = None,
+        callback: Callable[[int, int], None] | None = None,
+        use_cache: bool = True,
+        cfg_scale: float = 1.0,
+        *,
+        negative_conditioning: Sequence[Mapping[str, Any]] | None = None,
+        negative_conditioning_tensors: Mapping[str, Any] | None = None,
+        cross_attn_use_cfg: bool = True,
+        prepend_use_cfg: bool = True,
+        global_use_cfg: bool = True,
+        top_k: int = 250,
+        top_p: float = 0.0,
+        temp: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Codes (b, q, max_gen_len) from metadata (`conditioning`) or conditions by id (`conditioning_tensors`).
+
+        `init_data` (b, q, t) are the first codes, to be continued. With `cfg_scale` other than 1, logits are led away
+        from those under the negative conditions, or zeros; a `*_use_cfg` that is False keeps that condition there.
+        `callback(step, steps)` tells the progress.
+        """
+        inputs = self._inputs(conditioning, conditioning_tensors)
+        negative = self._inputs(negative_conditioning, negative_conditioning_tensors)
+        init_data = self._first_codes(init_data, batch_size, inputs)
+        kept = {"cross_attn": not cross_attn_use_cfg, "prepend": not prepend_use_cfg, "global": not global_use_cfg}
+        guidance = None
+        if cfg_scale != 1.0:
+            guidance = Guidance(cfg_scale, negative, tuple(name for name, keeps in kept.items() if keeps))
+        return generate_codes(
+            self.lm,
+            init_data,
+            max_gen_len,
+            inputs,
+            guidance,
+            cache=KeyValueCache() if use_cache else None,
+            callback=callback,
+            temperature=temp,
+            top_k=top_k,
+            top_p=top_p,
+            generator=generator,
+        )
+
+    @torch.no_grad()
+    def generate_audio(self, **options: Any) -> Tensor:
+        """Audio (b, c, n); the keywords are those of `generate`."""
+        return self.pretransform.decode_tokens(self.generate(**options))
+
+    def _inputs(
+        self, metadata: Sequence[Mapping[str, Any]] | None, conditions: Mapping[str, Any] | None
+    ) -> dict[str, Tensor | None]:
+        if conditions is None and metadata is not None:
+            if self.conditioner is None:
+                raise ValueError("conditioning was given, and this model has no conditioners; leave it out")
+            conditions = self.conditioner(metadata, self._device())
+        return {} if conditions is None else self.get_conditioning_inputs(conditions)
+
+    def _first_codes(
+        self, init_data: Tensor | None, batch_size: int | None, inputs: Mapping[str, Tensor | None]
+    ) -> Tensor:
+        """The codes to continue, none by default, for a batch of the one size that all arguments agree on."""
+        sizes = {name: len(value) for name, value in inputs.items() if value is not None}
+        if init_data is not None:
+            sizes["init_data"] = len(init_data)
+        if batch_size is not None:
+            sizes["batch_size"] = batch_size
+        if len(set(sizes.values())) > 1:
+            told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ValueError(f"the arguments are for batches of different sizes: {told}")
+        if init_data is not None:
+            return init_data.to(self._device())
+        size = next(iter(sizes.values()), 1)
+        return torch.empty(size, self.num_quantizers, 0, dtype=torch.long, device=self._device())
+
+    def _device(self) -> torch.device:
+        return next(self.lm.parameters()).device
+
+
+def _dropped(condition: Tensor | None, probability: float) -> Tensor | None:
+    """Zeros in place of whole items, drawn for each."""
+    if condition is None:
+        return None
+    shape = (len(condition),) + (1,) * (condition.ndim - 1)
+    drop = torch.bernoulli(torch.full(shape, probability, device=condition.device)).bool()
+    return condition.masked_fill(drop, 0.0)

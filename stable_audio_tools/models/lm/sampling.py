@@ -1,0 +1,35 @@
+"""Drawing one of several tokens from logits."""
+
+import torch
+from torch import Tensor
+
+
+def sample_tokens(
+    logits: Tensor,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Logits (..., card) to tokens (...).
+
+    Temperature 0 takes the likeliest. `top_p` (0: off) draws from the likeliest tokens whose probabilities add up to
+    it, otherwise `top_k` (0: off) from so many of them.
+    """
+    if temperature <= 0:
+        return logits.argmax(dim=-1)
+    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
+    if top_p > 0:
+        ordered, tokens = probabilities.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1) - ordered
+        drawn = _draw(ordered.masked_fill(before > top_p, 0.0), generator)
+        return tokens.gather(-1, drawn[..., None])[..., 0]
+    if top_k > 0:
+        least = probabilities.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+        probabilities = probabilities.masked_fill(probabilities < least, 0.0)
+    return _draw(probabilities, generator)
+
+
+def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One index by weights that need not sum to 1: the first arrival among exponential clocks of these rates."""
+    return (weights / torch.empty_like(weights).exponential_(1, generator=generator)).argmax(dim=-1)

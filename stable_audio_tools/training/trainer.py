@@ -1,0 +1,136 @@
+"""Lightning's trainer as the settings ask for it: devices, strategy, precision, checkpoints, guards, demos."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from stable_audio_tools.system.ranks import world_size
+from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
+from stable_audio_tools.training.callbacks.guards import NonFiniteGuard
+from stable_audio_tools.training.callbacks.progress import DryRun, ProgressBar
+from stable_audio_tools.training.factory import TrainingSection, create_demo_callback_from_config
+from stable_audio_tools.training.loggers import create_logger
+from stable_audio_tools.training.module import TrainingModule
+from stable_audio_tools.training.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
+
+# Above this many trained parameters, activations on a GPU are recomputed unless the settings say otherwise.
+CHECKPOINTING_ABOVE = 300_000_000
+
+
+def create_trainer(
+    settings: TrainSettings,
+    model_config: dict[str, Any],
+    section: TrainingSection,
+    wrapper: TrainingModule,
+    folder: Path,
+    demo_loader: Any = None,
+) -> pl.Trainer:
+    """A trainer for one run; `demo_loader` gives what demos are made from, else they use training batches."""
+    devices, accelerator = _devices(settings)
+    manual = not wrapper.automatic_optimization
+    checkpoints = folder / "checkpoints"
+    set_checkpointing(wrapper, settings, accelerator)
+    callbacks: list[pl.Callback | None] = [
+        NonFiniteGuard(settings.nonfinite, checkpoints),  # type: ignore[arg-type]
+        create_demo_callback_from_config(model_config, demo_loader, folder / "demos"),
+        ProgressBar(refresh_rate=(section.shared.tqdm or {}).get("refresh_rate", 1)),
+        Checkpointing(checkpoints, settings.checkpoint_every, settings.save_top_k, model_config),
+        DryRun() if settings.dry_run else None,
+    ]
+    return pl.Trainer(
+        accelerator=accelerator,
+        devices=devices,
+        num_nodes=settings.num_nodes,
+        strategy=_strategy(settings, wrapper, devices),
+        precision=_precision(settings, accelerator),  # type: ignore[arg-type]
+        plugins=[AtomicCheckpointIO()],
+        max_steps=1 if settings.dry_run else settings.max_steps,
+        max_epochs=settings.max_epochs,
+        accumulate_grad_batches=1 if manual else settings.accum_batches,
+        gradient_clip_val=None if manual else settings.gradient_clip_val or None,
+        limit_train_batches=_limit(settings),
+        limit_val_batches=settings.limit_val_batches,
+        val_check_interval=settings.val_every if settings.val_every > 0 else None,
+        check_val_every_n_epoch=None if settings.val_every > 0 else 1,
+        log_every_n_steps=1
+        if settings.dry_run
+        else (section.shared.logging or {}).get("log_every", settings.log_every),
+        logger=create_logger(settings, folder) or False,
+        callbacks=[callback for callback in callbacks if callback is not None],
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _devices(settings: TrainSettings) -> tuple[Any, str]:
+    accelerator = settings.accelerator
+    if accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        accelerator = "cpu"
+    if settings.num_gpus > 0:
+        return settings.num_gpus, "gpu"
+    if settings.devices == "auto":
+        local = os.environ.get("LOCAL_WORLD_SIZE")
+        return (int(local) if local else 1 if accelerator == "cpu" else "auto"), accelerator
+    if "," in settings.devices:
+        return [int(index) for index in settings.devices.split(",") if index], accelerator
+    return int(settings.devices), accelerator
+
+
+def _strategy(settings: TrainSettings, wrapper: TrainingModule, devices: Any) -> Any:
+    if settings.strategy == "deepspeed":
+        from pytorch_lightning.strategies import DeepSpeedStrategy
+
+        return DeepSpeedStrategy(stage=2, load_full_weights=True)
+    several = settings.num_nodes > 1 or world_size() > 1 or devices not in (1, "1", "auto")
+    several = several or (devices == "auto" and torch.cuda.device_count() > 1)
+    # With two networks that train in turns, each step leaves the other's parameters without gradients.
+    if settings.strategy in ("auto", "ddp") and several and not wrapper.automatic_optimization:
+        return "ddp_find_unused_parameters_true"
+    return settings.strategy
+
+
+def _precision(settings: TrainSettings, accelerator: str) -> str:
+    if settings.precision == "16":
+        return "16-mixed" if accelerator != "cpu" else "bf16-mixed"
+    if settings.precision != "auto":
+        return settings.precision
+    if accelerator == "cpu" or not torch.cuda.is_available():
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+
+
+def _limit(settings: TrainSettings) -> int | float:
+    if settings.num_train_samples > 0:
+        return max(1, settings.num_train_samples // (settings.batch_size * world_size()))
+    return settings.limit_train_batches
+
+
+def set_checkpointing(wrapper: nn.Module, settings: TrainSettings, accelerator: str) -> None:
+    trained = sum(parameter.numel() for parameter in wrapper.parameters() if parameter.requires_grad)
+    wanted = settings.checkpointing == "on"
+    if settings.checkpointing == "auto":
+        wanted = accelerator != "cpu" and trained > CHECKPOINTING_ABOVE
+    for module in wrapper.modules():
+        if isinstance(getattr(module, "checkpointing", None), bool):
+            module.checkpointing = wanted  # type: ignore[assignment]
+    logger.info("activations are %s in the backward pass", "recomputed" if wanted else "kept for use")
+
+
+def compile_network(wrapper: TrainingModule) -> None:
+    for name in ("diffusion", "autoencoder", "model", "diffae"):
+        network = getattr(wrapper, name, None)
+        if isinstance(network, nn.Module):
+            inner = getattr(network, "model", network)
+            if isinstance(inner, nn.Module):
+                inner.compile()
+                return
