@@ -253,7 +253,7 @@ def _svg(points: list[tuple[int, float]], width: int = 420, height: int = 160) -
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in scaled)
     return (
-        f'<svg viewBox="-4 -4 {width + 8} {height + 24}"><polyline points="{line}" fill="none" stroke="#b5367a" stroke-width="2"/>'
+        f'<svg viewBox="-4 -4 {width + 8} {height + 24}"><polyline points="{line}"/>'
         f'<text x="0" y="{height + 16}">{values[0]:.3g} at the start, {values[-1]:.3g} after {last} steps</text></svg>'
     )
 
@@ -261,12 +261,18 @@ def _svg(points: list[tuple[int, float]], width: int = 420, height: int = 160) -
 _HEAD = """<!doctype html><meta charset="utf-8"><title>stable_audio_tools demo</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body{font:16px/1.5 system-ui,sans-serif;max-width:1100px;margin:2rem auto;padding:0 1rem;color:#222;background:#fafafa}
-h1{font-weight:600} h2{margin-top:2.5rem;font-weight:500}
-.row{display:flex;flex-wrap:wrap;gap:1rem}
-figure{margin:0;background:#fff;border:1px solid #e4e4e4;border-radius:8px;padding:.7rem;width:320px}
-figure img,figure svg{width:100%;border-radius:4px} audio{width:100%;margin-top:.4rem} figcaption{color:#555;font-size:.9rem}
-svg text{font:12px system-ui,sans-serif;fill:#777} pre{white-space:pre-wrap;background:#f0f0f0;padding:.6rem;border-radius:6px;font-size:.8rem}
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #222;
+  background: #fafafa }
+h1 { font-weight: 600 }
+h2 { margin-top: 2.5rem; font-weight: 500 }
+.row { display: flex; flex-wrap: wrap; gap: 1rem }
+figure { margin: 0; background: #fff; border: 1px solid #e4e4e4; border-radius: 8px; padding: .7rem; width: 320px }
+figure img, figure svg { width: 100%; border-radius: 4px }
+audio { width: 100%; margin-top: .4rem }
+figcaption { color: #555; font-size: .9rem }
+polyline { fill: none; stroke: #b5367a; stroke-width: 2 }
+svg text { font: 12px system-ui, sans-serif; fill: #777 }
+pre { white-space: pre-wrap; background: #f0f0f0; padding: .6rem; border-radius: 6px; font-size: .8rem }
 </style>"""
 
 

@@ -149,9 +149,21 @@ class _FromObject:
     """Strict pydantic wants instances of a dataclass; JSON holds objects."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
-        found = handler.resolve_ref_schema(handler(source))
+        found = _open_records(handler(source), handler)
         assert found["type"] == "dataclass"
-        return {**found, "strict": False}
+        return found
+
+
+def _open_records(node: Any, handler: GetCoreSchemaHandler) -> Any:
+    """A schema in which every record, at any depth, is made from an object, and every tuple from a list."""
+    if isinstance(node, list):
+        return [_open_records(item, handler) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("type") == "definition-ref":
+        return _open_records(handler.resolve_ref_schema(node), handler)
+    opened = {key: _open_records(value, handler) for key, value in node.items() if key != "ref"}
+    return {**opened, "strict": False} if node.get("type") in ("dataclass", "tuple") else opened
 
 
 def accept_objects(annotation: Any) -> Any:

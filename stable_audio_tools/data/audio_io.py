@@ -6,6 +6,7 @@ therefore begins early enough (`_decode_from`) and drops what was not asked for.
 """
 
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from stable_audio_tools.config.errors import AudioError
 from stable_audio_tools.data import ffmpeg
+from stable_audio_tools.data.comments import append_wav_comment
 from stable_audio_tools.data.resampling import input_span, resample, resample_span, resampled_length
 from stable_audio_tools.system.files import atomic_path
 
@@ -104,10 +106,12 @@ def write(
     bits: Literal[16, 24, 32] = 16,
     clip: bool = False,
     quality: float | None = None,
+    comment: str = "",
 ) -> None:
     """Write `(c, n)` or `(n,)` audio as the suffix says: wav (16, 24, 32 float), flac (16, 24), mp3, ogg or opus.
 
-    `quality` runs from 0 (smallest file) to 1 (best), for mp3, ogg and opus. The file appears whole or not at all.
+    `quality` runs from 0 (smallest file) to 1 (best), for mp3, ogg and opus. `comment` goes into the file's
+    metadata. The file appears whole or not at all.
     """
     path = Path(path)
     kind = path.suffix.lower()
@@ -126,12 +130,16 @@ def write(
     with atomic_path(path) as temporary:
         try:
             with sf.SoundFile(temporary, "w", sample_rate, len(samples), subtype, format=format, **level) as file:
+                if comment and kind != ".wav":
+                    file.comment = comment
                 for first in range(0, samples.shape[1], 1 << 16):  # libvorbis overflows its stack on long blocks
                     file.write(samples[:, first : first + (1 << 16)].T)
         except (sf.SoundFileError, RuntimeError, TypeError) as error:
             raise AudioError(
                 f"{path}: cannot be written at {sample_rate} Hz, {len(samples)} channels: {error}"
             ) from None
+        if comment and kind == ".wav":
+            append_wav_comment(temporary, comment)
 
 
 _PCM = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
@@ -163,29 +171,37 @@ def _within_bounds(path: Path, samples: NDArray[np.float32], clip: bool, unlimit
 # ------------------------------------------------------------------ reading
 
 
+class _Reader(sf.SoundFile):
+    """soundfile seeks after each read of a seekable file, which costs time and, in mp3, the bits carried over."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[sf.SoundFile]:
     """Open with libsndfile; whatever it says inside the block becomes an AudioError that names the file."""
-    _check_readable(path)
     name = os.fsencode(path) if os.name == "posix" else str(path)
     try:
-        with sf.SoundFile(name) as file:
+        with _Reader(name) as file:
             yield file
-    except (sf.SoundFileError, RuntimeError, OSError, TypeError) as error:
+    except (sf.SoundFileError, RuntimeError, OSError, TypeError, MemoryError) as error:
+        _check_readable(path)
         reason = getattr(error, "error_string", "") or str(error) or type(error).__name__
         raise AudioError(f"{path}: cannot be decoded ({reason.strip().rstrip('.')})") from None
 
 
 def _check_readable(path: Path) -> None:
+    """Raise AudioError where the reason lies in the file system."""
     try:
-        size = path.stat().st_size
+        about = path.stat()
     except FileNotFoundError:
         raise AudioError(f"{path}: no such file") from None
     except (OSError, ValueError) as error:
         raise AudioError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
-    if path.is_dir():
+    if stat.S_ISDIR(about.st_mode):
         raise AudioError(f"{path}: is a folder, not an audio file")
-    if size == 0:
+    if about.st_size == 0:
         raise AudioError(f"{path}: is empty (0 bytes)")
     if not os.access(path, os.R_OK):
         raise AudioError(f"{path}: no permission to read it")
@@ -236,19 +252,21 @@ def _read_span(path: Path, file: sf.SoundFile | None, about: AudioInfo, start: i
 
 
 def _read_blocks(file: sf.SoundFile, about: AudioInfo, start: int, frames: int) -> NDArray[np.float32]:
-    """`(n, c)`, fewer than `frames` where the file ends; soundfile seeks after each read, so each block does too."""
-    stop, pieces = start + frames, [np.zeros((0, about.channels), np.float32)]
-    while start < stop:
-        begin = _decode_from(about, start)
-        if begin != file.tell():
-            file.seek(begin)
-        wanted = min(stop - start, max(1, _BLOCK // about.channels))
-        piece = file.read(start - begin + wanted, dtype="float32", always_2d=True)[start - begin :]
-        pieces.append(piece)
-        start += len(piece)
-        if len(piece) < wanted:
+    """`(n, c)`, fewer than `frames` where the file ends."""
+    begin = _decode_from(about, start)
+    if begin:
+        file.seek(begin)
+    skip = start - begin
+    left, pieces = skip + frames, []
+    while left > 0:
+        wanted = min(left, max(1, _BLOCK // about.channels))
+        pieces.append(file.read(wanted, dtype="float32", always_2d=True))
+        left -= len(pieces[-1])
+        if len(pieces[-1]) < wanted:
             break
-    return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
+    if not pieces:
+        return np.zeros((0, about.channels), np.float32)
+    return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces))[skip:]
 
 
 def _decode_from(about: AudioInfo, start: int) -> int:

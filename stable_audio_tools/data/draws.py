@@ -59,9 +59,7 @@ def order_length(groups: NDArray[np.int64], weights: NDArray[np.float64]) -> int
     return int(np.rint(sizes * weights).sum())
 
 
-def make_order(
-    groups: NDArray[np.int64], weights: NDArray[np.float64], epoch: int, seed: int, shuffle: bool
-) -> Order:
+def make_order(groups: NDArray[np.int64], weights: NDArray[np.float64], epoch: int, seed: int, shuffle: bool) -> Order:
     """The order of an epoch. A group of weight 2.5 is visited twice whole, and half of it a third time."""
     rng = np.random.default_rng([seed, epoch])
     items, visits = [], []

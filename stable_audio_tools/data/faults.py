@@ -128,6 +128,8 @@ class FaultReport:
         self._quarantined.add(fault.path)
         target = Path(self.policy.quarantine_file)
         target.parent.mkdir(parents=True, exist_ok=True)
-        line = f"{os.path.abspath(fault.path)}\t# {fault.kind}: {fault.detail}".replace("\n", " ") + "\n"
+        line = (
+            f"{os.path.normpath(Path(fault.path).absolute())}\t# {fault.kind}: {fault.detail}".replace("\n", " ") + "\n"
+        )
         with target.open("a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(line)
+            file.write(f"{os.path.normpath(Path(fault.path).absolute())}\t# {reason}\n")

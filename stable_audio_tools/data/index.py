@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _VERSION = 1
 _WORTH_CACHING = 500  # files
 _WORTH_SHOWING = 2_000
+_COLUMNS = ("sizes", "mtimes", "frames", "rates", "channels")
 _THREADS = 8
 _BLOCK = 4_096
 
@@ -60,7 +61,7 @@ class FileIndex(NamedTuple):
     unreachable: list[Unreachable]
 
     def path(self, row: int) -> str:
-        return os.path.join(self.root, self.names[row])
+        return f"{self.root}/{self.names[row]}"
 
 
 def index_folder(root: str | Path, extensions: Sequence[str], describe: Describe, kind: str) -> FileIndex:
@@ -123,12 +124,12 @@ class _Rows:
             self.next_old += 1
             if name == found.name:
                 same = self.old.sizes[row] == found.size and self.old.mtimes[row] == found.mtime_ns
-                return self._old_row(row) if same else self._note_change()
+                if same:
+                    return self._old_row(row)
+                break
             self.changed = True
-        return self._note_change()
-
-    def _note_change(self) -> None:
         self.changed = True
+        return None
 
     def _old_row(self, row: int) -> _Row:
         old = self.old
@@ -167,8 +168,9 @@ class _Rows:
 
 def _cache_file(root: str | Path, extensions: Sequence[str], kind: str) -> Path:
     base = os.environ.get("STABLE_AUDIO_TOOLS_CACHE")
-    folder = Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "stable-audio-tools")
-    key = json.dumps([_VERSION, os.path.abspath(root), sorted(extensions), kind])
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(base) if base else users / "stable-audio-tools"
+    key = json.dumps([_VERSION, os.path.normpath(Path(root).absolute()), sorted(extensions), kind])
     return folder / "index" / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.npz"
 
 
@@ -176,21 +178,21 @@ def _load(cache: Path) -> FileIndex | None:
     try:
         with np.load(cache, allow_pickle=False) as arrays:
             names = PackedStrings(arrays["blob"], arrays["ends"])
-            numbers = [arrays[key] for key in ("sizes", "mtimes", "frames", "rates", "channels")]
+            columns = {key: arrays[key] for key in _COLUMNS}
             reasons = {int(row): text for row, text in json.loads(arrays["reasons"].tobytes()).items()}
     except FileNotFoundError:
         return None
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         logger.info("the header cache %s cannot be read (%s); headers are read again", cache, error)
         return None
-    if any(len(column) != len(names) for column in numbers):
+    if any(len(column) != len(names) for column in columns.values()):
         return None
-    return FileIndex("", names, *numbers, reasons, [])
+    return FileIndex("", names, **columns, reasons=reasons, unreachable=[])
 
 
 def _save(cache: Path, index: FileIndex) -> None:
     reasons = np.frombuffer(json.dumps(index.reasons).encode(), np.uint8)
-    columns = {key: getattr(index, key) for key in ("sizes", "mtimes", "frames", "rates", "channels")}
+    columns = {key: getattr(index, key) for key in _COLUMNS}
     try:
         with atomic_path(cache) as temporary:
             np.savez(temporary, blob=index.names.blob, ends=index.names.ends, reasons=reasons, **columns)

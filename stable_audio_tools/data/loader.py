@@ -193,16 +193,20 @@ class Loader:
 
         step = self.batch_size
         self._schedule.chunks = ([draw(p) for p in range(a, min(a + step, stop))] for a in range(start, stop, step))
-        self._workers = self._workers or DataLoader(
+        if self._workers is None:
+            self._workers = self._start_workers()
+        yield from self._workers
+
+    def _start_workers(self) -> DataLoader[Any]:
+        return DataLoader(
             _ChunkReader(self.dataset),
-            batch_sampler=self._schedule,  # type: ignore[arg-type]
+            batch_sampler=self._schedule,
             collate_fn=_as_it_is,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context=self._context if self.num_workers else None,
         )
-        yield from self._workers
 
 
 def _distributed(ask: str, otherwise: int) -> int:
@@ -249,7 +253,7 @@ class _ChunkReader(Dataset[Any]):
             return _Chunk(None, None, [], [], [], error)
 
 
-def _as_it_is(chunk: _Chunk) -> _Chunk:
+def _as_it_is(chunk: Any) -> Any:
     return chunk
 
 

@@ -25,7 +25,7 @@ _TEXT_KEYS = frozenset({*PATH_KEYS, "prompt", "text", "caption", "id", "title", 
 
 def read_sidecar(path: str | Path) -> dict[str, Any]:
     """What `name.json` (an object) and `name.txt` (the prompt) beside `name.wav` say; {} where there is neither."""
-    stem = os.path.splitext(path)[0]
+    stem = str(Path(path).with_suffix(""))
     info: dict[str, Any] = {}
     if (text := _text_of(f"{stem}.txt")) is not None:
         info["prompt"] = text.strip()
@@ -42,8 +42,7 @@ def read_sidecar(path: str | Path) -> dict[str, Any]:
 
 def _text_of(path: str) -> str | None:
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
+        return Path(path).read_text(encoding="utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -100,8 +99,9 @@ def _named_file(row: Mapping[str, Any], table: str, number: int) -> str:
 def _places(named: str, beside: Path, root: str) -> Iterator[str]:
     """Where the file may lie below `root`: taken from the table's folder, then from the root."""
     named = named.replace("\\", "/")
-    for base in (beside, Path(root)):
-        place = os.path.relpath(os.path.abspath(base / named), os.path.abspath(root))
+    top = Path(root).absolute()
+    for base in (beside.absolute(), top):
+        place = os.path.relpath(base / named, top).replace("\\", "/")
         if not place.startswith(".."):
             yield place
 

@@ -3,7 +3,8 @@
 import logging
 import os
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
 
 from stable_audio_tools.config.errors import ConfigError
 
@@ -37,7 +38,8 @@ class PathList:
 
     def fits(self, path: str, relpath: str | None = None, id: str = "") -> bool:
         """Is this file on the list?"""
-        return any([self._hit(candidate) for candidate in self._candidates(path, relpath, id)])
+        hits = [self._hit(candidate) for candidate in self._candidates(path, relpath, id)]
+        return any(hits)
 
     def _hit(self, candidate: str) -> bool:
         found = candidate in self.entries
@@ -45,12 +47,12 @@ class PathList:
         return found
 
     def _candidates(self, path: str, relpath: str | None, id: str) -> set[str]:
-        whole = {os.path.abspath(path).replace("\\", "/"), self._normal(path)}
+        whole = {self._normal(str(Path(path).absolute())), self._normal(path)}
         if relpath is not None:
             whole |= {self._normal(relpath), f"{id}:{self._normal(relpath)}"}
         if self.loose:
-            whole |= {os.path.basename(path)}
-            whole |= {os.path.splitext(candidate)[0] for candidate in whole}
+            whole |= {Path(path).name}
+            whole |= {str(PurePosixPath(candidate).with_suffix("")) for candidate in whole}
         return whole
 
     def report(self) -> None:
@@ -81,11 +83,16 @@ class PathFilter:
     def __bool__(self) -> bool:
         return any((self.exclude, self.include, self.quarantine))
 
-    def keeps(self, path: str, relpath: str | None = None, id: str = "") -> bool:
-        """Is this file to be used?"""
-        listed = [chosen.fits(path, relpath, id) for chosen in (self.exclude, self.quarantine) if chosen]
-        included = self.include.fits(path, relpath, id) if self.include else True
-        return included and not any(listed)
+    def keeps(self, names: Iterable[tuple[str, str | None]], id: str = "") -> bool:
+        """Is the file that goes by these (path, path below its root) to be used?"""
+        known = list(names)
+
+        def on(chosen: PathList | None) -> bool:
+            fits = [chosen.fits(path, relpath, id) for path, relpath in known] if chosen else []
+            return any(fits)
+
+        left_out = [on(self.exclude), on(self.quarantine)]
+        return (self.include is None or on(self.include)) and not any(left_out)
 
     def report(self) -> None:
         """Warn of entries that fitted nothing or too much."""

@@ -32,7 +32,9 @@ class Captions:
     ] = ()
     separator: Annotated[str, Field(description="stands between tags, and parts texts that hold several")] = ", "
     shuffle_tags: Annotated[bool, Field(description="a new order at each visit")] = False
-    tag_dropout: Annotated[_Probability, Field(description="probability that a tag is left out; one always stays")] = 0.0
+    tag_dropout: Annotated[_Probability, Field(description="probability that a tag is left out; one always stays")] = (
+        0.0
+    )
     max_tags: Annotated[int | None, Field(description="most tags in a prompt; null means all")] = None
     lowercase: Annotated[_Probability, Field(description="probability that the prompt is in lower case")] = 0.0
     uppercase: Annotated[_Probability, Field(description="probability that the prompt is in upper case")] = 0.0
@@ -74,7 +76,9 @@ def _from_template(info: Mapping[str, Any], captions: Captions, rng: random.Rand
     def fill(match: re.Match[str]) -> str:
         name = match[1]
         listed = name in captions.tags or isinstance(info[name], list)
-        return captions.separator.join(_choose(_tags(info[name], captions), captions, rng)) if listed else str(info[name])
+        return (
+            captions.separator.join(_choose(_tags(info[name], captions), captions, rng)) if listed else str(info[name])
+        )
 
     return _FIELD.sub(fill, rng.choice(ready))
 

@@ -34,14 +34,14 @@ def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreacha
 
     What cannot be looked into is added to `unreachable`. A folder that links lead to twice is visited once.
     """
-    wanted = frozenset(_dotted(extensions))
+    wanted = tuple(_dotted(extensions))
     missed = [] if unreachable is None else unreachable
     visited: set[tuple[int, int]] = set()
     stack: list[tuple[str, os.DirEntry[str] | None]] = [("", None)]
     while stack:
         name, entry = stack.pop()
-        path = os.path.join(root, name) if name else str(root)
-        if entry is not None and os.path.splitext(name)[1].lower() in wanted:
+        path = f"{root}/{name}" if name else str(root)
+        if entry is not None and name.lower().endswith(wanted):
             try:
                 if entry.is_file():
                     about = entry.stat()
@@ -56,7 +56,7 @@ def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreacha
         try:
             if entry is not None and not entry.is_dir():
                 continue
-            about = os.stat(path)
+            about = Path(path).stat()
             if (about.st_dev, about.st_ino) in visited:
                 missed.append(Unreachable(path, "a link to a folder that is already included", False))
                 continue
@@ -71,8 +71,8 @@ def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreacha
 
 def fast_scandir(dir: str, ext: Sequence[str]) -> tuple[list[str], list[str]]:
     """(folders, files with one of the extensions) below `dir`; hidden files are left out."""
-    files = [os.path.join(dir, found.name) for found in walk(dir, ext)]
-    folders = [os.path.join(parent, name) for parent, names, _ in os.walk(dir) for name in sorted(names)]
+    files = [str(Path(dir, found.name)) for found in walk(dir, ext)]
+    folders = [str(Path(parent, name)) for parent, names, _ in os.walk(dir) for name in sorted(names)]
     return folders, files
 
 
@@ -84,7 +84,7 @@ def get_audio_filenames(
     for root in [paths] if isinstance(paths, str) else paths:
         for found in walk(root, exts):
             if holds_keyword(found.name, keywords):
-                names.append(os.path.join(root, found.name))
+                names.append(str(Path(root, found.name)))
     return names
 
 
@@ -92,7 +92,7 @@ def holds_keyword(name: str, keywords: Sequence[str] | None) -> bool:
     """Does the file's own name hold one of the keywords? Anything does when there are none."""
     if keywords is None:
         return True
-    base = os.path.basename(name).lower()
+    base = name.rpartition("/")[2].lower()
     return any(word.lower() in base for word in keywords) and not any(word in base for word in _NEVER)
 
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchaudio.transforms import Loudness
 
+SILENCE = 0.001  # peak of a clip at -60 dB of full scale
 _LOUDNESS_BLOCK_SECONDS = 0.4  # ITU-R BS.1770 measures in blocks of this length
 
 
@@ -37,21 +38,21 @@ class NormalizedCrop(NamedTuple):
 def take(audio: Tensor, start: int, length: int) -> Tensor:
     """`length` samples from `start` on, zeros after the end."""
     piece = audio[..., start : start + length]
-    return F.pad(piece, (0, length - piece.shape[-1]))
+    return piece if piece.shape[-1] == length else F.pad(piece, (0, length - piece.shape[-1]))
 
 
 def describe_crop(start: int, length: int, total: int, sample_rate: int) -> CropInfo:
     """The facts of a crop of `length` samples at `start` of a file of `total` samples."""
     whole = max(total, length)
-    mask = torch.zeros(length)
-    mask[: max(0, total - start)] = 1
+    mask = torch.ones(length)
+    mask[max(0, total - start) :] = 0
     return CropInfo(
         start / whole, (start + length) / whole, math.floor(start / sample_rate), math.ceil(total / sample_rate), mask
     )
 
 
 def set_channels(audio: Tensor, channels: int) -> Tensor:
-    """`(n,)` or `(c, n)` -> `(channels, n)`: one is the mean of all; more are the first ones, repeated where too few."""
+    """`(n,)` or `(c, n)` -> `(channels, n)`: one is the mean; of more the first are kept, or repeated."""
     audio = audio[None] if audio.ndim == 1 else audio
     have = audio.shape[0]
     if have == channels:
@@ -75,7 +76,7 @@ class PadCrop(nn.Module):
         return take(signal, start, self.n_samples)
 
 
-class PadCrop_Normalized_T(nn.Module):  # noqa: N801 (a published name)
+class PadCrop_Normalized_T(nn.Module):
     """Cut to `n_samples` and tell where the crop lies; draws from Python's `random`."""
 
     def __init__(self, n_samples: int, sample_rate: int, randomize: bool = True) -> None:

@@ -23,7 +23,7 @@ def prepare_audio(
     target_channels: int,
     device: torch.device | str,
 ) -> Tensor:
-    """Audio (n,), (c, n) or (b, c, n) at `in_sr` Hz, resampled, cut or followed by silence, as (b, c, target_length)."""
+    """Audio (n,), (c, n) or (b, c, n) at `in_sr` Hz, resampled, cut or filled up with silence: (b, c, n)."""
     audio = torch.as_tensor(audio)
     if not 1 <= audio.ndim <= 3:
         raise AudioError(f"audio must be shaped (channels, samples), got {tuple(audio.shape)}")
@@ -76,8 +76,7 @@ def resize_mask(mask: Tensor, frames: int) -> Tensor:
 def keep_region(generated: Tensor, original: Tensor, mask: Tensor, crossfade_samples: int) -> Tensor:
     """`generated` (b, c, n) with the audio of `original` where the mask (b, 1, n) is 1, bit for bit.
 
-    Away from a generated region: next to one, the kept side fades over `crossfade_samples` samples from one to the other,
-    since only there both are the same sound.
+    Next to a generated region the kept side fades over `crossfade_samples` samples, for only there both have the sound.
     """
     if crossfade_samples < 0:
         raise ValueError(f"the cross-fade must not be negative, got {crossfade_samples} samples")

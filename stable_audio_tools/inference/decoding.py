@@ -25,9 +25,8 @@ def decode_latents(
 ) -> Tensor:
     """Latents (b, d, t) to audio (b, c, n).
 
-    With `chunk_frames`, one item and at most that many frames are decoded at a time, and what is computed goes to the
-    memory of the latents; neighbours overlap by `overlap_frames` and meet in the middle. Where that covers the receptive
-    field of the decoder, the audio is that of one pass.
+    With `chunk_frames`, one item and at most that many frames are decoded at a time; neighbours overlap by
+    `overlap_frames` and meet in the middle. Where half of that covers the receptive field, the audio is the same.
     """
     if pretransform is None:
         return latents
@@ -42,7 +41,7 @@ def decode_latents(
             for start in plan.starts:
                 chunk = pretransform.decode(item[None, :, start : start + chunk_frames])[0]
                 if audio is None:
-                    audio = chunk.new_empty(len(latents), len(chunk), frames * step)
+                    audio = chunk.new_zeros(len(latents), len(chunk), frames * step)
                 # The left half of the overlap stays the earlier chunk's.
                 skip = overlap_frames // 2 * step if start > 0 else 0
                 end = min(start * step + chunk.shape[-1], frames * step)

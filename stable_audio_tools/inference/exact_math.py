@@ -45,21 +45,23 @@ def _set_exact() -> list[Callable[[], None]]:
     others = [(cudnn, "benchmark", False), (cuda, "allow_fp16_reduced_precision_reduction", False)]
     products = _precision_of_products()
     settings: list[tuple[Any, str, Any]] = [*others, *(older if products else ()), *newer]
-    before = [getattr(owner, name) for owner, name, _ in settings]
-    for owner, name, value in settings:
-        setattr(owner, name, value)
-    undo = [partial(setattr, owner, name, value) for (owner, name, _), value in zip(settings, before)]
+    undo: list[Callable[[], None]] = [
+        partial(setattr, owner, name, getattr(owner, name)) for owner, name, _ in settings
+    ]
     if products:
         # The older names change one another and the newer ones, so these are set back last.
         undo.insert(len(undo) - len(newer), partial(torch.set_float32_matmul_precision, products))
+    for owner, name, value in settings:
+        setattr(owner, name, value)
     return undo
 
 
 def _parts_with_precision() -> list[Any]:
-    """What torch 2.9 and later give a precision of its own; the older names reach the CPU's products too."""
-    cudnn, cpu = torch.backends.cudnn, torch.backends.mkldnn
-    parts = (torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn, cpu.matmul) if hasattr(cudnn, "conv") else ()
-    return [part for part in parts if hasattr(part, "fp32_precision")]
+    """What has a precision of its own since torch 2.9; the older names reach the CPU's products too."""
+    backends: Any = torch.backends
+    if not hasattr(backends.cuda.matmul, "fp32_precision"):
+        return []
+    return [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul]
 
 
 def _precision_of_products() -> str | None:

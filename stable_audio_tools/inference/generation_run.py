@@ -25,7 +25,7 @@ from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.routing import find_condition
 from stable_audio_tools.models.diffusion.denoising import Denoiser
 from stable_audio_tools.models.diffusion.objectives import DiffusionObjective
-from stable_audio_tools.system.devices import parse_dtype, pick_device
+from stable_audio_tools.system.devices import autocast, parse_dtype, pick_device
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class GenerationRun:
         own_steps = self.sampler.steps_by_batch and len(self.noise.streams) > 1
         items = [slice(index, index + 1) for index in range(self.batch_size)] if own_steps else [_ALL]
         total = None if self.sampler.own_steps else self.steps
-        with self._loaded(self.model.model), progress_of(self._progress(), total) as progress:
+        with self._loaded(self.model.model), self._autocast(), progress_of(self._progress(), total) as progress:
             watch = Watch(self.options.callback, self.options.cancel, progress, total)
             made = []
             for index, item in enumerate(items):
@@ -196,16 +196,18 @@ class GenerationRun:
         return Condition(spread, mask.to(self.device).expand(self.batch_size, *mask.shape[1:]))
 
     def _watched(self, denoiser: Denoiser, watch: Watch) -> Denoiser:
-        options = self.options
         weights = parameter_dtype(self.model.model, torch.float32)
-        watched: Denoiser = WatchedDenoiser(
-            denoiser, watch, weights, None if options.precision is None else parse_dtype(options.precision)
-        )
-        if options.cond_fn is None:
+        watched: Denoiser = WatchedDenoiser(denoiser, watch, weights)
+        if self.options.cond_fn is None:
             return watched
         if not self.sampler.starts_by_ratio:
             raise ValueError("cond_fn works with k-diffusion's samplers only; choose another sampler_type")
-        return GradientDenoiser(watched, options.cond_fn)
+        return GradientDenoiser(watched, self.options.cond_fn)
+
+    def _autocast(self) -> Any:
+        # Around all steps at once, so that weights are cast once; the samplers' own arithmetic is left as it is.
+        precision = self.options.precision
+        return autocast(self.device, torch.float32 if precision is None else parse_dtype(precision))
 
     def _progress(self) -> Any:
         return False if self.options.disable_tqdm else self.options.progress

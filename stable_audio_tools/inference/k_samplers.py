@@ -103,12 +103,17 @@ def _ends(name: str, times: Tensor) -> tuple[float, float]:
 
 
 def _brownian(x: Tensor, times: Tensor, noise: NoiseSource) -> Any:
-    """Noise from a Brownian path, which does not depend on where the steps lie."""
+    """Noise from a Brownian path over noise levels, which does not depend on where the steps lie."""
     levels = _levels(times)
     if len(levels) < 3:
         return lambda *_: noise.like(x)  # one step to the data draws nothing, and a path needs two ends
     sampling = import_module("k_diffusion.sampling")
-    return sampling.BrownianTreeNoiseSampler(x, levels[-2], levels[0], seed=noise.tree_seeds())
+    return sampling.BrownianTreeNoiseSampler(x, levels[-2], levels[0], noise.tree_seeds(), transform=_rounded)
+
+
+def _rounded(level: Tensor) -> Tensor:
+    """To the six digits that the path resolves, or it warns that its own ends lie outside."""
+    return torch.tensor(round(float(level), 6), dtype=torch.float64)
 
 
 class GradientDenoiser:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,14 +26,13 @@ _process_state = threading.RLock()
 
 def resolve_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
     """One seed for the batch, or one per item; -1 draws one."""
-    listed = isinstance(seed, list | tuple)
-    seeds = list(seed) if isinstance(seed, list | tuple) else [seed]
-    if listed and len(seeds) != batch_size:
-        raise ValueError(f"seed lists {len(seeds)} seeds for batch_size {batch_size}; give one seed, or one per item")
-    for value in seeds:
+    if isinstance(seed, list | tuple) and len(seed) != batch_size:
+        raise ValueError(f"seed lists {len(seed)} seeds for batch_size {batch_size}; give one seed, or one per item")
+    given: list[Any] = list(seed) if isinstance(seed, list | tuple) else [seed]
+    for value in given:
         if not hasattr(value, "__index__") or not -1 <= value < _LARGEST_SEED:
             raise ValueError(f"a seed must be a whole number from 0 to 2^63 - 2, or -1 to draw one; got {value!r}")
-    seeds = [draw_seed() if value == -1 else index(value) for value in seeds]
+    seeds = [draw_seed() if value == -1 else index(value) for value in given]
     logger.info("seed %s", ", ".join(map(str, seeds)))
     return seeds
 

@@ -7,6 +7,7 @@ alpha * data + sigma * noise; `times` (steps + 1,) descend to 0, the data. What 
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,7 +19,6 @@ from stable_audio_tools.inference.randomness import NoiseSource
 from stable_audio_tools.inference.watching import Watch
 from stable_audio_tools.models.diffusion.denoising import Denoiser
 from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, mix_at, time_at_ratio
-
 
 _LARGEST_RATIO = 100.0  # sigma / alpha where sampling of v models begins
 
@@ -202,8 +202,7 @@ def find_sampler(name: str | None, objective: DiffusionObjective) -> SamplerInfo
 
 
 def _steps(times: Tensor) -> list[tuple[float, float]]:
-    values = times.tolist()
-    return list(zip(values[:-1], values[1:]))
+    return list(pairwise(times.tolist()))
 
 
 def _at(t: float, x: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Noise schedules by name: the times at which a sampler stops, from the first down to 0, the data.
 
-A schedule is a function of a `Span`; times are float64, on the CPU, so that samplers read them without waiting for a GPU.
+A schedule is a function of a `Span`. Times are float64 and on the CPU: samplers read them without waiting for a GPU.
 """
 
 import logging
@@ -36,7 +36,7 @@ class Span:
     rho: float = 1.0  # 1: evenly in log sigma; larger: more steps at little noise
     shift: DistributionShift | None = None
     frames: int = 0  # length of the latents, which `shift` depends on
-    device: torch.device = torch.device("cpu")
+    device: str | torch.device = "cpu"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

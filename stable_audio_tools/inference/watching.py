@@ -10,7 +10,6 @@ from torch import Tensor
 
 from stable_audio_tools.models.diffusion.denoising import Denoiser
 from stable_audio_tools.models.diffusion.guidance import Guided
-from stable_audio_tools.system.devices import autocast
 
 Callback = Callable[[dict[str, Any]], Any]
 ProgressCallback = Callable[[int, int | None], Any]  # steps done, steps in all where that is known
@@ -62,34 +61,20 @@ class Watch:
 class WatchedDenoiser:
     """A denoiser that can be stopped between passes.
 
-    The network sees x in the precision of its `weights`, under `autocast` if that is asked for; what samplers compute
-    stays in that of x, float32.
+    The network sees x in the precision of its `weights`; what samplers compute stays in that of x, float32.
     """
 
-    def __init__(
-        self,
-        denoiser: Denoiser,
-        watch: Watch,
-        weights: torch.dtype = torch.float32,
-        autocast: torch.dtype | None = None,
-    ) -> None:
-        self._denoiser, self._watch = denoiser, watch
-        self._weights, self._autocast = weights, autocast
+    def __init__(self, denoiser: Denoiser, watch: Watch, weights: torch.dtype = torch.float32) -> None:
+        self._denoiser, self._watch, self._weights = denoiser, watch, weights
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        with self._pass(x):
-            return self._denoiser(x.to(self._weights), t.to(self._weights)).to(x.dtype)
+        self._watch.check()
+        return self._denoiser(x.to(self._weights), t.to(self._weights)).to(x.dtype)
 
     def guided(self, x: Tensor, t: Tensor) -> Guided:
-        with self._pass(x):
-            output, unconditional = self._denoiser.guided(x.to(self._weights), t.to(self._weights))
-        return Guided(output.to(x.dtype), unconditional.to(x.dtype))
-
-    @contextmanager
-    def _pass(self, x: Tensor) -> Iterator[None]:
         self._watch.check()
-        with autocast(x.device, self._autocast or torch.float32):
-            yield
+        output, unconditional = self._denoiser.guided(x.to(self._weights), t.to(self._weights))
+        return Guided(output.to(x.dtype), unconditional.to(x.dtype))
 
 
 @contextmanager

@@ -3,9 +3,9 @@
     {"optimizer": {"type": "AdamW", "config": {"lr": 5e-5}, "param_groups": [{"pattern": "*.bias", "weight_decay": 0}]},
      "scheduler": {"type": "InverseLR", "config": {"inv_gamma": 1000000, "power": 0.5, "warmup": 0.99}}}
 
-Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, DeepSpeed's `FusedAdam`, and those of
-bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...). A pattern is a shell-style glob over parameter names; the first one
-that matches a parameter takes it, and its group overrides the optimiser's config.
+Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, DeepSpeed's `FusedAdam`, and those
+of bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...). A pattern is a shell-style glob over parameter names; the first
+one that matches a parameter takes it, and its group overrides the optimiser's config.
 """
 
 import inspect
@@ -170,9 +170,7 @@ def _listed(parameters: Parameters) -> list[Any]:
         return list(parameters)
     trainable = [(name, parameter) for name, parameter in parameters.named_parameters() if parameter.requires_grad]
     if not trainable:
-        raise ConfigError(
-            "nothing to train: all parameters are frozen (requires_grad, enable_grad in the model config)"
-        )
+        raise ConfigError("nothing to train: all parameters are frozen; see requires_grad in the model config")
     return trainable
 
 
@@ -183,7 +181,7 @@ def _group(parameters: list[Any], overrides: Iterable[Mapping[str, Any]]) -> lis
         return [entry[1] if isinstance(entry, tuple) else entry for entry in parameters]
     if len(named) != len(parameters):
         raise ConfigError("param_groups select by name; give the module or its named_parameters()")
-    left = dict(named)
+    left: dict[str, Any] = dict(named)
     groups: list[dict[str, Any]] = []
     for index, override in enumerate(overrides):
         pattern = override.get("pattern")

@@ -7,8 +7,10 @@ from pydantic import Field
 from torch import Tensor
 
 from stable_audio_tools.config import register
-
-_LEAST = 1e-4  # keeps log-SNR finite
+from stable_audio_tools.models.diffusion.timestep_laws import (
+    sample_timesteps_logsnr,
+    truncated_logistic_normal_rescaled,
+)
 
 
 class TimestepLaw(Protocol):
@@ -82,19 +84,3 @@ class LogSNR(_Memoryless):
 
     def draw(self, count: int) -> Tensor:
         return sample_timesteps_logsnr(count, self.mean_logsnr, self.std_logsnr)
-
-
-def sample_timesteps_logsnr(batch_size: int, mean_logsnr: float = -1.2, std_logsnr: float = 2.0) -> Tensor:
-    """t with normal log-SNR, kept away from 0 and 1."""
-    return torch.sigmoid(-(mean_logsnr + std_logsnr * torch.randn(batch_size))).clamp(_LEAST, 1 - _LEAST)
-
-
-def truncated_logistic_normal_rescaled(shape: Any, left_trunc: float = 0.075, right_trunc: float = 1.0) -> Tensor:
-    """Logit-normal draws between two cuts, stretched so that the left cut is 0 and the right one 1.
-
-    The cuts are made in the normal's distribution function: u -> low + (high - low) u.
-    """
-    normal = torch.distributions.Normal(0.0, 1.0)
-    low, high = (normal.cdf(torch.logit(torch.tensor(cut))) for cut in (left_trunc, right_trunc))
-    inside = low + (high - low) * normal.cdf(torch.randn(shape))
-    return (torch.sigmoid(normal.icdf(inside)) - left_trunc) / (right_trunc - left_trunc)

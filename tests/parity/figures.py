@@ -87,7 +87,6 @@ def to_numpy(value):
 
 def run_case(case):
     """-> ({'key:<name>': shape ...}, {output: array}); quiet on stdout."""
-    torch.set_num_threads(2)
     torch.manual_seed(0)
     np.random.seed(0)
     with (

@@ -4,6 +4,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +15,15 @@ from stable_audio_tools.config.errors import AudioError, ConfigError
 from stable_audio_tools.data.faults import Fault
 from stable_audio_tools.data.index import Describe, FileIndex, index_folder
 from stable_audio_tools.data.metadata import Table
-from stable_audio_tools.data.path_lists import PathFilter
+from stable_audio_tools.data.path_lists import PathFilter, read_path_list
 from stable_audio_tools.data.scanning import holds_keyword
 from stable_audio_tools.data.sources.configs import LocalDatasetConfig
 
 logger = logging.getLogger(__name__)
 
 
-class Folder(NamedTuple):
+@dataclass(frozen=True)
+class Folder:
     """One entry of `datasets`, scanned."""
 
     config: LocalDatasetConfig
@@ -45,7 +47,7 @@ class Place(NamedTuple):
 
 
 Unsuitable = Callable[[Place], Fault | None]
-ListedNames = Callable[[Place], Iterator[tuple[str, str | None]]]
+Names = Callable[[Place], Iterator[tuple[str, str | None]]]
 
 
 def own_names(place: Place) -> Iterator[tuple[str, str | None]]:
@@ -66,22 +68,25 @@ class Folders:
         keywords: Sequence[str] | None = None,
         paths: PathFilter | None = None,
         unsuitable: Unsuitable | None = None,
-        listed_names: ListedNames = own_names,
+        names: Names = own_names,
+        file_list: str | None = None,
     ) -> None:
+        self._paths, self._unsuitable, self._names = paths or PathFilter(), unsuitable, names
+        self._keywords, self._file_list = keywords, file_list
         self.known_faults: list[Fault] = []
         self.folders: list[Folder] = []
         rows, groups = [], []
         for number, config in enumerate(configs):
             folder = self._scan(config, extensions, describe, kind)
             self.folders.append(folder)
-            kept = self._choose(folder, keywords, paths or PathFilter(), unsuitable, listed_names)
+            kept = self._choose(folder)
             rows.append(kept)
             groups.append(np.full(len(kept), number, np.int64))
         self.rows = np.concatenate(rows or [np.zeros(0, np.int64)]).astype(np.int32)
         self.groups: NDArray[np.int64] = np.concatenate(groups or [np.zeros(0, np.int64)])
         self.weights = np.asarray([config.weight for config in configs], np.float64)
-        if paths:
-            paths.report()
+        self._paths.report()
+        self._tell_filtered()
         self._require_some(extensions)
 
     def __len__(self) -> int:
@@ -103,36 +108,45 @@ class Folders:
         table = Table(config.metadata_path, config.path, index.names) if config.metadata_path else None
         return Folder(config, index, table)
 
-    def _choose(
-        self,
-        folder: Folder,
-        keywords: Sequence[str] | None,
-        paths: PathFilter,
-        unsuitable: Unsuitable | None,
-        listed_names: ListedNames,
-    ) -> NDArray[np.int64]:
-        config, index, table = folder
-        usable = np.ones(len(index.names), bool)
+    def _choose(self, folder: Folder) -> NDArray[np.int64]:
+        config, table = folder.config, folder.table
+        usable = self._listed(folder)
         if config.only_listed:
             if table is None:
                 raise ConfigError(f"dataset {config.id!r}: only_listed needs a metadata_path")
             usable &= table.listed()
         for row in np.flatnonzero(usable):
             place = Place(folder, int(row))
-            if not holds_keyword(index.names[place.row], keywords):
-                usable[row] = False
-            elif paths and not all(paths.keeps(path, rel, config.id) for path, rel in listed_names(place)):
-                usable[row] = False
-            elif fault := self._fault(place, unsuitable):
-                usable[row] = False
+            wanted = holds_keyword(place.relpath, self._keywords) and (
+                not self._paths or self._paths.keeps(self._names(place), config.id)
+            )
+            fault = self._fault(place) if wanted else None
+            usable[row] = wanted and fault is None
+            if fault is not None:
                 self.known_faults.append(fault)
         return np.flatnonzero(usable)
 
-    @staticmethod
-    def _fault(place: Place, unsuitable: Unsuitable | None) -> Fault | None:
-        if place.row in place.folder.index.reasons:
+    def _listed(self, folder: Folder) -> NDArray[np.bool_]:
+        """Files that the folder's own list names; all where there is no such list."""
+        names = folder.index.names
+        path = Path(folder.config.path, self._file_list) if self._file_list else None
+        if path is None or not path.exists():
+            return np.ones(len(names), bool)
+        wanted = {os.path.normpath(entry).replace("\\", "/") for entry in read_path_list(path)}
+        missing = wanted.difference(names)
+        self.known_faults += [Fault(str(path.parent / name), "unreadable", f"named in {path}") for name in missing]
+        return np.fromiter((name in wanted for name in names), bool, len(names))
+
+    def _fault(self, place: Place) -> Fault | None:
+        fault = self._unsuitable(place) if self._unsuitable else None
+        if fault is None and place.row in place.folder.index.reasons:
             return Fault(place.path, "unreadable", place.folder.index.reasons[place.row])
-        return unsuitable(place) if unsuitable else None
+        return fault
+
+    def _tell_filtered(self) -> None:
+        filtered = [fault for fault in self.known_faults if not fault.is_bad]
+        if filtered:
+            logger.warning("%d files are not used; first: %s", len(filtered), filtered[0])
 
     def _require_some(self, extensions: Sequence[str]) -> None:
         if len(self.rows):
@@ -151,8 +165,6 @@ def _what_is_there(folders: Sequence[Folder], extensions: Sequence[str]) -> str:
     found: Counter[str] = Counter()
     for folder in folders:
         for _, _, names in os.walk(folder.config.path):
-            found.update(os.path.splitext(name)[1].lower() or "(none)" for name in names)
+            found.update(Path(name).suffix.lower() or "(none)" for name in names)
     there = ", ".join(f"{count} {suffix}" for suffix, count in found.most_common(8)) or "the folders are empty"
     return f"found {there}; looked for {', '.join(extensions)}"
-
-

@@ -1,6 +1,6 @@
 """What a training run asks of any data source, and the JSON keys that the sources share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import Field
@@ -24,6 +24,10 @@ class LoaderRequest:
     rank: int | None = None  # None: asked of the launcher when iteration begins
     world_size: int | None = None
 
+    def with_seed(self, seed: int | None) -> "LoaderRequest":
+        """The seed of the dataset config, where it gives one."""
+        return self if seed is None else replace(self, seed=seed)
+
     def loader(self, dataset: ItemSource, policy: FaultPolicy, drop_last: bool) -> Loader:
         """A loader over items that can be read one by one."""
         return Loader(
@@ -42,7 +46,8 @@ class LoaderRequest:
 DropLast = Annotated[bool, Field(description="leave out a last batch that is not full")]
 RandomCrop = Annotated[bool, Field(description="crop at a random place; false: at the start")]
 MetadataModule = Annotated[
-    str | None, Field(description="Python file with get_custom_metadata(info, audio) -> dict; an entry's own comes first")
+    str | None,
+    Field(description="Python file with get_custom_metadata(info, audio) -> dict; an entry's own comes first"),
 ]
 ExcludePaths = Annotated[str | None, Field(description="text file with a path a line: these files are left out")]
 IncludePaths = Annotated[str | None, Field(description="text file with a path a line: only these files are used")]

@@ -1,4 +1,4 @@
-"""Autoencoders: audio to latents and back. Names load when first used: other packages build on modules below this one."""
+"""Autoencoders: audio to latents and back. Names load when first used: other packages build on modules below."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

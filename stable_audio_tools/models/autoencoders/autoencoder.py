@@ -40,17 +40,17 @@ class AudioAutoencoder(nn.Module):
         soft_clip: bool = False,
     ) -> None:
         super().__init__()
-        self.downsampling_ratio = downsampling_ratio
-        self.min_length = downsampling_ratio
+        # Optimiser states in checkpoints count parameters in this order.
+        self.bottleneck = bottleneck
+        self.encoder = encoder
+        self.decoder = decoder
+        self.pretransform = pretransform
         self.sample_rate = sample_rate
-        self.latent_dim = latent_dim
         self.io_channels = io_channels
         self.in_channels = io_channels if in_channels is None else in_channels
         self.out_channels = io_channels if out_channels is None else out_channels
-        self.encoder = encoder
-        self.decoder = decoder
-        self.bottleneck = bottleneck
-        self.pretransform = pretransform
+        self.latent_dim = latent_dim
+        self.downsampling_ratio = self.min_length = downsampling_ratio
         self.soft_clip = soft_clip
         self.is_discrete = bottleneck is not None and bottleneck.is_discrete
 
@@ -90,7 +90,10 @@ class AudioAutoencoder(nn.Module):
         if not isinstance(self.bottleneck, DiscreteBottleneck):
             name = "absent" if self.bottleneck is None else type(self.bottleneck).__name__
             raise ValueError(f"only a discrete bottleneck has tokens to decode; this model's bottleneck is {name}")
-        return self.decode(self.bottleneck.decode_tokens(tokens), skip_bottleneck=True, **kwargs)
+        latents = self.bottleneck.decode_tokens(tokens)
+        # Quantisers stay in float32 where the nets are in half precision.
+        weight = latents if self.decoder is None else next(self.decoder.parameters(), latents)
+        return self.decode(latents.to(weight.dtype), skip_bottleneck=True, **kwargs)
 
     def _analyse(self, audio: Tensor, skip_pretransform: bool = False, iterate_batch: bool | int = False) -> Tensor:
         """The part of encoding that draws no noise: pretransform and encoder."""
@@ -108,9 +111,9 @@ class AudioAutoencoder(nn.Module):
         return latents, {**info, **told}
 
     def _expand(self, latents: Tensor, skip_bottleneck: bool = False, iterate_batch: bool | int = False) -> Tensor:
+        self._check_latents(latents, skip_bottleneck)
         if self.bottleneck is None or skip_bottleneck:
             return latents
-        self._check_latents(latents)
         return _in_turn(self.bottleneck.decode, latents, iterate_batch)
 
     def _synthesise(self, latents: Tensor, iterate_batch: bool | int = False, **kwargs: Any) -> Tensor:
@@ -141,8 +144,9 @@ class AudioAutoencoder(nn.Module):
                 f"samples, {self.downsampling_ratio / self.sample_rate:.3f} s); preprocess_audio_for_encoder pads it"
             )
 
-    def _check_latents(self, latents: Tensor) -> None:
-        if latents.ndim != 3 or latents.shape[1] != self.latent_dim:
+    def _check_latents(self, latents: Tensor, skip_bottleneck: bool) -> None:
+        any_width = self.bottleneck is None or skip_bottleneck
+        if latents.ndim != 3 or not (any_width or latents.shape[1] == self.latent_dim):
             raise ValueError(
                 f"latents must be shaped (batch, {self.latent_dim}, frames) for this model, got {tuple(latents.shape)}"
             )
@@ -189,6 +193,7 @@ class AudioAutoencoder(nn.Module):
         items = _items_at_once(max_batch_size, iterate_batch)
         if not chunked:
             return self.encode(audio, skip_bottleneck, return_info, skip_pretransform, items or False, **kwargs)
+        self._check_audio(audio, skip_pretransform)
         step = self._samples_per_frame(skip_pretransform)
         plan = ChunkPlan(audio.shape[-1] // step, chunk_size, overlap, crossfade)
         with folded_weight_norm(self):
@@ -217,6 +222,7 @@ class AudioAutoencoder(nn.Module):
         items = _items_at_once(max_batch_size, iterate_batch)
         if not chunked:
             return self.decode(latents, skip_bottleneck, items or False, **kwargs)
+        self._check_latents(latents, skip_bottleneck)
         plan = ChunkPlan(latents.shape[-1], chunk_size, overlap, crossfade)
         with folded_weight_norm(self):
             chunks = [self._expand(chunk, skip_bottleneck) for chunk in plan.split(latents, 1)]
@@ -240,6 +246,7 @@ class AudioAutoencoder(nn.Module):
 
         if not chunked:
             return pass_through(audio)
+        self._check_audio(audio, skip_pretransform=False)
         plan = ChunkPlan(audio.shape[-1] // self.downsampling_ratio, chunk_size, overlap, crossfade=True)
         with folded_weight_norm(self):
             made = in_batches(pass_through, plan.split(audio, self.downsampling_ratio), 1.0, max_batch_size)

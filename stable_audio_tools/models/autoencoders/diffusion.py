@@ -165,11 +165,13 @@ def build_diffusion_autoencoder(
 ) -> DiffusionAutoencoder:
     """Audio to latents, and back by diffusion."""
     config = SimpleNamespace(encoder=encoder, pretransform=pretransform, downsampling_ratio=downsampling_ratio)
+    analysis = None if encoder is None else encoder.build()
+    synthesis = None if decoder is None else decoder.build()
     return DiffusionAutoencoder(
         diffusion.build(diffusion_objective="v"),
         diffusion.facts.get("length_multiple", 1),
-        encoder=None if encoder is None else encoder.build(),
-        decoder=None if decoder is None else decoder.build(),
+        encoder=analysis,
+        decoder=synthesis,
         latent_dim=latent_dim,
         downsampling_ratio=_samples_per_frame(config),
         frame_size=_ratios(config)[0] or downsampling_ratio,

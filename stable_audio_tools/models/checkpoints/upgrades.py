@@ -110,6 +110,17 @@ def constants_not_in_model(state: State, target: Target) -> int:
     return len(surplus)
 
 
+def clap_parts_not_in_model(state: State, target: Target) -> int:
+    """Some programs store the rest of CLAP beside a text encoder that was trained with the model."""
+    owners = {name.split(".text_branch.")[0] for name in target.tensors if ".text_branch." in name}
+    rest = ("text_transform.", "audio_transform.", "audio_projection.", "logit_scale_")
+    prefixes = tuple(f"{owner}.{part}" for owner in owners for part in rest)
+    surplus = [name for name in state if name.startswith(prefixes) and name not in target.tensors]
+    for name in surplus:
+        del state[name]
+    return len(surplus)
+
+
 def loss_module_names(state: State, target: Target) -> int:
     """friendly-stable-audio-tools calls the `loss_module` of a training checkpoint `auraloss_module`."""
     return _rename(state, target, lambda name: name.replace(".auraloss_module.", ".loss_module."))
@@ -141,6 +152,7 @@ UPGRADES: tuple[Upgrade, ...] = (
     weight_norm_removed_from_model,
     one_element_flags,
     constants_not_in_model,
+    clap_parts_not_in_model,
     loss_module_names,
     online_copy_in_averaging,
 )

@@ -40,6 +40,9 @@ class TextTower(nn.Module):
     def __init__(self, clap: Any) -> None:
         super().__init__()
         self.text_branch: Callable[..., Any] = clap.text_model
+        embeddings = clap.text_model.embeddings
+        for name, table in list(embeddings.named_buffers(recurse=False)):
+            embeddings.register_buffer(name, table, persistent=False)  # laion-clap's files do not hold them
         projection = clap.text_projection
         self.text_projection = nn.Sequential(projection.linear1, projection.activation, projection.linear2)
 
@@ -195,7 +198,9 @@ def _fill(model: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
     if missing:
         raise CheckpointError(f"{path}: lacks {len(missing)} tensors of CLAP, such as {missing[0]}")
     try:
-        model.load_state_dict({name: state.get(name, tensor) for name, tensor in own.items()})
+        model.load_state_dict(
+            {name: state[name] if tensor.is_floating_point() else tensor for name, tensor in own.items()}
+        )
     except RuntimeError as error:
         raise CheckpointError(f"{path}: its tensors do not fit CLAP: {error}") from error
 

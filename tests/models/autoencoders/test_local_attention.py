@@ -34,9 +34,7 @@ def one_by_one(q, k, v, window, causal):
 def test_neighbourhoods_follow_their_definition(length, window, causal):
     torch.manual_seed(length)
     q, k, v = torch.randn(3, 2, 2, length, 4, dtype=torch.float64)
-    torch.testing.assert_close(
-        neighbourhood_attention(q, k, v, window, causal), one_by_one(q, k, v, window, causal)
-    )
+    torch.testing.assert_close(neighbourhood_attention(q, k, v, window, causal), one_by_one(q, k, v, window, causal))
 
 
 def test_encoder_and_decoder_of_the_default_sizes_run():

@@ -96,10 +96,20 @@ def test_wrong_use_of_a_cache():
         model(signal(4), cache=cache)
         with pytest.raises(ValueError, match="this cache holds 3 layers, the transformer has 2"):
             stack(causal=True, depth=2)(signal(1), cache=cache)
-        with pytest.raises(ValueError, match="cannot be combined with masks"):
-            model(signal(1), cache=cache, mask=torch.ones(2, 1))
     with pytest.raises(ValueError, match="cannot carry gradients"):
         model(signal(1), cache=cache)
+
+
+@pytest.mark.parametrize("options", [{}, {"num_memory_tokens": 2}, {"sliding_window": [4, 0]}], ids=str)
+def test_a_cache_remembers_what_is_masked(options):
+    model, x, prepended = stack(causal=True, **options), signal(8), signal(3, seed=1)
+    masks = {"prepend_mask": torch.tensor([[True, True, False], [True, False, False]])}
+    with torch.no_grad():
+        cache = KeyValueCache()
+        parts = [model(x[:, :2], prepend_embeds=prepended, cache=cache, **masks)]
+        parts += [model(x[:, step : step + 1], cache=cache) for step in range(2, 8)]
+        whole = model(x, prepend_embeds=prepended, **masks)
+    torch.testing.assert_close(torch.cat(parts, dim=1), whole)
 
 
 def test_masked_positions_are_not_seen():
@@ -139,7 +149,7 @@ def count_runs(model):
     return runs
 
 
-def test_activations_are_recomputed_only_when_asked_and_only_for_gradients():
+def test_activations_are_recomputed_only_when_asked_and_only_for_gradients(monkeypatch):
     x = signal(6)
     plain = stack()
     runs = count_runs(plain)
@@ -148,7 +158,8 @@ def test_activations_are_recomputed_only_when_asked_and_only_for_gradients():
 
     model = stack(checkpointing=True)
     runs = count_runs(model)
-    with torch.no_grad():
+    with torch.no_grad(), monkeypatch.context() as patched:
+        patched.setattr("stable_audio_tools.models.transformer.continuous.checkpoint", None)
         model(x)
     assert len(runs) == 1
     model(x, use_checkpointing=False).sum().backward()

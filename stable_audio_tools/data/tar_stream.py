@@ -1,0 +1,188 @@
+"""Samples out of tar shards, front to back, from a file or from a connection that cannot go back.
+
+The reader is our own because the packaged ones end quietly where an archive is cut off or damaged: `tarfile` takes a
+broken header for the end, and `webdataset` hands what it met to a handler that knows neither shard nor sample.
+"""
+
+import gzip
+import logging
+import tarfile
+import zlib
+from collections.abc import Collection, Iterator
+from typing import BinaryIO, NamedTuple, cast
+
+from stable_audio_tools.config.errors import AudioError
+
+logger = logging.getLogger(__name__)
+
+_BLOCK = tarfile.BLOCKSIZE
+_AT_ONCE = 1 << 24  # bytes, so that no header can make us allocate more than there is
+_LONGEST_NAME = 1 << 20
+_REGULAR = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
+
+
+class TarSample(NamedTuple):
+    """Neighbouring files of a shard that differ only in what follows the first dot of their names."""
+
+    key: str  # path inside the shard, up to that dot
+    files: dict[str, bytes]  # what follows the dot, in lower case -> content
+    end: int = 0  # byte at which the next sample begins
+
+
+class BrokenShard(AudioError):
+    """A shard that ends early or is damaged; what came before is good."""
+
+
+def read_samples(stream: BinaryIO, wanted: Collection[str], name: str, offset: int = 0) -> Iterator[TarSample]:
+    """The samples of a stream whose next byte is number `offset`, with those files whose last extension is wanted.
+
+    Where the shard breaks off, the sample that may lack a file is left out, and BrokenShard raised.
+    """
+    sample: TarSample | None = None
+    for member in _members(_Content(stream, offset), name):
+        key, suffix = split_name(member.name)
+        if not suffix:
+            continue
+        if sample is None or key != sample.key:
+            if sample is not None and sample.files:
+                yield sample._replace(end=member.begin)
+            sample = TarSample(key, {})
+        if suffix.rpartition(".")[2] in wanted:
+            sample.files[suffix] = member.content.read(member.size)
+        sample = sample._replace(end=member.end)
+    if sample is not None and sample.files:
+        yield sample
+
+
+def count_samples(stream: BinaryIO, wanted: Collection[str], name: str) -> int:
+    """How many samples `read_samples` gives, from the headers alone where the stream can seek."""
+    count, current, used = 0, "", False
+    try:
+        for member in _members(_Content(stream, 0), name):
+            key, suffix = split_name(member.name)
+            if suffix and key != current:
+                count, current, used = count + used, key, False
+            used = used or suffix.rpartition(".")[2] in wanted
+    except BrokenShard:
+        return count  # reading the shard tells again what is wrong, and gives what comes before
+    return count + used
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """`a/b.c/0001.left.flac` -> `a/b.c/0001`, `left.flac`; hidden files have no suffix."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return (f"{folder}{slash}{stem}", suffix.lower()) if stem else (name, "")
+
+
+def is_compressed(name: str) -> bool:
+    """Must a shard of this name be read from its first byte on?"""
+    return name.lower().endswith((".gz", ".tgz"))
+
+
+def decompressed(stream: BinaryIO, offset: int) -> BinaryIO:
+    """The tar inside a gzipped stream, from a byte on."""
+    inner = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+    try:
+        inner.seek(offset)
+    except (EOFError, OSError, zlib.error) as error:
+        raise BrokenShard(f"is not a whole gzip file ({error})") from None
+    return inner
+
+
+# ------------------------------------------------------------------ the format
+
+
+class _Content:
+    """A stream, read to the exact byte."""
+
+    def __init__(self, stream: BinaryIO, offset: int) -> None:
+        self.stream, self.offset = stream, offset
+        self.can_seek = stream.seekable() and not isinstance(stream, gzip.GzipFile)
+
+    def read(self, size: int) -> bytes:
+        content = self.read_up_to(size)
+        if len(content) < size:
+            raise BrokenShard(f"ends at byte {self.offset:,}, in the middle of a file")
+        return content
+
+    def read_up_to(self, size: int) -> bytes:
+        pieces = []
+        while size:
+            try:
+                piece = self.stream.read(min(size, _AT_ONCE))
+            except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+                raise BrokenShard(f"is damaged at byte {self.offset:,} ({error})") from None
+            if not piece:
+                break
+            pieces.append(piece)
+            size -= len(piece)
+            self.offset += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def skip_to(self, offset: int) -> None:
+        if self.can_seek and offset - self.offset > _BLOCK:
+            self.stream.seek(offset - 1)  # the last byte is read, because files can be sought beyond their end
+            self.offset = offset - 1
+        while self.offset < offset:
+            self.read(min(offset - self.offset, _AT_ONCE))
+
+
+class _Member(NamedTuple):
+    name: str
+    size: int
+    begin: int  # of its headers
+    end: int  # where the headers of the next one begin
+    content: _Content  # at its first byte; as much is read as the caller wants
+
+
+def _members(content: _Content, shard: str) -> Iterator[_Member]:
+    """The regular files of an archive."""
+    begin, long_name, extended = content.offset, "", dict[str, str]()
+    while True:
+        header = _header(content, shard)
+        if header is None:
+            return
+        size = int(extended.get("size", header.size))
+        if size < 0:
+            raise BrokenShard(f"is damaged at byte {begin:,} (a file of {size} bytes)")
+        end = content.offset + -(-size // _BLOCK) * _BLOCK
+        if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE):
+            text = content.read(min(size, _LONGEST_NAME))
+            if header.type == tarfile.GNUTYPE_LONGNAME:
+                long_name = text.rstrip(b"\0").decode("utf-8", "surrogateescape")
+            else:
+                extended = _extended(text)
+            content.skip_to(end)
+            continue
+        if header.type in _REGULAR:
+            yield _Member(extended.get("path", long_name or header.name), size, begin, end, content)
+        content.skip_to(end)
+        begin, long_name, extended = end, "", {}
+
+
+def _header(content: _Content, shard: str) -> tarfile.TarInfo | None:
+    """The next header; None at the end of the archive."""
+    offset = content.offset
+    block = content.read_up_to(_BLOCK)
+    if not block and offset:
+        logger.warning("%s: its end mark is missing; if its writer was stopped, samples are missing too", shard)
+        return None
+    if block and not block.strip(b"\0"):
+        return None
+    try:
+        return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as error:
+        raise BrokenShard(f"is no tar archive, or damaged, at byte {offset:,} ({error})") from None
+
+
+def _extended(text: bytes) -> dict[str, str]:
+    """The records "length key=value" of a pax header that matter here."""
+    found: dict[str, str] = {}
+    while text[:1].isdigit():
+        length, _, record = text.partition(b" ")
+        key, _, value = record[: int(length) - len(length) - 2].partition(b"=")
+        if key in (b"path", b"size"):
+            found[key.decode()] = value.decode("utf-8", "surrogateescape")
+        text = text[int(length) :]
+    return found
