@@ -128,8 +128,6 @@ class FaultReport:
         self._quarantined.add(fault.path)
         target = Path(self.policy.quarantine_file)
         target.parent.mkdir(parents=True, exist_ok=True)
-        line = (
-            f"{os.path.normpath(Path(fault.path).absolute())}\t# {fault.kind}: {fault.detail}".replace("\n", " ") + "\n"
-        )
+        reason = f"{fault.kind}: {fault.detail}".replace("\n", " ")
         with target.open("a", encoding="utf-8", errors="surrogateescape") as file:
             file.write(f"{os.path.normpath(Path(fault.path).absolute())}\t# {reason}\n")

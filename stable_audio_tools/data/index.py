@@ -77,7 +77,7 @@ def index_folder(root: str | Path, extensions: Sequence[str], describe: Describe
             for found, row in zip(block, known):
                 rows.add(found, next(fresh) if row is None else row)
             show(len(rows.sizes))
-    made = rows.finish(str(root), unreachable)
+    made = rows.finish(str(Path(root)), unreachable)
     if rows.changed and len(made.names) >= _WORTH_CACHING:
         _save(cache, made)
     return made

@@ -36,11 +36,11 @@ def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreacha
     """
     wanted = tuple(_dotted(extensions))
     missed = [] if unreachable is None else unreachable
-    visited: set[tuple[int, int]] = set()
+    base, visited = str(Path(root)), set[tuple[int, int]]()
     stack: list[tuple[str, os.DirEntry[str] | None]] = [("", None)]
     while stack:
         name, entry = stack.pop()
-        path = f"{root}/{name}" if name else str(root)
+        path = f"{base}/{name}" if name else base
         if entry is not None and name.lower().endswith(wanted):
             try:
                 if entry.is_file():

@@ -41,7 +41,7 @@ from stable_audio_tools.data.transforms import (
 
 logger = logging.getLogger(__name__)
 
-_SHORTEST_SECONDS = 0.01
+SHORTEST_SECONDS = 0.01
 _TRIES_FOR_SOUND = 4  # places tried before a file with silent parts is left out of an epoch
 _CHANNELS = {"mono": 1, "stereo": 2}
 
@@ -98,7 +98,7 @@ class SampleDataset(Dataset[Any]):
             configs,
             SCANNED_EXTENSIONS,
             describe_audio,
-            "audio" if ffmpeg.available() else "audio without ffmpeg",
+            index_kind(),
             keywords=keywords,
             paths=paths,
             unsuitable=self._unsuitable,
@@ -215,12 +215,17 @@ class SampleDataset(Dataset[Any]):
             foreign = Path(place.relpath).suffix.lower() in ffmpeg.SUFFIXES and not ffmpeg.available()
             return Fault(place.path, "filtered", "needs ffmpeg, which is not installed") if foreign else None
         seconds = frames / rate
-        if seconds < _SHORTEST_SECONDS:
+        if seconds < SHORTEST_SECONDS:
             return Fault(place.path, "short", f"{frames} samples")
         least, most = self.seconds
         if not least <= seconds <= most:
             return Fault(place.path, "filtered", f"{seconds:.1f} s is outside min_length_sec and max_length_sec")
         return None
+
+
+def index_kind() -> str:
+    """Headers are kept apart by what could be read when they were."""
+    return "audio" if ffmpeg.available() else "audio without ffmpeg"
 
 
 def describe_audio(path: Path) -> Header:

@@ -5,10 +5,12 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
 from stable_audio_tools.config.errors import AudioError, ConfigError
+from stable_audio_tools.data.faults import Fault
+from stable_audio_tools.data.sources.shards import BUFFER, SHARD_SUFFIXES
 from stable_audio_tools.system.packages import require
 
 logger = logging.getLogger(__name__)
@@ -164,3 +166,34 @@ def _explained(place: str) -> Iterator[None]:
 
 
 _WRONG_ADDRESS = ("NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "PermanentRedirect")
+
+
+class S3Shelf:
+    """Tar objects below an S3 address."""
+
+    counts = None
+    faults: list[Fault] = []  # noqa: RUF012 (never changed)
+
+    def __init__(self, address: str, account: S3Account) -> None:
+        self.root, self.account = address, account
+        self._client: Any = None
+        self.objects = list_objects(self.client, address, SHARD_SUFFIXES)
+        start = len(address.rstrip("/")) + 1
+        self.names = [found.url[start:] or found.url.rpartition("/")[2] for found in self.objects]
+
+    @property
+    def client(self) -> Any:
+        """One for each process, made when first needed."""
+        if self._client is None:
+            self._client = self.account.client()
+        return self._client
+
+    def path(self, number: int) -> str:
+        return self.objects[number].url
+
+    def open(self, number: int, offset: int) -> BinaryIO:
+        source: S3Object = self.objects[number]
+        return io.BufferedReader(S3Stream(self.client, source, offset), BUFFER)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_client": None}

@@ -1,4 +1,4 @@
-"""CLAP conditioners on tiny random networks: a checkpoint as laion-clap writes it, and a folder as transformers does."""
+"""CLAP conditioners on small random networks: a checkpoint of laion-clap, and a folder of transformers."""
 
 import re
 
@@ -234,7 +234,5 @@ def test_files_that_are_no_clap(tmp_path, checkpoint):
     stored = torch.load(checkpoint, weights_only=True)
     del stored["state_dict"]["module.audio_branch.norm.weight"]
     torch.save(stored, tmp_path / "partial.pt")
-    with pytest.raises(
-        CheckpointError, match=r"lacks 1 tensors of CLAP, such as audio_model.audio_encoder.norm.weight"
-    ):
+    with pytest.raises(CheckpointError, match=r"lacks 1 tensors.*audio_model.audio_encoder.norm.weight"):
         audio_tower_of_checkpoint(str(tmp_path / "partial.pt"))

@@ -164,7 +164,7 @@ def test_what_cannot_be_read_says_how_to_work_offline(offline):
 
 def test_folders_that_are_no_t5(folder, tmp_path):
     node = {"id": "a", "type": "t5", "config": {"t5_model_name": "./no/such/folder"}}
-    with pytest.raises(ConfigError, match="t5_model_name: no folder './no/such/folder'"):
+    with pytest.raises(ConfigError, match=r"t5_model_name: no folder './no/such/folder'"):
         build("conditioner", node, cond_dim=4)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 4}))
     with pytest.raises(ConfigError, match="is a 'bert' model, which is not of the T5 family"):
@@ -177,7 +177,7 @@ def test_a_folder_without_a_tokenizer_is_no_empty_tokenizer(folder, tmp_path):
 
     for name in ("config.json", "model.safetensors"):
         copy_file(f"{folder}/{name}", tmp_path)
-    with pytest.raises(UserError, match="holds none of tokenizer.json"):
+    with pytest.raises(UserError, match=r"holds none of tokenizer\.json"):
         T5Conditioner(16, str(tmp_path))(["rain"])
 
 
