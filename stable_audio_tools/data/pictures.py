@@ -29,8 +29,8 @@ _FLOOR_DB = -80.0
 
 def spectrogram_image(audio: Tensor, sample_rate: int, height: int = 128, width: int = 512) -> Image.Image:
     """Mel spectrogram of `(c, n)` audio, channels averaged, low pitches at the bottom, 80 dB deep."""
-    mono = audio.detach().float().cpu().reshape(-1, audio.shape[-1]).mean(0)
-    mono = torch.nan_to_num(mono)
+    sound = torch.nan_to_num(audio.detach().float().cpu())
+    mono = (sound if sound.ndim == 1 else sound.mean(0)) if sound.numel() else torch.zeros(1)
     size = 1024 if len(mono) >= 1024 else 256
     mono = torch.nn.functional.pad(mono, (0, max(0, size - len(mono))))
     power = torch.stft(mono, size, size // 4, window=torch.hann_window(size), return_complex=True).abs() ** 2

@@ -5,17 +5,14 @@ which also mixes neighbours of one shard with those of others. Processes and wor
 themselves, so their number does not change the order as long as it divides the number of streams.
 """
 
-import bisect
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
-from itertools import accumulate
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stable_audio_tools.data.draws import make_order
-
 
 DONE = -1  # as an offset: this card is read
 
@@ -69,17 +66,15 @@ class OnePass:
         return (place for place in left if place.offset != DONE)
 
 
-class Resampled:
-    """Shards drawn with replacement, by the weights of their entries; without end."""
+class Rounds:
+    """Passes without end: after the last shard of one order comes the first of the next."""
 
     def __init__(self, groups: NDArray[np.int64], weights: NDArray[np.float64], seed: int) -> None:
-        self.seed = seed
-        self.sums = list(accumulate(float(weights[group]) for group in groups))
+        self.pass_of = lru_cache(maxsize=4)(lambda number: OnePass(groups, weights, number, seed, shuffle=True))
+        self.length = len(self.pass_of(0))
 
     def __getitem__(self, card: int) -> Card:
-        digest = blake2b(f"{self.seed}/shard/{card}".encode(), digest_size=8).digest()
-        point = int.from_bytes(digest, "little") / 2**64 * self.sums[-1]
-        return Card(min(bisect.bisect_right(self.sums, point), len(self.sums) - 1), 0, card)
+        return self.pass_of(card // self.length)[card % self.length]
 
     def share(self, stream: int, streams: int) -> list[Place]:
         return [Place(stream)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from stable_audio_tools.config.errors import AudioError, ConfigError, UserError
-from stable_audio_tools.data.draws import make_order
+from stable_audio_tools.data.draws import make_order, order_length
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
 from stable_audio_tools.data.loader import Batch, Item
 from stable_audio_tools.data.shard_plan import (
@@ -26,7 +26,7 @@ from stable_audio_tools.data.shard_plan import (
     Deal,
     OnePass,
     Place,
-    Resampled,
+    Rounds,
     advance,
     redeal,
     stream_count,
@@ -56,6 +56,9 @@ class ShardSource(Protocol):
     def path(self, shard: int, sample: TarSample | None = None) -> str:
         """The shard, or a sample in it, for messages."""
 
+    def met(self, shard: int, sample_name: str) -> None:
+        """Note a sample that a worker process has looked at."""
+
     def end_pass(self) -> None:
         """Every sample was met."""
 
@@ -76,7 +79,7 @@ class StreamLoader:
         num_workers: int = 0,
         seed: int = 0,
         policy: FaultPolicy = FaultPolicy(),  # noqa: B008 (immutable)
-        resampled: bool = True,
+        resampled: bool = True,  # in training go on without end, an epoch being `epoch_steps` batches
         epoch_steps: int | None = None,
         parallel_shards: int = 24,
         rank: int | None = None,
@@ -96,8 +99,8 @@ class StreamLoader:
         self._met = 0
         self._group: Any = None  # of processes, for agreeing on the end of an epoch
         self.report = FaultReport(policy, source.known_faults)
-        if len(source.groups) == 0 or not source.weights[source.groups].sum():
-            raise AudioError(f"no usable shard is left: {self.report.counts()}")
+        if order_length(source.groups, source.weights) == 0:
+            raise ConfigError("weight: the weights of the entries leave no shard to read")
 
     @property
     def rank(self) -> int:
@@ -114,7 +117,8 @@ class StreamLoader:
     @property
     def streams(self) -> int:
         """How many shards all processes read at once."""
-        return stream_count(self.parallel_shards, self.world_size, self.num_workers)
+        useful = min(self.parallel_shards, len(self.source.groups))
+        return stream_count(useful, self.world_size, self.num_workers)
 
     def __len__(self) -> int:
         """Most batches of an epoch; TypeError when nobody knows how many samples the shards hold."""
@@ -129,7 +133,8 @@ class StreamLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         self._begin()
-        fresh, given, repeats = True, self._batches, iter(())
+        fresh, given = True, self._batches
+        repeats: Iterator[Batch] = iter(())
         limit = self.epoch_steps
         while limit is None or self._batches < limit:
             batch = self._take() if fresh else None
@@ -200,12 +205,12 @@ class StreamLoader:
     def _deal(self) -> Deal:
         groups, weights = self.source.groups, self.source.weights
         if self.resampled:
-            return Resampled(groups, weights, self.seed)
+            return Rounds(groups, weights, self.seed)
         deal = OnePass(groups, weights, self.epoch, self.seed, self.shuffle)
         if len(deal) < self.world_size:
             raise ConfigError(
-                f"{len(deal)} shards for {self.world_size} processes: each needs one at least; split the shards, or set "
-                "resampled_shards to true"
+                f"{len(deal)} shards for {self.world_size} processes: each needs one at least; split the shards, or "
+                "set resampled_shards to true"
             )
         return deal
 
@@ -268,6 +273,8 @@ class StreamLoader:
         if event.error is not None:
             raise event.error
         self._met += 1
+        if self.num_workers and event.name:
+            self.source.met(event.shard, event.name)
         if event.fault is not None:
             counts = self.source.counts
             if counts is not None and not self.resampled:
@@ -317,7 +324,7 @@ class StreamLoader:
             DataLoader(
                 reader,
                 batch_size=None,
-                collate_fn=_as_it_is,
+                collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it is given single items
                 num_workers=self.num_workers,
                 prefetch_factor=ahead if self.num_workers else None,
                 generator=torch.Generator(),  # else each epoch would draw from the training's random numbers
@@ -354,6 +361,8 @@ class _Event(NamedTuple):
     item: Item | None = None
     fault: Fault | None = None
     error: UserError | None = None
+    shard: int = -1
+    name: str = ""  # of the sample in its shard
 
 
 _END = _Event(-1, Place(-1))
@@ -366,9 +375,7 @@ def _as_it_is(event: _Event | None) -> _Event | None:
 class _Streams(IterableDataset[Any]):
     """The streams of one process in the order of their turns; worker `w` of `n` reads every n-th from the w-th on."""
 
-    def __init__(
-        self, source: ShardSource, deal: Deal, streams: Sequence[tuple[int, list[Place]]], total: int
-    ) -> None:
+    def __init__(self, source: ShardSource, deal: Deal, streams: Sequence[tuple[int, list[Place]]], total: int) -> None:
         self.source, self.deal, self.streams, self.total = source, deal, streams, total
 
     def __iter__(self) -> Iterator[_Event | None]:
@@ -410,9 +417,11 @@ class _Streams(IterableDataset[Any]):
 
     def _sample(self, stream: int, place: Place, card: Card, sample: TarSample) -> _Event:
         path = self.source.path(card.shard, sample)
+        name = path[len(self.source.path(card.shard)) + 1 :]
+        event = _Event(stream, place, shard=card.shard, name=name)
         try:
-            return _Event(stream, place, self.source.load(card.shard, sample, card))
+            return event._replace(item=self.source.load(card.shard, sample, card))
         except BadItem as error:
-            return _Event(stream, place, fault=error.at(path))
+            return event._replace(fault=error.at(path))
         except AudioError as error:
-            return _Event(stream, place, fault=Fault(path, "unreadable", str(error).removeprefix(f"{path}: ")))
+            return event._replace(fault=Fault(path, "unreadable", str(error).removeprefix(f"{path}: ")))

@@ -142,3 +142,10 @@ def is_silence(audio: Tensor, thresh: float = -60) -> bool:
     """Does the whole clip stay below `thresh` dB of full scale?"""
     peak = audio.abs().max().item() if audio.numel() else 0.0
     return peak < 10 ** (thresh / 20)
+
+
+def float_to_int16_audio(x: Tensor, maximize: bool = False) -> Tensor:
+    """16-bit samples; what is louder than full scale is scaled down to it, with `maximize` what is quieter up to it."""
+    peak = x.abs().max() if x.numel() else x.new_ones(())
+    peak = peak.clamp_min(1e-8) if maximize else peak.clamp_min(1.0)
+    return (x / peak * 32767).to(torch.int16).cpu()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from stable_audio_tools.config import Part
@@ -125,18 +126,22 @@ def facts_of(config: Mapping[str, Any]) -> ModelFacts:
     top, part = check_model_config(config)
     conditioning = getattr(part.config, "conditioning", None)
     diffusion = getattr(part.config, "diffusion", None)
-    routes = getattr(diffusion, "siblings", None)
+    routed = [id for ids in vars(getattr(diffusion, "siblings", SimpleNamespace())).values() for id in _listed(ids)]
+    objective = _objective(part)
     return ModelFacts(
         model_type=top.model_type,
         sample_rate=top.sample_rate,
-        window=top.sample_size,
-        objective=_objective(part),
+        # The sample_size of an autoencoder is that of its training; it takes any length.
+        window=top.sample_size if objective is not None or part.type == "lm" else None,
+        objective=objective,
         inputs={} if conditioning is None else {node.siblings.id: _input(node) for node in conditioning.configs},
         stand_ins={} if conditioning is None else dict(conditioning.default_keys),
-        inpaints=any("inpaint_masked_input" in (ids or ()) for ids in vars(routes or object).values())
-        if routes is not None
-        else False,
+        inpaints="inpaint_masked_input" in routed,
     )
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def _input(node: Part) -> Input:

@@ -18,6 +18,21 @@ class MaskType(Enum):
     CAUSAL_MASK = 2
 
 
+def _checked_probabilities(probabilities: Sequence[float] | None) -> Sequence[float]:
+    if probabilities is None:
+        return DEFAULT_PROBABILITIES
+    names = ", ".join(kind.name.lower() for kind in MaskType)
+    if len(probabilities) != len(MaskType):
+        raise ValueError(
+            f"mask_type_probabilities must have {len(MaskType)} entries ({names}), got {len(probabilities)}"
+        )
+    if min(probabilities) < 0 or abs(sum(probabilities) - 1) > 1e-5:
+        raise ValueError(
+            f"mask_type_probabilities ({names}) must be at least 0 and sum to 1, got {list(probabilities)}"
+        )
+    return probabilities
+
+
 def random_inpaint_mask(
     sequence: Tensor,
     padding_masks: Tensor,
@@ -59,21 +74,6 @@ def _segments(length: int, most: int, draw: random.Random) -> list[tuple[int, in
         start = draw.randint(0, length - size)
         segments.append((start, start + size))
     return segments
-
-
-def _checked_probabilities(probabilities: Sequence[float] | None) -> Sequence[float]:
-    if probabilities is None:
-        return DEFAULT_PROBABILITIES
-    names = ", ".join(kind.name.lower() for kind in MaskType)
-    if len(probabilities) != len(MaskType):
-        raise ValueError(
-            f"mask_type_probabilities must have {len(MaskType)} entries ({names}), got {len(probabilities)}"
-        )
-    if min(probabilities) < 0 or abs(sum(probabilities) - 1) > 1e-5:
-        raise ValueError(
-            f"mask_type_probabilities ({names}) must be at least 0 and sum to 1, got {list(probabilities)}"
-        )
-    return probabilities
 
 
 def _real_lengths(sequence: Tensor, padding_masks: Tensor) -> list[int]:

@@ -41,6 +41,11 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
+def count_tensors(module: nn.Module) -> int:
+    """Parameters and buffers."""
+    return count_parameters(module) + sum(buffer.numel() for buffer in module.buffers())
+
+
 def memory_estimate(model: nn.Module, training: dict[str, Any]) -> dict[str, str]:
     """Bytes that the weights need; activations come on top and grow with batch and window.
 

@@ -149,8 +149,8 @@ def _explained(place: str) -> Iterator[None]:
         raise ConfigError(f"{place}: {error}") from None
     except (errors.NoCredentialsError, errors.PartialCredentialsError) as error:
         raise ConfigError(
-            f"{place}: {error}; run `aws configure`, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a `profile`, "
-            "or set `anonymous` for a public bucket"
+            f"{place}: {error}; run `aws configure`, set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a "
+            "`profile`, or set `anonymous` for a public bucket"
         ) from None
     except errors.ClientError as error:
         about = error.response.get("Error", {})
@@ -171,10 +171,9 @@ _WRONG_ADDRESS = ("NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "Signatu
 class S3Shelf:
     """Tar objects below an S3 address."""
 
-    counts = None
-    faults: list[Fault] = []  # noqa: RUF012 (never changed)
-
     def __init__(self, address: str, account: S3Account) -> None:
+        self.counts: list[int] | None = None
+        self.faults: list[Fault] = []
         self.root, self.account = address, account
         self._client: Any = None
         self.objects = list_objects(self.client, address, SHARD_SUFFIXES)

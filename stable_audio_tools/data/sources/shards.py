@@ -49,7 +49,9 @@ class LocalShelf:
                 logger.warning("%s is not looked into: %s", path, reason)
         rows = [row for row, name in enumerate(index.names) if name.lower().endswith(SHARD_SUFFIXES)]
         self.faults = [Fault(path, "unreadable", reason) for path, reason, is_file in index.unreachable if is_file]
-        self.faults += [Fault(index.path(row), "unreadable", index.reasons[row]) for row in rows if row in index.reasons]
+        self.faults += [
+            Fault(index.path(row), "unreadable", index.reasons[row]) for row in rows if row in index.reasons
+        ]
         rows = [row for row in rows if row not in index.reasons]
         self.names = [index.names[row] for row in rows]
         self.counts = [int(index.frames[row]) for row in rows] if count else None
@@ -59,7 +61,7 @@ class LocalShelf:
 
     def open(self, number: int, offset: int) -> BinaryIO:
         try:
-            stream = open(self.path(number), "rb", buffering=BUFFER)  # noqa: SIM115 (the caller closes it)
+            stream = Path(self.path(number)).open("rb", buffering=BUFFER)  # noqa: SIM115 (the caller closes it)
         except OSError as error:
             raise AudioError(f"cannot be opened ({error.strerror})") from None
         stream.seek(offset)
@@ -68,7 +70,7 @@ class LocalShelf:
 
 def _count(path: Path, wanted: frozenset[str]) -> int:
     try:
-        with open(path, "rb", buffering=BUFFER if is_compressed(path.name) else 0) as stream:
+        with path.open("rb", buffering=BUFFER if is_compressed(path.name) else 0) as stream:
             content = decompressed(stream, 0) if is_compressed(path.name) else stream
             return count_samples(content, wanted, str(path))
     except OSError as error:

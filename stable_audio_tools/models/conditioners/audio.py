@@ -68,9 +68,10 @@ class SourceMixConditioner(_PretransformBased):
         output_dim: int,
         save_pretransform: bool = False,
         source_keys: Sequence[str] = (),
+        *,
         pre_encoded: bool = False,
+        source_length: int | None = None,  # frames of latents
         allow_null_source: bool = False,
-        source_length: int | None = None,
     ) -> None:
         super().__init__(pretransform, output_dim, save_pretransform)
         self.proj_out.requires_grad_(False)  # distributed training wants a gradient for whatever trains
@@ -198,5 +199,11 @@ def build_source_mix_conditioner(
     width = output_dim or cond_dim
     assert width is not None
     return SourceMixConditioner(
-        chosen, width, save_pretransform, source_keys, pre_encoded, allow_null_source, source_length
+        chosen,
+        width,
+        save_pretransform,
+        source_keys,
+        pre_encoded=pre_encoded,
+        allow_null_source=allow_null_source,
+        source_length=source_length,
     )

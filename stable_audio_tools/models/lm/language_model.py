@@ -29,11 +29,10 @@ class AudioLanguageModel(nn.Module):
         self, pattern_provider: PatternProvider, backbone: AudioLMBackbone, num_quantizers: int, codebook_size: int
     ) -> None:
         super().__init__()
+        self.num_quantizers, self.codebook_size = num_quantizers, codebook_size
+        self.masked_token_id = codebook_size  # the row after those of the codes
         self.pattern_provider = pattern_provider
         self.backbone = backbone
-        self.num_quantizers = num_quantizers
-        self.codebook_size = codebook_size
-        self.masked_token_id = codebook_size
         width = backbone.embed_dim
         self.embeds = nn.ModuleList(nn.Embedding(codebook_size + 1, width) for _ in range(num_quantizers))
         self.quantizer_heads = nn.ModuleList(nn.Linear(width, codebook_size) for _ in range(num_quantizers))
@@ -62,16 +61,20 @@ class AudioLanguageModel(nn.Module):
 class AudioLanguageModelWrapper(nn.Module):
     """A language model with its conditioners and the discrete pretransform whose codes it writes."""
 
+    num_quantizers: int
+    codebook_size: int
+
     def __init__(
         self,
         pretransform: Pretransform,
         lm: AudioLanguageModel,
-        sample_rate: int,
-        min_input_length: int,
+        sample_rate: int,  # Hz
+        min_input_length: int,  # samples of audio per frame of codes
         conditioner: MultiConditioner | None = None,
-        cross_attn_cond_ids: Sequence[str] = (),
+        *,
         prepend_cond_ids: Sequence[str] = (),
         global_cond_ids: Sequence[str] = (),
+        cross_attn_cond_ids: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if not pretransform.is_discrete or pretransform.num_quantizers is None or pretransform.codebook_size is None:

@@ -110,7 +110,7 @@ def test_no_code_is_predicted_from_itself_or_later_ones(pattern):
         before, mask = model.compute_logits(codes)
         for codebook in range(CODEBOOKS):
             changed = codes.clone()
-            changed[0, codebook, 2] = (codes[0, codebook, 2] + 1) % CARD
+            changed[0, codebook, 1] = (codes[0, codebook, 1] + 1) % CARD
             after, _ = model.compute_logits(changed)
             moved = (after - before).nan_to_num().abs().amax(-1)[0] > 0
             seen_later = layout.steps > layout.steps[codebook, 1]

@@ -1,0 +1,277 @@
+"""One call from a name to a model, and one from a prompt to audio, for every type of model."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.config import load as load_config
+from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.data import audio_io
+from stable_audio_tools.inference.audio import unpack_audio
+from stable_audio_tools.inference.generation import Audio
+from stable_audio_tools.inference.makers import MAKERS, Job, Span, set_precision
+from stable_audio_tools.inference.model_facts import facts_of
+from stable_audio_tools.inference.randomness import resolve_seeds
+from stable_audio_tools.models.checkpoints import open_weights
+from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
+from stable_audio_tools.models.pretrained import fit_config, get_pretrained_model, load_model
+from stable_audio_tools.system.devices import parse_dtype, pick_device, pick_dtype
+
+logger = logging.getLogger(__name__)
+
+AudioSource = Audio | str | Path  # (sample rate, (c, n) or (n,)), or a file
+_SEED_RANGE = 2**31
+
+
+class Generated(NamedTuple):
+    """What a call made: audio (b, c, n) on the CPU, float32, and the seed of each item."""
+
+    audio: Tensor
+    sample_rate: int
+    seeds: tuple[int, ...]
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write one file per item, in the format of the suffix; several are numbered: `rain-1.wav`, `rain-2.wav`."""
+        path = Path(path)
+        numbered = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, len(self.audio) + 1)]
+        paths = [path] if len(self.audio) == 1 else numbered
+        for target, audio in zip(paths, self.audio):
+            audio_io.write(target, within_range(audio), self.sample_rate)
+        return paths
+
+
+def within_range(audio: Tensor) -> Tensor:
+    """Audio that peaks above 1 scaled down to 1, the rest as it is."""
+    return audio / audio.abs().max().clamp(min=1)
+
+
+class AudioModel:
+    """A model with what its config says: `model.generate(prompt="rain on a tin roof", seconds=10)`.
+
+    `module` is the network itself, for the functions of `inference.generation`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        precision: str = "float32",
+        name: str = "",
+    ) -> None:
+        self.config, self.name = dict(config), name
+        self.facts = facts_of(config)
+        self.device = pick_device(device)
+        dtype = pick_dtype(self.device) if precision == "auto" else parse_dtype(precision)
+        self.precision = str(dtype).removeprefix("torch.")
+        self.module = module.to(self.device).eval().requires_grad_(False)
+        set_precision(self.module, self.facts, self.precision)
+        self._make, self._options = MAKERS[self.facts.model_type]
+
+    @property
+    def sample_rate(self) -> int:
+        return self.facts.sample_rate
+
+    @property
+    def conditions(self) -> list[str]:
+        """What the model can be told, by keyword of `generate`."""
+        return self.facts.keys
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        seconds: float | None = None,
+        *,
+        negative_prompt: str | Sequence[str] | None = None,
+        conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        num_samples: int = 1,
+        seed: int | Sequence[int] = -1,
+        steps: int | None = None,
+        cfg_scale: float | None = None,
+        init_audio: AudioSource | None = None,
+        init_noise_level: float | None = None,
+        inpaint_audio: AudioSource | None = None,
+        inpaint: Sequence[Span] | None = None,
+        sample_size: int | None = None,
+        **more: Any,
+    ) -> Generated:
+        """Audio for a prompt, or for several: an item does not depend on the others of its batch.
+
+        `seconds`: length, at most the window of the model; None is all of it. `more`: other conditions by their ids (a
+        list is one value per item), and options of the sampler: `sampler_type`, `schedule`, `progress`, `cancel`,
+        `decode_frames`... `conditions`: the same as dicts. `num_samples`: of each prompt. `seed`: of the first item,
+        the others count on from it; or one per item. `init_audio` is varied, continued (language models) or
+        reconstructed (autoencoders). `inpaint_audio` is kept but for the spans `inpaint` [(from, to), ...] in seconds,
+        or else continued. `sample_size`: samples to make at once, where the model does not fix them.
+        """
+        given, options = self._split(more)
+        items = _as_items({"prompt": prompt, **given}, conditions, num_samples)
+        self._complete(items, seconds)
+        options = self._checked(items, options, seconds)
+        seeds = self._seeds(seed, len(items))
+        start = _read_source(init_audio, "init_audio", self.sample_rate)
+        job = Job(
+            seeds,
+            self._samples(seconds) if sample_size is None else sample_size,
+            self.device,
+            self.precision,
+            items,
+            self._negative(items, negative_prompt, num_samples),
+            steps,
+            cfg_scale,
+            start,
+            init_noise_level,
+            _read_source(inpaint_audio, "inpaint_audio", self.sample_rate),
+            inpaint,
+            options,
+        )
+        audio = self._make(self.module, job, self.facts).float().cpu()
+        if seconds is not None:
+            audio = audio[..., : round(seconds * self.sample_rate)]
+        return Generated(audio, self.sample_rate, tuple(seeds))
+
+    # ------------------------------------------------------------------ what is asked
+
+    def _split(self, more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Conditions and options."""
+        known = [*self.conditions, *self._options, "prompt", "seconds", "steps", "seed", "cfg_scale", "num_samples"]
+        for name in more:
+            if name not in self.conditions and name not in self._options:
+                raise ValueError(f"{name}: unknown; {nearest(name, known)}")
+        given = {name: value for name, value in more.items() if name in self.conditions}
+        return given, {name: value for name, value in more.items() if name not in given}
+
+    def _complete(self, items: list[dict[str, Any]], seconds: float | None) -> None:
+        """Add the length, which models of Stable Audio are told."""
+        asked = self.facts.window_seconds if seconds is None else seconds
+        for key, value in (("seconds_start", 0), ("seconds_total", asked)):
+            if key in self.conditions and math.isfinite(value):
+                whole = self.facts.input_of(key).kind == "integer"
+                for item in items:
+                    item.setdefault(key, math.ceil(value) if whole else value)
+
+    def _checked(
+        self, items: list[dict[str, Any]], options: dict[str, Any], seconds: float | None
+    ) -> dict[str, Any]:
+        problems = [] if seconds is None else list(self.facts.check_seconds(seconds))
+        for item in items:
+            problems += self.facts.check_conditions(item)
+        if problems:
+            raise ValueError("; ".join(dict.fromkeys(problems)))
+        for warning in dict.fromkeys(text for item in items for text in self.facts.unknown_choices(item)):
+            logger.warning("%s", warning)
+        return options
+
+    def _seeds(self, seed: int | Sequence[int], count: int) -> list[int]:
+        if isinstance(seed, Sequence) or seed == -1:
+            return resolve_seeds([-1] * count if seed == -1 else list(seed), count)  # type: ignore[arg-type]
+        first = resolve_seeds(seed, 1)[0]
+        return [first] + [(first + number) % _SEED_RANGE for number in range(1, count)]
+
+    def _samples(self, seconds: float | None) -> int | None:
+        """A model that is told its length makes its whole window; others may make less."""
+        window, step = self.facts.window, getattr(self.module, "min_input_length", 1)
+        if seconds is None or "seconds_total" in self.conditions:
+            return window
+        wanted = math.ceil(seconds * self.sample_rate / step) * step
+        return wanted if window is None else min(wanted, window)
+
+    def _negative(
+        self, items: list[dict[str, Any]], prompt: str | Sequence[str] | None, repeats: int
+    ) -> list[dict[str, Any]] | None:
+        if prompt is None:
+            return None
+        if "prompt" not in self.conditions:
+            raise ValueError(f"negative_prompt: this model takes no prompt; it takes {_told(self.conditions)}")
+        prompts = [prompt] * len(items) if isinstance(prompt, str) else [text for text in prompt for _ in range(repeats)]
+        if len(prompts) != len(items):
+            raise ValueError(f"negative_prompt lists {len(prompts)} texts for {len(items)} items")
+        return [{**item, "prompt": text} for item, text in zip(items, prompts)]
+
+
+def load(
+    model: str | Path | Mapping[str, Any],
+    weights: str | Path | None = None,
+    device: str | torch.device | None = None,
+    *,
+    precision: str = "float32",
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> AudioModel:
+    """A model ready to generate, on the best device of this machine unless another is named.
+
+    `model`: a name on the Hugging Face Hub, a folder with `model_config.json` and weights, a config (a path or a dict)
+    with its `weights` beside it, or a weight file that holds its config. `precision`: float32 gives the published
+    numbers; bfloat16 and float16 are faster, and a little off (see docs); "auto" is float16 on a GPU.
+    """
+    place = pick_device(device)
+    path = None if isinstance(model, Mapping) else Path(model).expanduser()
+    if path is not None and weights is None and path.suffix != ".json" and not path.is_file():
+        module, config = get_pretrained_model(model, device=place, revision=revision, cache_dir=cache_dir)  # type: ignore[arg-type]
+        return AudioModel(module, config, place, precision, str(model))
+    stored = open_weights(_weights_of(path, weights))
+    given = model if isinstance(model, Mapping) else find_config(model)
+    source = stored.model_config if given is None else given
+    if source is None:
+        raise CheckpointError(f"{stored.path}: no model config is stored with these weights; give the config file too")
+    config = fit_config(source, stored)
+    return AudioModel(load_model(config, stored, place), config, place, precision, stored.name)
+
+
+def find_config(model: str | Path) -> dict[str, Any] | None:
+    """The config that a path leads to without looking at weights; None for weight files and names on the Hub."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        path = path / CONFIG_NAME
+    return load_config(path) if path.suffix == ".json" else None
+
+
+def _weights_of(path: Path | None, weights: str | Path | None) -> str | Path:
+    if weights is not None:
+        return weights
+    if path is None or path.suffix == ".json":
+        raise CheckpointError(f"{path or 'model config'}: a config alone has no weights; give the weight file too")
+    return path
+
+
+def _as_items(
+    given: Mapping[str, Any], conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, repeats: int
+) -> list[dict[str, Any]]:
+    """Conditions of each item: lists are spread over the items, the rest is shared."""
+    if repeats < 1:
+        raise ValueError(f"num_samples must be at least 1, got {repeats}")
+    given = {key: value for key, value in given.items() if value is not None}
+    listed = {key: list(value) for key, value in given.items() if isinstance(value, list | tuple)}
+    counts = {key: len(values) for key, values in listed.items()}
+    if conditions is not None and not isinstance(conditions, Mapping):
+        counts["conditions"] = len(conditions)
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        told = ", ".join(f"{key} {count}" for key, count in counts.items())
+        raise ValueError(f"the lists must be equally long, and hold something: {told}")
+    count = next(iter(counts.values()), 1)
+    base = [conditions or {}] * count if conditions is None or isinstance(conditions, Mapping) else list(conditions)
+    items = [
+        {**base[index], **given, **{key: values[index] for key, values in listed.items()}} for index in range(count)
+    ]
+    return [dict(item) for item in items for _ in range(repeats)]
+
+
+def _read_source(source: AudioSource | None, name: str, sample_rate: int) -> Audio | None:
+    """A file, or a pair of rate and audio, as such a pair."""
+    if source is None:
+        return None
+    if isinstance(source, str | Path):
+        samples, rate = audio_io.read(source, sample_rate=sample_rate)
+        return rate, samples
+    return unpack_audio(source, name)
+
+
+def _told(conditions: Sequence[str]) -> str:
+    return ", ".join(conditions) or "no conditions"

@@ -1,0 +1,73 @@
+"""The metrics of a folder as a table, and as a picture of how they spread."""
+
+import csv
+import html
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+COLUMNS = {"si_sdr": "SI-SDR, dB (higher is better)", "mrstft": "STFT distance", "mel": "mel distance, dB"}
+_WIDTH, _HEIGHT, _MARGIN = 300, 200, 46
+
+
+def means(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Mean of each metric over the files that have it."""
+    values = {name: _values(records, name) for name in COLUMNS}
+    return {name: round(math.fsum(found) / len(found), 4) if found else None for name, found in values.items()}
+
+
+def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
+    """A row per file, and a last one with the means."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["file", "source", "seconds", *COLUMNS])
+    for record in records:
+        writer.writerow([record["file"], record["source"], record["seconds_made"], *(record.get(c) for c in COLUMNS)])
+    total = round(math.fsum(record["seconds_made"] for record in records), 4)
+    writer.writerow(["mean", "", total, *means(records).values()])
+    return text.getvalue()
+
+
+def as_svg(records: Sequence[Mapping[str, Any]]) -> str:
+    """One panel per metric: its values from the smallest to the largest, a point per file, a line at the mean."""
+    panels = "".join(
+        f'<g transform="translate({index * (_WIDTH + _MARGIN) + _MARGIN} 34)">{_panel(records, name, title)}</g>'
+        for index, (name, title) in enumerate(COLUMNS.items())
+    )
+    width, height = len(COLUMNS) * (_WIDTH + _MARGIN) + _MARGIN, _HEIGHT + 70
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'font-size="12"><rect width="100%" height="100%" fill="white"/>{panels}</svg>\n'
+    )
+
+
+def _panel(records: Sequence[Mapping[str, Any]], name: str, title: str) -> str:
+    found = sorted((record[name], str(record["file"])) for record in records if record.get(name) is not None)
+    heading = f'<text y="-12">{html.escape(title)}</text><path d="M0 0V{_HEIGHT}H{_WIDTH}" stroke="#999" fill="none"/>'
+    if not found:
+        return f'{heading}<text x="20" y="40" fill="#777">none measured</text>'
+    low, high, middle = found[0][0], found[-1][0], math.fsum(value for value, _ in found) / len(found)
+    span = (high - low) or 1.0
+
+    def height(value: float) -> float:
+        return _HEIGHT * (1 - (value - low) / span) if high > low else _HEIGHT / 2
+
+    points = "".join(
+        f'<circle cx="{_WIDTH * (index + 0.5) / len(found):.1f}" cy="{height(value):.1f}" r="3" fill="#b5367a">'
+        f"<title>{html.escape(file)}: {value:.4g}</title></circle>"
+        for index, (value, file) in enumerate(found)
+    )
+    ticks = "".join(
+        f'<text x="-4" y="{height(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>' for value in {low, high}
+    )
+    mean = (
+        f'<path d="M0 {height(middle):.1f}H{_WIDTH}" stroke="#4f127b" stroke-dasharray="4"/>'
+        f'<text x="{_WIDTH}" y="{height(middle) - 5:.1f}" text-anchor="end" fill="#4f127b">mean {middle:.4g}</text>'
+    )
+    label = f'<text x="{_WIDTH / 2}" y="{_HEIGHT + 20}" text-anchor="middle">{len(found)} files</text>'
+    return heading + points + ticks + mean + label
+
+
+def _values(records: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [record[name] for record in records if record.get(name) is not None]

@@ -1,0 +1,1 @@
+"""Published import paths of friendly-stable-audio-tools."""
