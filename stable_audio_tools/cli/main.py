@@ -15,6 +15,8 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "train": Entry("train", "train a model of any type"),
+    "generate": Entry("generate", "generate audio for a file of prompts"),
+    "reconstruct-audios": Entry("reconstruct_audios", "pass audio files through an autoencoder and measure the result"),
     "unwrap-model": Entry("unwrap_model", "write the model out of a training checkpoint"),
     "check": Entry("check", "check a model config (and a dataset config) and print what it builds"),
     "schema": Entry("schema", "write JSON Schemas of the configs, for editors"),

@@ -31,8 +31,6 @@ class _Ratio(NamedTuple):
 
 
 def _ratio(old_rate: int, new_rate: int) -> _Ratio:
-    if old_rate <= 0 or new_rate <= 0:
-        raise ValueError(f"sample rates must be positive, got {old_rate} and {new_rate}")
     common = math.gcd(old_rate, new_rate)
     old, new = old_rate // common, new_rate // common
     return _Ratio(old, new, math.ceil(_ZERO_CROSSINGS * old / (min(old, new) * _ROLLOFF)))
@@ -40,6 +38,8 @@ def _ratio(old_rate: int, new_rate: int) -> _Ratio:
 
 def resampled_length(samples: int, old_rate: int, new_rate: int) -> int:
     """Number of output samples of a whole resample."""
+    if old_rate <= 0 or new_rate <= 0:
+        raise ValueError(f"sample rates must be positive, got {old_rate} and {new_rate}")
     return -(-samples * new_rate // old_rate)
 
 

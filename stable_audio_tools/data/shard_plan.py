@@ -6,13 +6,14 @@ themselves, so their number does not change the order as long as it divides the 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stable_audio_tools.data.draws import make_order
+
+_ROUNDS_KEPT = 8  # streams are in different rounds where shards differ in size
 
 DONE = -1  # as an offset: this card is read
 
@@ -70,11 +71,19 @@ class Rounds:
     """Passes without end: after the last shard of one order comes the first of the next."""
 
     def __init__(self, groups: NDArray[np.int64], weights: NDArray[np.float64], seed: int) -> None:
-        self.pass_of = lru_cache(maxsize=4)(lambda number: OnePass(groups, weights, number, seed, shuffle=True))
-        self.length = len(self.pass_of(0))
+        self.groups, self.weights, self.seed = groups, weights, seed
+        self.passes: dict[int, OnePass] = {}
+        self.length = len(self._pass(0))
+
+    def _pass(self, number: int) -> OnePass:
+        if number not in self.passes:
+            if len(self.passes) > _ROUNDS_KEPT:
+                self.passes.clear()
+            self.passes[number] = OnePass(self.groups, self.weights, number, self.seed, shuffle=True)
+        return self.passes[number]
 
     def __getitem__(self, card: int) -> Card:
-        return self.pass_of(card // self.length)[card % self.length]
+        return self._pass(card // self.length)[card % self.length]
 
     def share(self, stream: int, streams: int) -> list[Place]:
         return [Place(stream)]

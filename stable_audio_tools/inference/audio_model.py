@@ -1,8 +1,10 @@
 """One call from a name to a model, and one from a prompt to audio, for every type of model."""
 
+import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,6 +85,19 @@ class AudioModel:
         """What the model can be told, by keyword of `generate`."""
         return self.facts.keys
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """Twelve digits that change with the weights, from the first values of every tensor."""
+        digest = hashlib.blake2b(digest_size=6)
+        for name, tensor in sorted(self.module.state_dict().items()):
+            first = tensor.detach().flatten()[:32].double().cpu()
+            digest.update(f"{name} {tuple(tensor.shape)} {first.tolist()}".encode())
+        return digest.hexdigest()
+
+    def takes(self, option: str) -> bool:
+        """Is this an option of `generate` for a model of this type?"""
+        return option in self._options
+
     @torch.no_grad()
     def generate(
         self,
@@ -114,9 +129,8 @@ class AudioModel:
         given, options = self._split(more)
         items = _as_items({"prompt": prompt, **given}, conditions, num_samples)
         self._complete(items, seconds)
-        options = self._checked(items, options, seconds)
+        self._check(items, seconds, steps)
         seeds = self._seeds(seed, len(items))
-        start = _read_source(init_audio, "init_audio", self.sample_rate)
         job = Job(
             seeds,
             self._samples(seconds) if sample_size is None else sample_size,
@@ -126,7 +140,7 @@ class AudioModel:
             self._negative(items, negative_prompt, num_samples),
             steps,
             cfg_scale,
-            start,
+            _read_source(init_audio, "init_audio", self.sample_rate),
             init_noise_level,
             _read_source(inpaint_audio, "inpaint_audio", self.sample_rate),
             inpaint,
@@ -157,17 +171,16 @@ class AudioModel:
                 for item in items:
                     item.setdefault(key, math.ceil(value) if whole else value)
 
-    def _checked(
-        self, items: list[dict[str, Any]], options: dict[str, Any], seconds: float | None
-    ) -> dict[str, Any]:
+    def _check(self, items: list[dict[str, Any]], seconds: float | None, steps: int | None) -> None:
         problems = [] if seconds is None else list(self.facts.check_seconds(seconds))
+        if steps is not None and not self.facts.has_steps:
+            problems.append(f"steps: a model of type {self.facts.model_type!r} has none; leave them out")
         for item in items:
             problems += self.facts.check_conditions(item)
         if problems:
             raise ValueError("; ".join(dict.fromkeys(problems)))
         for warning in dict.fromkeys(text for item in items for text in self.facts.unknown_choices(item)):
             logger.warning("%s", warning)
-        return options
 
     def _seeds(self, seed: int | Sequence[int], count: int) -> list[int]:
         if isinstance(seed, Sequence) or seed == -1:
@@ -190,7 +203,9 @@ class AudioModel:
             return None
         if "prompt" not in self.conditions:
             raise ValueError(f"negative_prompt: this model takes no prompt; it takes {_told(self.conditions)}")
-        prompts = [prompt] * len(items) if isinstance(prompt, str) else [text for text in prompt for _ in range(repeats)]
+        prompts = (
+            [prompt] * len(items) if isinstance(prompt, str) else [text for text in prompt for _ in range(repeats)]
+        )
         if len(prompts) != len(items):
             raise ValueError(f"negative_prompt lists {len(prompts)} texts for {len(items)} items")
         return [{**item, "prompt": text} for item, text in zip(items, prompts)]

@@ -65,7 +65,9 @@ def mel_distance(made: Tensor, original: Tensor, sample_rate: int) -> Tensor:
     terms = []
     for size, bands in _MEL_RESOLUTIONS:
         bank = _mel_bank(sample_rate, size, bands)
-        x, y = (20 * (_magnitudes(a, size, size // 4, size).mT @ bank).clamp(min=1e-5).log10() for a in (made, original))
+        x, y = (
+            20 * (_magnitudes(a, size, size // 4, size).mT @ bank).clamp(min=1e-5).log10() for a in (made, original)
+        )
         terms.append(F.l1_loss(x, y))
     return torch.stack(terms).mean()
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -80,6 +79,11 @@ class ModelFacts:
     @property
     def recommended(self) -> Recommended | None:
         return None if self.objective is None else RECOMMENDED[self.objective]
+
+    @property
+    def has_steps(self) -> bool:
+        """Does the model denoise in steps?"""
+        return self.objective is not None or self.model_type == "diffusion_autoencoder"
 
     @property
     def keys(self) -> list[str]:
@@ -162,7 +166,7 @@ def _fits(wanted: Input, value: Any) -> bool:
     if wanted.kind in ("text", "choice"):
         return isinstance(value, str)
     if wanted.kind == "number":
-        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if wanted.kind == "integer":
-        return isinstance(value, Integral) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool)
     return value is not None

@@ -1,7 +1,7 @@
 """Files that a batch makes: named safely, written whole, and knowing how they were made.
 
-The settings stand as JSON in the comment of the audio file itself. So a run that was killed can go on, several processes
-need not talk to each other, and a file that was moved still tells its prompt and its seed.
+The settings stand as JSON in the comment of the audio file itself. So a run that was killed can go on, several
+processes need not talk to each other, and a file that was moved still tells its prompt and its seed.
 """
 
 import json
@@ -81,16 +81,21 @@ class OutputFolder:
         return path
 
     def settings_of(self, file: str) -> dict[str, Any] | None:
-        """How a complete file was made; None where it is missing, broken or not ours."""
+        """How a complete file was made; None where it is missing or broken. One that is not ours is refused."""
         path = self.target(file)
         if not path.is_file():
             return None
         try:
             audio_io.check_end(path, audio_io.info(path))
-            found = json.loads(read_comment(path) or "null")
-        except (AudioError, json.JSONDecodeError):
+        except AudioError:
             return None
-        return found if isinstance(found, dict) else None
+        try:
+            found = json.loads(read_comment(path) or "null")
+        except json.JSONDecodeError:
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: is there already and was not made by this command; move it, or pass --overwrite")
+        return found
 
     def write(
         self, file: str, audio: Tensor, sample_rate: int, settings: Mapping[str, Any], bits: Bits = 16

@@ -3,7 +3,7 @@
 import io
 import random
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -56,6 +56,11 @@ class SilenceRemoval(NamedTuple):
     level: float = 0.01
     kept_seconds: float = 0.5
     longest_seconds: float = 0.25
+
+    @classmethod
+    def of(cls, threshold: Sequence[float], longest_seconds: float) -> "SilenceRemoval":
+        """From the published keys `silence_threshold` and `max_silence_duration`."""
+        return cls(threshold[0], threshold[1], longest_seconds)
 
 
 class AudioItems:

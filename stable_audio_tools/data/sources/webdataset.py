@@ -215,7 +215,7 @@ def webdataset(
     captions: Annotated[Captions, Field(description="how prompts are made from metadata")] = Captions(),  # noqa: B008
     resampled_shards: Annotated[
         bool,
-        Field(description="in training, go on without end, epoch_steps batches being an epoch; false: each shard once"),
+        Field(description="in training, epochs of epoch_steps batches, going on without end; false: each shard once"),
     ] = True,
     epoch_steps: Annotated[int, Field(ge=1, description="batches of an epoch (with resampled_shards)")] = 2000,
     parallel_shards: Annotated[

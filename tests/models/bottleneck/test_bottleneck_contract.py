@@ -32,7 +32,10 @@ NODES: dict[str, dict[str, Any]] = {
     "fsq-one-number": {"type": "fsq", "config": {"dim": DIM, "levels": 3}},
     "fsq-projected": {"type": "fsq", "config": {"dim": DIM, "levels": [8, 5, 5], "noise_augment_dim": 1}},
     "dithered_fsq": {"type": "dithered_fsq", "config": {"dim": DIM, "levels": 5}},
-    "dithered_fsq-codebooks": {"type": "dithered_fsq", "config": {"dim": 4, "levels": [3, 4, 5, 6], "num_codebooks": 2}},
+    "dithered_fsq-codebooks": {
+        "type": "dithered_fsq",
+        "config": {"dim": 4, "levels": [3, 4, 5, 6], "num_codebooks": 2},
+    },
 }
 DISCRETE = [name for name in NODES if "fsq" in name or "rvq" in name]
 
@@ -63,7 +66,10 @@ def test_encode_and_decode(name: str) -> None:
     assert bottleneck.is_discrete is facts["is_discrete"]
     assert facts.get("dim", DIM) == DIM
     if facts["is_discrete"]:
-        assert (bottleneck.num_quantizers, bottleneck.codebook_size) == (facts["num_quantizers"], facts["codebook_size"])
+        assert (bottleneck.num_quantizers, bottleneck.codebook_size) == (
+            facts["num_quantizers"],
+            facts["codebook_size"],
+        )
 
 
 @pytest.mark.parametrize("name", NODES)

@@ -89,7 +89,7 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"{key!r} is given twice; rename or remove one", key_node.start_mark
@@ -129,7 +129,9 @@ def _leaves(path: Path, tree: Mapping[Any, Any], above: tuple[str, ...]) -> Iter
             yield from _leaves(path, value, names)
         else:
             group = next(name for name, below in value.items() if isinstance(below, dict))
-            raise ConfigError(f"{path}: {where}: mixes the group {group!r} with keys of a prompt; give each its own name")
+            raise ConfigError(
+                f"{path}: {where}: mixes the group {group!r} with keys of a prompt; give each its own name"
+            )
 
 
 def _is_leaf(value: Mapping[Any, Any]) -> bool:
@@ -217,7 +219,9 @@ def _from_text(key: str, text: str, facts: ModelFacts) -> Any:
     if key in facts.keys:
         is_number = facts.input_of(key).kind in ("number", "integer")
         return _scalar(text) if is_number else text
-    return text if key in ("sampler", "sampler_type", "negative_prompt", "init_audio", "inpaint_audio") else _scalar(text)
+    return (
+        text if key in ("sampler", "sampler_type", "negative_prompt", "init_audio", "inpaint_audio") else _scalar(text)
+    )
 
 
 def _scalar(text: str) -> Any:

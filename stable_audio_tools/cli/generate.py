@@ -1,0 +1,162 @@
+"""`generate`: a file of prompts to a folder of audio."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from stable_audio_tools.cli.command import command, make_parser
+
+DEFAULT_MODEL = "stabilityai/stable-audio-open-1.0"
+FORMATS = ("wav", "flac", "mp3", "ogg", "opus")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = make_parser(
+        "generate.py",
+        "Generate the prompts of a YAML, CSV or JSONL file. What is complete in the output folder is kept, so a run "
+        "that was stopped goes on when started again. Several GPUs or nodes: torchrun --nproc_per_node N generate.py ...",
+    )
+    made.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder to write to")
+    made.add_argument(
+        "--cond-yaml-path", type=Path, required=True, metavar="FILE", help="prompts: .yaml, .json, .csv or .jsonl"
+    )
+    add_model_flags(made)
+    sampling = made.add_argument_group("sampling (a prompt may have its own; without, what suits the model)")
+    sampling.add_argument("--sample-steps", type=int, metavar="N", help="steps of the sampler")
+    sampling.add_argument("--cfg-scale", type=float, metavar="X", help="guidance by the prompt; 1 is none")
+    sampling.add_argument("--sampler-type", metavar="NAME", help="sampler, such as dpmpp-3m-sde or euler")
+    sampling.add_argument("--sigma-min", type=float, metavar="X", help="least noise before the last step")
+    sampling.add_argument("--sigma-max", type=float, metavar="X", help="noise to start from")
+    sampling.add_argument("--negative-prompt", metavar="TEXT", help="what to be led away from")
+    sampling.add_argument("--seed", type=int, default=0, help="each file gets its own from it; -1 draws at random")
+    amount = made.add_argument_group("amount")
+    amount.add_argument("--n-sample-per-cond", type=int, default=1, metavar="N", help="files per prompt")
+    amount.add_argument(
+        "--batch-size",
+        type=int,
+        default=10,
+        metavar="N",
+        help="items through the network at once; guidance counts twice",
+    )
+    amount.add_argument(
+        "--clip-length",
+        type=float,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="SECONDS",
+        help="cut files to the length that the prompt asks for, or to that many seconds; else the model's whole window",
+    )
+    files = made.add_argument_group("files")
+    add_file_flags(files)
+    memory = made.add_argument_group("memory")
+    memory.add_argument("--decode-frames", type=int, metavar="N", help="decode that many latent frames at a time")
+    memory.add_argument("--offload", action="store_true", help="keep parts of the model off the GPU while unused")
+    return made
+
+
+def add_model_flags(made: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
+    model = made.add_argument_group("model: a name or folder, or a config with its weights")
+    model.add_argument(
+        "--pretrained-name",
+        "--model-name",
+        dest="pretrained_name",
+        metavar="NAME",
+        help=f"name on the Hugging Face Hub, or folder (else {default})" if default else "name on the Hub, or folder",
+    )
+    model.add_argument("--model-config", type=Path, metavar="JSON", help="model config")
+    model.add_argument("--ckpt-path", type=Path, metavar="FILE", help="weights")
+    model.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (else the best there is)")
+    model.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16", "float16", "auto"),
+        help="float32 gives the published numbers; the others are faster and a little off",
+    )
+
+
+def add_file_flags(files: Any) -> None:
+    files.add_argument("--format", default="wav", choices=FORMATS, help="format of the audio files")
+    files.add_argument(
+        "--bits", type=int, default=16, choices=(16, 24, 32), help="of wav (32 is float) and flac samples"
+    )
+    files.add_argument("--overwrite", action="store_true", help="make every file again")
+    files.add_argument("--json", action="store_true", help="print a line of JSON for each file")
+
+
+def source_of(arguments: argparse.Namespace, default: str = DEFAULT_MODEL) -> tuple[Any, Path | None]:
+    """What `load` takes: a model and its weights."""
+    from stable_audio_tools.config.errors import ConfigError
+
+    name, config, weights = arguments.pretrained_name, arguments.model_config, arguments.ckpt_path
+    if name is not None and (config is not None or weights is not None):
+        raise ConfigError("--pretrained-name: give it alone, or --model-config with --ckpt-path instead")
+    if config is not None and weights is None:
+        raise ConfigError("--ckpt-path: missing; --model-config needs the weights too")
+    if config is None and weights is not None:
+        return weights, None  # which may hold their config
+    if config is None and name is None and not default:
+        raise ConfigError("--model-config: missing; give it with --ckpt-path, or --pretrained-name")
+    return (config, weights) if config is not None else (name or default, None)
+
+
+def load_model(arguments: argparse.Namespace, source: tuple[Any, Path | None]) -> Any:
+    """The model on the device of this process."""
+    import torch
+
+    from stable_audio_tools.config.errors import UserError
+    from stable_audio_tools.inference.audio_model import load
+    from stable_audio_tools.system.devices import pick_device
+    from stable_audio_tools.system.ranks import local_rank, world_size
+
+    try:
+        device = pick_device(arguments.device)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if device.type == "cuda" and device.index is None and world_size() > 1:
+        device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+    return load(*source, device, precision=arguments.precision)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from stable_audio_tools.inference.audio_model import find_config
+    from stable_audio_tools.inference.batch import BatchSettings, plan_batch, run_batch
+    from stable_audio_tools.inference.model_facts import facts_of
+    from stable_audio_tools.inference.outputs import OutputFolder
+
+    settings = BatchSettings(
+        steps=arguments.sample_steps,
+        cfg_scale=arguments.cfg_scale,
+        sampler_type=arguments.sampler_type,
+        sigma_min=arguments.sigma_min,
+        sigma_max=arguments.sigma_max,
+        negative_prompt=arguments.negative_prompt,
+        n_sample_per_cond=arguments.n_sample_per_cond,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        clip_length=arguments.clip_length,
+        format=arguments.format,
+        bits=arguments.bits,
+        decode_frames=arguments.decode_frames,
+        offload=arguments.offload,
+        overwrite=arguments.overwrite,
+    )
+    source = source_of(arguments)
+    config = find_config(source[0])
+    if config is not None:  # mistakes are told before weights are read
+        plan_batch(arguments.cond_yaml_path, facts_of(config), settings)
+    model = load_model(arguments, source)
+    batches = plan_batch(arguments.cond_yaml_path, model.facts, settings)
+
+    def tell(record: dict[str, Any], is_new: bool) -> None:
+        if arguments.json:
+            print(json.dumps({**record, "new": is_new}), flush=True)
+        else:
+            print(f"{'made' if is_new else 'kept'} {arguments.output_dir / record['file']}", flush=True)
+
+    run_batch(model, batches, OutputFolder(arguments.output_dir), settings, tell)
+    return 0
+
+
+main = command(parser, run)
