@@ -15,7 +15,8 @@ def parser() -> argparse.ArgumentParser:
     made = make_parser(
         "generate.py",
         "Generate the prompts of a YAML, CSV or JSONL file. What is complete in the output folder is kept, so a run "
-        "that was stopped goes on when started again. Several GPUs or nodes: torchrun --nproc_per_node N generate.py ...",
+        "that was stopped goes on when started again. Several GPUs or nodes: torchrun "
+        "--nproc_per_node N generate.py ...",
     )
     made.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder to write to")
     made.add_argument(
@@ -29,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
     sampling.add_argument("--sigma-min", type=float, metavar="X", help="least noise before the last step")
     sampling.add_argument("--sigma-max", type=float, metavar="X", help="noise to start from")
     sampling.add_argument("--negative-prompt", metavar="TEXT", help="what to be led away from")
-    sampling.add_argument("--seed", type=int, default=0, help="each file gets its own from it; -1 draws at random")
+    sampling.add_argument(
+        "--seed", type=int, default=0, help="0 if left out; each file gets its own from it; -1 draws at random"
+    )
     amount = made.add_argument_group("amount")
     amount.add_argument("--n-sample-per-cond", type=int, default=1, metavar="N", help="files per prompt")
     amount.add_argument(
@@ -114,7 +117,7 @@ def load_model(arguments: argparse.Namespace, source: tuple[Any, Path | None]) -
         device = pick_device(arguments.device)
     except ValueError as error:
         raise UserError(str(error)) from None
-    if device.type == "cuda" and device.index is None and world_size() > 1:
+    if device == torch.device("cuda") and world_size() > 1:
         device = torch.device("cuda", local_rank() % torch.cuda.device_count())
     return load(*source, device, precision=arguments.precision)
 

@@ -23,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.system.files import write_text
 
     schemas = {
-        "model": tagged_schema(ModelFile, "model", "model_type", "model"),
+        "model": tagged_schema(ModelFile, "model_type", {"model": "model"}),
         "dataset": flat_schema("Dataset config", "dataset", "dataset_type"),
     }
     if arguments.out is None:

@@ -9,12 +9,17 @@ from typing import Any, get_args
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic_core import PydanticCustomError, core_schema
 
-from stable_audio_tools.config.errors import ConfigError
+from stable_audio_tools.config.errors import ConfigError, UserError
 from stable_audio_tools.config.kinds import KINDS
 from stable_audio_tools.config.registry import Component, components, parameters, schema, siblings_schema
 from stable_audio_tools.config.sentences import Problem, nearest, sentences, show
 
 logger = logging.getLogger(__name__)
+
+KIND_MARK = "x-kind"  # stands in a JSON Schema where a tagged node does, until its definition is known
+
+# What torch and arithmetic raise for sizes that make no network; anything else is a bug and shows as one.
+_REFUSALS = (ValueError, RuntimeError, ZeroDivisionError, OverflowError, MemoryError)
 
 
 @dataclasses.dataclass
@@ -52,7 +57,16 @@ class Part:
                 arguments[name] = offered[name]
             elif default is ...:
                 raise TypeError(f"{self.path}: {self.kind} {self.type!r} needs {name!r} from its caller")
-        built = component.target(**arguments)
+        try:
+            built = component.target(**arguments)
+        except UserError:
+            raise
+        except _REFUSALS as error:
+            # Values that are right one by one and do not go together; the parts below have said so already.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ConfigError(
+                f"{self.path or self.kind}: {self.type!r} cannot be built from these values ({reason})"
+            ) from error
         return kind.finish(built, self.siblings) if kind.finish else built
 
 
@@ -69,7 +83,7 @@ class Kind:
         return core_schema.nullable_schema(node) if type(None) in get_args(source) else node
 
     def __get_pydantic_json_schema__(self, source: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        reference = {"$ref": f"#/$defs/{self.name}"}
+        reference = {KIND_MARK: self.name}
         return {"anyOf": [reference, {"type": "null"}]} if source["type"] == "nullable" else reference
 
     def _receive(self, value: Any) -> Part:

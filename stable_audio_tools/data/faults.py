@@ -61,7 +61,7 @@ class FaultReport:
 
     def __init__(self, policy: FaultPolicy, known: list[Fault]) -> None:
         self.policy, self.known = policy, known
-        self.epoch: list[Fault] = []
+        self._epoch: dict[str, Fault] = {}
         self._told: set[str] = set()
         self._quarantined: set[str] = set()
         for fault in known:
@@ -69,24 +69,25 @@ class FaultReport:
 
     @property
     def faults(self) -> list[Fault]:
-        """All of them."""
-        return [*self.known, *self.epoch]
+        """All of them, each file once."""
+        return [*self.known, *self._epoch.values()]
 
     def begin_epoch(self) -> None:
-        self.epoch = []
+        self._epoch = {}
 
     def add(self, fault: Fault, items: int, processes: int = 1) -> None:
         """Note a fault in an epoch of `items` items that so many processes share; stops when too many are bad."""
-        self.epoch.append(fault)
+        self._epoch.setdefault(fault.path, fault)
         self._act(fault)
         self.stop_if_too_many(items, processes)
 
     def stop_if_too_many(self, items: int, processes: int = 1) -> None:
         """Raise AudioError when more than the allowed fraction of all items is bad."""
         known = sum(fault.is_bad for fault in self.known)
-        now = sum(fault.is_bad for fault in self.epoch)
+        now = sum(fault.is_bad for fault in self._epoch.values())
         everything = items + known
-        if known + now * processes > self.policy.max_bad_fraction * everything:
+        rounding = processes - 1 if now else 0  # one process may hold one item more than its share
+        if known + now * processes > self.policy.max_bad_fraction * everything + rounding:
             raise AudioError(
                 f"{known + now} of {everything // processes} items are bad, more than max_bad_fraction = "
                 f"{self.policy.max_bad_fraction:g} allows: {self.counts()}; "

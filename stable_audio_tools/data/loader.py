@@ -6,6 +6,7 @@ follow, so each good item comes exactly once in an epoch and every batch is full
 equally many batches: one that lacks items at its end goes through the beginning of its own order again.
 """
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -106,24 +107,27 @@ class Loader:
         order = make_order(self.dataset.groups, self.dataset.weights, self.epoch, self.seed, self.shuffle)
         places = range(self.rank, len(order), self.world_size)
         rebatch, limit, before = _Rebatch(self.batch_size), len(self), self._batches
-        for again in (False, True) if self.world_size > 1 else (False,):
-            start = max(self._position, len(places)) if again else self._position
-            stop = 2 * len(places) if again else len(places)
-            if again and not self._lacks(rebatch):
-                break
+        for lap in itertools.count():
+            start, stop = max(self._position, lap * len(places)), (lap + 1) * len(places)
+            heard = rebatch.heard
             for chunk in self._read(order, places, start, stop):
                 self._note(chunk)
                 rebatch.add(chunk)
                 while rebatch.full and self._batches < limit:
                     yield self._give(rebatch)
-                if again and not self._lacks(rebatch):
+                if lap and not self._lacks(rebatch):
                     break
+            nothing = rebatch.heard == heard and start == lap * len(places)
+            if self.world_size == 1 or nothing or not self._lacks(rebatch):
+                break
         if rebatch.count and self._batches < limit and not self.drop_last:
             yield self._give(rebatch)
-        if self._batches == before:
+        if self._batches == 0:
             raise AudioError(f"epoch {self.epoch}: not one batch of usable items ({self.report.counts()})")
-        self._batches = limit
+        finished, self._batches = self._batches == before, limit
         self.report.log_epoch(self.epoch)
+        if finished:  # the position was the end of an epoch that bad items had made shorter
+            yield from self
 
     def state_dict(self) -> dict[str, Any]:
         """The position, as plain values."""
@@ -291,7 +295,7 @@ class _Rebatch:
     """Closes the gaps: chunks of any size in, batches of one size out, in order."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.count = size, 0
+        self.size, self.count, self.heard = size, 0, 0
         self.waiting: list[_Chunk] = []
 
     @property
@@ -306,6 +310,7 @@ class _Rebatch:
                 entry["padding_mask"] = mask
         self.waiting.append(chunk)
         self.count += len(chunk.info)
+        self.heard += len(chunk.info)
 
     def take(self) -> tuple[Tensor, Metadata, int]:
         """The next batch, shorter than the size only when nothing is left, and the position of its last item."""

@@ -19,16 +19,15 @@ from stable_audio_tools.inference.audio import unpack_audio
 from stable_audio_tools.inference.generation import Audio
 from stable_audio_tools.inference.makers import MAKERS, Job, Span, set_precision
 from stable_audio_tools.inference.model_facts import facts_of
-from stable_audio_tools.inference.randomness import resolve_seeds
 from stable_audio_tools.models.checkpoints import open_weights
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
 from stable_audio_tools.models.pretrained import fit_config, get_pretrained_model, load_model
 from stable_audio_tools.system.devices import parse_dtype, pick_device, pick_dtype
+from stable_audio_tools.system.seeds import MAX_SEED, draw_seed
 
 logger = logging.getLogger(__name__)
 
 AudioSource = Audio | str | Path  # (sample rate, (c, n) or (n,)), or a file
-_SEED_RANGE = 2**31
 
 
 class Generated(NamedTuple):
@@ -183,10 +182,13 @@ class AudioModel:
             logger.warning("%s", warning)
 
     def _seeds(self, seed: int | Sequence[int], count: int) -> list[int]:
-        if isinstance(seed, Sequence) or seed == -1:
-            return resolve_seeds([-1] * count if seed == -1 else list(seed), count)  # type: ignore[arg-type]
-        first = resolve_seeds(seed, 1)[0]
-        return [first] + [(first + number) % _SEED_RANGE for number in range(1, count)]
+        if isinstance(seed, Sequence):
+            given = list(seed)
+        else:
+            given = [seed] + [-1 if seed == -1 else (seed + number) % (MAX_SEED + 1) for number in range(1, count)]
+        if len(given) != count:
+            raise ValueError(f"seed lists {len(given)} seeds for {count} items; give one seed, or one per item")
+        return [draw_seed() if value == -1 else value for value in given]
 
     def _samples(self, seconds: float | None) -> int | None:
         """A model that is told its length makes its whole window; others may make less."""

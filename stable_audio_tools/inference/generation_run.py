@@ -6,7 +6,7 @@ the sampler draws.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -207,7 +207,7 @@ class GenerationRun:
     def _autocast(self) -> Any:
         # Around all steps at once, so that weights are cast once; the samplers' own arithmetic is left as it is.
         precision = self.options.precision
-        return autocast(self.device, torch.float32 if precision is None else parse_dtype(precision))
+        return nullcontext() if precision is None else autocast(self.device, parse_dtype(precision))
 
     def _progress(self) -> Any:
         return False if self.options.disable_tqdm else self.options.progress

@@ -49,24 +49,24 @@ def dpmpp_2m(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, w
 
 def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """DPM-Solver++(2M) of the stochastic equation."""
-    return _run("dpmpp_2m_sde", denoiser, x, times, watch, noise_sampler=_brownian(x, times, noise))
+    return _run_stochastic("dpmpp_2m_sde", denoiser, x, times, noise, watch)
 
 
 def dpmpp_3m_sde(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """DPM-Solver++(3M) of the stochastic equation."""
-    return _run("dpmpp_3m_sde", denoiser, x, times, watch, noise_sampler=_brownian(x, times, noise))
+    return _run_stochastic("dpmpp_3m_sde", denoiser, x, times, noise, watch)
 
 
 def dpm_fast(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """DPM-Solver of third order with as many passes as steps, spaced by itself between the ends of the schedule."""
     low, high = _ends("k-dpm-fast", times)
-    return _run("dpm_fast", denoiser, x, times, watch, low, high, len(times) - 1)
+    return _run("dpm_fast", denoiser, x, times, watch, low, high, len(times) - 1, noise_sampler=_no_noise)
 
 
 def dpm_adaptive(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """DPM-Solver-23, which chooses its steps between the ends of the schedule by its error over the batch."""
     low, high = _ends("k-dpm-adaptive", times)
-    return _run("dpm_adaptive", denoiser, x, times, watch, low, high, rtol=0.01, atol=0.01)
+    return _run("dpm_adaptive", denoiser, x, times, watch, low, high, rtol=0.01, atol=0.01, noise_sampler=_no_noise)
 
 
 def _run(
@@ -102,13 +102,21 @@ def _ends(name: str, times: Tensor) -> tuple[float, float]:
     return float(levels[-2]), float(levels[0])
 
 
-def _brownian(x: Tensor, times: Tensor, noise: NoiseSource) -> Any:
-    """Noise from a Brownian path over noise levels, which does not depend on where the steps lie."""
+def _no_noise(*levels: Tensor) -> float:
+    return 0.0
+
+
+def _run_stochastic(
+    name: str, denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch
+) -> Tensor:
+    """With noise from a Brownian path over noise levels, which does not depend on where the steps lie."""
     levels = _levels(times)
     if len(levels) < 3:
-        return lambda *_: noise.like(x)  # one step to the data draws nothing, and a path needs two ends
-    sampling = import_module("k_diffusion.sampling")
-    return sampling.BrownianTreeNoiseSampler(x, levels[-2], levels[0], noise.tree_seeds(), transform=_rounded)
+        # One step to the data draws nothing, and k-diffusion's stochastic samplers cannot take it.
+        return _run("dpmpp_2m", denoiser, x, times, watch)
+    path = import_module("k_diffusion.sampling").BrownianTreeNoiseSampler
+    noise_sampler = path(x, levels[-2], levels[0], noise.tree_seeds(), transform=_rounded)
+    return _run(name, denoiser, x, times, watch, noise_sampler=noise_sampler)
 
 
 def _rounded(level: Tensor) -> Tensor:

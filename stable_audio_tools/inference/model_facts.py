@@ -114,7 +114,7 @@ class ModelFacts:
         """Lengths are counted in whole seconds, rounded up, so the last one of the window may be a part of one."""
         if not seconds > 0 or math.isinf(seconds):
             yield f"{name}: expected more than 0 seconds, got {seconds:g}"
-        elif seconds > math.ceil(self.window_seconds):
+        elif self.window is not None and seconds > math.ceil(self.window_seconds):
             yield f"{name}: is {seconds:g} s, and the model makes at most {self.window_seconds:.2f} s; ask for less"
 
     def unknown_choices(self, values: Mapping[str, Any]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -101,10 +102,8 @@ def write_table(path: Path) -> Path:
     elif path.suffix == ".json":
         path.write_text(json.dumps(ROWS))
     elif path.suffix == ".parquet":
-        pyarrow = pytest.importorskip("pyarrow")
-        import pyarrow.parquet
-
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+        parquet = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+        parquet.write_table(sys.modules["pyarrow"].Table.from_pylist(ROWS), path)
     else:
         mark = "," if path.suffix == ".csv" else "\t"
         lines = [mark.join("" if cell is None else str(cell) for cell in row.values()) for row in ROWS]

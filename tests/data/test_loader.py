@@ -72,11 +72,6 @@ def test_workers_change_nothing(bad: tuple[int, ...]) -> None:
         assert [len(batch) for batch in one[:-1]] == [4] * (len(one) - 1)
 
 
-def test_spawned_workers_change_nothing() -> None:
-    spawned = make(num_workers=1, multiprocessing_context="spawn", drop_last=False)
-    assert epoch(spawned) == epoch(make(drop_last=False))
-
-
 def test_two_processes_together_are_one() -> None:
     one = epoch(make(24, batch_size=6))
     parts = [epoch(make(24, batch_size=3, rank=rank, world_size=2)) for rank in (0, 1)]

@@ -121,6 +121,8 @@ def _check_ratio(config: Any) -> Iterator[tuple[str, str]]:
 
 def _check_latents(config: Any) -> Iterator[tuple[str, str]]:
     told = {} if config.bottleneck is None else config.bottleneck.facts
+    if told.get("dim", config.latent_dim) != config.latent_dim:
+        yield "latent_dim", f"is {config.latent_dim}, but bottleneck.config makes {told['dim']} channels; use that"
     wanted = {
         "encoder": config.latent_dim * told.get("encoder_multiple", 1),
         "decoder": _steering_channels(config, told),
