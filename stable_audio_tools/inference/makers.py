@@ -121,7 +121,7 @@ def make_codes(model: Any, job: Job, facts: ModelFacts) -> Tensor:
                     generator=torch.Generator(job.device).manual_seed(seed),
                     **options,
                 )
-                made.append(codec.decode_tokens(codes))
+            made.append(codec.decode_tokens(codes))
     return torch.cat(made)
 
 

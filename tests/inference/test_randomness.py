@@ -75,13 +75,13 @@ def test_work_is_done_once_unless_it_draws() -> None:
 
 
 def test_threads_do_not_disturb_each_other() -> None:
-    expected = RandomStream(3, CPU).normal((1000,))
+    expected = RandomStream(3, CPU).normal((1024,))
     failures = []
 
     def work() -> None:
         for _ in range(50):
             with RandomStream(3, CPU).in_charge():
-                if not torch.equal(torch.cat([torch.randn(500), torch.randn(500)]), expected):
+                if not torch.equal(torch.cat([torch.randn(512), torch.randn(512)]), expected):
                     failures.append(1)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
