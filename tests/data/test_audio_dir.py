@@ -338,7 +338,9 @@ def test_raise_stops_at_once(tmp_path: Path, write_clip) -> None:
 
 def test_nothing_usable_says_where_it_looked(tmp_path: Path, write_clip) -> None:
     (tmp_path / "audio").mkdir()
-    with pytest.raises(ConfigError, match=r"no usable file in .*audio: found the folders are empty; looked for .aac, .aif"):
+    with pytest.raises(
+        ConfigError, match=r"no usable file in .*audio: found the folders are empty; looked for .aac, .aif"
+    ):
         load(tmp_path)
     (tmp_path / "audio" / "a.doc").write_text("x")
     with pytest.raises(ConfigError, match=r"found 1 .doc; looked for"):

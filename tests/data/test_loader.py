@@ -202,7 +202,9 @@ def test_bad_items_are_reported() -> None:
 
 def test_too_many_bad_items_stop_with_the_reasons() -> None:
     loader = make(bad=tuple(range(0, 23, 3)), policy=FaultPolicy(max_bad_fraction=0.2), num_workers=1)
-    with pytest.raises(AudioError, match=r"5 of 23 items are bad, more than max_bad_fraction = 0.2 .*: 5 silent; first"):
+    with pytest.raises(
+        AudioError, match=r"5 of 23 items are bad, more than max_bad_fraction = 0.2 .*: 5 silent; first"
+    ):
         epoch(loader)
 
 

@@ -44,7 +44,10 @@ def test_published_helpers(tmp_path: Path) -> None:
     assert get_audio_filenames(str(tmp_path)) == [
         str(tmp_path / "x/kick_1.wav"), str(tmp_path / "x/snare.wav"), str(tmp_path / "y/kick.flac"),
     ]  # fmt: skip
-    assert [Path(p).name for p in get_audio_filenames([str(tmp_path)], keywords=["KICK"])] == ["kick_1.wav", "kick.flac"]
+    assert [Path(p).name for p in get_audio_filenames([str(tmp_path)], keywords=["KICK"])] == [
+        "kick_1.wav",
+        "kick.flac",
+    ]
 
 
 def test_packed_strings_keep_any_name() -> None:
@@ -69,7 +72,7 @@ def test_headers_are_read_once(many: Path) -> None:
         return Header(len(path.name), 8_000, 2)
 
     first = index_folder(many, [".wav"], describe, "test")
-    assert len(read) == 600 and first.reasons == {row: "broken" for row in first.reasons} and len(first.reasons) == 1
+    assert len(read) == 600 and first.reasons == dict.fromkeys(first.reasons, "broken") and len(first.reasons) == 1
     read.clear()
     second = index_folder(many, [".wav"], describe, "test")
     assert read == [] and second.reasons == first.reasons

@@ -5,8 +5,6 @@ import torch
 
 from stable_audio_tools.models import create_model_from_config
 
-METADATA = [{"mood": "calm", "tempo": 90}, {"mood": "bright", "tempo": 160}]
-
 
 def codec_config() -> dict:
     shared = {"channels": 4, "c_mults": [1, 2], "strides": [2, 4]}
@@ -20,7 +18,9 @@ def codec_config() -> dict:
     }
 
 
-def model_config(objective: str = "v", pretransform: bool = True, inpainting: bool = False, **diffusion: object) -> dict:
+def model_config(
+    objective: str = "v", pretransform: bool = True, inpainting: bool = False, **diffusion: object
+) -> dict:
     model: dict = {
         "io_channels": 4 if pretransform else 2,
         "conditioning": {
@@ -65,17 +65,31 @@ def with_random_weights(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
+def made(config: dict) -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return with_random_weights(create_model_from_config(config))
+
+
 @pytest.fixture(scope="session")
 def build_model():
-    """A model by the arguments of `model_config`, built once for each."""
+    """A conditional model by the arguments of `model_config`, built once for each."""
     built: dict[str, torch.nn.Module] = {}
 
     def build(*arguments, **options):
         key = repr((arguments, sorted(options.items())))
         if key not in built:
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
-                built[key] = with_random_weights(create_model_from_config(model_config(*arguments, **options)))
+            built[key] = made(model_config(*arguments, **options))
         return built[key]
 
     return build
+
+
+@pytest.fixture(scope="session", params=["v", "rectified_flow"])
+def unconditional_model(request: pytest.FixtureRequest):
+    model = {
+        "type": "dit",
+        "config": {"in_channels": 4, "embed_dim": 32, "depth": 1, "num_heads": 1, "diffusion_objective": request.param},
+        "pretransform": {"type": "autoencoder", "config": codec_config()},
+    }
+    return made({"model_type": "diffusion_uncond", "sample_size": 256, "sample_rate": 16000, "model": model})

@@ -83,9 +83,12 @@ def _mean_kernel(x: Tensor, y: Tensor) -> Tensor:
     return torch.exp(-squares.clamp(min=0) / x.shape[1] ** 2).mean()
 
 
-@register(
-    "bottleneck", "soft_norm", facts=lambda config: facts(dim=config.dim, extra_channels=config.noise_augment_dim)
-)
+def _soft_norm_facts(config: Any) -> dict[str, Any]:
+    dim = config.dim if config.dim > 1 else None  # 1: one scale for all channels
+    return facts(dim=dim, extra_channels=config.noise_augment_dim)
+
+
+@register("bottleneck", "soft_norm", facts=_soft_norm_facts)
 class SoftNormBottleneck(Bottleneck):
     """A learned scale and offset per channel, and in training a pull to zero mean and unit variance."""
 

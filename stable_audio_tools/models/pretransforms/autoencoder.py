@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stable_audio_tools.config import Part, Runtime, register
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
@@ -40,18 +40,19 @@ class AutoencoderPretransform(Pretransform):
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Audio (b, c, n) to latents (b, d, t); keywords go to the autoencoder's `encode_audio`."""
-        encoded = self.model.encode_audio(self._enter(x), **self._ways(kwargs))
+        encoded = self.model.encode_audio(self._enter(x, self.model.encoder), **self._ways(kwargs))
         return self._leave(encoded) / self.scale
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
         """Latents (b, d, t) to audio (b, c, n); keywords go to the autoencoder's `decode_audio`."""
-        return self._leave(self.model.decode_audio(self._enter(z * self.scale), **self._ways(kwargs)))
+        latents = self._enter(z * self.scale, self.model.decoder)
+        return self._leave(self.model.decode_audio(latents, **self._ways(kwargs)))
 
     def tokenize(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Audio (b, c, n) to codes (b, q, t), whatever the layout of the bottleneck; keywords go to `encode`."""
         if not self.is_discrete:
             return super().tokenize(x)
-        _, info = self.model.encode(self._enter(x), return_info=True, **kwargs)
+        _, info = self.model.encode(self._enter(x, self.model.encoder), return_info=True, **kwargs)
         return self._bottleneck.tokens(info)
 
     def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
@@ -73,9 +74,9 @@ class AutoencoderPretransform(Pretransform):
     def _ways(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         return {"chunked": self.chunked, "iterate_batch": self.iterate_batch, **kwargs}
 
-    def _enter(self, x: Tensor) -> Tensor:
-        """In the precision of the weights, which loading or casting may have changed."""
-        weight = next((p for p in self.model.parameters() if p.is_floating_point()), None)
+    def _enter(self, x: Tensor, net: nn.Module | None) -> Tensor:
+        """In the precision of the net's weights, which loading or casting may have changed."""
+        weight = None if net is None else next((p for p in net.parameters() if p.is_floating_point()), None)
         if weight is None or torch.is_autocast_enabled(x.device.type):
             return x
         return x.to(weight.dtype)

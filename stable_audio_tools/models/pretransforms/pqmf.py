@@ -22,7 +22,7 @@ _Array = NDArray[np.float64]
 
 
 def design_lowpass(cutoff: float, attenuation: float) -> _Array:
-    """Low-pass of odd length; `cutoff` (radians per sample) is also the width of the transition, `attenuation` is in dB."""
+    """Low-pass of odd length; `cutoff` (radians per sample) is its transition's width too, `attenuation` is in dB."""
     from scipy.signal import firwin, kaiserord
 
     length, beta = kaiserord(attenuation, cutoff / np.pi)

@@ -195,6 +195,10 @@ Change = Callable[[dict[str, Any]], Any]
         (lambda m: m["diffusion"]["config"].update(cond_dim=5), r"cond_dim: is 5, but the latents have 4 channels"),
         (lambda m: m.update(io_channels=1), r"io_channels: is 1, but the diffusion model denoises 2: use 2"),
         (lambda m: m.update(bottleneck={"type": "vae"}), r"set encoder\.config\.latent_dim to 8"),
+        (
+            lambda m: m.update(bottleneck={"type": "fsq", "config": {"levels": [5]}}),
+            r"bottleneck\.config makes 1 channel",
+        ),
         (lambda m: m["diffusion"].update(type="DAU"), "did you mean 'DAU1d'"),
         (lambda m: m.pop("diffusion"), r"model\.diffusion: missing"),
     ],
