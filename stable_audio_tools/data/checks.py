@@ -76,7 +76,15 @@ class CheckReport:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "ok": self.ok, "counts": self.counts()}
+        return {
+            "ok": self.ok,
+            "files": self.files,
+            "seconds": self.seconds,
+            "sample_rates": {str(rate): count for rate, count in self.rates.most_common()},
+            "channels": {str(channels): count for channels, count in self.channels.most_common()},
+            "counts": self.counts(),
+            "findings": [asdict(finding) for finding in self.findings],
+        }
 
     def write_quarantine(self, path: str | Path) -> int:
         """Write the files that are of no use as a list for `quarantine_file` or `exclude_paths_file` -> how many."""

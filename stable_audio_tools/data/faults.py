@@ -72,6 +72,11 @@ class FaultReport:
         """All of them, each file once."""
         return [*self.known, *self._epoch.values()]
 
+    @property
+    def epoch(self) -> list[Fault]:
+        """Those of the current epoch."""
+        return list(self._epoch.values())
+
     def begin_epoch(self) -> None:
         self._epoch = {}
 

@@ -191,12 +191,8 @@ class Loader:
         return self._batches + shorter < len(self)
 
     def _read(self, order: Order, places: Sequence[int], start: int, stop: int) -> Iterator["_Chunk"]:
-        def draw(position: int) -> Draw:
-            place = places[position % len(places)]
-            return Draw(int(order.items[place]), self.epoch, int(order.visits[place]), self.seed, position)
-
-        step = self.batch_size
-        self._schedule.chunks = ([draw(p) for p in range(a, min(a + step, stop))] for a in range(start, stop, step))
+        """What the workers make of positions [start, stop) of this process's places in the order."""
+        self._schedule.chunks = _draws(order, places, start, stop, self.batch_size, self.epoch, self.seed)
         if self._workers is None:
             self._workers = self._start_workers()
         yield from self._workers
@@ -217,6 +213,19 @@ def _distributed(ask: str, otherwise: int) -> int:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return int(getattr(torch.distributed, ask)())
     return otherwise
+
+
+def _draws(
+    order: Order, places: Sequence[int], start: int, stop: int, size: int, epoch: int, seed: int
+) -> Iterator[list[Draw]]:
+    """Lists of at most `size` draws. Knows nothing of the loader: torch cannot end its workers within a cycle."""
+    for first in range(start, stop, size):
+        positions = range(first, min(first + size, stop))
+        chosen = [places[position % len(places)] for position in positions]
+        yield [
+            Draw(int(order.items[place]), epoch, int(order.visits[place]), seed, position)
+            for position, place in zip(positions, chosen)
+        ]
 
 
 class _Schedule:

@@ -32,7 +32,7 @@ def prepare_audio(
     if audio.numel() == 0:
         raise AudioError("the audio is empty: it has no samples")
     audio = audio.to(device)[(None,) * (3 - audio.ndim)]
-    audio = resample(audio, in_sr, target_sr)
+    audio = resample(audio.contiguous(), in_sr, target_sr)
     return match_channels(F.pad(audio, (0, target_length - audio.shape[-1])), target_channels)
 
 

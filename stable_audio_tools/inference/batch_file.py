@@ -110,7 +110,7 @@ def _read_yaml(path: Path, text: str) -> Iterator[Request]:
         raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected names with prompts below them, got {show(tree)}")
-    if _is_leaf(tree):
+    if _is_leaf(tree) and any(value is not None for value in tree.values()):
         raise ConfigError(f"{path}: the prompt has no name; put its keys below one, which names the file")
     yield from _leaves(path, tree, ())
 
@@ -121,11 +121,13 @@ def _leaves(path: Path, tree: Mapping[Any, Any], above: tuple[str, ...]) -> Iter
         if isinstance(key, bool) or not isinstance(key, str | int):
             raise ConfigError(f"{path}: {where}: YAML reads this name as {show(key)}; put it in quotes")
         names = (*above, str(key))
+        if value is None:
+            raise ConfigError(f"{path}: {where}: holds nothing; write the keys of a prompt below it")
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: {where}: expected a group or the keys of a prompt, got {show(value)}")
-        if _is_leaf(value):
+        if _is_leaf(value) and None not in value.values():
             yield Request(where, "/".join(names), value)
-        elif all(isinstance(below, dict) for below in value.values()):
+        elif all(below is None or isinstance(below, dict) for below in value.values()):
             yield from _leaves(path, value, names)
         else:
             group = next(name for name, below in value.items() if isinstance(below, dict))

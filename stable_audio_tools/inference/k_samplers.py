@@ -7,7 +7,6 @@ GPU to tell them.
 
 import math
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from stable_audio_tools.inference.watching import Watch
 from stable_audio_tools.models.diffusion.denoising import Denoiser
 from stable_audio_tools.models.diffusion.guidance import Guided
 from stable_audio_tools.models.diffusion.objectives import mix_at, ratio_at
+from stable_audio_tools.system.packages import require
 
 
 def heun(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
@@ -84,7 +84,7 @@ def _run(
     def tell(info: dict[str, Any]) -> None:
         watch.step(**{**info, "t": torch.atan(torch.as_tensor(info["sigma"])) * (2 / math.pi)})
 
-    sample = getattr(import_module("k_diffusion.sampling"), f"sample_{name}")
+    sample = getattr(require("k_diffusion.sampling"), f"sample_{name}")
     given = positions or (_levels(times),)
     data: Tensor = sample(denoise, x / start, *given, callback=tell, disable=True, **options)
     return data
@@ -114,7 +114,7 @@ def _run_stochastic(
     if len(levels) < 3:
         # One step to the data draws nothing, and k-diffusion's stochastic samplers cannot take it.
         return _run("dpmpp_2m", denoiser, x, times, watch)
-    path = import_module("k_diffusion.sampling").BrownianTreeNoiseSampler
+    path = require("k_diffusion.sampling").BrownianTreeNoiseSampler
     noise_sampler = path(x, levels[-2], levels[0], noise.tree_seeds(), transform=_rounded)
     return _run(name, denoiser, x, times, watch, noise_sampler=noise_sampler)
 

@@ -320,7 +320,7 @@ def test_planted_faults_are_all_named_and_every_good_item_comes_once(tmp_path: P
 
 
 def test_quarantine_is_honoured_by_the_next_run(tmp_path: Path, write_clip, caplog) -> None:
-    good, bad = plant(tmp_path, write_clip)
+    good, _ = plant(tmp_path, write_clip)
     options = {"on_bad_item": "quarantine", "quarantine_file": str(tmp_path / "bad.txt")}
     list(load(tmp_path, **options))
     caplog.clear()

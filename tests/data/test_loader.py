@@ -1,10 +1,12 @@
 """Order, workers, processes and resuming: what a loader gives depends on seed and epoch alone."""
 
 import copy
+import gc
 import itertools
 import pickle
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -210,7 +212,7 @@ def test_too_many_bad_items_stop_with_the_reasons() -> None:
 
 def test_all_bad_ends_with_one_sentence() -> None:
     for options in ({}, {"rank": 0, "world_size": 2}):
-        with pytest.raises(AudioError, match="not one batch of usable items \\(.* silent\\)") as caught:
+        with pytest.raises(AudioError, match=r"not one batch of usable items \(.* silent\)") as caught:
             epoch(make(bad=tuple(range(23)), **options))
         assert "\n" not in str(caught.value)
 
@@ -236,7 +238,7 @@ def test_items_of_different_shape_are_explained_without_a_traceback() -> None:
         def load(self, draw: Draw) -> Item:
             return Item(torch.zeros(1, draw.item + 1), {})
 
-    with pytest.raises(ConfigError, match="^items of one batch differ in shape: .*latent_crop_length"):
+    with pytest.raises(ConfigError, match=r"^items of one batch differ in shape: .*latent_crop_length"):
         list(Loader(Uneven(8), 4, num_workers=1))
 
 
@@ -317,3 +319,12 @@ def test_a_killed_training_run_goes_on_with_the_same_items(tmp_path: Path, write
     together = killed + (tmp_path / "resumed.log").read_text().splitlines()
     assert together == (tmp_path / "whole.log").read_text().splitlines()
     assert len(together) == 8
+
+
+def test_workers_end_at_once_when_a_loader_is_dropped_half_way() -> None:
+    loader = make(num_workers=1)
+    next(iter(loader))
+    start = time.perf_counter()
+    del loader
+    gc.collect()
+    assert time.perf_counter() - start < 3  # torch waits 5 s for workers that it cannot reach

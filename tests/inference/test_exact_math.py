@@ -51,7 +51,7 @@ CHANGES = {
     "defaults": "",
     "older names": "products.allow_tf32 = True; cudnn.allow_tf32 = False; cudnn.benchmark = True",
     "medium": "torch.set_float32_matmul_precision('medium')",
-    "newer names": "products.fp32_precision = 'tf32'; cudnn.conv.fp32_precision = 'ieee'; cudnn.rnn.fp32_precision = 'tf32'",
+    "newer names": "products.fp32_precision = cudnn.rnn.fp32_precision = 'tf32'; cudnn.conv.fp32_precision = 'ieee'",
 }
 
 

@@ -194,9 +194,9 @@ def test_decoding_in_chunks_sees_a_chunk_at_a_time_and_gives_the_same(build_mode
     seen = []
     decode = model.pretransform.decode
     monkeypatch.setattr(model.pretransform, "decode", lambda z: (seen.append(tuple(z.shape)), decode(z))[1])
-    # The decoder sees nine frames to either side: less than half of the overlap.
-    chunked = generate(model, batch_size=2, sample_size=8 * 100, decode_frames=40, decode_overlap=24)
-    assert set(seen) == {(1, 4, 40)}
+    # The decoder sees about twenty frames to either side: less than half of the overlap.
+    chunked = generate(model, batch_size=2, sample_size=8 * 100, decode_frames=60, decode_overlap=48)
+    assert set(seen) == {(1, 4, 60)}
     torch.testing.assert_close(chunked, whole, atol=1e-5, rtol=1e-4)
 
 
@@ -276,8 +276,9 @@ def test_one_mask_or_one_per_item(build_model) -> None:
 
 def test_without_audio_everything_is_generated(build_model) -> None:
     model = build_model("v", inpainting=True)
-    nothing_kept = inpaint(model, inpaint_audio=(16000, CLIP), inpaint_mask=torch.zeros(1, 256), cfg_scale=1.0)
-    torch.testing.assert_close(inpaint(model, cfg_scale=1.0), nothing_kept, atol=1.0, rtol=0.5)
+    options = {"sampler_type": "dpmpp-2m"}  # it draws nothing after the codec has
+    nothing_kept = inpaint(model, inpaint_audio=(16000, CLIP), inpaint_mask=torch.zeros(1, 256), **options)
+    assert torch.equal(inpaint(model, **options), nothing_kept)
     assert inpaint(model, batch_size=3, negative_conditioning=METADATA[1]).shape == (3, 2, 256)
 
 

@@ -1,0 +1,187 @@
+"""Optimisers and schedules by name, groups by pattern, and what is said about mistakes."""
+
+import logging
+
+import pytest
+import torch
+from torch import nn
+
+from stable_audio_tools.config import ConfigError
+from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
+from stable_audio_tools.training.utils import InverseLR, create_optimizer_from_config, create_scheduler_from_config
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    model[0].weight.requires_grad_(False)
+    return model
+
+
+def sgd(rate: float = 1e-3) -> torch.optim.Optimizer:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=rate)
+
+
+def test_inverse_decay_is_its_formula() -> None:
+    optimizer = sgd(1e-3)
+    schedule = InverseLR(optimizer, inv_gamma=10, power=0.5, warmup=0.9, final_lr=4e-4)
+    for step in range(200):
+        wanted = (1 - 0.9 ** (step + 1)) * max(4e-4, 1e-3 * (1 + step / 10) ** -0.5)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(wanted)
+        optimizer.step()
+        schedule.step()
+
+
+def test_inverse_decay_goes_on_from_its_state() -> None:
+    first, second = sgd(), sgd()
+    schedule, resumed = InverseLR(first, 5, 0.7, 0.5), InverseLR(second, 5, 0.7, 0.5)
+    for _ in range(7):
+        first.step()
+        schedule.step()
+    resumed.load_state_dict(schedule.state_dict())
+    for both in (schedule, resumed):
+        both.optimizer.step()
+        both.step()
+    assert resumed.get_last_lr() == schedule.get_last_lr()
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("Adam", {"lr": 1e-4}),
+        ("AdamW", {"lr": 1e-4, "betas": [0.9, 0.95], "weight_decay": 0.1}),
+        ("SGD", {"lr": 0.1, "momentum": 0.9}),
+        ("RMSprop", {}),
+    ],
+)
+def test_optimisers_by_name_take_their_options(module: nn.Module, kind: str, config: dict) -> None:
+    optimizer = create_optimizer_from_config({"type": kind, "config": config}, module)
+    assert type(optimizer) is getattr(torch.optim, kind)
+    assert [id(p) for p in optimizer.param_groups[0]["params"]] == [
+        id(p) for p in module.parameters() if p.requires_grad
+    ]
+    for key, value in config.items():
+        assert optimizer.param_groups[0][key] == (tuple(value) if isinstance(value, list) else value)
+
+
+def test_parameters_may_come_as_they_did(module: nn.Module) -> None:
+    """A list of parameters, or pairs: all of them, frozen ones too."""
+    for given in (module.parameters(), module.named_parameters()):
+        optimizer = create_optimizer_from_config({"type": "Adam", "config": {"lr": 1e-4}}, given)
+        assert len(optimizer.param_groups[0]["params"]) == 6
+
+
+def test_eight_bit_optimisers_come_from_bitsandbytes(module: nn.Module) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    optimizer = create_optimizer_from_config({"type": "AdamW8bit", "config": {"lr": 1e-4}}, module)
+    assert isinstance(optimizer, bitsandbytes.optim.AdamW8bit)
+
+
+def test_groups_by_pattern(module: nn.Module) -> None:
+    config = {
+        "type": "AdamW",
+        "config": {"lr": 1e-3, "weight_decay": 0.1},
+        "param_groups": [{"pattern": "*.bias", "weight_decay": 0.0}, {"pattern": "1.*", "lr": 1e-5}],
+    }
+    rest, biases, norm = create_optimizer_from_config(config, module).param_groups
+    assert [id(p) for p in biases["params"]] == [id(module[i].bias) for i in range(3)]
+    assert [id(p) for p in norm["params"]] == [id(module[1].weight)]  # its bias was taken
+    assert [id(p) for p in rest["params"]] == [id(module[2].weight)]
+    assert (biases["weight_decay"], norm["weight_decay"], rest["weight_decay"]) == (0.0, 0.1, 0.1)
+    assert (biases["lr"], norm["lr"], rest["lr"]) == (1e-3, 1e-5, 1e-3)
+
+
+def test_groups_that_take_everything_leave_no_empty_group(module: nn.Module) -> None:
+    config = {"type": "AdamW", "config": {}, "param_groups": [{"pattern": "*", "lr": 1e-5}]}
+    assert len(create_optimizer_from_config(config, module).param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"type": "AdamX"}, "optimizer.type: no optimiser named 'AdamX'; did you mean 'Adam"),
+        ({"config": {}}, "optimizer.type: missing"),
+        ({"type": "Adam", "options": {}}, "optimizer.options: unknown key"),
+        ({"type": "AdamW", "config": {"learning_rate": 1}}, "AdamW has no option 'learning_rate'"),
+        ({"type": "AdamW", "config": {"lr": -1.0}}, "optimizer AdamW: Invalid learning rate"),
+        (
+            {"type": "Adam", "param_groups": [{"pattern": "*.gain", "lr": 1}]},
+            r"param_groups\[0\].pattern: '\*.gain' matches no trainable parameter; names are like 0.bias",
+        ),
+        ({"type": "Adam", "param_groups": [{"pattern": "0.weight"}]}, "matches no trainable parameter"),
+        (
+            {"type": "Adam", "param_groups": [{"pattern": "*"}, {"pattern": "*.bias"}]},
+            r"param_groups\[1\].pattern: '\*.bias' matches no trainable parameter that earlier patterns left",
+        ),
+        ({"type": "Adam", "param_groups": [{"pattern": "*", "decay": 1}]}, "Adam has no option 'decay'"),
+        ({"type": "Adam", "param_groups": [{"lr": 1}]}, r"param_groups\[0\].pattern: missing"),
+    ],
+)
+def test_mistakes_of_optimisers_are_named(module: nn.Module, config: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_optimizer_from_config(config, module)
+
+
+def test_groups_need_names(module: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="give the module or its named_parameters"):
+        create_optimizer_from_config({"type": "Adam", "param_groups": [{"pattern": "*"}]}, module.parameters())
+
+
+def test_a_frozen_module_is_nothing_to_train(module: nn.Module) -> None:
+    with pytest.raises(ConfigError, match="nothing to train: all parameters are frozen"):
+        create_optimizer_from_config({"type": "Adam"}, module.requires_grad_(False))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [("ExponentialLR", {"gamma": 0.5}), ("StepLR", {"step_size": 1, "gamma": 0.5})]
+)
+def test_schedules_by_name(kind: str, config: dict) -> None:
+    optimizer = sgd(1.0)
+    schedule = create_scheduler_from_config({"type": kind, "config": config}, optimizer)
+    assert type(schedule) is getattr(torch.optim.lr_scheduler, kind)
+    optimizer.step()
+    schedule.step()
+    assert schedule.get_last_lr() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"type": "InverseLr"}, "no schedule named 'InverseLr'; did you mean 'InverseLR'"),
+        ({"type": "InverseLR", "config": {"warmup": 1.0}}, "warmup must be at least 0 and less than 1, got 1"),
+        ({"type": "InverseLR", "config": {"inv_gamma": 0}}, "inv_gamma must be above 0"),
+        ({"type": "InverseLR", "config": {"gamma": 1}}, "InverseLR has no option 'gamma'"),
+        ({"type": "StepLR", "config": {}}, "scheduler StepLR: .*step_size"),
+    ],
+)
+def test_mistakes_of_schedules_are_named(config: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_scheduler_from_config(config, sgd())
+
+
+def test_what_lightning_is_given(module: nn.Module) -> None:
+    optimizer = {"type": "Adam", "config": {"lr": 1e-3}}
+    assert isinstance(configure_optimizer({"optimizer": optimizer}, module), torch.optim.Adam)
+    schedule = {"type": "InverseLR", "config": {"warmup": 0.9}}
+    given = configure_optimizer({"optimizer": optimizer, "scheduler": schedule}, module)
+    assert isinstance(given["optimizer"], torch.optim.Adam)
+    assert isinstance(given["lr_scheduler"]["scheduler"], InverseLR)
+    assert given["lr_scheduler"]["interval"] == "step"
+    plateau = {"type": "ReduceLROnPlateau", "monitor": "val/loss", "interval": "epoch"}
+    told = configure_optimizer({"optimizer": optimizer, "scheduler": plateau}, module)["lr_scheduler"]
+    assert (told["monitor"], told["interval"]) == ("val/loss", "epoch")
+
+
+def test_a_learning_rate_stands_in_for_a_config(caplog: pytest.LogCaptureFixture) -> None:
+    default = resolve_optimizer(None, "lm", 1e-4, "AdamW", betas=[0.9, 0.95])
+    assert default == {"optimizer": {"type": "AdamW", "config": {"lr": 1e-4, "betas": [0.9, 0.95]}}}
+    configs = {"diffusion": {"optimizer": {"type": "SGD", "config": {"lr": 1.0}}}}
+    assert resolve_optimizer(configs, "diffusion", None, "Adam") == configs["diffusion"]
+    assert not caplog.messages
+    with caplog.at_level(logging.WARNING):
+        resolve_optimizer(configs, "diffusion", 1e-4, "Adam")
+    assert "learning_rate is ignored" in caplog.text
+    with pytest.raises(ConfigError, match="give learning_rate, or optimizer_configs"):
+        resolve_optimizer(None, "diffusion", None, "Adam")
+    with pytest.raises(ConfigError, match="needs an entry 'lm' with an 'optimizer'; it has diffusion"):
+        resolve_optimizer(configs, "lm", None, "Adam")
