@@ -21,6 +21,8 @@ from stable_audio_tools.data.pictures import spectrogram_image
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "stable_audio_tools" / "configs" / "model_configs"
+VAE_CONFIG = CONFIGS / "autoencoders" / "tiny_autoencoder.json"
+DIT_CONFIG = CONFIGS / "txt2audio" / "tiny_diffusion_cond.json"
 
 
 class Demo:
@@ -29,6 +31,20 @@ class Demo:
     def __init__(self, out: Path) -> None:
         self.out = out
         self.steps: list[tuple[str, str, float]] = []
+
+    @property
+    def clips(self) -> Path:
+        return self.out / "clips"
+
+    @property
+    def runs(self) -> Path:
+        return self.out / "runs"
+
+    def train(self, title: str, name: str, model: Path, dataset: Path, steps: int, *more: str | Path) -> None:
+        """One run of train.py."""
+        files = ["--name", name, "--model-config", model, "--dataset-config", dataset, "--max-steps", str(steps)]
+        shared = ["--save-dir", self.runs, "--logger", "csv", "--log-every", "5", "--num-workers", "0"]
+        self.run(title, "train.py", *files, *shared, *more)
 
     def run(self, title: str, *words: str | Path) -> None:
         """One command; its failure ends the demo with its output."""
@@ -77,113 +93,64 @@ def main() -> int:
     parser.add_argument("--vae-steps", type=int, default=400, help="training steps of the autoencoder")
     parser.add_argument("--dit-steps", type=int, default=600, help="training steps of the diffusion transformer")
     arguments = parser.parse_args()
-    out = arguments.out.resolve()
-    demo = Demo(out)
-    clips, runs = out / "clips", out / "runs"
-    vae_config = CONFIGS / "autoencoders" / "tiny_autoencoder.json"
-    dit_config = CONFIGS / "txt2audio" / "tiny_diffusion_cond.json"
-    train = ["train.py", "--save-dir", runs, "--logger", "csv", "--log-every", "5", "--num-workers", "0"]
-
-    demo.run("Make the clips", "scripts/make_example_dataset.py", clips)
-    save({"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": str(clips)}]}, out / "clips.json")
-    demo.run("Check configs", "-m", "stable_audio_tools.cli.main", "check", vae_config, out / "clips.json")
-    demo.run("Check the data", "scripts/check_dataset.py", out / "clips.json")
-    demo.run(
-        "Train an autoencoder",
-        *train,
-        "--name",
-        "vae",
-        "--model-config",
-        vae_config,
-        "--dataset-config",
-        out / "clips.json",
-        "--batch-size",
-        "8",
-        "--max-steps",
-        str(arguments.vae_steps),
-    )
-    vae = newest_checkpoint(runs, "vae")
-    demo.run("Unwrap it", "unwrap_model.py", "--ckpt-path", vae, "--name", out / "vae", "--use-safetensors")
-    demo.run(
-        "Encode the clips",
-        "scripts/pre_encode.py",
-        "--model-config",
-        vae_config,
-        "--ckpt-path",
-        out / "vae.safetensors",
-        "--dataset-config",
-        out / "clips.json",
-        "--output-path",
-        out / "latents",
-        "--sample-size",
-        "65536",
-        "--num-workers",
-        "0",
-    )
-    save(
-        {"dataset_type": "pre_encoded", "datasets": [{"id": "latents", "path": str(out / "latents")}]},
-        out / "latents.json",
-    )
-    config = load(dit_config)
-    config["training"]["pre_encoded"] = True
-    save(config, out / "dit_config.json")
-    demo.run(
-        "Train a diffusion transformer on the latents",
-        *train,
-        "--name",
-        "dit",
-        "--model-config",
-        out / "dit_config.json",
-        "--dataset-config",
-        out / "latents.json",
-        "--pretransform-ckpt-path",
-        out / "vae.safetensors",
-        "--batch-size",
-        "16",
-        "--max-steps",
-        str(arguments.dit_steps),
-    )
-    dit = newest_checkpoint(runs, "dit")
-    demo.run("Unwrap it", "unwrap_model.py", "--ckpt-path", dit, "--name", out / "dit", "--use-safetensors")
-    demo.run(
-        "Reconstruct clips",
-        "reconstruct_audios.py",
-        "--model-config",
-        vae_config,
-        "--ckpt-path",
-        out / "vae.safetensors",
-        "--audio-dir",
-        clips / "bells",
-        "--output-dir",
-        out / "reconstructed",
-    )
-    demo.run(
-        "Generate from a YAML",
-        "generate.py",
-        "--model-config",
-        dit_config,
-        "--ckpt-path",
-        out / "dit.safetensors",
-        "--cond-yaml-path",
-        "example/generation/generate_conditions.yaml",
-        "--output-dir",
-        out / "generated",
-        "--sample-steps",
-        "30",
-        "--cfg-scale",
-        "3",
-        "--seed",
-        "1",
-        "--clip-length",
-        "3",
-    )
+    demo = Demo(arguments.out.resolve())
+    prepare(demo)
+    vae = train_autoencoder(demo, arguments.vae_steps)
+    dit = train_transformer(demo, arguments.dit_steps)
+    listen(demo)
     curves = {
         "autoencoder: spectral distance": curve(metrics_of(vae), "train/mrstft_loss"),
         "transformer: squared error": curve(metrics_of(dit), "train/loss"),
     }
-    write_page(demo, curves, clips)
-    print(f"\nopen {out / 'index.html'}")
+    write_page(demo, curves)
+    print(f"\nopen {demo.out / 'index.html'}")
     return judge(curves)
+
+
+def prepare(demo: Demo) -> None:
+    """Clips, and a look at them."""
+    dataset = demo.out / "clips.json"
+    demo.run("Make the clips", "scripts/make_example_dataset.py", demo.clips)
+    save({"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": str(demo.clips)}]}, dataset)
+    demo.run("Check configs", "-m", "stable_audio_tools.cli.main", "check", VAE_CONFIG, dataset)
+    demo.run("Check the data", "scripts/check_dataset.py", dataset)
+
+
+def train_autoencoder(demo: Demo, steps: int) -> Path:
+    """-> the training checkpoint; the weights go to vae.safetensors"""
+    demo.train("Train an autoencoder", "vae", VAE_CONFIG, demo.out / "clips.json", steps, "--batch-size", "8")
+    checkpoint = newest_checkpoint(demo.runs, "vae")
+    demo.run("Unwrap it", "unwrap_model.py", "--ckpt-path", checkpoint, "--name", demo.out / "vae", "--use-safetensors")
+    return checkpoint
+
+
+def train_transformer(demo: Demo, steps: int) -> Path:
+    """-> the training checkpoint; the weights go to dit.safetensors"""
+    out, vae = demo.out, demo.out / "vae.safetensors"
+    source = ["--model-config", VAE_CONFIG, "--ckpt-path", vae, "--dataset-config", out / "clips.json"]
+    shape = ["--output-path", out / "latents", "--sample-size", "65536", "--num-workers", "0"]
+    demo.run("Encode the clips", "scripts/pre_encode.py", *source, *shape)
+    latents = {"dataset_type": "pre_encoded", "datasets": [{"id": "latents", "path": str(out / "latents")}]}
+    save(latents, out / "latents.json")
+    config = load(DIT_CONFIG)
+    config["training"]["pre_encoded"] = True
+    save(config, out / "dit_config.json")
+    title, weights = "Train a diffusion transformer on the latents", ["--pretransform-ckpt-path", vae]
+    demo.train(title, "dit", out / "dit_config.json", out / "latents.json", steps, "--batch-size", "16", *weights)
+    checkpoint = newest_checkpoint(demo.runs, "dit")
+    demo.run("Unwrap it", "unwrap_model.py", "--ckpt-path", checkpoint, "--name", out / "dit", "--use-safetensors")
+    return checkpoint
+
+
+def listen(demo: Demo) -> None:
+    """Reconstructions and generated audio."""
+    out = demo.out
+    source = ["--model-config", VAE_CONFIG, "--ckpt-path", out / "vae.safetensors", "--audio-dir", demo.clips / "bells"]
+    demo.run("Reconstruct clips", "reconstruct_audios.py", *source, "--output-dir", out / "reconstructed")
+    source = ["--model-config", DIT_CONFIG, "--ckpt-path", out / "dit.safetensors"]
+    what = ["--cond-yaml-path", "example/generation/generate_conditions.yaml", "--output-dir", out / "generated"]
+    how = ["--sample-steps", "30", "--cfg-scale", "3", "--seed", "1", "--clip-length", "3"]
+    demo.run("Generate from a YAML", "generate.py", *source, *what, *how)
 
 
 def judge(curves: dict[str, list[tuple[int, float]]]) -> int:
@@ -197,9 +164,9 @@ def judge(curves: dict[str, list[tuple[int, float]]]) -> int:
     return 1 if bad else 0
 
 
-def write_page(demo: Demo, curves: dict[str, list[tuple[int, float]]], clips: Path) -> None:
+def write_page(demo: Demo, curves: dict[str, list[tuple[int, float]]]) -> None:
     """`index.html`: what each step made, to hear and to see."""
-    originals = [sorted((clips / name).glob("*.flac"))[0] for name in ("drums", "bass", "chords", "rain", "bells")]
+    originals = [sorted((demo.clips / name).glob("*.flac"))[0] for name in ("drums", "bass", "chords", "rain", "bells")]
     sections = [
         ("The clips", [_card(demo.out, path, _caption(path)) for path in originals]),
         ("Generated", [_card(demo.out, path, path.parent.name) for path in _audio(demo.out / "generated")]),

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,9 @@ def load_model(arguments: argparse.Namespace, source: tuple[Any, Path | None]) -
         raise UserError(str(error)) from None
     if device == torch.device("cuda") and world_size() > 1:
         device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+    if device.type == "cpu" and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+        # torchrun's default. Sums over fewer threads round otherwise, and files should not tell how they were shared.
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     return load(*source, device, precision=arguments.precision)
 
 

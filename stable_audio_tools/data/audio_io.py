@@ -5,11 +5,8 @@ mp3 decoder lacks the bits that earlier frames left for later ones, and Vorbis i
 therefore begins early enough (`_decode_from`) and drops what was not asked for.
 """
 
-import os
-import stat
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -22,6 +19,7 @@ from torch import Tensor
 from stable_audio_tools.config.errors import AudioError
 from stable_audio_tools.data import ffmpeg
 from stable_audio_tools.data.comments import append_wav_comment
+from stable_audio_tools.data.open_files import check_readable, kept_open, opened
 from stable_audio_tools.data.resampling import input_span, resample, resample_span, resampled_length
 from stable_audio_tools.system.files import atomic_path
 
@@ -62,9 +60,9 @@ def info(path: str | Path) -> AudioInfo:
     """Length, rate and channels, from the header alone."""
     path = Path(path)
     if path.suffix.lower() in ffmpeg.SUFFIXES:
-        _check_readable(path)
+        check_readable(path)
         return _plausible(path, AudioInfo(*ffmpeg.header(path), path.suffix[1:].upper(), "FFMPEG"))
-    with _opened(path) as file:
+    with opened(path) as file:
         return _describe(path, file)
 
 
@@ -79,7 +77,7 @@ def read(path: str | Path, start: int = 0, frames: int | None = None, sample_rat
     if path.suffix.lower() in ffmpeg.SUFFIXES:
         about = info(path)
         return _read_resampled(path, None, about, start, frames, sample_rate)
-    with _opened(path) as file:
+    with kept_open(path) as file:
         return _read_resampled(path, file, _describe(path, file), start, frames, sample_rate)
 
 
@@ -89,7 +87,7 @@ def blocks(path: str | Path, frames: int = 1 << 19) -> Iterator[NDArray[np.float
     if path.suffix.lower() in ffmpeg.SUFFIXES:
         yield ffmpeg.decode(path, info(path).channels, 0, None)
         return
-    with _opened(path) as file:
+    with opened(path) as file:
         about = _describe(path, file)
         while len(piece := file.read(min(frames, max(1, _BLOCK // about.channels)), "float32", always_2d=True)):
             yield piece
@@ -183,42 +181,6 @@ def _within_bounds(path: Path, samples: NDArray[np.float32], clip: bool, unlimit
 # ------------------------------------------------------------------ reading
 
 
-class _Reader(sf.SoundFile):
-    """soundfile seeks after each read of a seekable file, which costs time and, in mp3, the bits carried over."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[sf.SoundFile]:
-    """Open with libsndfile; whatever it says inside the block becomes an AudioError that names the file."""
-    name = os.fsencode(path) if os.name == "posix" else str(path)
-    try:
-        with _Reader(name) as file:
-            yield file
-    except (sf.SoundFileError, RuntimeError, OSError, TypeError, MemoryError) as error:
-        _check_readable(path)
-        reason = getattr(error, "error_string", "") or str(error) or type(error).__name__
-        raise AudioError(f"{path}: cannot be decoded ({reason.strip().rstrip('.')})") from None
-
-
-def _check_readable(path: Path) -> None:
-    """Raise AudioError where the reason lies in the file system."""
-    try:
-        about = path.stat()
-    except FileNotFoundError:
-        raise AudioError(f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise AudioError(f"{path}: cannot be opened ({getattr(error, 'strerror', None) or error})") from None
-    if stat.S_ISDIR(about.st_mode):
-        raise AudioError(f"{path}: is a folder, not an audio file")
-    if about.st_size == 0:
-        raise AudioError(f"{path}: is empty (0 bytes)")
-    if not os.access(path, os.R_OK):
-        raise AudioError(f"{path}: no permission to read it")
-
-
 def _describe(path: Path, file: sf.SoundFile) -> AudioInfo:
     return _plausible(path, AudioInfo(file.frames, file.samplerate, file.channels, file.format, file.subtype))
 
@@ -266,7 +228,7 @@ def _read_span(path: Path, file: sf.SoundFile | None, about: AudioInfo, start: i
 def _read_blocks(file: sf.SoundFile, about: AudioInfo, start: int, frames: int) -> NDArray[np.float32]:
     """`(n, c)`, fewer than `frames` where the file ends."""
     begin = _decode_from(about, start)
-    if begin:
+    if begin != file.tell():
         file.seek(begin)
     skip = start - begin
     left, pieces = skip + frames, []
@@ -316,6 +278,8 @@ def _missing_end(path: Path, format: str) -> str | None:
             page = tail.rfind(b"OggS")
             if page < 0 or len(tail) < page + 27 or not tail[page + 5] & 4:
                 return "its last page is missing"
+            if len(tail) < page + 27 + tail[page + 26] + sum(tail[page + 27 : page + 27 + tail[page + 26]]):
+                return "its last page is cut"
     return None
 
 

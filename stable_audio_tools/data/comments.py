@@ -1,7 +1,7 @@
 """The comment of an audio file: where generated audio says how it was made.
 
-libsndfile keeps comments of any length in flac, mp3, ogg, opus and aiff, but of wav only short ones. Here a wav gets a
-standard `LIST INFO` chunk after its samples, which players and ffmpeg read.
+libsndfile keeps comments of any length in flac, mp3 (Latin letters only), ogg and opus, but in aiff and wav only short
+ones. Here a wav gets a standard `LIST INFO` chunk after its samples, which players and ffmpeg read.
 """
 
 import os

@@ -70,7 +70,7 @@ def index_folder(root: str | Path, extensions: Sequence[str], describe: Describe
     old = _load(cache)
     unreachable: list[Unreachable] = []
     rows = _Rows(old)
-    with _progress(f"reading headers in {root}") as show, ThreadPoolExecutor(_THREADS) as pool:
+    with _Progress(f"reading headers in {root}") as show, ThreadPoolExecutor(_THREADS) as pool:
         for block in _blocks(walk(root, extensions, unreachable)):
             known = [rows.known(found) for found in block]
             fresh = pool.map(lambda f: _examine(Path(root, f.name), describe), _unknown(block, known))
@@ -200,7 +200,7 @@ def _save(cache: Path, index: FileIndex) -> None:
         logger.info("headers are not kept for the next start: %s cannot be written (%s)", cache, error)
 
 
-class _progress:
+class _Progress:
     """A line on the terminal that appears once there are many files."""
 
     def __init__(self, text: str) -> None:

@@ -245,10 +245,11 @@ class _Schedule:
 
 
 class _Chunk(NamedTuple):
-    """The good items of one list of draws, stacked; padding masks travel as one tensor, not as many."""
+    """The good items of one list of draws, stacked; their padding masks travel as bits."""
 
     audio: Tensor | None  # (k, c, n)
-    masks: Tensor | None  # (k, n)
+    masks: NDArray[np.uint8] | None  # (k, ceil(n / 8))
+    frames: int  # n of the masks
     info: list[dict[str, Any]]
     positions: list[int]
     faults: list[Fault]
@@ -263,7 +264,7 @@ class _ChunkReader(Dataset[Any]):
         try:
             return _read_chunk(self.dataset, draws)
         except UserError as error:  # raised again where the user sees it, without the worker's traceback
-            return _Chunk(None, None, [], [], [], error)
+            return _Chunk(None, None, 0, [], [], [], error)
 
 
 def _as_it_is(chunk: Any) -> Any:
@@ -282,12 +283,15 @@ def _read_chunk(dataset: ItemSource, draws: list[Draw]) -> _Chunk:
             path = dataset.path(draw.item)
             faults.append(Fault(path, "unreadable", str(error).removeprefix(f"{path}: ")))
     if not items:
-        return _Chunk(None, None, [], [], faults)
+        return _Chunk(None, None, 0, [], [], faults)
     info = [dict(item.info) for item in items]
-    masks = None
-    if all(isinstance(entry.get("padding_mask"), Tensor) for entry in info):
-        masks = _stack([entry.pop("padding_mask") for entry in info])
-    return _Chunk(_stack([item.audio for item in items]), masks, info, positions, faults)
+    audio = _stack([item.audio for item in items])
+    masks = [mask for entry in info if isinstance(mask := entry.get("padding_mask"), Tensor)]
+    if len(masks) < len(info) or len({mask.shape for mask in masks}) > 1 or masks[0].ndim != 1:
+        return _Chunk(audio, None, 0, info, positions, faults)
+    bits = np.stack([np.packbits(mask.numpy() != 0) for mask in masks])
+    info = [{key: value for key, value in entry.items() if key != "padding_mask"} for entry in info]
+    return _Chunk(audio, bits, len(masks[0]), info, positions, faults)
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
@@ -315,7 +319,8 @@ class _Rebatch:
         if chunk.audio is None:
             return
         if chunk.masks is not None:
-            for entry, mask in zip(chunk.info, chunk.masks):
+            bits = np.unpackbits(chunk.masks, axis=1, count=chunk.frames)
+            for entry, mask in zip(chunk.info, torch.from_numpy(bits).float()):
                 entry["padding_mask"] = mask
         self.waiting.append(chunk)
         self.count += len(chunk.info)

@@ -18,7 +18,7 @@ from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.audio_model import AudioModel, within_range
 from stable_audio_tools.inference.batch_file import Checked, check_requests, read_requests
 from stable_audio_tools.inference.model_facts import ModelFacts
-from stable_audio_tools.inference.outputs import Bits, OutputFolder, collisions
+from stable_audio_tools.inference.outputs import Bits, OutputFolder, collisions, format_problems
 from stable_audio_tools.inference.progress import progress_bar
 from stable_audio_tools.inference.samplers import find_sampler
 from stable_audio_tools.system.ranks import rank, world_size
@@ -92,6 +92,7 @@ def plan_batch(path: str | Path, facts: ModelFacts, settings: BatchSettings) -> 
     if settings.negative_prompt is not None and "prompt" not in facts.keys:
         problems.append("negative_prompt: this model takes no prompt")
     problems += _clip_problems(facts, settings)
+    problems += format_problems(settings.format, settings.bits, facts.sample_rate)
     items: list[Item] = []
     for request in checked:
         problems += [f"{request.name}: {text}" for text in _request_problems(request, facts, settings, Path(path))]

@@ -12,7 +12,7 @@ from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS, Unreachable, walk
 from stable_audio_tools.inference.audio_model import AudioModel, within_range
 from stable_audio_tools.inference.metrics import compare
-from stable_audio_tools.inference.outputs import Bits, OutputFolder, collisions
+from stable_audio_tools.inference.outputs import Bits, OutputFolder, collisions, format_problems
 from stable_audio_tools.inference.progress import progress_bar
 from stable_audio_tools.inference.randomness import RandomStream
 from stable_audio_tools.inference.reconstruction import codec_of, reconstruct
@@ -61,7 +61,8 @@ def reconstruct_folder(
 
     `tell` gets the line of each file, whether it is new or was there, made in the same way from the same source.
     """
-    codec_of(model.module)
+    for problem in format_problems(settings.format, settings.bits, codec_of(model.module).sample_rate):
+        raise UserError(problem)
     mine = list(sources.items())[rank() :: world_size()]
     failed = []
     with progress_bar("reconstructing", len(mine)) as show:

@@ -23,8 +23,20 @@ FORMATS = ("wav", "flac", "mp3", "ogg", "opus")
 Bits = Literal[16, 24, 32]
 
 _LONGEST_NAME = 200  # bytes; file systems end at 255, and the temporary name is longer than the final one
+_RATES = {
+    "opus": (8000, 12000, 16000, 24000, 48000),
+    "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+}
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
 _DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def format_problems(format: str, bits: int, sample_rate: int) -> Iterator[str]:
+    """Why audio of that rate cannot be written in a format."""
+    if format == "flac" and bits == 32:
+        yield "bits: flac holds 16 or 24 bits; use wav for 32"
+    if sample_rate not in _RATES.get(format, (sample_rate,)):
+        yield f"format: {format} has no sample rate of {sample_rate} Hz, which the model makes; use wav, flac or ogg"
 
 
 def name_problems(name: str) -> Iterator[str]:

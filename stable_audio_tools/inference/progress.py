@@ -8,7 +8,7 @@ from stable_audio_tools.system.ranks import is_rank_zero
 
 
 @contextmanager
-def progress_bar(title: str, total: float) -> Iterator[Callable[[float], None]]:
+def progress_bar(title: str, total: float | None) -> Iterator[Callable[[float], None]]:
     """Yield a function that is told how much is done."""
     if not sys.stderr.isatty() or not is_rank_zero():
         yield lambda done: None

@@ -70,7 +70,9 @@ def logsnr(span: Span) -> Tensor:
     """Equal steps in log(alpha / sigma), from -6 (or where the span starts) to 2; the published schedule of flows."""
     first = _FIRST_LOGSNR if span.start == 1 else math.log(1 / span.first_ratio + 1e-6)
     if first > _LAST_LOGSNR:
-        logger.warning("schedule 'logsnr' first rises when it starts at t = %g; 'linear' suits so little noise better")
+        logger.warning(
+            "schedule 'logsnr' first rises when it starts at t = %g; 'linear' suits so little noise better", span.start
+        )
     times = time_at_ratio(
         torch.exp(-torch.linspace(first, _LAST_LOGSNR, span.steps + 1, dtype=torch.float64)), span.objective
     )

@@ -1,6 +1,5 @@
 """Who looks on while a sampler runs: a callback, a progress bar, someone who wants it to stop."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -8,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from stable_audio_tools.inference.progress import progress_bar
 from stable_audio_tools.models.diffusion.denoising import Denoiser
 from stable_audio_tools.models.diffusion.guidance import Guided
 
@@ -83,13 +83,8 @@ def progress_of(asked: bool | ProgressCallback, total: int | None) -> Iterator[P
     if not isinstance(asked, bool):
         yield asked
         return
-    if not asked or not sys.stderr.isatty():
+    if not asked:
         yield None
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sampling", total=total)
-        yield lambda done, _: bar.update(task, completed=done)
+    with progress_bar("sampling", total) as tell:
+        yield lambda done, _: tell(done)

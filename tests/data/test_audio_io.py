@@ -283,3 +283,42 @@ def test_reading_a_crop_does_not_read_the_file(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 200_000  # 16 MB would be the whole file
     assert audio_io._BLOCK * 4 <= 1 << 26
+
+
+def test_an_mp3_that_changes_is_read_anew(tmp_path: Path) -> None:
+    """The last mp3 files stay open; what is read must still be what is on disk."""
+    path = tmp_path / "a.mp3"
+    for made_at in (44_100, 32_000, 44_100):
+        sf.write(path, tone(30_000, 1, made_at), made_at)
+        whole, rate = sf.read(path, dtype="float32")
+        part = read(path, 20_000, 1_000)
+        assert part.sample_rate == rate
+        torch.testing.assert_close(part.samples[0], torch.from_numpy(whole[20_000:21_000]), atol=3e-7, rtol=0)
+    path.unlink()
+    with pytest.raises(AudioError, match=r"a.mp3: no such file"):
+        read(path, 20_000, 1_000)
+
+
+def test_a_forked_process_does_not_share_the_place_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    sf.write(path, tone(200_000, 1, 44_100), 44_100)
+    expected = read(path, 150_000, 1_000).samples
+    pid = os.fork()
+    if pid == 0:
+        same = all(torch.allclose(read(path, 150_000, 1_000).samples, expected, atol=3e-7) for _ in range(30))
+        os._exit(0 if same else 1)
+    for start in range(0, 190_000, 7_000):
+        read(path, start, 1_000)
+    assert os.waitpid(pid, 0)[1] == 0
+    torch.testing.assert_close(read(path, 150_000, 1_000).samples, expected, atol=3e-7, rtol=0)
+
+
+def test_only_so_many_files_stay_open(tmp_path: Path) -> None:
+    content = tmp_path / "a.mp3"
+    sf.write(content, tone(3_000, 1, 44_100), 44_100)
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
+    for i in range(100):
+        (tmp_path / f"{i}.mp3").write_bytes(content.read_bytes())
+        read(tmp_path / f"{i}.mp3", 100, 100)
+    if before:
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 64

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import logging
 import random
@@ -224,7 +225,7 @@ def test_tar_dialects(tmp_path: Path, form: int) -> None:
     with path.open("rb") as stream:
         found = list(read_samples(stream, {"wav", "json"}, "a.tar"))
     assert [(s.key, s.files) for s in found] == [(name, {"wav": b"audio", "json": b"{}"}), ("b", {"wav": b"more"})]
-    for place, later in zip(found[:-1], found[1:]):
+    for place, later in itertools.pairwise(found):
         with path.open("rb") as stream:
             stream.seek(place.end)
             assert next(read_samples(stream, {"wav", "json"}, "a.tar", place.end)) == later
@@ -449,7 +450,7 @@ def test_wrong_configs_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="1 shards for 2 processes"):
         list(loader(write_shards(tmp_path, [2]), rank=0, world_size=2, **ONCE))
     (tmp_path / "shard-0.tar").write_bytes(b"")
-    with pytest.raises(AudioError, match="not one batch|items are bad"):
+    with pytest.raises(AudioError, match=r"not one batch|items are bad"):
         list(loader(tmp_path, **ONCE))
 
 
@@ -484,9 +485,8 @@ def _train(rank: int, root: str, folder: str) -> None:
 
 def test_processes_with_unequal_shards_make_equally_many_steps(tmp_path: Path) -> None:
     root = write_shards(tmp_path / "tars", [2, 9, 2, 8])
-    torch.multiprocessing.spawn(_train, (str(root), str(tmp_path)), nprocs=2)
+    torch.multiprocessing.start_processes(_train, (str(root), str(tmp_path)), nprocs=2, start_method="fork")
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert len(found[0]) == len(found[1])
-    assert {name for batches in found for batch in batches for name in batch} >= set()
     counts = sorted(len({name for batch in batches for name in batch}) for batches in found)
     assert sum(counts) >= 21 - 2, "but for one item of each process (drop_last), all were seen"

@@ -65,10 +65,22 @@ def with_random_weights(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-def made(config: dict) -> torch.nn.Module:
+def make(config: dict) -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return with_random_weights(create_model_from_config(config))
+
+
+@pytest.fixture(scope="session")
+def build_config():
+    """A config by the arguments of `model_config`."""
+    return model_config
+
+
+@pytest.fixture(scope="session")
+def made():
+    """A model of a config, none of its weights zero."""
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +91,7 @@ def build_model():
     def build(*arguments, **options):
         key = repr((arguments, sorted(options.items())))
         if key not in built:
-            built[key] = made(model_config(*arguments, **options))
+            built[key] = make(model_config(*arguments, **options))
         return built[key]
 
     return build
@@ -92,4 +104,4 @@ def unconditional_model(request: pytest.FixtureRequest):
         "config": {"in_channels": 4, "embed_dim": 32, "depth": 1, "num_heads": 1, "diffusion_objective": request.param},
         "pretransform": {"type": "autoencoder", "config": codec_config()},
     }
-    return made({"model_type": "diffusion_uncond", "sample_size": 256, "sample_rate": 16000, "model": model})
+    return make({"model_type": "diffusion_uncond", "sample_size": 256, "sample_rate": 16000, "model": model})

@@ -116,9 +116,7 @@ def test_half_written_files_are_made_again(
     assert audio_files(folder) == whole and not leftover.exists()
 
 
-def test_what_was_made_in_another_way_is_made_again(
-    model: AudioModel, whole: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_what_was_made_in_another_way_is_made_again(model: AudioModel, whole: dict[str, bytes], tmp_path: Path) -> None:
     folder = tmp_path / "whole"
     told = dict(generate(model, folder, prompts=PROMPTS.replace("sound: drums", "sound: chords")))
     assert [name for name, is_new in told.items() if is_new] == ["music/drum_item-1.wav"]

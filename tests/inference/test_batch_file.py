@@ -53,11 +53,15 @@ def test_groups_become_folders_and_leaves_have_settings_of_their_own(tmp_path: P
         "sfx/sample-1_item-2.wav",
     ]
     plain, own = items["music/drum/sample-1_item-1.wav"], items["music/drum/sample-2_item-2.wav"]
-    assert plain.conditions == own.conditions == {
-        "prompt": "128 BPM tech house drum loop",
-        "seconds_start": 0,
-        "seconds_total": 30,
-    }
+    assert (
+        plain.conditions
+        == own.conditions
+        == {
+            "prompt": "128 BPM tech house drum loop",
+            "seconds_start": 0,
+            "seconds_total": 30,
+        }
+    )
     assert (plain.how.steps, plain.how.cfg_scale, plain.how.sampler_type) == (100, 7.0, "dpmpp-3m-sde")
     assert (own.how.steps, own.how.cfg_scale, own.how.sampler_type, own.seed) == (5, 2, "dpmpp-2m", 8)
     assert plain.how.seconds == 30 and items["sfx/sample-1_item-1.wav"].how.seconds == 10

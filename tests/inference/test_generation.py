@@ -125,6 +125,20 @@ def test_guidance_options_reach_the_network(build_model) -> None:
     assert not torch.allclose(generate(model, scale_phi=0.7), guided, **ROUNDING)
 
 
+def test_audio_conditions_that_draw_do_so_by_item(build_config, made) -> None:
+    """The reference clip of each item passes through the model's VAE."""
+    config = build_config("rectified_flow", input_concat_ids=["reference"])
+    config["model"]["diffusion"]["config"]["input_concat_dim"] = 4
+    reference = {"sample_rate": 16000, "output_dim": 4, "use_model_pretransform": True}
+    config["model"]["conditioning"]["configs"].append({"id": "reference", "type": "pretransform", "config": reference})
+    model = made(config)
+    given = [{**entry, "reference": CLIP * (index + 1)} for index, entry in enumerate(METADATA)]
+    both = generate(model, conditioning=given, batch_size=2, seed=[3, 4])
+    for index, seed in enumerate((3, 4)):
+        alone = generate(model, conditioning=given[index : index + 1], seed=seed)
+        torch.testing.assert_close(both[index], alone[0], **ROUNDING)
+
+
 # ------------------------------------------------------------------ audio handed in
 
 
@@ -219,6 +233,34 @@ def test_nothing_is_printed(build_model, capfd: pytest.CaptureFixture) -> None:
     generate(build_model("v"), progress=False)
     generate(build_model("v"), disable_tqdm=True)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_bar_is_shown_on_a_terminal_only(build_model, monkeypatch, capfd: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    generate(build_model("v"), progress=False)
+    assert capfd.readouterr().err == ""
+    generate(build_model("v"))
+    captured = capfd.readouterr()
+    assert "sampling" in captured.err
+    assert captured.out == ""
+
+
+def test_threads_get_what_they_would_get_alone(build_model) -> None:
+    """Each run encodes with a VAE, and k-heun draws noise that it does not use."""
+    model = build_model("v")
+    runs = [(seed, sampler) for seed, sampler in enumerate(["k-heun", "dpmpp-2m-sde", "k-dpmpp-2s-ancestral"] * 2)]
+    shared = {"init_audio": (16000, CLIP), "init_noise_level": 2.0}
+    alone = {run: generate(model, seed=run[0], sampler_type=run[1], **shared) for run in runs}
+    together = {}
+
+    def work(run: tuple[int, str]) -> None:
+        together[run] = generate(model, seed=run[0], sampler_type=run[1], **shared)
+
+    threads = [threading.Thread(target=work, args=(run,)) for run in runs]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert all(torch.equal(together[run], alone[run]) for run in runs)
 
 
 # ------------------------------------------------------------------ unconditional

@@ -47,7 +47,7 @@ def test_logsnr_steps_are_equal_in_log_of_data_over_noise_for_either_objective()
 
 def test_logsnr_warns_where_it_would_rise(caplog: pytest.LogCaptureFixture) -> None:
     logsnr(Span("rectified_flow", 8, 0.05))
-    assert "'linear' suits so little noise better" in caplog.text
+    assert "starts at t = 0.05; 'linear' suits so little noise better" in caplog.text
 
 
 @pytest.mark.parametrize(("low", "high", "rho"), [(0.01, 100.0, 1.0), (0.3, 80.0, 1.0), (0.5, 50.0, 2.0)])

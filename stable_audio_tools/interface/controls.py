@@ -1,0 +1,206 @@
+"""What a page asks the user, before any toolkit: one control per condition of the model and per setting of the sampler.
+
+The name of a control is the keyword of the HTTP API, too.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from stable_audio_tools.config import Part
+from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.inference.model_facts import ModelFacts
+from stable_audio_tools.inference.samplers import find_sampler, samplers_for
+from stable_audio_tools.models.factory import check_model_config
+from stable_audio_tools.system.seeds import MAX_SEED
+
+ControlKind = Literal["text", "prompt", "number", "integer", "slider", "choice", "switch", "audio", "spans"]
+
+
+@dataclass(frozen=True)
+class Control:
+    """`of`: the audio control that a control of spans belongs to."""
+
+    name: str
+    kind: ControlKind
+    label: str
+    default: Any = None
+    minimum: float | None = None
+    maximum: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+    info: str = ""
+    of: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Controls that are shown together; a group with a title can be folded away."""
+
+    controls: tuple[Control, ...]
+    title: str = ""
+    is_open: bool = False
+
+
+LENGTH = "seconds_total"
+CUT = Control(
+    "cut_to_length", "switch", "Cut to the length asked for", True, info="Off: the whole window of the model."
+)
+SEED = Control(
+    "seed", "integer", "Seed", -1, -1, MAX_SEED, info="The same seed gives the same audio; -1 draws a new one."
+)
+NUM_SAMPLES = Control(
+    "num_samples", "slider", "Takes", 1, 1, 8, 1, info="Files per run; their seeds count on from the first."
+)
+PREVIEW_EVERY = Control(
+    "preview_every", "slider", "Preview every (steps)", 0, 0, 50, 1, info="Pictures on the way; 0 shows none."
+)
+
+
+def condition_controls(model: AudioModel) -> tuple[Control, ...]:
+    """One control per condition that a model reads, then its length where no condition tells it."""
+    _, part = check_model_config(model.config)
+    conditioning = getattr(part.config, "conditioning", None)
+    nodes = [] if conditioning is None else conditioning.configs
+    by_name = {control.name: control for control in (_of_condition(node, model.facts) for node in nodes)}
+    controls = list(by_name.values())
+    controls.sort(key=lambda control: control.kind not in ("prompt", "choice"))
+    if LENGTH in by_name:
+        return (*controls, CUT)
+    longest = model.facts.window_seconds
+    if math.isinf(longest):
+        return tuple(controls)
+    shown = round(longest, 2)
+    seconds = Control("seconds", "slider", "Seconds", shown, min(0.1, shown), shown, 0.01 if shown < 5 else 0.1)
+    return (*controls, seconds)
+
+
+def guidance_controls(model: AudioModel) -> tuple[Control, ...]:
+    """How strongly a diffusion model follows its conditions."""
+    recommended = model.facts.recommended
+    assert recommended is not None
+    scale = Control("cfg_scale", "slider", "Guidance", recommended.cfg_scale, 0, 25, 0.1, info="1 is none.")
+    backbone = check_model_config(model.config)[1].config.diffusion.type
+    if backbone == "adp_1d":
+        return (scale,)
+    return (
+        scale,
+        Control("cfg_interval_min", "slider", "Guidance from noise level", 0.0, 0, 1, 0.01),
+        Control("cfg_interval_max", "slider", "Guidance to noise level", 1.0, 0, 1, 0.01),
+        Control(
+            "cfg_rescale",
+            "slider",
+            "Guidance rescale",
+            RESCALE.get(backbone, 0.0),
+            0,
+            1,
+            0.01,
+            info="Share by which loudness is brought back to that without guidance.",
+        ),
+    )
+
+
+RESCALE = {"adp_cfg_1d": 0.4}  # what a backbone does unless told otherwise
+
+
+def sampler_controls(facts: ModelFacts) -> tuple[Control, ...]:
+    """Sampler, steps and noise, by the objective."""
+    recommended, objective = facts.recommended, facts.objective
+    assert recommended is not None and objective is not None
+    steps = Control("steps", "slider", "Steps", recommended.steps, 1, 500, 1)
+    sampler = Control(
+        "sampler_type", "choice", "Sampler", recommended.sampler_type, choices=tuple(samplers_for(objective))
+    )
+    if objective != "v":
+        return steps, sampler
+    return (
+        steps,
+        sampler,
+        Control("sigma_min", "number", "Least noise", 0.01, 1e-5, 10, info="Before the last step."),
+        Control("sigma_max", "number", "Most noise", 100.0, 0.1, 1000, info="To start from."),
+        Control("rho", "number", "Rho", 1.0, 0.01, 20, info="Bends the noise schedule."),
+    )
+
+
+def variation_group(facts: ModelFacts) -> Group:
+    """Start from audio instead of from noise; off unless asked for."""
+    ratio = facts.objective == "v"
+    level = Control(
+        "init_noise_level",
+        "slider",
+        "Noise added",
+        1.0 if ratio else 0.5,
+        0.01,
+        100 if ratio else 1,
+        0.01,
+        info="The more, the freer the variation.",
+    )
+    use = Control("use_init", "switch", "Start from audio", False, info="Off: the audio below has no effect.")
+    audio = Control("init_audio", "audio", "Audio to vary")
+    return Group((use, audio, level), "Variation of audio")
+
+
+def request_from(model: AudioModel, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of `AudioModel.generate` out of what the shared controls hold; a page adds its own."""
+    arguments: dict[str, Any] = {
+        name: values[name] for name in ("seed", "num_samples", "steps", "cfg_scale") if name in values
+    }
+    told = {key: values[key] for key in model.conditions if values.get(key) is not None}
+    arguments["conditions"] = told
+    if values.get("cut_to_length"):
+        arguments["seconds"] = told[LENGTH]
+    if "seconds" in values:
+        # The slider shows the window rounded; asking for all of it means the window.
+        arguments["seconds"] = None if values["seconds"] >= round(model.facts.window_seconds, 2) else values["seconds"]
+    if values.get("negative_prompt"):
+        arguments["negative_prompt"] = values["negative_prompt"]
+    if values.get("use_init"):
+        if values.get("init_audio") is None:
+            raise ValueError("Start from audio is on, but there is no audio; add some, or switch it off")
+        arguments |= {"init_audio": values["init_audio"], "init_noise_level": values["init_noise_level"]}
+    return arguments | _sampling(model, values)
+
+
+def _sampling(model: AudioModel, values: Mapping[str, Any]) -> dict[str, Any]:
+    objective = model.facts.objective
+    if objective is None:
+        return {}
+    options = {"sampler_type": values["sampler_type"]}
+    if find_sampler(values["sampler_type"], objective).starts_by_ratio:
+        options |= {name: values[name] for name in ("sigma_min", "sigma_max", "rho") if name in values}
+    interval = (values.get("cfg_interval_min", 0.0), values.get("cfg_interval_max", 1.0))
+    if interval[0] > interval[1]:
+        raise ValueError(f"guidance runs from noise level {interval[0]:g} to {interval[1]:g}; exchange the two")
+    if interval != (0, 1):  # what a backbone does by itself is not asked of it
+        options["cfg_interval"] = interval
+    if "cfg_rescale" in values:
+        backbone = check_model_config(model.config)[1].config.diffusion.type
+        if values["cfg_rescale"] != RESCALE.get(backbone, 0.0):
+            options["scale_phi"] = values["cfg_rescale"]
+    return options
+
+
+def _of_condition(node: Part, facts: ModelFacts) -> Control:
+    config, meant = node.config, facts.input_of(node.siblings.id)
+    id = facts.stand_ins.get(node.siblings.id, node.siblings.id)  # one control for all that read the same key
+    label = id.replace("_", " ").capitalize()
+    if meant.kind == "choice":
+        return Control(id, "choice", label, meant.options[0], choices=meant.options)
+    if meant.kind in ("number", "integer"):
+        return _number(Control(id, "slider", label), config, facts, whole=meant.kind == "integer")
+    if meant.kind == "audio":
+        return Control(id, "audio", label)
+    return Control(id, "prompt", label, "", info="What to hear.")
+
+
+def _number(control: Control, config: Any, facts: ModelFacts, whole: bool) -> Control:
+    """A slider over the range of the conditioner, which for a length ends with the window of the model."""
+    low, high, default = config.min_val, config.max_val, config.min_val
+    is_time = control.name in (LENGTH, "seconds_start")
+    if is_time and not math.isinf(facts.window_seconds):
+        high = max(min(high, math.ceil(facts.window_seconds)), low + 1)
+    if control.name == LENGTH:
+        low, default = max(low, 0.1 if not whole else 1), high
+    step = 1 if whole else (0.1 if is_time or high - low > 10 else (high - low) / 1000)
+    return replace(control, default=default, minimum=low, maximum=high, step=step)

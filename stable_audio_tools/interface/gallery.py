@@ -1,0 +1,94 @@
+"""Every run as files of its own: audio, its settings as JSON, its spectrogram; each visitor sees only their own."""
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from stable_audio_tools.config import UserError
+from stable_audio_tools.data.pictures import spectrogram_image
+from stable_audio_tools.inference.audio_model import Generated, within_range
+from stable_audio_tools.inference.outputs import OutputFolder
+from stable_audio_tools.system.files import atomic_path, write_text
+
+_TOKEN = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}-\d{2}")
+
+
+@dataclass(frozen=True)
+class Take:
+    """One file of audio that was made, and how."""
+
+    name: str
+    audio: Path
+    picture: Path
+    settings: dict[str, Any]
+
+
+def new_token() -> str:
+    """A name for a visitor that nobody guesses."""
+    return secrets.token_hex(16)
+
+
+def owner_of(username: str | None, token: str | None, session: str | None) -> str:
+    """Whose runs these are: of the one who logged in, else of the browser, else of this one session."""
+    if username:
+        return f"user-{hashlib.blake2b(username.encode(), digest_size=12).hexdigest()}"
+    if token and _TOKEN.fullmatch(token):
+        return f"browser-{token}"
+    return f"session-{hashlib.blake2b((session or '').encode(), digest_size=12).hexdigest()}"
+
+
+class Gallery:
+    """The folder of all runs, a folder per owner inside."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = OutputFolder(folder)
+
+    def add(self, owner: str, made: Generated, settings: Mapping[str, Any]) -> list[Take]:
+        """Write one file per item, with its seed among the settings."""
+        stamp = datetime.now(timezone.utc)
+        base = f"{stamp:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+        return [
+            self._write(owner, f"{base}-{number:02d}", audio, made.sample_rate, {**settings, "seed": seed})
+            for number, (audio, seed) in enumerate(zip(made.audio, made.seeds), start=1)
+        ]
+
+    def takes(self, owner: str, most: int = 60) -> list[Take]:
+        """The newest first."""
+        paths = sorted(self._root(owner).glob("*.json"), reverse=True)
+        found = (self.take(owner, path.stem) for path in paths[:most] if _NAME.fullmatch(path.stem))
+        return [take for take in found if take is not None]
+
+    def take(self, owner: str, name: str) -> Take | None:
+        """One take; None where there is none of that name, or not all of it."""
+        if not _NAME.fullmatch(name):
+            raise UserError(f"{name!r} is not the name of a run")
+        paths = [self._root(owner) / f"{name}{suffix}" for suffix in (".wav", ".png", ".json")]
+        if not all(path.is_file() for path in paths):
+            return None
+        return Take(name, paths[0], paths[1], json.loads(paths[2].read_text(encoding="utf-8")))
+
+    def _root(self, owner: str) -> Path:
+        return self.folder.target(owner)
+
+    def _write(self, owner: str, name: str, audio: Tensor, rate: int, settings: dict[str, Any]) -> Take:
+        file = f"{owner}/{name}"
+        record = self.folder.write(f"{file}.wav", within_range(audio), rate, settings)
+        with atomic_path(self.folder.target(f"{file}.png")) as temporary:
+            picture: Image.Image = spectrogram_image(audio, rate)
+            picture.save(temporary)
+        # Last, for it is by this file that a take is found.
+        told = {key: value for key, value in record.items() if key != "file"}
+        write_text(self.folder.target(f"{file}.json"), json.dumps({"name": name, **told}, indent=2, ensure_ascii=False))
+        take = self.take(owner, name)
+        assert take is not None, "it was just written"
+        return take

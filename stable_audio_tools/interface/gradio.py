@@ -1,0 +1,114 @@
+"""The app in a browser: published entry point, and how it is served."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from stable_audio_tools.config import ConfigError
+from stable_audio_tools.inference.audio_model import AudioModel, load
+from stable_audio_tools.interface.gallery import Gallery
+from stable_audio_tools.interface.layout import build
+from stable_audio_tools.interface.runner import Runner
+from stable_audio_tools.interface.uploads import MOST_BYTES
+from stable_audio_tools.interface.widgets import STYLE
+from stable_audio_tools.models.checkpoints import load_into
+from stable_audio_tools.system.packages import require
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_FOLDER = "outputs/app"
+_LOCAL = ("127.0.0.1", "localhost", "::1")
+_MOST_WAITING = 64
+
+
+def create_ui(
+    model_config_path: str | Path | None = None,
+    ckpt_path: str | Path | None = None,
+    pretrained_name: str | None = None,
+    pretransform_ckpt_path: str | Path | None = None,
+    model_half: bool | None = None,
+    gradio_title: str = "",
+    tmp_dir: str | Path = "",
+    *,
+    precision: str | None = None,
+    device: str | None = None,
+) -> Any:
+    """The app of a model, as `gradio.Blocks`, to be launched by `serve` or by its own `launch`.
+
+    `model_half`: None is float16 on a GPU and float32 on the CPU; True is never float16 on the CPU. `precision` takes
+    its place. `tmp_dir`: where runs are kept, `outputs/app` if left empty.
+    """
+    _check_source(model_config_path, ckpt_path, pretrained_name)
+    require("gradio", extra="ui")  # before the wait for the model
+    wanted = precision or {None: "auto", True: "auto", False: "float32"}[model_half]
+    if model_config_path is not None:
+        model = load(model_config_path, ckpt_path, device, precision=wanted)
+    else:
+        model = load(pretrained_name or str(ckpt_path), None, device, precision=wanted)
+    if model_half and precision is None and model.precision == "float32":
+        logger.warning("half precision is for GPUs; the model stays in float32 on %s", model.device)
+    if pretransform_ckpt_path:
+        _load_pretransform(model, pretransform_ckpt_path)
+    return create_app(model, gradio_title, tmp_dir or DEFAULT_FOLDER)
+
+
+def create_app(model: AudioModel, title: str = "", folder: str | Path = DEFAULT_FOLDER) -> Any:
+    """The app of a model that is loaded already."""
+    return build(require("gradio", extra="ui"), Runner(model), Gallery(folder), title or "Stable Audio Tools")
+
+
+def serve(
+    app: Any,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    username: str | None = None,
+    password: str | None = None,
+    **options: Any,
+) -> Any:
+    """Launch the app; a login guards the page and the API alike."""
+    check_login(username, password)
+    if username is None and (share or host not in _LOCAL):
+        where = "on a public link" if share else f"to whoever reaches {host}"
+        logger.warning("the app is open %s without a login; set --username and --password", where)
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    return app.queue(max_size=_MOST_WAITING).launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        auth=None if username is None else (username, password),
+        max_file_size=MOST_BYTES,
+        ssr_mode=False,
+        footer_links=["api", "settings"],
+        **{**_style(), **options},
+    )
+
+
+def check_login(username: str | None, password: str | None) -> None:
+    """Refuse half a login, which would be none."""
+    if (username is None) != (password is None):
+        missing = "password" if password is None else "username"
+        raise ConfigError(f"{missing}: missing; a login is a user name and a password")
+    if username == "" or password == "":
+        raise ConfigError("username, password: must not be empty")
+
+
+def _check_source(config: Any, weights: Any, name: Any) -> None:
+    if name is not None and (config is not None or weights is not None):
+        raise ConfigError("pretrained_name: give it alone, or model_config_path with ckpt_path instead")
+    if name is None and weights is None:  # weights alone may hold their config
+        raise ConfigError("model: missing; give pretrained_name, or model_config_path with ckpt_path")
+
+
+def _load_pretransform(model: AudioModel, path: str | Path) -> None:
+    codec = getattr(model.module, "pretransform", None)
+    if not isinstance(codec, nn.Module):
+        raise ConfigError("pretransform_ckpt_path: this model has no pretransform; leave it out")
+    load_into(getattr(codec, "model", codec), path, ema=None)
+
+
+def _style() -> dict[str, Any]:
+    return {"theme": require("gradio").themes.Soft(primary_hue="violet", neutral_hue="slate"), "css": STYLE}
