@@ -90,8 +90,8 @@ def falls(points: list[tuple[int, float]]) -> tuple[float, float]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "demo", help="folder to write to")
-    parser.add_argument("--vae-steps", type=int, default=400, help="training steps of the autoencoder")
-    parser.add_argument("--dit-steps", type=int, default=600, help="training steps of the diffusion transformer")
+    parser.add_argument("--vae-steps", type=int, default=200, help="training steps of the autoencoder")
+    parser.add_argument("--dit-steps", type=int, default=300, help="training steps of the diffusion transformer")
     arguments = parser.parse_args()
     demo = Demo(arguments.out.resolve())
     prepare(demo)

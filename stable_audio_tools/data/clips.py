@@ -1,10 +1,10 @@
 """From an audio file to the clip that a model is trained on, whatever the file lay in."""
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from stable_audio_tools.data.custom_metadata import MetadataFunction, call_custom
@@ -12,7 +12,7 @@ from stable_audio_tools.data.draws import seeded
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.loader import Item
 from stable_audio_tools.data.prompts import Captions, add_prompt
-from stable_audio_tools.data.transforms import VolumeNorm, describe_crop, is_silence, set_channels, take
+from stable_audio_tools.data.transforms import SILENCE, VolumeNorm, describe_crop, set_channels, take
 
 _TRIES_FOR_SOUND = 4  # places tried before a file with silent parts is left out of an epoch
 
@@ -54,11 +54,12 @@ class ClipMaker:
         for _ in range(tries):
             start = rng.randint(0, spare) if self.random_crop else 0
             audio = read(start, self.sample_size)
-            if not torch.isfinite(audio).all():
-                raise BadItem("not finite", "holds NaN or infinite samples")
             if audio.shape[1] == 0:
                 raise BadItem("unreadable", f"its data ends before sample {start} of {total}")
-            if self.allow_silence or not is_silence(audio):
+            peak = audio.abs().max().item()  # NaN where any sample is
+            if not math.isfinite(peak):
+                raise BadItem("not finite", "holds NaN or infinite samples")
+            if self.allow_silence or peak >= SILENCE:
                 return Crop(take(audio, 0, self.sample_size), start, total)
         where = f"below -60 dB at {tries} places" if tries > 1 else "below -60 dB"
         raise BadItem("silent", where, lasting=spare == 0)
@@ -93,9 +94,10 @@ class ClipMaker:
 
     def ask(self, function: MetadataFunction | None, info: dict[str, Any], clip: Tensor, start: int, seed: int) -> Item:
         """Add what the user's function says, and do what it asks for with its special keys."""
-        if function is not None:
-            with seeded(seed):
-                info.update(call_custom(function, info, clip))
+        if function is None:
+            return Item(clip, info)
+        with seeded(seed):
+            info.update(call_custom(function, info, clip))
         if info.pop("__reject__", False):
             raise BadItem("rejected", "by get_custom_metadata", lasting=False)
         if (replacement := info.pop("__replace__", None)) is not None:

@@ -14,6 +14,7 @@ from stable_audio_tools.data.sources.audio_dir import SampleDataset
 from stable_audio_tools.data.sources.configs import LocalDatasetConfig, LocalWebDatasetConfig, S3DatasetConfig
 from stable_audio_tools.data.sources.latents import PreEncodedDataset
 from stable_audio_tools.data.sources.request import LoaderRequest
+from stable_audio_tools.data.sources.webdataset import WebDatasetDataLoader
 from stable_audio_tools.data.transforms import is_silence
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PreEncodedDataset",
     "S3DatasetConfig",
     "SampleDataset",
+    "WebDatasetDataLoader",
     "check_dataset_config",
     "collation_fn",
     "create_dataloader_from_config",

@@ -110,11 +110,12 @@ def _chords(rng: np.random.Generator) -> tuple[str, dict[str, Any], Wave]:
     key, root = _choose(rng, _NOTES)
     mode, third = _choose(rng, {"major": 4, "minor": 3})
     wave, t = np.zeros((len(_time()), 2)), _time(SECONDS / 2)
-    envelope = np.minimum(1, 4 * t) * np.exp(-0.8 * t)
+    envelope = np.minimum(1, 4 * t) * np.exp(-rng.uniform(0.5, 1.1) * t)
+    spread = rng.uniform(0.001, 0.004)
     for index, shift in enumerate((0, 5)):
         for voice, interval in enumerate((0, third, 7, 12)):
             pitch = root * 2 ** ((interval + shift) / 12)
-            for pan, detune in ((0.2, 0.998), (0.8, 1.002)):
+            for pan, detune in ((0.2, 1 - spread), (0.8, 1 + spread)):
                 tone = np.sin(2 * np.pi * pitch * detune * t) + 0.3 * np.sin(4 * np.pi * pitch * detune * t)
                 _place(wave, tone * envelope / (voice + 2), index * SECONDS / 2, pan)
     return f"warm sustained {mode} chords in {key} on a soft synthesiser", {"key": f"{key} {mode}"}, wave

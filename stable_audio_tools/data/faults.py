@@ -136,4 +136,9 @@ class FaultReport:
         target.parent.mkdir(parents=True, exist_ok=True)
         reason = f"{fault.kind}: {fault.detail}".replace("\n", " ")
         with target.open("a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"{os.path.normpath(Path(fault.path).absolute())}\t# {reason}\n")
+            file.write(f"{whole_path(fault.path)}\t# {reason}\n")
+
+
+def whole_path(path: str) -> str:
+    """Absolute and without detours; addresses such as s3://... stay as they are."""
+    return path if "://" in path else os.path.normpath(Path(path).absolute())

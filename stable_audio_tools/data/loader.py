@@ -206,6 +206,8 @@ class Loader:
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context=self._context if self.num_workers else None,
+            # Its own generator: starting an epoch draws a seed, and must leave the noise of a resumed run as it was.
+            generator=torch.Generator(),
         )
 
 

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_in
 
 from stable_audio_tools.config.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.data.draws import Draw, Order, make_order
-from stable_audio_tools.data.faults import BadItem, Fault, FaultReport
+from stable_audio_tools.data.faults import BadItem, Fault, FaultReport, whole_path
 from stable_audio_tools.data.loader import Item, ItemSource, Loader
 from stable_audio_tools.data.shard_plan import OnePass
 from stable_audio_tools.data.streaming import ShardSource, StreamLoader
@@ -396,5 +396,5 @@ class _Shards(IterableDataset[Any]):
 
 def left_out_list(faults: Sequence[Fault]) -> str:
     """Faults in the form of a path list."""
-    lines = (f"{fault.path}\t# {fault.kind}: {fault.detail}".replace("\n", " ") for fault in faults)
+    lines = (f"{whole_path(fault.path)}\t# {fault.kind}: {fault.detail}".replace("\n", " ") for fault in faults)
     return "".join(f"{line}\n" for line in dict.fromkeys(lines))

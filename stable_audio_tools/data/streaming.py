@@ -145,12 +145,14 @@ class StreamLoader:
                 batch, repeats = self._repeat(repeats)
             self._batches += 1
             yield batch
-        if self._batches == given and not self._batches:
+        if self._batches == 0:
             raise AudioError(f"epoch {self.epoch}: not one batch of usable items ({self.report.counts()})")
         if limit is None:
             self.source.end_pass()
-        self._resuming, self._before = False, None
+        self._before = None
         self.report.log_epoch(self.epoch)
+        if self._batches == given:  # the position was the end of an epoch
+            yield from self
 
     def state_dict(self) -> dict[str, Any]:
         """The position, as plain values.

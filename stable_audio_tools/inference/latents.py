@@ -55,7 +55,7 @@ class LatentEncoder:
         self.model = autoencoder_of(model)
         self.discrete, self.deterministic, self.half = discrete, deterministic, half
         self.device = device or torch.device("cpu")
-        self.ways = {"chunked": chunked, "chunk_size": chunk_size, "overlap": overlap}
+        self.ways: dict[str, Any] = {"chunked": chunked, "chunk_size": chunk_size, "overlap": overlap}
         bottleneck = self.model.bottleneck
         if discrete and not isinstance(bottleneck, DiscreteBottleneck):
             raise ConfigError("--is-discrete: this autoencoder has no codebooks; leave the flag out")

@@ -53,12 +53,21 @@ class Gallery:
     def __init__(self, folder: str | Path) -> None:
         self.folder = OutputFolder(folder)
 
-    def add(self, owner: str, made: Generated, settings: Mapping[str, Any]) -> list[Take]:
-        """Write one file per item, with its seed among the settings."""
+    def add(self, owner: str, made: Generated, settings: Mapping[str, Any], keeps_level: bool = False) -> list[Take]:
+        """Write one file per item, with its seed among the settings.
+
+        Audio that peaks above 1 is scaled down; with `keeps_level` it is cut off at 1 instead.
+        """
         stamp = datetime.now(timezone.utc)
         base = f"{stamp:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
         return [
-            self._write(owner, f"{base}-{number:02d}", audio, made.sample_rate, {**settings, "seed": seed})
+            self._write(
+                owner,
+                f"{base}-{number:02d}",
+                audio.clamp(-1, 1) if keeps_level else audio,
+                made.sample_rate,
+                {**settings, "seed": seed},
+            )
             for number, (audio, seed) in enumerate(zip(made.audio, made.seeds), start=1)
         ]
 

@@ -86,7 +86,7 @@ def _run(
     uploaded = {control.name for control in page.controls if control.kind == "audio"}
     asked = {name: Path(value).name if name in uploaded and value else value for name, value in values.items()}
     about = {"page": page.title, "model": model.name, "model_type": model.facts.model_type, "settings": asked}
-    takes = services.gallery.add(owner, made, about | {"precision": model.precision})
+    takes = services.gallery.add(owner, made, about | {"precision": model.precision}, page.keeps_level)
     files = [served(panel.audio, take.audio) for take in takes]
     final = [*pictures, *((served(panel.pictures, take.picture), _take_caption(take, len(takes))) for take in takes)]
     seeds = ", ".join(map(str, made.seeds))

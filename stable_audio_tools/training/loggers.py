@@ -15,7 +15,9 @@ def create_logger(settings: TrainSettings, folder: Path) -> Logger | None:
     if settings.logger == "none":
         return None
     if settings.logger == "csv":
-        return CSVLogger(folder, name="", version="metrics")
+        # Lightning's writer deletes what an earlier part of a resumed run wrote, so each part has a folder.
+        parts = len(list(folder.glob("metrics*")))
+        return CSVLogger(folder, name="", version="metrics" if parts == 0 else f"metrics-{parts + 1}")
     if settings.logger == "tensorboard":
         return TensorBoardLogger(folder, name="", version="metrics")
     if settings.logger == "comet":

@@ -1,6 +1,7 @@
 """What every training module shares: averaged weights, a state per process, an export."""
 
-from contextlib import nullcontext
+import logging
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.models.checkpoints import save_weights
+from stable_audio_tools.models.checkpoints.upgrades import Target, apply_upgrades
+from stable_audio_tools.training import random_state
 from stable_audio_tools.training.ema import WeightAverage
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingModule(pl.LightningModule):
@@ -41,14 +46,21 @@ class TrainingModule(pl.LightningModule):
             save_weights(self.exported, target)
 
     def on_validation_start(self) -> None:
-        """Validation judges what is exported: the averaged weights."""
+        """Validation judges what is exported, the averaged weights, and changes no later draw of noise."""
+        self._validating = ExitStack()
+        self._validating.enter_context(random_state.preserved())
         if self.weight_average is not None:
-            self._swapped = self.weight_average.swapped_in()
-            self._swapped.__enter__()
+            self._validating.enter_context(self.weight_average.swapped_in())
 
     def on_validation_end(self) -> None:
-        if self.weight_average is not None:
-            self._swapped.__exit__(None, None, None)
+        self._validating.close()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Checkpoints of the original stable-audio-tools go on here too."""
+        state = dict(checkpoint["state_dict"])
+        for what, count in apply_upgrades(state, Target.of(self)).items():
+            logger.info("%s: %d", what, count)
+        checkpoint["state_dict"] = state
 
     def learning_rate(self, index: int = 0) -> float:
         """The rate that the optimiser uses now."""

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from stable_audio_tools import configs
-from stable_audio_tools.config import ConfigError, UserError, load, save
+from stable_audio_tools.config import CheckpointError, ConfigError, UserError, load, save
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.example_clips import write_example_clips
+from stable_audio_tools.inference.latents import require_same_autoencoder
 from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
-from stable_audio_tools.models.checkpoints import load_into
+from stable_audio_tools.models.checkpoints import load_into, open_weights
 from stable_audio_tools.models.factory import check_model_config
 from stable_audio_tools.system.ranks import is_rank_zero, rank, world_size
 from stable_audio_tools.system.seeds import MAX_SEED, seed_everything
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE_CONFIG = Path(configs.__path__[0]) / "model_configs" / "autoencoders" / "tiny_autoencoder.json"
 EXAMPLE_STEPS = 200
+_RUN_FOLDER = "STABLE_AUDIO_TOOLS_RUN_FOLDER"  # tells processes that Lightning starts where the first one writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,9 @@ def fit(settings: TrainSettings) -> Path:
 
     seed_everything(settings.seed)
     model = build_model(settings, files.model, resuming=resumed is not None)
+    if resumed is None:
+        for dataset in (files.dataset, files.val_dataset):
+            require_same_autoencoder(model, dataset)
     wrapper = create_training_wrapper_from_config(
         files.model, model, settings.accum_batches, settings.gradient_clip_val
     )
@@ -81,6 +86,13 @@ def fit(settings: TrainSettings) -> Path:
         trainer.fit(wrapper, loader, val_loader, ckpt_path=resumed)
     except torch.OutOfMemoryError as error:
         raise UserError(out_of_memory_advice(error, settings.batch_size)) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that reads data died ({str(error).splitlines()[0]}); --num-workers 0 shows where, --recover "
+            "goes on from the newest checkpoint"
+        ) from error
     return folder
 
 
@@ -125,7 +137,7 @@ def build_model(settings: TrainSettings, model_config: dict[str, Any], resuming:
     top, part = check_model_config(model_config)
     model: nn.Module = part.build(sample_rate=top.sample_rate, model_type=top.model_type)
     if settings.pretrained_ckpt_path and not resuming:
-        load_into(model, settings.pretrained_ckpt_path, ema=None)
+        load_into(model, settings.pretrained_ckpt_path, partial=settings.pretrained_partial, ema=None)
     pretransform = getattr(model, "pretransform", None)
     if settings.remove_pretransform_weight_norm == "pre_load":
         remove_weight_norm_from_model(_needed(pretransform, "--remove-pretransform-weight-norm"))
@@ -176,6 +188,11 @@ def _with_path_lists(dataset: dict[str, Any], settings: TrainSettings) -> dict[s
 
 def _checkpoint_to_resume(settings: TrainSettings) -> Path | None:
     if settings.ckpt_path:
+        if not open_weights(settings.ckpt_path).is_training:
+            raise CheckpointError(
+                f"--ckpt-path {settings.ckpt_path}: holds weights, not a run to resume; start a new run from them with "
+                "--pretrained-ckpt-path (the whole model) or --pretransform-ckpt-path (the autoencoder inside it)"
+            )
         return Path(settings.ckpt_path)
     if not settings.recover:
         return None
@@ -193,13 +210,27 @@ def _run_folder(settings: TrainSettings, resumed: Path | None) -> Path:
     """A resumed run goes on in its own folder; processes of one run share the folder that the first one makes."""
     if resumed is not None and settings.recover:
         return resumed.parent.parent
+    if _RUN_FOLDER in os.environ and world_size() > 1:  # this process was started by the first one
+        return Path(os.environ[_RUN_FOLDER])
     if world_size() == 1:
-        return new_run_folder(Path(settings.save_dir), settings.name)
-    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    run_id = name if name != "none" else os.environ.get("SLURM_JOB_ID") or os.environ.get("MASTER_PORT", "0")
-    folder = Path(settings.save_dir) / settings.name / f"run-{run_id}"
+        folder = new_run_folder(Path(settings.save_dir), settings.name)
+        os.environ[_RUN_FOLDER] = str(folder)
+        return folder
+    folder = Path(settings.save_dir) / settings.name / f"run-{_launch_id()}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _launch_id() -> str:
+    """The same in all processes of one launch, and another in the next launch."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    if name != "none":
+        return name
+    if "SLURM_JOB_ID" in os.environ:
+        return f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
+    port = os.environ.get("MASTER_PORT", "0")
+    return f"{port}-{os.getppid()}" if one_machine else port
 
 
 def _needed(pretransform: Any, flag: str) -> Any:

@@ -40,6 +40,9 @@ class TrainSettings:
     gradient_clip_val: float = _setting(0.0, "largest gradient norm; 0: no clipping")
     ckpt_path: str = _setting("", "training checkpoint to resume: weights, optimiser, step, data position")
     pretrained_ckpt_path: str = _setting("", "weights to start a new run from: the whole model")
+    pretrained_partial: bool = _setting(
+        False, "take from --pretrained-ckpt-path what fits by name and shape, and leave the rest as it is"
+    )
     pretransform_ckpt_path: str = _setting("", "weights of the pretransform (the autoencoder inside the model)")
     remove_pretransform_weight_norm: str = _setting(
         "", "fold weight norm of the pretransform, before or after its weights load", ("", "pre_load", "post_load")
@@ -47,7 +50,7 @@ class TrainSettings:
     recover: bool = _setting(False, "resume the newest run of this name, where there is one")
     checkpoint_every: int = _setting(10000, "steps between checkpoints")
     save_top_k: int = _setting(-1, "how many checkpoints to keep; -1: all")
-    val_every: int = _setting(-1, "steps between validations; -1: none")
+    val_every: int = _setting(-1, "steps between validations; -1: one at the end of each epoch")
     log_every: int = _setting(10, "steps between logged values")
     logger: str = _setting("tensorboard", "where metrics go", ("tensorboard", "wandb", "comet", "csv", "none"))
     wandb_config: str = _setting("", "URL of a wandb run whose settings are pulled")

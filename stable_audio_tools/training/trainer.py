@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def create_trainer(
     demo_loader: Any = None,
 ) -> pl.Trainer:
     """A trainer for one run; `demo_loader` gives what demos are made from, else they use training batches."""
+    _quieten()
     devices, accelerator = _devices(settings)
     manual = not wrapper.automatic_optimization
     checkpoints = folder / "checkpoints"
@@ -70,6 +72,23 @@ def create_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+def _quieten() -> None:
+    """Leave Lightning its errors; advice that does not hold here goes unsaid."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*You defined a `validation_step` but have no `val_dataloader`.*",
+        r".*module\(s\) in eval mode at the start of training.*",  # the frozen pretransform
+        ".*does not have many workers.*",
+        ".*pkg_resources is deprecated.*",
+        ".*find_unused_parameters=True was specified.*",
+        ".*Experiment logs directory.*exists and is not empty.*",
+        ".*`training_step` returned `None`.*",
+        ".*Trainer.* has `num_nodes.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _devices(settings: TrainSettings) -> tuple[Any, str]:

@@ -1,16 +1,21 @@
 """Runs small enough to train within a test: a few clips, narrowed models, one process."""
 
+import csv
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import small_models
 
 from stable_audio_tools.cli import train
 from stable_audio_tools.config import load
 from stable_audio_tools.data.example_clips import write_example_clips
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import small_models
 
 SHIPPED = {path.stem: path for path in small_models.CONFIGS.rglob("tiny_*.json")}
 COMMON = ("--batch-size", "2", "--num-workers", "0", "--log-every", "1", "--logger", "csv", "--accelerator", "cpu")
@@ -75,8 +80,6 @@ def losses_of() -> Callable[[Path], list[float]]:
     """The training losses that a run logged, in order."""
 
     def read(folder: Path) -> list[float]:
-        import csv
-
         with (folder / "metrics" / "metrics.csv").open() as file:
             return [float(row["train/loss"]) for row in csv.DictReader(file) if row.get("train/loss")]
 

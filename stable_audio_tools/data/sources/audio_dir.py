@@ -1,7 +1,6 @@
 """`"dataset_type": "audio_dir"`: folders of audio files, of which each visit decodes one crop."""
 
 import logging
-import math
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -10,39 +9,29 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from stable_audio_tools.config import Runtime, register
 from stable_audio_tools.config.errors import AudioError
 from stable_audio_tools.data import audio_io, ffmpeg
-from stable_audio_tools.data.custom_metadata import call_custom
-from stable_audio_tools.data.draws import Draw, seeded
-from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
+from stable_audio_tools.data.clips import ClipMaker, Crop
+from stable_audio_tools.data.draws import Draw
+from stable_audio_tools.data.faults import Fault, FaultPolicy
 from stable_audio_tools.data.index import Header
 from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.metadata import read_sidecar
 from stable_audio_tools.data.path_lists import PathFilter
-from stable_audio_tools.data.prompts import Captions, add_prompt, caption_problems
+from stable_audio_tools.data.prompts import Captions, caption_problems
 from stable_audio_tools.data.resampling import resampled_length
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
 from stable_audio_tools.data.sources import request as keys
 from stable_audio_tools.data.sources.configs import LocalDatasetConfig
 from stable_audio_tools.data.sources.folders import Folders, Place
 from stable_audio_tools.data.sources.request import LoaderRequest, metadata_function
-from stable_audio_tools.data.transforms import (
-    SILENCE,
-    CropInfo,
-    VolumeNorm,
-    describe_crop,
-    set_channels,
-    take,
-)
 
 logger = logging.getLogger(__name__)
 
 SHORTEST_SECONDS = 0.01
-_TRIES_FOR_SOUND = 4  # places tried before a file with silent parts is left out of an epoch
 _CHANNELS = {"mono": 1, "stereo": 2}
 
 
@@ -89,10 +78,17 @@ class SampleDataset(Dataset[Any]):
     ) -> None:
         if isinstance(force_channels, str) and force_channels not in _CHANNELS:
             raise ValueError(f"force_channels: expected 'mono', 'stereo' or a number, got {force_channels!r}")
-        self.channels = _CHANNELS[force_channels] if isinstance(force_channels, str) else force_channels
-        self.sample_size, self.sample_rate, self.random_crop = sample_size, sample_rate, random_crop
-        self.augment_phase, self.allow_silence, self.captions, self.seed = augment_phase, allow_silence, captions, seed
-        self.normalize = VolumeNorm(volume_norm, sample_rate) if volume_norm is not None else None
+        self.clips = ClipMaker(
+            sample_size,
+            sample_rate,
+            _CHANNELS[force_channels] if isinstance(force_channels, str) else force_channels,
+            random_crop=random_crop,
+            augment_phase=augment_phase,
+            volume_norm=volume_norm,
+            allow_silence=allow_silence,
+            captions=captions,
+        )
+        self.seed = seed
         self.seconds = (min_seconds or 0.0, max_seconds or float("inf"))
         self.files = Folders(
             configs,
@@ -137,77 +133,19 @@ class SampleDataset(Dataset[Any]):
         """Read one crop with its metadata."""
         began = time.perf_counter()
         place, rng = self.files.place(draw.item), random.Random(draw.number)
-        audio, start, total = self._read_crop(place, rng)
-        facts = describe_crop(start, self.sample_size, total, self.sample_rate)
-        audio = self._augment(audio, rng)
-        info = self._metadata(place, rng, facts)
-        info["load_time"] = time.perf_counter() - began
-        function = place.folder.config.custom_metadata_fn
-        if function is not None:
-            with seeded(draw.number):
-                info.update(call_custom(function, info, audio))
-            audio = self._honour_requests(info, audio, start)
-        return Item(audio, info)
-
-    # -------------------------------------------------------------- steps of `load`
-
-    def _read_crop(self, place: Place, rng: random.Random) -> tuple[Tensor, int, int]:
-        """(audio `(c, sample_size)`, first sample of the crop, samples in the file), all at the dataset's rate."""
-        index, row = place.folder.index, place.row
-        total = resampled_length(int(index.frames[row]), int(index.rates[row]), self.sample_rate)
-        spare = max(0, total - self.sample_size)
-        tries = _TRIES_FOR_SOUND if self.random_crop and spare else 1
-        for _ in range(tries):
-            start = rng.randint(0, spare) if self.random_crop else 0
-            audio = audio_io.read(place.path, start, self.sample_size, self.sample_rate).samples
-            if audio.shape[1] == 0:
-                raise BadItem("unreadable", f"its data ends before sample {start} of {total}")
-            peak = audio.abs().max().item()  # NaN where any sample is
-            if not math.isfinite(peak):
-                raise BadItem("not finite", "holds NaN or infinite samples")
-            if self.allow_silence or peak >= SILENCE:
-                return take(audio, 0, self.sample_size), start, total
-        where = f"below -60 dB at {tries} places" if tries > 1 else "below -60 dB"
-        raise BadItem("silent", where, lasting=spare == 0)
-
-    def _augment(self, audio: Tensor, rng: random.Random) -> Tensor:
-        audio = set_channels(audio, self.channels)
-        if self.normalize is not None:
-            with seeded(rng.getrandbits(63)):
-                audio = self.normalize(audio)
-        if self.augment_phase and rng.random() < 0.5:
-            audio = -audio
-        return audio.clamp(-1, 1)
-
-    def _metadata(self, place: Place, rng: random.Random, facts: CropInfo) -> dict[str, Any]:
+        crop = self._cut(place, rng)
+        clip = self.clips.augment(crop.audio, rng)
         info = read_sidecar(place.path)
         if place.folder.table is not None:
             info.update(place.folder.table.row(place.row, rng.getrandbits(32)))
-        add_prompt(info, self.captions, rng)
-        info.update(
-            path=place.path,
-            relpath=place.relpath,
-            timestamps=(facts.t_start, facts.t_end),
-            seconds_start=facts.seconds_start,
-            seconds_total=facts.seconds_total,
-            padding_mask=facts.padding_mask,
-            sample_rate=self.sample_rate,
-        )
-        return info
+        info = self.clips.describe(info, crop, place.path, place.relpath, rng)
+        info["load_time"] = time.perf_counter() - began
+        return self.clips.ask(place.folder.config.custom_metadata_fn, info, clip, crop.start, draw.number)
 
-    def _honour_requests(self, info: dict[str, Any], audio: Tensor, start: int) -> Tensor:
-        """Do what the user's function asked for with its special keys."""
-        if info.pop("__reject__", False):
-            raise BadItem("rejected", "by get_custom_metadata", lasting=False)
-        if (replacement := info.pop("__replace__", None)) is not None:
-            audio = self._fit(replacement, 0)
-        for key, extra in info.pop("__audio__", {}).items():
-            info[key] = self._fit(extra, start if extra.shape[-1] > self.sample_size else 0)
-        return audio
-
-    def _fit(self, audio: Tensor, start: int) -> Tensor:
-        """Cut at the same place as the clip, and bring to the same channels."""
-        return set_channels(take(audio.clamp(-1, 1), start, self.sample_size), self.channels)
+    def _cut(self, place: Place, rng: random.Random) -> Crop:
+        index, row, rate = place.folder.index, place.row, self.clips.sample_rate
+        total = resampled_length(int(index.frames[row]), int(index.rates[row]), rate)
+        return self.clips.cut(lambda start, length: audio_io.read(place.path, start, length, rate).samples, total, rng)
 
     def _unsuitable(self, place: Place) -> Fault | None:
         frames, rate = int(place.folder.index.frames[place.row]), int(place.folder.index.rates[place.row])

@@ -114,9 +114,9 @@ class PreEncodedDataset(Dataset[Any]):
         place, rng = self.files.place(draw.item), random.Random(draw.number)
         info = read_latent_metadata(place.path)
         stored = _open_latents(Path(place.path))
-        mask = _padding_mask(info, stored.shape[1])
+        mask = padding_mask_of(info, stored.shape[1])
         start, length = self._choose_crop(place, mask, rng)
-        latents = _as_tensor(stored[:, start : start + length])
+        latents = as_tensor(stored[:, start : start + length])
         if latents.is_floating_point() and not torch.isfinite(latents).all():
             raise BadItem("not finite", "holds NaN or infinite latents")
         self._describe(info, place, mask, start, length)
@@ -207,12 +207,13 @@ def _open_latents(path: Path) -> NDArray[Any]:
     return stored
 
 
-def _as_tensor(values: NDArray[Any]) -> Tensor:
+def as_tensor(values: NDArray[Any]) -> Tensor:
     """A copy; half precision becomes float32, tokens stay whole numbers."""
     return torch.from_numpy(np.array(values, np.float32 if values.dtype.kind == "f" else np.int64))
 
 
-def _padding_mask(info: dict[str, Any], frames: int) -> Tensor:
+def padding_mask_of(info: dict[str, Any], frames: int) -> Tensor:
+    """The mask `(t,)` that the metadata tells; all ones where it tells none."""
     given = info.get("padding_mask")
     if given is None:
         return torch.ones(frames)

@@ -21,7 +21,7 @@ from stable_audio_tools.data.prompts import Captions, add_prompt
 from stable_audio_tools.data.resampling import resampled_length
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
 from stable_audio_tools.data.silence import remove_long_silence
-from stable_audio_tools.data.sources.latents import _as_tensor, _padding_mask
+from stable_audio_tools.data.sources.latents import as_tensor, padding_mask_of
 from stable_audio_tools.data.transforms import take
 
 
@@ -139,11 +139,11 @@ class LatentItems:
             raise AudioError(f"no readable latents ({error})") from None
         if stored.ndim != 2 or 0 in stored.shape or stored.dtype.kind not in "fiu":
             raise AudioError(f"expected latents of shape (channels, frames), got {stored.dtype} {stored.shape}")
-        mask = _padding_mask(info, stored.shape[1])
+        mask = padding_mask_of(info, stored.shape[1])
         length = self.crop_length or stored.shape[1]
         real = int(mask.nonzero()[-1]) + 1 if mask.any() else 0
         start = rng.randint(0, max(0, real - length)) if self.random_crop else 0
-        latents = take(_as_tensor(stored[:, start : start + length]), 0, length)
+        latents = take(as_tensor(stored[:, start : start + length]), 0, length)
         if latents.is_floating_point() and not torch.isfinite(latents).all():
             raise BadItem("not finite", "holds NaN or infinite latents")
         info.update(latent_filename=names.path, padding_mask=take(mask, start, length))

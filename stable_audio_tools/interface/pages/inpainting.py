@@ -32,4 +32,6 @@ def page(model: AudioModel) -> Page:
         spans = parse_spans(values["spans"])
         return request_from(model, values) | {"inpaint_audio": values["inpaint_audio"], "inpaint": spans or None}
 
-    return Page("Inpaint", "Inpaint", "inpaint", (own, *main_groups(model)), request, shows_source=True)
+    return Page(
+        "Inpaint", "Inpaint", "inpaint", (own, *main_groups(model)), request, shows_source=True, keeps_level=True
+    )

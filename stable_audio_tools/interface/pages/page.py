@@ -17,6 +17,7 @@ class Page:
     groups: tuple[Group, ...]
     request: Callable[[Mapping[str, Any]], dict[str, Any]]
     shows_source: bool = False  # a picture of the audio that went in, beside that of what came out
+    keeps_level: bool = False  # what peaks above full scale is cut off there, so that the rest stays as it was
 
     @property
     def controls(self) -> list[Control]:

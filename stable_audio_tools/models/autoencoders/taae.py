@@ -28,8 +28,8 @@ _Strides = Annotated[Sequence[_Count], Field(min_length=1, description="stride o
 _Depths = Annotated[Sequence[_Depth], Field(min_length=1, description="transformer layers of each level")]
 _Snake = Annotated[bool, Field(description="SnakeBeta activations around the convolutions instead of none")]
 _Window = Annotated[
-    Sequence[Annotated[int, Field(ge=-1)]],
-    Field(min_length=2, max_length=2, description="frames that attention reaches back and ahead; -1: no limit"),
+    Annotated[Sequence[Annotated[int, Field(ge=-1)]], Field(min_length=2, max_length=2)] | None,
+    Field(description="frames that attention reaches back and ahead; -1, or null for both: no limit"),
 ]
 _Recompute = Annotated[bool, Field(description="in training, recompute activations in the backward pass: less memory")]
 _Conformer = Annotated[bool, Field(description="a convolution module in each transformer layer")]
@@ -59,10 +59,10 @@ def transformer_layers(width: int, depth: int, conformer: bool, layer_scale: boo
 class TAAEBlock(nn.Module):
     """One level: what `layers` lists, in order; among them a `ModuleList` of transformer layers."""
 
-    def __init__(self, layers: Sequence[nn.Module], sliding_window: Sequence[int], checkpointing: bool) -> None:
+    def __init__(self, layers: Sequence[nn.Module], sliding_window: Sequence[int] | None, checkpointing: bool) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.sliding_window = (sliding_window[0], sliding_window[1])
+        self.sliding_window = (sliding_window[0], sliding_window[1]) if sliding_window else None
         self.checkpointing = checkpointing
 
     def forward(self, x: Tensor) -> Tensor:  # (b, c, t) -> (b, c', t')

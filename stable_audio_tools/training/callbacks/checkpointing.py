@@ -2,14 +2,17 @@
 
 import logging
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch.utils._pytree import tree_map_only
 
 from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.models.checkpoints.pickles import read_pickle
 from stable_audio_tools.system.files import atomic_path
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.module import TrainingModule
@@ -23,19 +26,19 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, written whole or not at all, and read without running code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
+        # Where this raised, the other processes would wait for rank zero for ever.
+        try:
+            with atomic_path(path) as temporary:
+                torch.save(checkpoint, temporary)
+        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            logger.error("%s was not written (%s); older checkpoints are whole, training goes on", path, reason)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        try:
-            loaded: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        except FileNotFoundError:
-            raise CheckpointError(f"{path}: no such checkpoint") from None
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(f"{path}: not a readable training checkpoint ({first})") from None
-        except Exception as error:
-            raise CheckpointError(f"{path}: refused, it holds more than tensors and plain values") from error
+        if not Path(path).is_file():
+            raise CheckpointError(f"{path}: no such checkpoint")
+        # Mapped tensors would tie the optimiser to a file that is deleted while training goes on.
+        loaded: dict[str, Any] = tree_map_only(torch.Tensor, torch.clone, read_pickle(Path(path)))
         return loaded
 
 
@@ -45,12 +48,14 @@ class Checkpointing(pl.Callback):
     def __init__(self, folder: Path, every: int, keep: int, model_config: dict[str, Any]) -> None:
         self.folder, self.every, self.keep = folder, every, keep
         self.model_config = model_config
-        self._saved_step = -1
+        self._saved_step = self._seen_step = -1
         self._process_state: dict[str, Any] | None = None
         self._terminated = False
+        self._previous_handler: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if self._process_state is not None:
@@ -59,27 +64,32 @@ class Checkpointing(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         step = trainer.global_step
+        if step == self._seen_step:  # gradients are being summed; a checkpoint would lose them
+            return
+        self._seen_step = step
         due = self.every > 0 and step > 0 and step % self.every == 0
-        if (due or self._terminated) and step != self._saved_step:
+        # A scheduler may reach one process a step before another; they must leave together.
+        stopping = trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+        if (due or stopping) and step != self._saved_step:
             self.save(trainer)
-        if self._terminated:
-            logger.warning("SIGTERM: saved at step %d, stopping", step)
+        if stopping:
+            logger.warning("SIGTERM: saved at step %d, stopping; --recover goes on from there", step)
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._previous_handler is not None:
+            signal.signal(signal.SIGTERM, self._previous_handler)
         if trainer.global_step != self._saved_step:
             self.save(trainer)
 
     def save(self, trainer: pl.Trainer) -> Path | None:
-        """Write a checkpoint; a full disk is reported and training goes on, the older files being whole."""
+        """Write a checkpoint -> its path, or None where that failed: then the older files stay."""
         path = self.folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
-        try:
-            trainer.save_checkpoint(path)
-        except OSError as error:
-            logger.error("%s was not written (%s); older checkpoints are whole, training goes on", path, error)
-            return None
+        trainer.save_checkpoint(path)
         self._saved_step = trainer.global_step
         if trainer.is_global_zero:
+            if not path.exists():
+                return None
             self._prune(path)
         return path
 

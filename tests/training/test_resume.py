@@ -1,0 +1,92 @@
+"""A run that is killed and resumed ends with the same bits as one that was left alone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stable_audio_tools.cli import train
+
+
+def flattened(value: Any, name: str = "") -> dict[str, Any]:
+    """Every leaf of nested containers, by its path."""
+    if isinstance(value, dict):
+        entries: Any = value.items()
+    elif isinstance(value, list | tuple):
+        entries = enumerate(value)
+    else:
+        return {name: value}
+    return {path: leaf for key, inner in entries for path, leaf in flattened(inner, f"{name}/{key}").items()}
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """What differs between two checkpoints: weights, averages, optimisers, schedulers, random states, data position."""
+    kept = ("state_dict", "optimizer_states", "lr_schedulers", "stable_audio_tools", "global_step", "epoch")
+    contents = []
+    for path in (first, second):
+        loaded = torch.load(path, weights_only=True)
+        parts = {key: loaded[key] for key in kept}
+        parts["data"] = loaded["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+        contents.append(flattened(parts))
+    a, b = contents
+    assert len(a) > 50
+    return [
+        name
+        for name in sorted({*a, *b})
+        if name not in a
+        or name not in b
+        or not (torch.equal(a[name], b[name]) if isinstance(a[name], torch.Tensor) else a[name] == b[name])
+    ]
+
+
+def flags(config: Path, dataset: Path, save_dir: Path, steps: int, *more: str) -> list[str]:
+    words = ["--model-config", config, "--dataset-config", dataset, "--save-dir", save_dir, "--max-steps", steps]
+    quick = ["--batch-size", 2, "--num-workers", 0, "--logger", "none", "--accelerator", "cpu", "--checkpoint-every", 1]
+    return [str(word) for word in (*words, *quick, *more)]
+
+
+def last(save_dir: Path, step: int) -> Path:
+    (found,) = save_dir.glob(f"*/*/checkpoints/*step={step}.ckpt")
+    return found
+
+
+NAMES = ("tiny_autoencoder", "tiny_diffusion_cond", "tiny_lm")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("at", [3, 5])  # an epoch has five batches: in its middle, and at its end
+def test_resumed_run_is_bit_identical(name: str, at: int, write_config: Any, dataset: Path, tmp_path: Path) -> None:
+    config = write_config(name)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    validation = ("--val-dataset-config", str(dataset), "--val-every", str(at), "--limit-val-batches", "1")
+    assert train.main(flags(config, dataset, whole, 8, *validation)) == 0
+    resumed = ["--ckpt-path", str(last(whole, at))]
+    assert train.main(flags(config, dataset, parts, 8, *validation, *resumed)) == 0
+    assert differences(last(whole, 8), last(parts, 8)) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_run_recovers_to_the_same_bits(name: str, write_config: Any, dataset: Path, tmp_path: Path) -> None:
+    config, steps = write_config(name), 14
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train.main(flags(config, dataset, whole, steps)) == 0
+    command = [sys.executable, "-m", "stable_audio_tools.cli.main", "train"]
+    process = subprocess.Popen(
+        [*command, *flags(config, dataset, killed, 10_000)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while len(list(killed.glob("*/*/checkpoints/*.ckpt"))) < 3 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = max(int(path.stem.partition("step=")[2]) for path in killed.glob("*/*/checkpoints/*.ckpt"))
+    assert 3 <= reached < steps
+    assert train.main(flags(config, dataset, killed, steps, "--recover")) == 0
+    assert differences(last(whole, steps), last(killed, steps)) == []
