@@ -169,7 +169,7 @@ def write_page(demo: Demo, curves: dict[str, list[tuple[int, float]]]) -> None:
     originals = [sorted((demo.clips / name).glob("*.flac"))[0] for name in ("drums", "bass", "chords", "rain", "bells")]
     sections = [
         ("The clips", [_card(demo.out, path, _caption(path)) for path in originals]),
-        ("Generated", [_card(demo.out, path, path.parent.name) for path in _audio(demo.out / "generated")]),
+        ("Generated", [_card(demo.out, path, path.stem) for path in _audio(demo.out / "generated")]),
         (
             "Reconstructed by the autoencoder",
             [_card(demo.out, path, path.stem) for path in _audio(demo.out / "reconstructed")[:5]],

@@ -28,7 +28,11 @@ def make_parser(name: str, description: str, **options: Any) -> argparse.Argumen
 
 def command(make: Callable[[], argparse.ArgumentParser], run: Run) -> Callable[[Sequence[str] | None], int]:
     """The `main(argv)` of a command."""
-    return lambda argv=None: run_command(make, run, argv)
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        return run_command(make, run, argv)
+
+    return main
 
 
 def run_command(make: Callable[[], argparse.ArgumentParser], run: Run, argv: Sequence[str] | None) -> int:

@@ -58,17 +58,11 @@ class Gallery:
 
         Audio that peaks above 1 is scaled down; with `keeps_level` it is cut off at 1 instead.
         """
-        stamp = datetime.now(timezone.utc)
-        base = f"{stamp:%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+        base = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+        level = made.audio.clamp(-1, 1) if keeps_level else made.audio
         return [
-            self._write(
-                owner,
-                f"{base}-{number:02d}",
-                audio.clamp(-1, 1) if keeps_level else audio,
-                made.sample_rate,
-                {**settings, "seed": seed},
-            )
-            for number, (audio, seed) in enumerate(zip(made.audio, made.seeds), start=1)
+            self._write(owner, f"{base}-{number:02d}", audio, made.sample_rate, {**settings, "seed": seed})
+            for number, (audio, seed) in enumerate(zip(level, made.seeds), start=1)
         ]
 
     def takes(self, owner: str, most: int = 60) -> list[Take]:

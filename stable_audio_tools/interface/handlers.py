@@ -88,7 +88,7 @@ def _run(
     about = {"page": page.title, "model": model.name, "model_type": model.facts.model_type, "settings": asked}
     takes = services.gallery.add(owner, made, about | {"precision": model.precision}, page.keeps_level)
     files = [served(panel.audio, take.audio) for take in takes]
-    final = [*pictures, *((served(panel.pictures, take.picture), _take_caption(take, len(takes))) for take in takes)]
+    final = [*((served(panel.pictures, take.picture), _take_caption(take, len(takes))) for take in takes), *pictures]
     seeds = ", ".join(map(str, made.seeds))
     seconds = time.monotonic() - started
     told = f"Done in {seconds:.1f} s · {made.audio.shape[-1] / made.sample_rate:.2f} s of audio · seed {seeds}"
@@ -110,8 +110,8 @@ def _source_pictures(page: Page, audio: Mapping[str, Tensor], sample_rate: int) 
 
 
 def _shown(preview: Preview, pictures: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
-    """The pictures so far."""
-    pictures.append((preview.picture, f"after step {preview.step}"))
+    """The pictures so far, the newest first."""
+    pictures.insert(0, (preview.picture, f"after step {preview.step}"))
     return list(pictures)
 
 

@@ -49,7 +49,7 @@ def widget(gr: Any, control: Control, page: str) -> Any:
     if control.kind == "switch":
         return gr.Checkbox(control.default, **common, **about)
     if control.kind == "audio":
-        return gr.Audio(type="filepath", sources=["upload", "microphone"], **common)
+        return gr.Audio(type="filepath", sources=["upload", "microphone"], buttons=["download"], **common)
     limits = {"minimum": control.minimum, "maximum": control.maximum}
     if control.kind == "slider":
         precision = 0 if control.step == 1 else None

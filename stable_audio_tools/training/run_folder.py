@@ -18,7 +18,7 @@ from stable_audio_tools.version import __version__
 
 logger = logging.getLogger(__name__)
 
-_STEP = re.compile(r"step=(\d+)")
+_STEP = re.compile(r"step=(\d+)\.ckpt$")  # and not what a killed process left half written
 
 
 def new_run_folder(save_dir: Path, name: str) -> Path:

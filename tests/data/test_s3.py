@@ -187,6 +187,20 @@ def test_an_object_that_changes_while_it_is_read_is_not_mixed(bucket: str, monke
         stream.read(10)
 
 
+def test_a_bad_object_is_named_and_quarantined_by_its_address(bucket: str, tmp_path: Path) -> None:
+    S3Account("studio", bucket).client().put_object(Bucket="sounds", Key="music/bad.tar", Body=b"no tar" * 100)
+    listed = tmp_path / "quarantine.txt"
+    options = {"on_bad_item": "quarantine", "quarantine_file": str(listed), **ONCE}
+    batches = loader(bucket, **options)
+    found = facts(batches)
+    (fault,) = batches.report.epoch
+    assert fault.path == "s3://sounds/music/bad.tar" and "is no tar archive" in fault.detail
+    assert listed.read_text().startswith("s3://sounds/music/bad.tar\t# unreadable")
+    again = loader(bucket, **options)
+    assert len(facts(again)) == len(found) and not again.report.faults
+    S3Account("studio", bucket).client().delete_object(Bucket="sounds", Key="music/bad.tar")
+
+
 def test_listing_keeps_to_the_folder(bucket: str) -> None:
     client = S3Account("studio", bucket).client()
     expected = [f"music/sub (1)/part {number}.tar" for number in range(3)]

@@ -48,7 +48,7 @@ def test_generation_gives_what_python_gives(served: Any, tmp_path: Path) -> None
     assert rate == RATE and len(heard) == round(0.3 * RATE)
     np.testing.assert_allclose(heard, wanted, atol=1.1 / 32768)  # 16 bits; previews and batches change nothing
     assert len(files) == 2 and settings["seed"] == 5 and settings["settings"]["sound"] == "rain"
-    assert [picture["caption"] for picture in pictures] == ["after step 1", "after step 2", "seed 5", "seed 6"]
+    assert [picture["caption"] for picture in pictures] == ["seed 5", "seed 6", "after step 2", "after step 1"]
     assert "seed 5, 6" in status
     kept = sorted(app.folder.glob(f"*/{settings['name']}.*"))
     assert [path.suffix for path in kept] == [".json", ".png", ".wav"]

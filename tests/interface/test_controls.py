@@ -1,0 +1,87 @@
+"""What the pages ask follows the model: one control per condition, samplers and defaults by objective."""
+
+import math
+from typing import Any
+
+import pytest
+
+from stable_audio_tools.inference.model_facts import Recommended
+from stable_audio_tools.interface.controls import request_from, sampler_controls
+from stable_audio_tools.interface.pages import pages_of
+
+EVERY = [
+    "prompted",
+    "tiny_diffusion_cond",
+    "tiny_diffusion_cond_inpaint",
+    "tiny_diffusion_uncond",
+    "tiny_autoencoder",
+    "tiny_codec",
+    "tiny_diffusion_autoencoder",
+    "tiny_lm",
+]
+
+
+def controls_of(model: Any) -> dict[str, Any]:
+    return {control.name: control for control in pages_of(model)[0].controls}
+
+
+def test_every_kind_of_condition_has_its_widget(loaded: Any) -> None:
+    prompt = controls_of(loaded("prompted"))
+    assert prompt["prompt"].kind == "prompt" and prompt["negative_prompt"].kind == "prompt"
+    assert (prompt["seconds_total"].kind, prompt["seconds_total"].maximum) == ("slider", 1)
+    listed = controls_of(loaded("tiny_diffusion_cond"))
+    assert listed["sound"].kind == "choice"
+    assert listed["sound"].choices == ("drums", "bass", "chords", "rain", "bells")
+    assert "negative_prompt" not in listed
+
+
+def test_published_defaults_by_objective(loaded: Any) -> None:
+    v = {control.name: control.default for control in sampler_controls(loaded("prompted").facts)}
+    assert v == {"steps": 100, "sampler_type": "dpmpp-3m-sde", "sigma_min": 0.01, "sigma_max": 100, "rho": 1}
+    flow = controls_of(loaded("tiny_diffusion_cond"))
+    assert (flow["steps"].default, flow["sampler_type"].default, flow["cfg_scale"].default) == (50, "euler", 7)
+    assert flow["sampler_type"].choices == ("euler", "rk4", "dpmpp", "pingpong")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_defaults_are_a_valid_request(loaded: Any, name: str) -> None:
+    """Every page generates with its defaults, but for the number of steps and the audio that it needs."""
+    import torch
+
+    model = loaded(name)
+    for page in pages_of(model):
+        values = {control.name: control.default for control in page.controls}
+        for control in page.controls:
+            if control.kind == "audio" and control.name in ("init_audio", "inpaint_audio"):
+                values[control.name] = (model.sample_rate, torch.zeros(2, 4096))
+            if control.minimum is not None:
+                assert control.minimum <= control.default <= (control.maximum or math.inf), control
+        if "steps" in values:
+            values["steps"] = 1
+        assert torch.isfinite(model.generate(**page.request(values)).audio).all()
+
+
+def test_what_a_backbone_does_by_itself_is_not_asked_of_it(loaded: Any) -> None:
+    model = loaded("tiny_diffusion_cond")
+    page = pages_of(model)[0]
+    values = {control.name: control.default for control in page.controls}
+    plain = request_from(model, values)
+    assert not {"cfg_interval", "scale_phi", "sigma_min", "init_audio"} & set(plain)
+    asked = request_from(model, {**values, "cfg_interval_min": 0.2, "cfg_rescale": 0.5})
+    assert asked["cfg_interval"] == (0.2, 1) and asked["scale_phi"] == 0.5
+
+
+def test_steps_of_a_few_step_model() -> None:
+    from stable_audio_tools.inference.model_facts import ModelFacts
+
+    facts = ModelFacts("diffusion_cond", 44100, 65536, "rf_denoiser")
+    assert facts.recommended == Recommended(8, 1.0, "pingpong")
+    assert [control.default for control in sampler_controls(facts)] == [8, "pingpong"]
+
+
+@pytest.mark.parametrize("name", ["tiny_autoencoder", "tiny_lm", "tiny_diffusion_uncond"])
+def test_missing_audio_is_told(loaded: Any, name: str) -> None:
+    page = pages_of(loaded(name))[0]
+    values = {control.name: control.default for control in page.controls} | {"use_init": True}
+    with pytest.raises(ValueError, match="there is no audio"):
+        page.request(values)
