@@ -142,6 +142,7 @@ KINDS: dict[str, KindInfo] = {
         },
         frozenset({"weights"}),
     ),
+    "discriminator_head": KindInfo(("stable_audio_tools.models.discriminators",)),
     "dataset": KindInfo(("stable_audio_tools.data.sources",)),
     "timestep_law": KindInfo(("stable_audio_tools.training.timesteps",)),
     "demo": KindInfo(("stable_audio_tools.training",)),

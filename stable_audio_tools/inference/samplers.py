@@ -43,11 +43,12 @@ def euler(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watc
 
 def rk4(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """The classical Runge-Kutta method of fourth order: four passes a step."""
-    for i, (t, t_next) in enumerate(_steps(times)):
+    middles = (times[:-1] + times.diff() / 2).tolist()  # in the precision of times, where guidance may begin or end
+    for i, ((t, t_next), middle) in enumerate(zip(_steps(times), middles)):
         h = t_next - t
         first = denoiser(x, _at(t, x))
-        second = denoiser(x + h / 2 * first, _at(t + h / 2, x))
-        third = denoiser(x + h / 2 * second, _at(t + h / 2, x))
+        second = denoiser(x + h / 2 * first, _at(middle, x))
+        third = denoiser(x + h / 2 * second, _at(middle, x))
         fourth = denoiser(x + h * third, _at(t_next, x))
         x = x + h / 6 * (first + 2 * (second + third) + fourth)
         watch.step(x=x, denoised=x - t_next * fourth, t=t, sigma=t, i=i + 1)

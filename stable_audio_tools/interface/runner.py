@@ -43,7 +43,8 @@ class Runner:
 
     def expect(self, visit: str) -> None:
         """A run of that visit waits for its turn: until then, `cancel` is kept for it."""
-        self._stops[visit] = threading.Event()
+        if visit not in self._stops or self._stops[visit].is_set():
+            self._stops[visit] = threading.Event()
 
     def run(self, visit: str, arguments: Mapping[str, Any], preview_every: int = 0) -> Iterator[Update]:
         """Updates until the last, which holds what was made; closing the iterator stops the run.

@@ -18,8 +18,8 @@ MARGINS = {
     "tiny_codec": (24, 0.9),
     "tiny_diffusion_autoencoder": (24, 0.9),
     "tiny_diffusion_uncond": (24, 0.9),
-    "tiny_diffusion_cond": (24, 0.9),
-    "tiny_diffusion_cond_inpaint": (24, 0.9),
+    "tiny_diffusion_cond": (120, 0.95),
+    "tiny_diffusion_cond_inpaint": (120, 0.95),
     "tiny_lm": (24, 0.9),
 }
 
@@ -39,12 +39,19 @@ def heard(config: dict[str, Any], model: Any) -> torch.Tensor:
     return generate_diffusion_cond(model, steps=2, conditioning=about, sample_size=size, seed=0, device="cpu")
 
 
+def quicker(config: dict[str, Any]) -> None:
+    """A rate at which a hundred steps show something."""
+    for entry in config["training"].get("optimizer_configs", {}).values():
+        entry["optimizer"]["config"]["lr"] = 3e-3
+        entry.pop("scheduler", None)
+
+
 @pytest.mark.parametrize("name", MARGINS)
 def test_trains_exports_and_runs(
     name: str, write_config: Any, run_training: Any, losses_of: Any, checkpoint_of: Any, tmp_path: Path
 ) -> None:
     steps, share = MARGINS[name]
-    path = write_config(name)
+    path = write_config(name, quicker)
     folder = run_training(path, "--max-steps", str(steps))
     losses = losses_of(folder)
     third = len(losses) // 3
@@ -59,3 +66,31 @@ def test_trains_exports_and_runs(
     with torch.no_grad():
         audio = heard(json.loads(path.read_text()), model)
     assert audio.ndim == 3 and audio.shape[1] == 2 and audio.isfinite().all()
+
+
+def arc_section(config: dict[str, Any]) -> None:
+    """ARC training against a critic that is the narrowed model itself."""
+    config["model"]["diffusion"]["config"]["depth"] = 2
+    optimizer = {"optimizer": {"type": "AdamW", "config": {"lr": 1e-3}}}
+    head = {"channels": 8, "c_mults": [1], "strides": [2], "num_blocks": [1]}
+    config["training"] = {
+        "arc": {
+            "use_model_as_discriminator": True,
+            "discriminator": {
+                "type": "convnext",
+                "dit_hidden_layer": 0,
+                "contrastive": True,
+                "include_grad_penalties": True,
+                "config": head,
+            },
+        },
+        "optimizer_configs": {"diffusion": optimizer, "discriminator": optimizer},
+    }
+
+
+def test_arc_trains_both_networks(write_config: Any, run_training: Any, checkpoint_of: Any) -> None:
+    folder = run_training(write_config("tiny_diffusion_cond", arc_section), "--max-steps", "4", "--checkpoint-every", "2")
+    first, last = sorted((folder / "checkpoints").glob("*.ckpt"))
+    before, after = (torch.load(path, weights_only=True)["state_dict"] for path in (first, last))
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed >= {"diffusion", "discriminator", "discriminator_head", "diffusion_ema"}

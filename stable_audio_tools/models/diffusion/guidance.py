@@ -40,7 +40,8 @@ class Guidance:
         low, high = self.interval
         if low <= 0.0 and high >= 1.0:
             return True  # without waiting for the device to tell sigma
-        return low <= float(sigma[0]) <= high
+        bounds = torch.tensor([low, high], dtype=sigma.dtype)  # rounded as sigma is, so that an equal level is within
+        return bool(bounds[0] <= float(sigma[0]) <= bounds[1])
 
     def combine(self, conditioned: Tensor, unconditioned: Tensor) -> Tensor:
         """Outputs of the two passes, (b, d, n) each -> the guided output"""

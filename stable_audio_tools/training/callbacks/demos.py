@@ -59,7 +59,8 @@ class DemoCallback(pl.Callback):
         """Make one demo now. A demo that fails is reported; training goes on."""
         if not trainer.is_global_zero:
             return
-        was_training = module.training
+        # Each module by itself: frozen parts are in eval mode while the rest trains.
+        modes = {part: part.training for part in module.modules()}
         average = getattr(module, "weight_average", None)
         with random_state.preserved(), average.swapped_in() if average is not None else nullcontext():
             seed_everything(DEMO_SEED)
@@ -71,7 +72,8 @@ class DemoCallback(pl.Callback):
                 logger.warning("the demo at step %d failed: %s: %s", trainer.global_step, type(error).__name__, error)
                 logger.debug("the demo's traceback", exc_info=True)
             finally:
-                module.train(was_training)
+                for part, mode in modes.items():
+                    part.training = mode
 
     def _held_out(self, batch: Any) -> Any:
         """The loader's first batch, the same in every demo."""

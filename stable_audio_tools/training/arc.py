@@ -1,0 +1,393 @@
+"""ARC post-training (Novack et al. 2025): a few-step generator against a critic made of the same transformer."""
+
+import dataclasses
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from stable_audio_tools.config import ConfigError, Runtime, build, register
+from stable_audio_tools.inference.sampling import sample_flow_dpmpp
+from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.models.inpainting import random_inpaint_mask
+from stable_audio_tools.models.pretrained import load_model
+from stable_audio_tools.training.diffusion.conditional import Inpainting, encode
+from stable_audio_tools.training.ema import WeightAverage
+from stable_audio_tools.training.module import TrainingModule, padding_masks, unwrap_batch
+from stable_audio_tools.training.optimizers import create_optimizer_from_config, create_scheduler_from_config
+
+NoiseLaw = Literal["uniform", "logit_normal", "trunc_logit_normal", "one_shot", "denoised", "logsnr_uniform"]
+LOGSNR_RANGE = (-6.0, 2.0)
+PENALTY_NOISE = 0.05  # standard deviation of the step that stands for the gradient
+SHORTEST_TRIM = 128  # frames
+_TEACHER = "teacher_model."
+
+
+@dataclasses.dataclass(frozen=True)
+class Warmup:
+    """Steps at the start that learn the teacher's trajectories instead of playing against the critic."""
+
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    refresh_rate: Annotated[int, Field(ge=1, description="steps between new trajectories")] = 1
+    sampling_steps: Annotated[int, Field(ge=1, description="steps of a trajectory")] = 20
+    cfg: Annotated[float, Field(description="the teacher's guidance")] = 4.0
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseLaws:
+    generator: NoiseLaw = "uniform"
+    discriminator: NoiseLaw = "uniform"
+
+
+@dataclasses.dataclass(frozen=True)
+class Critic:
+    """The transformer's states after one layer, and a head that scores them."""
+
+    dit_hidden_layer: Annotated[int, Field(ge=0, description="layer whose states are scored")]
+    type: Annotated[Literal["convnext", "conv"], Field(description="kind of head")] = "convnext"
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    contrastive: Annotated[bool, Field(description="also tell prompts apart")] = False
+    include_grad_penalties: Annotated[bool, Field(description="keep scores smooth (R1 and R2)")] = False
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class ARC:
+    """The `arc` section."""
+
+    discriminator: Critic
+    teacher_model: dict[str, Any] | None = None
+    use_model_as_teacher: bool = False
+    teacher_model_ckpt: str | None = None
+    discriminator_base_model: dict[str, Any] | None = None
+    use_model_as_discriminator: bool = False
+    discriminator_base_ckpt: str | None = None
+    ode_warmup: Warmup = Warmup()
+    noise_dist: NoiseLaws = NoiseLaws()
+    sampling: dict[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Trim:
+    """How often a batch is cut to the length of one of its items."""
+
+    trim_prob: Annotated[float, Field(ge=0, le=1)] = 0.0
+    type: Literal["random_item"] = "random_item"
+
+
+class Trajectory(NamedTuple):
+    """What the teacher did with one batch."""
+
+    x: Tensor  # (steps, b, d, t)
+    t: Tensor  # (steps,)
+    target: Tensor  # (b, d, t)
+    metadata: list[dict[str, Any]]
+    gaps: dict[str, Any]
+
+
+class ARCTrainingWrapper(TrainingModule):
+    """Generator on even steps, critic on odd ones; relativistic losses softplus(+-(real - fake))."""
+
+    def __init__(
+        self,
+        model: ConditionedDiffusionModelWrapper,
+        discriminator: ConditionedDiffusionModelWrapper,
+        arc_config: ARC,
+        optimizer_configs: Mapping[str, Any],
+        teacher_model: ConditionedDiffusionModelWrapper | None = None,
+        use_ema: bool = True,
+        pre_encoded: bool = False,
+        cfg_dropout_prob: float = 0.0,
+        clip_grad_norm: float = 0.0,
+        trim_config: Trim | None = None,
+        inpainting_config: Inpainting | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.diffusion = model
+        self.discriminator = discriminator
+        if discriminator.pretransform is not None:  # the critic reads latents
+            discriminator.pretransform = None
+        self.teacher_model = teacher_model.eval().requires_grad_(False) if teacher_model is not None else None
+        self.diffusion_ema = WeightAverage(model.model) if use_ema else None
+        self.arc, self.critic = arc_config, arc_config.discriminator
+        backbone: Any = discriminator.model.model
+        width = backbone.transformer.dim
+        head = {"type": self.critic.type, "config": self.critic.config}
+        self.discriminator_head: nn.Module = build(
+            "discriminator_head", head, "training.arc.discriminator", channels=width, in_channels=width
+        )
+        if self.arc.ode_warmup.warmup_steps and teacher_model is None:
+            raise ConfigError("training.arc.ode_warmup: needs a teacher; give teacher_model or use_model_as_teacher")
+        missing = [name for name in ("diffusion", "discriminator") if name not in optimizer_configs]
+        if missing:
+            raise ConfigError(f"training.optimizer_configs: has no entry {missing[0]!r}")
+        self.optimizer_configs = optimizer_configs
+        self.pre_encoded, self.cfg_dropout_prob = pre_encoded, cfg_dropout_prob
+        self.clip_grad_norm, self.trim, self.inpainting = clip_grad_norm, trim_config or Trim(), inpainting_config
+        self._trajectory: Trajectory | None = None
+
+    @property
+    def weight_average(self) -> WeightAverage | None:
+        return self.diffusion_ema
+
+    @property
+    def exported(self) -> nn.Module:
+        return self.diffusion
+
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """Without the frozen teacher, which has a file of its own."""
+        state = super().state_dict(*args, **options)
+        for name in [name for name in state if name.startswith(_TEACHER)]:
+            del state[name]
+        return state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.teacher_model is not None:
+            own = self.teacher_model.state_dict(prefix=_TEACHER)
+            checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
+
+    def rank_state(self) -> dict[str, Any]:
+        return {} if self._trajectory is None else {"trajectory": tuple(self._trajectory)}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        if "trajectory" in state:
+            self._trajectory = Trajectory(*state["trajectory"])
+
+    def configure_optimizers(self) -> Any:
+        critic = nn.ModuleList([self.discriminator_head, self.discriminator])
+        optimizers, schedulers = [], []
+        for name, network in (("diffusion", self.diffusion), ("discriminator", critic)):
+            optimizers.append(create_optimizer_from_config(self.optimizer_configs[name]["optimizer"], network))
+            if "scheduler" in self.optimizer_configs[name]:
+                node = self.optimizer_configs[name]["scheduler"]
+                schedulers.append(create_scheduler_from_config(node, optimizers[-1]))
+        return optimizers, schedulers
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        audio, metadata = unwrap_batch(batch)
+        clean = encode(self.diffusion, audio, self.pre_encoded)  # (b, d, t)
+        masks = padding_masks(metadata, clean.shape[2], clean.device)
+        if self.global_step < self.arc.ode_warmup.warmup_steps:
+            loss = self._follow_teacher(clean, metadata, masks)
+            self._step(loss, 0, {"ode_mse_loss": loss})
+            return loss.detach()
+        clean, masks = self._trimmed(clean, masks)
+        gaps = self._gaps(clean, masks)
+        if self.global_step % 2 == 0:
+            fake = self._generate(clean, metadata, gaps, self.cfg_dropout_prob)
+            loss, terms = self._generator_loss(clean, fake, metadata, gaps)
+            self._step(loss, 0, {"loss": loss, "std_data": clean.std(), **terms})
+        else:
+            with torch.no_grad():
+                fake = self._generate(clean, metadata, gaps, 0.0)
+            loss, terms = self._critic_loss(clean, fake, metadata, gaps)
+            self._step(loss, 1, {"discriminator_loss": loss, **terms})
+        return loss.detach()
+
+    def _follow_teacher(self, clean: Tensor, metadata: list[dict[str, Any]], masks: Tensor | None) -> Tensor:
+        """The student's one-step guess from anywhere on a trajectory is the trajectory's end."""
+        warmup = self.arc.ode_warmup
+        if self._trajectory is None or self.global_step % warmup.refresh_rate == 0:
+            self._trajectory = self._ask_teacher(clean, metadata, self._gaps(clean, masks))
+        path = self._trajectory
+        count = path.x.shape[1]
+        index = torch.randint(0, len(path.t), (count,))
+        x, t = path.x[index, torch.arange(count)].to(clean), path.t[index].to(clean)
+        conditions = {**self.diffusion.conditioner(path.metadata, self.device), **path.gaps}  # type: ignore[misc]
+        velocity = self.diffusion(x, t, cond=conditions, cfg_dropout_prob=self.cfg_dropout_prob)
+        return F.mse_loss(x - t[:, None, None] * velocity, path.target.to(clean))
+
+    @torch.no_grad()
+    def _ask_teacher(self, clean: Tensor, metadata: list[dict[str, Any]], gaps: dict[str, Any]) -> Trajectory:
+        assert self.teacher_model is not None
+        teacher, warmup = self.teacher_model, self.arc.ode_warmup
+        conditions = {**teacher.conditioner(metadata, self.device), **gaps}  # type: ignore[misc]
+        times = torch.sigmoid(-torch.linspace(*LOGSNR_RANGE, warmup.sampling_steps + 1))
+        times[0], times[-1] = 1.0, 0.0
+        seen: list[tuple[Tensor, float]] = []
+        target = sample_flow_dpmpp(
+            teacher,
+            torch.randn_like(clean),
+            sigmas=times,
+            callback=lambda info: seen.append((info["x"].clone(), float(info["t"]))),
+            disable_tqdm=True,
+            cond=conditions,
+            cfg_scale=warmup.cfg,
+            batch_cfg=True,
+        )
+        states = torch.stack([x for x, _ in seen])
+        return Trajectory(states, torch.tensor([t for _, t in seen]), target, metadata, gaps)
+
+    def _generate(
+        self, clean: Tensor, metadata: list[dict[str, Any]], gaps: dict[str, Any], cfg_dropout_prob: float
+    ) -> Tensor:
+        """Data in one step from a noise level of the generator's law."""
+        t = draw_levels(self.arc.noise_dist.generator, len(clean), clean.device)
+        noisy = interpolate(clean, torch.randn_like(clean), t)
+        conditions = {**self.diffusion.conditioner(metadata, self.device), **gaps}  # type: ignore[misc]
+        velocity = self.diffusion(noisy, t, cond=conditions, cfg_dropout_prob=cfg_dropout_prob)
+        return noisy - t[:, None, None] * velocity
+
+    def _generator_loss(
+        self, clean: Tensor, fake: Tensor, metadata: list[dict[str, Any]], gaps: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        score, renoise = self._judge(clean, metadata, gaps)
+        fakes, reals = score(renoise(fake)), score(renoise(clean))
+        loss = F.softplus(reals - fakes).mean() * self.critic.weights.get("generator", 1.0)
+        return loss, {"adv_loss": loss, "gen_disc_scores_mean": fakes.mean(), "gen_disc_scores_std": fakes.std()}
+
+    def _critic_loss(
+        self, clean: Tensor, fake: Tensor, metadata: list[dict[str, Any]], gaps: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        score, renoise = self._judge(clean, metadata, gaps)
+        noisy_real, noisy_fake = renoise(clean), renoise(fake)
+        reals, fakes = score(noisy_real), score(noisy_fake)
+        weight = self.critic.weights.get("discriminator", 1.0)
+        loss = F.softplus(fakes - reals).mean() * weight
+        terms = {"dis_loss": loss, "disc_real_scores_mean": reals.mean(), "disc_fake_scores_mean": fakes.mean()}
+        if self.critic.include_grad_penalties:
+            changes = [
+                (score(x + PENALTY_NOISE * torch.randn_like(x)) - scores).square().sum((1, 2)).mean()
+                for x, scores in ((noisy_real, reals), (noisy_fake, fakes))
+            ]
+            terms |= {"r1_penalty": changes[0], "r2_penalty": changes[1]}
+            loss = loss + (changes[0] + changes[1]) / 2
+        if self.critic.contrastive:
+            strangers = score(noisy_real, self._conditions(with_next_prompt(metadata), gaps))
+            contrast = F.softplus(strangers - reals).mean() * weight * self.critic.weights.get("contrastive", 1.0)
+            terms["contrastive_loss_dis"] = contrast
+            loss = loss + contrast
+        return loss, terms
+
+    def _judge(
+        self, clean: Tensor, metadata: list[dict[str, Any]], gaps: dict[str, Any]
+    ) -> tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]:
+        """How to score, and how to noise: real and generated latents get the same noise at the same level."""
+        t = draw_levels(self.arc.noise_dist.discriminator, len(clean), clean.device)
+        noise, usual = torch.randn_like(clean), self._conditions(metadata, gaps)
+
+        def score(x: Tensor, conditions: dict[str, Any] = usual) -> Tensor:
+            states = self.discriminator(x, t, cond=conditions, exit_layer_ix=self.critic.dit_hidden_layer)
+            scores: Tensor = self.discriminator_head(states.transpose(1, 2))
+            return scores
+
+        return score, lambda x: interpolate(x, noise, t)
+
+    def _conditions(self, metadata: list[dict[str, Any]], gaps: dict[str, Any]) -> dict[str, Any]:
+        return {**self.discriminator.conditioner(metadata, self.device), **gaps}  # type: ignore[misc]
+
+    def _trimmed(self, clean: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if masks is None or random.random() >= self.trim.trim_prob:
+            return clean, masks
+        length = max(int(random.choice(masks.sum(1).tolist())), SHORTEST_TRIM)
+        return clean[:, :, :length], masks[:, :length]
+
+    def _gaps(self, clean: Tensor, masks: Tensor | None) -> dict[str, Any]:
+        if self.inpainting is None:
+            return {}
+        real = masks if masks is not None else torch.ones_like(clean[:, 0], dtype=torch.bool)
+        kept, mask = random_inpaint_mask(
+            clean, padding_masks=real, **dataclasses.asdict(self.inpainting.mask_kwargs)
+        )
+        return {"inpaint_mask": [mask], "inpaint_masked_input": [kept]}
+
+    def _step(self, loss: Tensor, index: int, terms: dict[str, Tensor]) -> None:
+        optimizers: Any = self.optimizers()
+        schedulers: Any = self.lr_schedulers() or []
+        optimizer = optimizers[index]
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        for scheduler in schedulers if isinstance(schedulers, Sequence) else [schedulers]:
+            if scheduler.optimizer is getattr(optimizer, "optimizer", optimizer):
+                scheduler.step()
+        if index == 0 and self.diffusion_ema is not None:
+            self.diffusion_ema.update()
+        self.log_terms({**terms, ("gen_lr", "disc_lr")[index]: self.learning_rate(index)})
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip here: gradients are unscaled by now."""
+        if self.clip_grad_norm > 0:
+            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], self.clip_grad_norm)
+
+
+def interpolate(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """(1 - t) data + t noise"""
+    return clean * (1 - t)[:, None, None] + noise * t[:, None, None]
+
+
+def draw_levels(law: NoiseLaw, count: int, device: torch.device) -> Tensor:
+    """Noise levels (b,); 1 is pure noise."""
+    if law == "one_shot":
+        return torch.ones(count, device=device)
+    if law == "denoised":
+        return torch.zeros(count, device=device)
+    if law == "logsnr_uniform":
+        low, high = LOGSNR_RANGE
+        return torch.sigmoid(-(low + (high - low) * torch.rand(count))).to(device)
+    if law == "uniform":
+        return torch.rand(count).to(device)
+    drawn: Tensor = build("timestep_law", {"type": law}, "training.arc.noise_dist").draw(count)
+    return drawn.to(device)
+
+
+def with_next_prompt(metadata: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Each item with the prompt of the one after it; the originals stay as they are."""
+    following = [*metadata[1:], *metadata[:1]]
+    return [
+        {**own, "prompt": other["prompt"]} if "prompt" in other else dict(own)
+        for own, other in zip(metadata, following)
+    ]
+
+
+@register("training", "arc", ignored=("timestep_sampler", "timestep_sampler_options", "loss_configs"))
+def arc_training(
+    arc: Annotated[ARC, Field(description="critic, teacher, warm-up and noise levels")],
+    optimizer_configs: Annotated[dict[str, Any], Field(description="of diffusion and of discriminator")],
+    use_ema: Annotated[bool, Field(description="keep an average of the weights, and export it")] = True,
+    pre_encoded: Annotated[bool, Field(description="the data set holds latents")] = False,
+    cfg_dropout_prob: Annotated[float, Field(ge=0, le=1, description="how often conditions are dropped")] = 0.1,
+    clip_grad_norm: Annotated[float, Field(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0,
+    trim_config: Annotated[Trim | None, Field(description="shorter batches now and then")] = None,
+    inpainting: Annotated[Inpainting | None, Field(description="what is hidden, for models that fill in")] = None,
+    *,
+    model: Runtime[ConditionedDiffusionModelWrapper],
+    model_config: Runtime[dict[str, Any]],
+    gradient_clip_val: Runtime[float] = 0.0,
+) -> ARCTrainingWrapper:
+    """Adversarial relativistic-contrastive post-training."""
+    teacher: Any = None
+    teacher_config = arc.teacher_model or (model_config if arc.use_model_as_teacher else None)
+    if teacher_config is not None:
+        if arc.teacher_model_ckpt is None:
+            raise ConfigError("training.arc.teacher_model_ckpt: missing; a teacher needs its weights")
+        teacher = load_model(teacher_config, arc.teacher_model_ckpt)
+    base = arc.discriminator_base_model or (model_config if arc.use_model_as_discriminator else None)
+    if base is None:
+        raise ConfigError(
+            "training.arc: the critic needs a network; give discriminator_base_model, or use_model_as_discriminator"
+        )
+    weights = arc.discriminator_base_ckpt
+    critic: Any = create_model_from_config(base) if weights is None else load_model(base, weights).train()
+    critic.requires_grad_(True)
+    return ARCTrainingWrapper(
+        model,
+        critic,
+        arc,
+        optimizer_configs,
+        teacher,
+        use_ema,
+        pre_encoded,
+        cfg_dropout_prob,
+        clip_grad_norm or gradient_clip_val,
+        trim_config,
+        inpainting,
+    )

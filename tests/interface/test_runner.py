@@ -1,0 +1,89 @@
+"""One generation at a time, told step by step, stopped from outside."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from stable_audio_tools.inference.watching import Cancelled
+from stable_audio_tools.interface.runner import Runner
+
+ASKED = {"conditions": {"sound": "rain"}, "seed": 3, "steps": 4}
+
+
+@pytest.fixture
+def runner(loaded: Any) -> Runner:
+    return Runner(loaded("tiny_diffusion_cond"))
+
+
+def test_steps_and_previews_are_told_and_change_nothing(runner: Runner) -> None:
+    updates = list(runner.run("me", ASKED, preview_every=2))
+    assert [(update.step, update.total) for update in updates if update.step] == [(n, 4) for n in range(1, 5)]
+    previews = [update.preview for update in updates if update.preview]
+    assert [preview.step for preview in previews] == [2, 4] and previews[0].picture.size[0] > 100
+    assert updates[-1].made is not None
+    assert torch.equal(updates[-1].made.audio, runner.model.generate(**ASKED).audio)
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp-2m-sde", "k-heun", "k-dpm-fast", "v-ddim"])
+def test_every_family_of_samplers_can_be_previewed(loaded: Any, sampler: str) -> None:
+    asked = {"conditions": {"prompt": "rain"}, "seed": 3, "steps": 3, "sampler_type": sampler}
+    updates = list(Runner(loaded("prompted")).run("me", asked, preview_every=1))
+    assert sum(update.preview is not None for update in updates) >= 2
+
+
+def test_cancel_stops_what_runs(runner: Runner) -> None:
+    started = time.monotonic()
+    with pytest.raises(Cancelled):
+        for update in runner.run("me", {**ASKED, "steps": 500}):
+            if update.step == 2:
+                assert not runner.cancel("somebody else")
+                assert runner.cancel("me")
+    assert time.monotonic() - started < 5
+    assert not runner.cancel("me"), "nothing runs any more"
+
+
+def test_cancel_is_kept_for_what_waits(runner: Runner) -> None:
+    runner.expect("me")
+    assert runner.cancel("me")
+    with pytest.raises(Cancelled):
+        list(runner.run("me", ASKED))
+    runner.expect("me")
+    assert list(runner.run("me", ASKED))[-1].made is not None
+
+
+def test_a_visitor_who_leaves_stops_the_run(runner: Runner) -> None:
+    updates = runner.run("me", {**ASKED, "steps": 500})
+    next(update for update in updates if update.step)
+    updates.close()
+    started = time.monotonic()
+    list(runner.run("other", ASKED))
+    assert time.monotonic() - started < 3
+
+
+def test_one_at_a_time(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, most = [0], [0]
+    generate = runner.model.generate
+
+    def counted(**asked: Any) -> Any:
+        busy[0] += 1
+        most[0] = max(most[0], busy[0])
+        try:
+            return generate(**asked)
+        finally:
+            busy[0] -= 1
+
+    monkeypatch.setattr(runner.model, "generate", counted)
+    visits = [threading.Thread(target=lambda n=n: list(runner.run(str(n), ASKED))) for n in range(4)]
+    for visit in visits:
+        visit.start()
+    for visit in visits:
+        visit.join()
+    assert most == [1]
+
+
+def test_what_the_model_says_reaches_the_caller(runner: Runner) -> None:
+    with pytest.raises(ValueError, match="sound: missing"):
+        list(runner.run("me", {"steps": 1}))
