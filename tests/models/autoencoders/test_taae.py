@@ -25,6 +25,7 @@ def wake(network):
         {"conformer": True, "layer_scale": False},
         {"strides": [1, 4]},
         {"sliding_window": [-1, -1]},
+        {"sliding_window": None},
     ],
     ids=str,
 )

@@ -41,7 +41,10 @@ def test_rescaling_restores_the_deviation():
     torch.testing.assert_close(out.std(dim=1), conditioned.std(dim=1))
 
 
-@pytest.mark.parametrize(("interval", "within"), [((0.0, 1.0), True), ((0.3, 0.5), True), ((0.5, 1.0), False)])
+@pytest.mark.parametrize(
+    ("interval", "within"),
+    [((0.0, 1.0), True), ((0.3, 0.5), True), ((0.5, 1.0), False), ((0.1, 0.4), True), ((0.4, 0.9), True)],
+)
 def test_the_interval_asks_the_first_item(interval, within):
     assert Guidance(2.0, interval).covers(torch.tensor([0.4, 0.9])) is within
 
