@@ -96,7 +96,7 @@ class StreamLoader:
         self._before: dict[str, Any] | None = None  # state before the batch that was given last
         self._events: Iterator[_Event | None] | None = None
         self._waiting: deque[_Event] = deque()
-        self._met = 0
+        self._met, self._told = 0, -1
         self._group: Any = None  # of processes, for agreeing on the end of an epoch
         self.report = FaultReport(policy, source.known_faults)
         if order_length(source.groups, source.weights) == 0:
@@ -144,13 +144,13 @@ class StreamLoader:
             if batch is None:  # another process still has items, and all must make equally many steps
                 batch, repeats = self._repeat(repeats)
             self._batches += 1
+            if self._has_length and self._batches == len(self):  # Lightning does not ask for more
+                self._sum_up()
             yield batch
         if self._batches == 0:
             raise AudioError(f"epoch {self.epoch}: not one batch of usable items ({self.report.counts()})")
-        if limit is None:
-            self.source.end_pass()
         self._before = None
-        self.report.log_epoch(self.epoch)
+        self._sum_up()
         if self._batches == given:  # the position was the end of an epoch
             yield from self
 
@@ -203,6 +203,15 @@ class StreamLoader:
             self._events = self._read(self._left, self._turn)
         self._resuming, self._met = False, 0
         self.report.begin_epoch()
+
+    def _sum_up(self) -> None:
+        """Once for each epoch, say what was left out."""
+        if self._told == self.epoch:
+            return
+        self._told = self.epoch
+        self.report.log_epoch(self.epoch)
+        if self.epoch_steps is None and self.world_size == 1:
+            self.source.end_pass()
 
     def _deal(self) -> Deal:
         groups, weights = self.source.groups, self.source.weights

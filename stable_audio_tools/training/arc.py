@@ -294,9 +294,7 @@ class ARCTrainingWrapper(TrainingModule):
         if self.inpainting is None:
             return {}
         real = masks if masks is not None else torch.ones_like(clean[:, 0], dtype=torch.bool)
-        kept, mask = random_inpaint_mask(
-            clean, padding_masks=real, **dataclasses.asdict(self.inpainting.mask_kwargs)
-        )
+        kept, mask = random_inpaint_mask(clean, padding_masks=real, **dataclasses.asdict(self.inpainting.mask_kwargs))
         return {"inpaint_mask": [mask], "inpaint_masked_input": [kept]}
 
     def _step(self, loss: Tensor, index: int, terms: dict[str, Tensor]) -> None:

@@ -9,7 +9,11 @@ import torch
 
 from stable_audio_tools.cli import unwrap_model
 from stable_audio_tools.config import load
-from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_uncond
+from stable_audio_tools.inference.generation import (
+    generate_diffusion_cond,
+    generate_diffusion_cond_inpaint,
+    generate_diffusion_uncond,
+)
 from stable_audio_tools.models.pretrained import load_model
 
 # steps, and the largest share of its start that the loss may still have at the end
@@ -36,6 +40,10 @@ def heard(config: dict[str, Any], model: Any) -> torch.Tensor:
         return generate_diffusion_uncond(model, steps=2, sample_size=size, seed=0, device="cpu")
     if kind == "lm":
         return model.generate_audio(batch_size=1, max_gen_len=4, conditioning=about)
+    if kind == "diffusion_cond_inpaint":
+        return generate_diffusion_cond_inpaint(
+            model, steps=2, conditioning=about, sample_size=size, seed=0, device="cpu"
+        )
     return generate_diffusion_cond(model, steps=2, conditioning=about, sample_size=size, seed=0, device="cpu")
 
 
@@ -89,7 +97,9 @@ def arc_section(config: dict[str, Any]) -> None:
 
 
 def test_arc_trains_both_networks(write_config: Any, run_training: Any, checkpoint_of: Any) -> None:
-    folder = run_training(write_config("tiny_diffusion_cond", arc_section), "--max-steps", "4", "--checkpoint-every", "2")
+    folder = run_training(
+        write_config("tiny_diffusion_cond", arc_section), "--max-steps", "4", "--checkpoint-every", "2"
+    )
     first, last = sorted((folder / "checkpoints").glob("*.ckpt"))
     before, after = (torch.load(path, weights_only=True)["state_dict"] for path in (first, last))
     changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}

@@ -124,7 +124,7 @@ class ConvNeXtDiscriminator(nn.Module):
         c_mults: Annotated[Sequence[int], Field(min_length=1, description="width of each stage")] = (1, 2, 4, 8),
         strides: Annotated[Sequence[int], Field(min_length=1, description="stride of each stage")] = (2, 4, 8, 8),
         num_blocks: Annotated[Sequence[int] | None, Field(description="blocks of each stage; 3 of each")] = None,
-        conv_args: Annotated[BlockOptions, Field(description="options of every block")] = BlockOptions(),  # noqa: B008
+        conv_args: Annotated[BlockOptions, Field(description="options of every block")] = BlockOptions(),
         latent_dim: Literal[1] = 1,
         *,
         in_channels: Runtime[int],

@@ -187,7 +187,7 @@ def _caption(condition: Mapping[str, Any]) -> str:
     return str(condition.get("prompt", ""))
 
 
-@register("demo", "diffusion_uncond")
+@register("demo", "diffusion_uncond", ignored=("log_duration",))
 def unconditional_demo(
     demo_every: Annotated[int, Field(ge=1, description="steps between demos")] = 2000,
     demo_steps: Annotated[int, Field(ge=1, description="sampling steps")] = 250,
@@ -202,7 +202,7 @@ def unconditional_demo(
     return DiffusionUncondDemoCallback(demo_every, num_demos, demo_steps, sample_rate, sample_size, folder, demo_dl)
 
 
-@register("demo", "diffusion_cond")
+@register("demo", "diffusion_cond", ignored=("log_duration",))
 def conditional_demo(
     demo_every: Annotated[int, Field(ge=1, description="steps between demos")] = 2000,
     demo_steps: Annotated[int, Field(ge=1, description="sampling steps")] = 250,
@@ -242,7 +242,7 @@ def conditional_demo(
     )
 
 
-@register("demo", "diffusion_cond_inpaint", ignored=("demo_cond",))
+@register("demo", "diffusion_cond_inpaint", ignored=("demo_cond", "log_duration"))
 def inpainting_demo(
     demo_every: Annotated[int, Field(ge=1, description="steps between demos")] = 2000,
     demo_steps: Annotated[int, Field(ge=1, description="sampling steps")] = 250,
@@ -264,7 +264,7 @@ def inpainting_demo(
     )
 
 
-@register("demo", "diffusion_autoencoder")
+@register("demo", "diffusion_autoencoder", ignored=("log_duration",))
 def diffusion_autoencoder_demo(
     demo_every: Annotated[int, Field(ge=1, description="steps between demos")] = 2000,
     demo_steps: Annotated[int, Field(ge=1, description="sampling steps")] = 250,
