@@ -73,6 +73,7 @@ class Loader:
         self.shuffle, self.drop_last = shuffle, drop_last
         self._rank, self._world_size, self._context = rank, world_size, multiprocessing_context
         self.epoch, self._batches, self._position, self._resuming = -1, 0, 0, False
+        self._logged = -1  # the last epoch that was reported
         self._schedule = _Schedule()
         self._workers: DataLoader[Any] | None = None
         self._items = order_length(dataset.groups, dataset.weights)
@@ -125,7 +126,7 @@ class Loader:
         if self._batches == 0:
             raise AudioError(f"epoch {self.epoch}: not one batch of usable items ({self.report.counts()})")
         finished, self._batches = self._batches == before, limit
-        self.report.log_epoch(self.epoch)
+        self._log_epoch()
         if finished:  # the position was the end of an epoch that bad items had made shorter
             yield from self
 
@@ -183,7 +184,15 @@ class Loader:
     def _give(self, rebatch: "_Rebatch") -> Batch:
         audio, info, last = rebatch.take()
         self._batches, self._position = self._batches + 1, last + 1
+        if self._batches == len(self):  # whoever knows the length asks for nothing after this
+            self._log_epoch()
         return audio, info
+
+    def _log_epoch(self) -> None:
+        """Say once what an epoch left out."""
+        if self._logged != self.epoch:
+            self._logged = self.epoch
+            self.report.log_epoch(self.epoch)
 
     def _lacks(self, rebatch: "_Rebatch") -> bool:
         """Would this process give fewer batches than the others?"""

@@ -376,3 +376,20 @@ def test_workers_end_at_once_when_a_loader_is_dropped_half_way() -> None:
     del loader
     gc.collect()
     assert time.perf_counter() - start < 3  # torch waits 5 s for workers that it cannot reach
+
+
+@pytest.mark.parametrize(("bad", "summary"), [((), "no item was left out"), ((3,), "1 items were left out")])
+def test_an_epoch_is_summed_up_with_its_last_batch(
+    bad: tuple[int, ...], summary: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A trainer that knows the length never asks for what comes after it."""
+    loader = make(bad=bad)
+    with caplog.at_level("INFO"):
+        batches = iter(loader)
+        for _ in range(len(loader)):
+            next(batches)
+        found = [message for message in caplog.messages if message.startswith("epoch 0: ")]
+        assert next(batches, None) is None
+    assert len(found) == 1
+    assert summary in found[0]
+    assert sum(message.startswith("epoch 0: ") for message in caplog.messages) == 1
