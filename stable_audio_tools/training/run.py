@@ -82,6 +82,7 @@ def fit(settings: TrainSettings) -> Path:
     if settings.compile:
         compile_network(wrapper)
     logger.info("run folder: %s", folder)
+    os.environ[_RUN_FOLDER] = str(folder)
     try:
         trainer.fit(wrapper, loader, val_loader, ckpt_path=resumed)
     except torch.OutOfMemoryError as error:
@@ -93,6 +94,8 @@ def fit(settings: TrainSettings) -> Path:
             f"a process that reads data died ({str(error).splitlines()[0]}); --num-workers 0 shows where, --recover "
             "goes on from the newest checkpoint"
         ) from error
+    finally:
+        os.environ.pop(_RUN_FOLDER)
     return folder
 
 
@@ -213,9 +216,7 @@ def _run_folder(settings: TrainSettings, resumed: Path | None) -> Path:
     if _RUN_FOLDER in os.environ and world_size() > 1:  # this process was started by the first one
         return Path(os.environ[_RUN_FOLDER])
     if world_size() == 1:
-        folder = new_run_folder(Path(settings.save_dir), settings.name)
-        os.environ[_RUN_FOLDER] = str(folder)
-        return folder
+        return new_run_folder(Path(settings.save_dir), settings.name)
     folder = Path(settings.save_dir) / settings.name / f"run-{_launch_id()}"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
