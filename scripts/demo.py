@@ -158,8 +158,7 @@ def judge(curves: dict[str, list[tuple[int, float]]]) -> int:
     bad = 0
     for name, points in curves.items():
         first, last = falls(points)
-        # A flow's loss has a high floor: most of the noise in its target cannot be known.
-        verdict = "fell" if last < (0.93 if "transformer" in name else 0.85) * first else "did not fall enough"
+        verdict = "fell" if last < 0.85 * first else "did not fall enough"
         bad += verdict != "fell"
         print(f"{name}: {first:.3f} -> {last:.3f} ({verdict})")
     return 1 if bad else 0
