@@ -12,7 +12,13 @@ def parser() -> argparse.ArgumentParser:
         "Write the model out of a training checkpoint (a file, or a DeepSpeed folder) as a file that loads everywhere, "
         "and load it back before calling it good.",
     )
-    made.add_argument("--ckpt-path", type=Path, required=True, metavar="CKPT", help="training checkpoint")
+    made.add_argument(
+        "--ckpt-path",
+        type=Path,
+        required=True,
+        metavar="CKPT",
+        help="training checkpoint, or a run's folder: its newest",
+    )
     made.add_argument(
         "--model-config", type=Path, metavar="JSON", help="model config; else the one inside the checkpoint"
     )
@@ -30,13 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not is_rank_zero():
         return 0
+    from stable_audio_tools.training.run_folder import checkpoint_at
     from stable_audio_tools.training.unwrap import unwrap
 
     # Averaged weights where there are some: they are what the demos were made with.
     ema = True if arguments.ema else False if arguments.online else None
     suffix = ".safetensors" if arguments.use_safetensors else ".ckpt"
     target = Path(f"{arguments.name}{suffix}")
-    unwrap(arguments.ckpt_path, target, arguments.model_config, ema, half=arguments.half)
+    unwrap(checkpoint_at(arguments.ckpt_path), target, arguments.model_config, ema, half=arguments.half)
     print(f"wrote {target}")
     return 0
 

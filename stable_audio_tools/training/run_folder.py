@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -51,8 +51,20 @@ def checkpoints_in(folder: Path) -> list[Path]:
 
 def newest_whole_checkpoint(save_dir: Path, name: str) -> Path | None:
     """The newest readable checkpoint of any run of that name; broken ones are named and passed over."""
-    candidates = sorted((save_dir / name).glob("*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
-    for path in reversed([path for path in candidates if _STEP.search(path.name)]):
+    return _newest_whole((save_dir / name).glob("*/checkpoints/*.ckpt"))
+
+
+def checkpoint_at(path: Path) -> Path:
+    """The newest whole checkpoint where `path` is the folder of a run or of all runs of a name; else `path` itself."""
+    found = [*path.glob("checkpoints/*.ckpt"), *path.glob("*/checkpoints/*.ckpt")] if path.is_dir() else []
+    return _newest_whole(found) or path
+
+
+def _newest_whole(paths: Iterable[Path]) -> Path | None:
+    candidates = sorted(
+        (path for path in paths if _STEP.search(path.name)), key=lambda path: (path.stat().st_mtime, _step(path))
+    )
+    for path in reversed(candidates):
         reason = _why_broken(path)
         if reason is None:
             return path
