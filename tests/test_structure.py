@@ -18,6 +18,7 @@ LAYERS = {  # a folder may import from itself and from these
     "data": {"config", "system"},
     "training": {"config", "system", "models", "data", "inference"},
     "inference": {"config", "system", "models", "data"},
+    "mel": {"config", "system", "models", "data", "inference"},
     "interface": {"config", "system", "models", "data", "inference"},
     "utils": {"config", "system", "models", "data", "inference"},
     "cli": None,

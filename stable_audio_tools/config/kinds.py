@@ -59,7 +59,7 @@ KINDS: dict[str, KindInfo] = {
         ("stable_audio_tools.models.bottleneck",), _TRAINABLE, frozenset({"requires_grad"}), _freeze_unless_asked
     ),
     "pretransform": KindInfo(
-        ("stable_audio_tools.models.pretransforms",),
+        ("stable_audio_tools.models.pretransforms", "stable_audio_tools.mel.pretransform"),
         {
             "enable_grad": (Annotated[bool, Field(description="train the pretransform with the model")], False),
             "scale": (
@@ -78,6 +78,7 @@ KINDS: dict[str, KindInfo] = {
         frozenset({"enable_grad"}),
         _freeze_pretransform,
     ),
+    "vocoder": KindInfo(("stable_audio_tools.mel.vocoders",)),
     "conditioner": KindInfo(
         ("stable_audio_tools.models.conditioners",),
         {"id": (Annotated[str, Field(min_length=1, description="metadata key that this conditioner reads")], ...)},

@@ -38,6 +38,7 @@ AUTOENCODER = {
     "downsampling_ratio": 8,
     "io_channels": 2,
 }
+MEL = {"n_fft": 64, "hop_length": 16, "n_mels": 8, "channels": 2}
 
 CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
     ("encoder", "oobleck"): {**STRIDES, "latent_dim": 8, "use_snake": True},
@@ -65,6 +66,10 @@ CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
     ("pretransform", "patched"): {"channels": 2, "patch_size": 4},
     ("pretransform", "pqmf"): {"channels": 2, "num_bands": 4},
     ("pretransform", "wavelet"): {"channels": 2, "levels": 2, "wavelet": "bior4.4"},
+    ("pretransform", "mel"): MEL,
+    ("pretransform", "chain"): {
+        "stages": [{"type": "mel", "config": MEL}, {"type": "patched", "config": {"channels": 16, "patch_size": 2}}]
+    },
     ("conditioner", "int"): {"min_val": 0, "max_val": 8},
     ("conditioner", "number"): {"min_val": 0, "max_val": 8},
     ("conditioner", "list"): {"options": ["3", "5"]},

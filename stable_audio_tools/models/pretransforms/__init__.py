@@ -2,6 +2,7 @@
 
 from stable_audio_tools.models.pretransforms.autoencoder import AutoencoderPretransform
 from stable_audio_tools.models.pretransforms.base import Pretransform
+from stable_audio_tools.models.pretransforms.chain import ChainPretransform
 from stable_audio_tools.models.pretransforms.patched import PatchedPretransform
 from stable_audio_tools.models.pretransforms.pqmf import PQMFPretransform
 from stable_audio_tools.models.pretransforms.pretrained import (
@@ -13,6 +14,7 @@ from stable_audio_tools.models.pretransforms.wavelet import WaveletPretransform
 __all__ = [
     "AudiocraftCompressionPretransform",
     "AutoencoderPretransform",
+    "ChainPretransform",
     "PQMFPretransform",
     "PatchedPretransform",
     "PretrainedDACPretransform",

@@ -1,0 +1,9 @@
+"""Mel spectrograms as the space of a model, and the ways back to audio.
+
+| file | subject |
+|---|---|
+| `filterbank.py`, `spectra.py` | mel bands and their rank; framing with exactly n // hop frames |
+| `transforms.py` | `db_image` and `bigvgan`: audio to bands in [-1, 1], and back to physical units |
+| `pretransform.py` | `{"pretransform": {"type": "mel"}}`: bands as channels, `(b, mels, frames)` |
+| `inversion.py`, `vocoders/` | bands to STFT magnitudes; `{"vocoder": {"type": "griffin_lim" or "bigvgan"}}` |
+"""

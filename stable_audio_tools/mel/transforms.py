@@ -1,0 +1,149 @@
+"""Two ways from audio to a mel spectrogram in [-1, 1], and back to physical units.
+
+| variant | a band is | floor (-1) | top (1) |
+|---|---|---|---|
+| `db_image` | power in dB below a reference | `top_db` below it | the reference |
+| `bigvgan` | natural logarithm of the amplitude, at least 1e-5 | `range[0]` | `range[1]` |
+
+Both give n // hop frames for n samples. With `quantize` 8 values are those of an 8-bit image, p / 255 * 2 - 1.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.mel.filterbank import MelBands, check_filterbank, mel_filterbank
+from stable_audio_tools.mel.spectra import Framing
+
+logger = logging.getLogger(__name__)
+
+Reference = Literal["slice_max", "full_scale"] | float
+
+BIGVGAN_RANGE = (-11.5129, 2.1)  # ln(1e-5) is digital silence; 2.1 is hardly ever passed by music at full scale
+_LEAST_POWER = 1e-10
+_LEAST_AMPLITUDE = 1e-5
+
+
+class MelTransform(ABC):
+    """Audio (b, n) to bands in [-1, 1] (b, mels, n // hop), one channel at a time."""
+
+    power: int  # bands hold magnitudes of the spectrum to this power
+
+    def __init__(self, bands: MelBands, framing: Framing, quantize: int | None = None) -> None:
+        self.bands = bands
+        self.framing = framing
+        self.levels = None if quantize is None else 2**quantize - 1
+        problem = check_filterbank(bands).problem(bands)
+        if problem is not None:
+            logger.warning("%s", problem)
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """In float64 where values are quantised: which of two levels is nearer can hang on the last digits."""
+        frames = audio.shape[-1] // self.framing.hop_length
+        if not frames:
+            raise ValueError(
+                f"audio of {audio.shape[-1]} samples is shorter than one frame of the mel spectrogram "
+                f"({self.framing.hop_length} samples); pad it"
+            )
+        precise = audio.dtype == torch.float64 or (self.levels is not None and audio.device.type != "mps")
+        unit = self._to_unit(self.framing.analyse(audio.double() if precise else audio.float())).clamp(0, 1)
+        if self.levels is not None:
+            unit = torch.floor(unit * self.levels + 0.5) / self.levels
+        return (unit * 2 - 1).to(audio.dtype)
+
+    def filterbank(self, like: Tensor) -> Tensor:
+        """(mels, bins)"""
+        return torch.tensor(mel_filterbank(self.bands), dtype=like.dtype, device=like.device)
+
+    @abstractmethod
+    def _to_unit(self, spectra: Tensor) -> Tensor:
+        """Complex spectra (b, bins, t) to bands, 0 at the floor and 1 at the top."""
+
+    @abstractmethod
+    def to_physical(self, mel: Tensor) -> Tensor:
+        """Bands in [-1, 1] to those of the spectrum's `power`, on a linear scale."""
+
+
+class DecibelMel(MelTransform):
+    """Power in dB below the loudest band of the slice, below a full-scale sine, or below a given power."""
+
+    power = 2
+
+    def __init__(
+        self,
+        bands: MelBands,
+        n_fft: int,
+        hop_length: int,
+        win_length: int,
+        top_db: float = 80.0,
+        ref: Reference = "full_scale",
+        quantize: int | None = None,
+    ) -> None:
+        super().__init__(bands, Framing(n_fft, hop_length, win_length, "centred"), quantize)
+        self.top_db = top_db
+        self.ref = ref
+
+    def _to_unit(self, spectra: Tensor) -> Tensor:
+        power = self.filterbank(spectra.real) @ spectra.abs().square()
+        reference = power.amax((1, 2), keepdim=True) if self.ref == "slice_max" else self._fixed_reference()
+        decibels = _decibels(power) - _decibels(torch.as_tensor(reference))
+        unit = (decibels + self.top_db) / self.top_db
+        if isinstance(reference, Tensor):  # silence has no loudest band; it is the floor, not all top
+            unit = torch.where(reference > _LEAST_POWER, unit, 0.0)
+        return unit
+
+    def to_physical(self, mel: Tensor) -> Tensor:
+        """The level that `slice_max` took away is not known: there the loudest possible band gets power 1."""
+        reference = 1.0 if self.ref == "slice_max" else self._fixed_reference()
+        return reference * 10 ** ((mel.clamp(-1, 1) - 1) * (self.top_db / 20))
+
+    def _fixed_reference(self) -> float:
+        if not isinstance(self.ref, str):
+            return self.ref
+        # A sine of amplitude 1 on a bin has magnitude sum(window) / 2, and the sum of a Hann window is half its length.
+        return float(mel_filterbank(self.bands).max()) * (self.framing.win_length / 4) ** 2
+
+
+class LogAmplitudeMel(MelTransform):
+    """The input of BigVGAN, mapped from `range` to [-1, 1]."""
+
+    power = 1
+
+    def __init__(
+        self,
+        bands: MelBands,
+        n_fft: int,
+        hop_length: int,
+        win_length: int,
+        range: tuple[float, float] = BIGVGAN_RANGE,
+        quantize: int | None = None,
+    ) -> None:
+        super().__init__(bands, Framing(n_fft, hop_length, win_length, "between"), quantize)
+        self.range = range
+
+    def log_mel(self, audio: Tensor) -> Tensor:
+        """(b, n) -> (b, mels, n // hop) in natural units, as BigVGAN is trained on."""
+        return self._log_mel(self.framing.analyse(audio))
+
+    def _log_mel(self, spectra: Tensor) -> Tensor:
+        magnitude = torch.view_as_real(spectra).square().sum(-1).add(1e-9).sqrt()
+        return (self.filterbank(magnitude) @ magnitude).clamp_min(_LEAST_AMPLITUDE).log()
+
+    def _to_unit(self, spectra: Tensor) -> Tensor:
+        low, high = self.range
+        return (self._log_mel(spectra) - low) / (high - low)
+
+    def to_log(self, mel: Tensor) -> Tensor:
+        """Bands in [-1, 1] to natural units."""
+        low, high = self.range
+        return (mel.clamp(-1, 1) + 1) * ((high - low) / 2) + low
+
+    def to_physical(self, mel: Tensor) -> Tensor:
+        return self.to_log(mel).exp()
+
+
+def _decibels(power: Tensor) -> Tensor:
+    return power.clamp_min(_LEAST_POWER).log10() * 10
