@@ -64,7 +64,11 @@ KINDS: dict[str, KindInfo] = {
             "enable_grad": (Annotated[bool, Field(description="train the pretransform with the model")], False),
             "scale": (
                 Annotated[
-                    float, Field(gt=0, description="latents are divided by this on encode, multiplied on decode")
+                    Annotated[float, Field(gt=0)] | Literal["auto"],
+                    Field(
+                        description="latents are divided by this on encode, multiplied on decode; auto: by their "
+                        "deviation, which training measures on its first batch and keeps with the weights"
+                    ),
                 ],
                 1.0,
             ),
@@ -89,7 +93,8 @@ KINDS: dict[str, KindInfo] = {
         {
             "diffusion_objective": (
                 Annotated[
-                    Literal["v", "rectified_flow", "rf_denoiser"], Field(description="what the network predicts")
+                    Literal["v", "rectified_flow", "rf_denoiser"] | dict[str, Any],
+                    Field(description='what the network predicts: a name, or {"type": "ddpm", "config": {...}}'),
                 ],
                 "v",
             ),
@@ -115,6 +120,7 @@ KINDS: dict[str, KindInfo] = {
             }
         ),
     ),
+    "objective": KindInfo(("stable_audio_tools.models.diffusion",)),
     "unconditional": KindInfo(("stable_audio_tools.models.diffusion",)),
     "diffusion_decoder": KindInfo(("stable_audio_tools.models.diffusion",)),
     "lm": KindInfo(
@@ -148,4 +154,5 @@ KINDS: dict[str, KindInfo] = {
     "timestep_law": KindInfo(("stable_audio_tools.training.timesteps",)),
     "demo": KindInfo(("stable_audio_tools.training",)),
     "training": KindInfo(("stable_audio_tools.training",)),
+    "embedder": KindInfo(("stable_audio_tools.evaluation.embedders",)),
 }

@@ -52,6 +52,7 @@ class GenerationRun:
         self.model, self.steps, self.batch_size, self.options = model, steps, batch_size, options
         self.objective: DiffusionObjective = model.diffusion_objective
         self.sampler = find_sampler(options.sampler_type, self.objective)
+        self.sampler.check_eta(options.eta, options.sampler_type)
         self.device = pick_device(device)
         self.sample_size = sample_size
         self.frames = self._count_frames()
@@ -114,19 +115,8 @@ class GenerationRun:
         default_schedule: str | None = None,
     ) -> Tensor:
         """From noise, or from `init` (b, d, t) with noise of that level, to data (b, d, t)."""
-        level = self.options.sigma_max if init is None else init_noise_level
-        span = Span(
-            self.objective,
-            self.steps,
-            self.sampler.first_time(level, "sigma_max" if init is None else "init_noise_level"),
-            self.options.sigma_min,
-            self.options.rho,
-            getattr(self.model, "dist_shift", None),
-            self.frames,
-            self.device,
-        )
-        times = find_schedule(self.options.schedule or default_schedule or self.sampler.schedule)(span)
-        x = self.sampler.first_state(times, self.first_noise, init, self.objective)
+        times = self.times(init is not None, init_noise_level, default_schedule)
+        x = self.sampler.first_state(times, self.first_noise, init, self.sampler.view(self.objective))
         own_steps = self.sampler.steps_by_batch and len(self.noise.streams) > 1
         items = [slice(index, index + 1) for index in range(self.batch_size)] if own_steps else [_ALL]
         total = None if self.sampler.own_steps else self.steps
@@ -135,8 +125,28 @@ class GenerationRun:
             made = []
             for index, item in enumerate(items):
                 noise = self.noise.item(index) if own_steps else self.noise
-                made.append(self.sampler.run(self._watched(make_denoiser(item), watch), x[item], times, noise, watch))
+                run, denoiser = self.sampler.bound(
+                    self._watched(make_denoiser(item), watch), self.objective, self.options.eta
+                )
+                made.append(run(self._steered(denoiser), x[item], times, noise, watch))
         return torch.cat(made) if own_steps else made[0]
+
+    def times(
+        self, from_init: bool = False, init_noise_level: float = 1.0, default_schedule: str | None = None
+    ) -> Tensor:
+        """Those at which the sampler stops."""
+        level = init_noise_level if from_init else self.options.sigma_max
+        span = Span(
+            self.sampler.view(self.objective),
+            self.steps,
+            self.sampler.first_time(level, "init_noise_level" if from_init else "sigma_max", self.objective),
+            self.options.sigma_min,
+            self.options.rho,
+            getattr(self.model, "dist_shift", None),
+            self.frames,
+            self.device,
+        )
+        return find_schedule(self.options.schedule or default_schedule or self.sampler.schedule)(span)
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Latents (b, d, t) as audio (b, c, n)."""
@@ -196,13 +206,14 @@ class GenerationRun:
         return Condition(spread, mask.to(self.device).expand(self.batch_size, *mask.shape[1:]))
 
     def _watched(self, denoiser: Denoiser, watch: Watch) -> Denoiser:
-        weights = parameter_dtype(self.model.model, torch.float32)
-        watched: Denoiser = WatchedDenoiser(denoiser, watch, weights)
+        return WatchedDenoiser(denoiser, watch, parameter_dtype(self.model.model, torch.float32))
+
+    def _steered(self, denoiser: Denoiser) -> Denoiser:
         if self.options.cond_fn is None:
-            return watched
+            return denoiser
         if not self.sampler.starts_by_ratio:
             raise ValueError("cond_fn works with k-diffusion's samplers only; choose another sampler_type")
-        return GradientDenoiser(watched, self.options.cond_fn)
+        return GradientDenoiser(denoiser, self.options.cond_fn)
 
     def _autocast(self) -> Any:
         # Around all steps at once, so that weights are cast once; the samplers' own arithmetic is left as it is.

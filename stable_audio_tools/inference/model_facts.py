@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from stable_audio_tools.config import Part
 from stable_audio_tools.config.sentences import nearest, show
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, name_of, read_objective
 from stable_audio_tools.models.factory import check_model_config
 
 InputKind = Literal["text", "number", "integer", "choice", "audio", "other"]
@@ -53,10 +53,11 @@ class Recommended:
     sigma_max: float | None = None
 
 
-RECOMMENDED: dict[DiffusionObjective, Recommended] = {
+RECOMMENDED: dict[str, Recommended] = {
     "v": Recommended(100, 7.0, "dpmpp-3m-sde", 0.3, 500.0),  # as the cards of the Stable Audio models say
     "rectified_flow": Recommended(50, 7.0, "euler"),
     "rf_denoiser": Recommended(8, 1.0, "pingpong"),
+    "ddpm": Recommended(50, 3.0, "ddim"),
 }
 
 
@@ -78,7 +79,7 @@ class ModelFacts:
 
     @property
     def recommended(self) -> Recommended | None:
-        return None if self.objective is None else RECOMMENDED[self.objective]
+        return None if self.objective is None else RECOMMENDED[name_of(self.objective)]
 
     @property
     def has_steps(self) -> bool:
@@ -156,10 +157,9 @@ def _objective(part: Part) -> DiffusionObjective | None:
     """None for models that are not sampled by diffusion."""
     config = part.config
     if part.type == "diffusion_uncond":
-        found: DiffusionObjective = config.diffusion_objective or (config.config or {}).get("diffusion_objective", "v")
-        return found
-    routes = getattr(getattr(config, "diffusion", None), "siblings", None)
-    return getattr(routes, "diffusion_objective", None)
+        return read_objective(config.diffusion_objective or (config.config or {}).get("diffusion_objective", "v"))
+    told = getattr(getattr(getattr(config, "diffusion", None), "siblings", None), "diffusion_objective", None)
+    return None if told is None else read_objective(told)
 
 
 def _fits(wanted: Input, value: Any) -> bool:

@@ -19,6 +19,7 @@ class SamplingOptions:
     sigma_min: float = 0.01
     sigma_max: float | None = None  # None: 100 for k-diffusion's samplers, else 1; init_noise_level takes precedence
     rho: float = 1.0
+    eta: float | None = None  # fresh noise of ddim and v-ddim, 0 (none) to 1; None: 0
     callback: Callback | None = None  # what it gets: watching.Watch
     cond_fn: Any = None  # cond_fn(x, sigma, denoised=...) -> gradient added to the prediction; k-diffusion's samplers
     cancel: CancelSignal | None = None  # for instance a threading.Event

@@ -7,18 +7,22 @@ alpha * data + sigma * noise; `times` (steps + 1,) descend to 0, the data. What 
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.inference import ddpm_samplers as table
 from stable_audio_tools.inference import k_samplers as k
 from stable_audio_tools.inference.randomness import NoiseSource
 from stable_audio_tools.inference.watching import Watch
+from stable_audio_tools.models.diffusion.ddpm import DDPM
 from stable_audio_tools.models.diffusion.denoising import Denoiser
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, mix_at, time_at_ratio
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, mix_at, name_of, time_at_ratio
 
 _LARGEST_RATIO = 100.0  # sigma / alpha where sampling of v models begins
 
@@ -129,20 +133,48 @@ def _ddim_step(
 class SamplerInfo(NamedTuple):
     """A sampler, what it is for, and the schedule that it is published with."""
 
-    run: Sampler
-    objectives: tuple[DiffusionObjective, ...]
+    run: Callable[..., Tensor]  # a `Sampler`, with further keywords where the fields below say so
+    objectives: tuple[str, ...]
     schedule: str
     starts_by_ratio: bool = False  # the noise to start from is told as sigma / alpha; else as t
     own_steps: bool = False  # reports other steps than those of the schedule
     steps_by_batch: bool = False  # chooses them by the error of the whole batch
+    takes_eta: bool = False  # the keyword `eta`: how much fresh noise there is
+    on_table: bool = False  # the keyword `objective`, ddpm
 
-    def first_time(self, level: float | None, name: str = "sigma_max") -> float:
-        """The time that has the noise asked for; None: as published."""
+    def view(self, objective: DiffusionObjective) -> DiffusionObjective:
+        """The objective that the sampler works with: for those of v models, ddpm models stand in as such."""
+        return objective if self.on_table or not isinstance(objective, DDPM) else "v"
+
+    def bound(self, denoiser: Denoiser, objective: DiffusionObjective, eta: float | None) -> tuple[Sampler, Denoiser]:
+        """The sampler for a model of that objective, and the model as the sampler takes it."""
+        keywords: dict[str, Any] = {} if eta is None else {"eta": eta}
+        if self.on_table:
+            keywords["objective"] = objective
+        elif isinstance(objective, DDPM):
+            denoiser = table.VelocityDenoiser(denoiser, objective)
+        return partial(self.run, **keywords) if keywords else self.run, denoiser
+
+    def check_eta(self, eta: float | None, name: str | None) -> None:
+        """Refuse what would not be a share of noise, or have no effect."""
+        if eta is None:
+            return
+        if not self.takes_eta:
+            usable = ", ".join(other for other, sampler in SAMPLERS.items() if sampler.takes_eta)
+            raise ValueError(f"eta: sampler_type {name!r} does not use it; leave it out, or use {usable}")
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be from 0 (no fresh noise) to 1 (as much as ddpm), got {eta:g}")
+
+    def first_time(
+        self, level: float | None, name: str = "sigma_max", objective: DiffusionObjective | None = None
+    ) -> float:
+        """The time that has the noise asked for; None: as published. No more than a table of noise levels has."""
         if level is not None and not level > 0:
             raise ValueError(f"{name} must be above 0, got {level!r}")
         if not self.starts_by_ratio:
             return 1.0 if level is None else min(float(level), 1.0)
-        ratio = torch.tensor(_LARGEST_RATIO if level is None else level, dtype=torch.float64)
+        most = objective.largest_ratio if isinstance(objective, DDPM) else math.inf
+        ratio = torch.tensor(min(_LARGEST_RATIO if level is None else level, most), dtype=torch.float64)
         return float(time_at_ratio(ratio, "v"))
 
     def first_state(self, times: Tensor, noise: Tensor, init: Tensor | None, objective: DiffusionObjective) -> Tensor:
@@ -153,11 +185,11 @@ class SamplerInfo(NamedTuple):
         return sigma * noise if self.starts_by_ratio else noise
 
 
-_FLOWS: tuple[DiffusionObjective, ...] = ("rectified_flow", "rf_denoiser")
+_FLOWS = ("rectified_flow", "rf_denoiser")
 
 
 def _k(run: Sampler, own_steps: bool = False, steps_by_batch: bool = False) -> SamplerInfo:
-    return SamplerInfo(run, ("v",), "polyexponential", True, own_steps, steps_by_batch)
+    return SamplerInfo(run, ("v", "ddpm"), "polyexponential", True, own_steps, steps_by_batch)
 
 
 SAMPLERS: dict[str, SamplerInfo] = {
@@ -170,34 +202,38 @@ SAMPLERS: dict[str, SamplerInfo] = {
     "k-dpm-2": _k(k.dpm_2),
     "k-dpm-fast": _k(k.dpm_fast, own_steps=True),
     "k-dpm-adaptive": _k(k.dpm_adaptive, own_steps=True, steps_by_batch=True),
-    "v-ddim": SamplerInfo(ddim, ("v",), "linear"),
+    "ddpm": SamplerInfo(table.ddpm, ("ddpm",), "leading", on_table=True),
+    "ddim": SamplerInfo(table.ddim, ("ddpm",), "leading", takes_eta=True, on_table=True),
+    "v-ddim": SamplerInfo(ddim, ("v",), "linear", takes_eta=True),
     "v-ddim-cfgpp": SamplerInfo(ddim_cfgpp, ("v",), "linear"),
     "euler": SamplerInfo(euler, _FLOWS, "logsnr"),
     "rk4": SamplerInfo(rk4, _FLOWS, "linear"),
     "dpmpp": SamplerInfo(flow_dpmpp, _FLOWS, "logsnr"),
     "pingpong": SamplerInfo(pingpong, _FLOWS, "logsnr"),
 }
-DEFAULT_SAMPLERS: dict[DiffusionObjective, str] = {
+DEFAULT_SAMPLERS: dict[str, str] = {
     "v": "dpmpp-2m-sde",
     "rectified_flow": "euler",
     "rf_denoiser": "euler",
+    "ddpm": "ddim",
 }
 
 
 def samplers_for(objective: DiffusionObjective) -> list[str]:
     """Names of the samplers of an objective."""
-    return [name for name, sampler in SAMPLERS.items() if objective in sampler.objectives]
+    return [name for name, sampler in SAMPLERS.items() if name_of(objective) in sampler.objectives]
 
 
 def find_sampler(name: str | None, objective: DiffusionObjective) -> SamplerInfo:
     """The sampler of that name, or (None) the objective's default."""
-    name = DEFAULT_SAMPLERS[objective] if name is None else name
+    name = DEFAULT_SAMPLERS[name_of(objective)] if name is None else name
     usable = samplers_for(objective)
     if name not in SAMPLERS:
         raise ValueError(f"sampler_type: no sampler named {name!r}; {nearest(name, usable)}")
     if name not in usable:
         raise ValueError(
-            f"sampler_type {name!r} is not for a model with the objective {objective!r}; use {', '.join(usable)}"
+            f"sampler_type {name!r} is not for a model with the objective {name_of(objective)!r}; "
+            f"use {', '.join(usable)}"
         )
     return SAMPLERS[name]
 

@@ -7,11 +7,13 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.models.diffusion.ddpm import DDPM
 from stable_audio_tools.models.diffusion.objectives import (
     DiffusionObjective,
     DistributionShift,
@@ -98,12 +100,47 @@ def polyexponential(span: Span) -> Tensor:
     return times
 
 
+def leading(span: Span) -> Tensor:
+    """Every so-manieth entry of the table, from its first one on; the published schedule of ddpm and ddim."""
+    entries = _entries(span)
+    stride = entries.count // span.steps
+    chosen = [step * stride + 1 for step in reversed(range(span.steps))]
+    return torch.tensor([*chosen, 0], dtype=torch.float64) / entries.of
+
+
+def trailing(span: Span) -> Tensor:
+    """As `leading`, from the last entry down (Lin et al. 2023): few steps then begin with pure noise."""
+    entries = _entries(span)
+    return torch.linspace(entries.count, 0, span.steps + 1, dtype=torch.float64).round() / entries.of
+
+
+class _Entries(NamedTuple):
+    """How many entries of the table a span covers, and how many there are."""
+
+    count: int
+    of: int
+
+
+def _entries(span: Span) -> _Entries:
+    if not isinstance(span.objective, DDPM):
+        raise ValueError("schedules 'leading' and 'trailing' are those of the samplers ddpm and ddim; use another one")
+    entries = _Entries(round(span.start * span.objective.num_train_timesteps), span.objective.num_train_timesteps)
+    if span.steps > entries.count:
+        raise ValueError(
+            f"steps is {span.steps}, and from t = {span.start:g} there are {entries.count} of the {entries.of} noise "
+            "levels that the model was trained on; use fewer steps, or start from more noise"
+        )
+    return entries
+
+
 Schedule = Callable[[Span], Tensor]
 SCHEDULES: dict[str, Schedule] = {
     "logsnr": logsnr,
     "shifted": shifted,
     "linear": linear,
     "polyexponential": polyexponential,
+    "leading": leading,
+    "trailing": trailing,
 }
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.models.diffusion.denoising import GuidedTransformer
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, NamedObjective
 from stable_audio_tools.models.fourier import FourierFeatures
 from stable_audio_tools.models.transformer.blocks import (
     AdaLNLayout,
@@ -89,7 +89,7 @@ class DiffusionTransformer(nn.Module):
             Annotated[int, Field(ge=1)] | None, Field(description="channels of the noise level with input_concat")
         ] = None,
         diffusion_objective: Annotated[
-            DiffusionObjective, Field(description="tells the noise level that belongs to t")
+            NamedObjective, Field(description="tells the noise level that belongs to t")
         ] = "v",
         *,
         rotary_pos_emb: Annotated[bool, Field(description="rotary positions")] = True,

@@ -32,8 +32,9 @@ def inpaint(model, **options):
     return generate_diffusion_cond_inpaint(model, **{**given, **options})
 
 
-def objective_of(sampler: str) -> str:
-    return SAMPLERS[sampler].objectives[0]
+def objective_of(sampler: str) -> str | dict:
+    objective = SAMPLERS[sampler].objectives[0]
+    return {"type": "ddpm", "config": {"prediction_type": "v"}} if objective == "ddpm" else objective
 
 
 # ------------------------------------------------------------------ seeds

@@ -9,10 +9,11 @@ from k_diffusion.sampling import get_sigmas_polyexponential
 from stable_audio_tools.inference.schedules import SCHEDULES, Span, find_schedule, logsnr, polyexponential, shifted
 from stable_audio_tools.models.diffusion.objectives import DistributionShift, mix_at, ratio_at, time_at_ratio
 
+CONTINUOUS = [name for name in SCHEDULES if name not in ("leading", "trailing")]  # those are of a table
 SHIFT = DistributionShift(base_shift=0.5, max_shift=1.15, min_length=256, max_length=4096)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", CONTINUOUS)
 @pytest.mark.parametrize("objective", ["v", "rectified_flow"])
 @pytest.mark.parametrize("start", [1.0, 0.6])
 @pytest.mark.parametrize("steps", [2, 3, 50])
@@ -25,7 +26,7 @@ def test_times_descend_from_the_start_to_the_data(name: str, objective: str, sta
     assert (times.diff() < 0).all()
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", CONTINUOUS)
 def test_one_step_goes_straight_to_the_data(name: str) -> None:
     assert find_schedule(name)(Span("rectified_flow", 1, shift=SHIFT)).tolist() == [1.0, 0.0]
 

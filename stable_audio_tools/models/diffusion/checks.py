@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from stable_audio_tools.config import Part
+from stable_audio_tools.config import ConfigError, Part, validate
 from stable_audio_tools.config.sentences import nearest
 from stable_audio_tools.models.conditioners.multi import check_conditioning, check_ids
 from stable_audio_tools.models.diffusion.objectives import DistributionShift
@@ -94,6 +94,7 @@ def check_conditioned(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     yield from check_conditioning(config.conditioning)
     yield from check_channels(config.io_channels, config.diffusion, config.pretransform)
     yield from _check_shift(config.diffusion.siblings.distribution_shift_options)
+    yield from check_objective(config.diffusion.siblings.diffusion_objective, "diffusion.diffusion_objective")
     for ids_key in _WIDTH_KEYS:
         yield from _check_route(config, ids_key)
 
@@ -114,6 +115,18 @@ def _check_shift(options: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]
     for key in options or {}:
         if key not in known:
             yield f"diffusion.distribution_shift_options.{key}", f"unknown key; {nearest(key, known)}"
+
+
+def check_objective(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """What is wrong with an objective that is a node."""
+    if not isinstance(node, Mapping):
+        return
+    try:
+        validate("objective", node, path)
+    except ConfigError as error:
+        for problem in error.problems:
+            where, _, text = problem.partition(": ")
+            yield where, text
 
 
 def _check_route(config: SimpleNamespace, ids_key: str) -> Iterator[tuple[str, str]]:

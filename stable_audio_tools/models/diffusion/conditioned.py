@@ -20,7 +20,7 @@ from stable_audio_tools.models.diffusion.checks import (
 )
 from stable_audio_tools.models.diffusion.denoising import Denoiser, GuidedTransformer, PlainDenoiser
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, DistributionShift
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, DistributionShift, read_objective
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.factory import create_model_from_config
@@ -85,7 +85,8 @@ class DiTWrapper(ConditionedDiffusionModel):
             supports_prepend_cond=True,
         )
         self.diffusion_objective: DiffusionObjective = diffusion_objective
-        self.model = DiffusionTransformer(diffusion_objective=diffusion_objective, **options)
+        self.model = DiffusionTransformer(**options)
+        self.model.diffusion_objective = diffusion_objective
         self.io_channels = self.model.io_channels
 
     def forward(
@@ -259,13 +260,14 @@ def build_conditioned(
         logger.warning("%s: %s", path, text)
     codec = None if pretransform is None else pretransform.build(sample_rate=sample_rate)
     routing = diffusion.siblings
+    objective = read_objective(routing.diffusion_objective, f"{diffusion.path}.diffusion_objective")
     return ConditionedDiffusionModelWrapper(
-        diffusion.build(),
+        diffusion.build(diffusion_objective=objective),
         None if conditioning is None else conditioning.build(codec, sample_rate),
         io_channels=io_channels,
         sample_rate=sample_rate,
         min_input_length=(1 if codec is None else codec.downsampling_ratio) * diffusion.facts.get("length_multiple", 1),
-        diffusion_objective=routing.diffusion_objective,
+        diffusion_objective=objective,
         distribution_shift_options=routing.distribution_shift_options,
         pretransform=codec,
         cross_attn_cond_ids=routing.cross_attention_cond_ids,

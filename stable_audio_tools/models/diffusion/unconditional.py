@@ -10,11 +10,16 @@ from torch import Tensor, nn
 from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, components, register
 from stable_audio_tools.config.parts import as_error, examine_body, place
 from stable_audio_tools.config.sentences import nearest, show
-from stable_audio_tools.models.diffusion.checks import check_transformer, describe_transformer, shortest_input
+from stable_audio_tools.models.diffusion.checks import (
+    check_objective,
+    check_transformer,
+    describe_transformer,
+    shortest_input,
+)
 from stable_audio_tools.models.diffusion.denoising import Denoiser, PlainDenoiser
 from stable_audio_tools.models.diffusion.guidance import Guidance
 from stable_audio_tools.models.diffusion.initialization import halve_parameters
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, NamedObjective, read_objective
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.factory import create_model_from_config
@@ -96,6 +101,7 @@ def describe_unconditional(config: SimpleNamespace) -> dict[str, Any]:
 
 def check_unconditional(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     """The backbone, which is named and configured without a node of its own."""
+    yield from check_objective(config.diffusion_objective, "diffusion_objective")
     known = components("unconditional")
     if config.type not in known:
         yield "type", f"no unconditional diffusion model named {show(config.type)}; {nearest(config.type, known)}"
@@ -111,11 +117,15 @@ def check_unconditional(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 @register("model", "diffusion_uncond", facts=describe_unconditional, check=check_unconditional)
 def build_unconditional(
-    type: Annotated[str, Field(description="the backbone: dit, adp_uncond_1d or DAU1d")],
+    type: Annotated[str, Field(description="the backbone: dit, adp_uncond_1d, DAU1d or unet2d")],
     config: Annotated[dict[str, Any] | None, Field(description="keys of the backbone")] = None,
     pretransform: Annotated[Part | None, Kind("pretransform")] = None,
     diffusion_objective: Annotated[
-        DiffusionObjective | None, Field(description="what the network predicts; null: v, or what the backbone says")
+        NamedObjective | dict[str, Any] | None,
+        Field(
+            description='what the network predicts: a name, {"type": "ddpm", "config": {...}}, or null: v, or what the '
+            "backbone says"
+        ),
     ] = None,
     *,
     sample_rate: Runtime[int],
@@ -126,9 +136,10 @@ def build_unconditional(
     if backbone is None:
         raise as_error(problems)
     place(backbone, "model", "model.config")
-    model = backbone.build()
+    told = diffusion_objective or cast(NamedObjective, getattr(backbone.config, "diffusion_objective", "v"))
+    objective = read_objective(told, "model.diffusion_objective")
+    model = backbone.build(diffusion_objective=objective)
     codec = None if pretransform is None else pretransform.build(sample_rate=sample_rate)
-    objective = diffusion_objective or cast(DiffusionObjective, getattr(backbone.config, "diffusion_objective", "v"))
     return DiffusionModelWrapper(
         model,
         io_channels=model.io_channels,

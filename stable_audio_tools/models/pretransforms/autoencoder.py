@@ -1,7 +1,8 @@
 """A whole autoencoder as a pretransform: the first stage of latent diffusion and of language models."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,14 @@ from stable_audio_tools.models.pretransforms.base import Pretransform, facts
 
 
 class AutoencoderPretransform(Pretransform):
-    """Latents of an autoencoder, divided by `scale`."""
+    """Latents of an autoencoder, divided by `scale`; one that is `auto` is measured by training, and kept in files."""
+
+    latent_scale: Tensor
 
     def __init__(
         self,
         model: AudioAutoencoder,
-        scale: float = 1.0,
+        scale: float | Literal["auto"] = 1.0,
         model_half: bool = False,
         iterate_batch: bool | int = False,
         chunked: bool = False,
@@ -26,7 +29,9 @@ class AutoencoderPretransform(Pretransform):
         super().__init__(enable_grad=False, io_channels=model.io_channels, is_discrete=model.is_discrete)
         self.model = model
         self.model.requires_grad_(False).eval()
-        self.scale = scale
+        self._fixed_scale = None if scale == "auto" else float(scale)
+        if self._fixed_scale is None:
+            self.register_buffer("latent_scale", torch.tensor(math.nan))
         self.model_half = model_half
         self.iterate_batch = iterate_batch
         self.chunked = chunked
@@ -37,6 +42,27 @@ class AutoencoderPretransform(Pretransform):
         self.codebook_size = getattr(model.bottleneck, "codebook_size", None)
         if model_half:
             self.model.half()
+
+    @property
+    def scale(self) -> float:
+        """What latents are divided by."""
+        if self._fixed_scale is not None:
+            return self._fixed_scale
+        if self.needs_scale:
+            raise ValueError(
+                "the scale of the latents is 'auto' and not measured yet: train the model, load weights that hold it, "
+                "or write a number as the scale of the pretransform"
+            )
+        return float(self.latent_scale)
+
+    @property
+    def needs_scale(self) -> bool:
+        """Is the scale `auto`, and not measured?"""
+        return self._fixed_scale is None and math.isnan(float(self.latent_scale))
+
+    def set_scale(self, scale: float) -> None:
+        """Keep a measured scale."""
+        self.latent_scale.fill_(scale)
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Audio (b, c, n) to latents (b, d, t); keywords go to the autoencoder's `encode_audio`."""
@@ -100,7 +126,7 @@ def _facts(config: Any) -> dict[str, Any]:
 def build_autoencoder_pretransform(
     config: Part,
     *,
-    scale: Runtime[float] = 1.0,
+    scale: Runtime[float | Literal["auto"]] = 1.0,
     model_half: Runtime[bool] = False,
     iterate_batch: Runtime[bool | int] = False,
     chunked: Runtime[bool] = False,

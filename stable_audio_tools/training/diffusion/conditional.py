@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from stable_audio_tools.config import Runtime, build, register
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
-from stable_audio_tools.models.diffusion.objectives import corrupt
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, corrupt, loss_weight, training_times
 from stable_audio_tools.models.inpainting import random_inpaint_mask
+from stable_audio_tools.training.diffusion.latent_scale import measure_scale
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
@@ -102,7 +103,8 @@ class DiffusionCondTrainingWrapper(TrainingModule):
 
         noisy, targets = corrupt(clean, noise, t, self.objective)
         output = self.diffusion(noisy, t, cond=conditions, cfg_dropout_prob=self.cfg_dropout_prob)
-        loss, terms = self.losses({"output": output, "targets": targets, "padding_mask": self._loss_mask(masks)})
+        weighed, wanted = weigh(output, targets, t, self.objective)
+        loss, terms = self.losses({"output": weighed, "targets": wanted, "padding_mask": self._loss_mask(masks)})
 
         self.log_terms({"loss": loss, "std_data": clean.std(), "lr": self.learning_rate(), **terms})
         if self.log_loss_info:
@@ -120,7 +122,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
             t = self.diffusion.dist_shift.time_shift(t, clean.shape[2])
         if self.p_one_shot > 0:
             t = torch.where(torch.rand_like(t) < self.p_one_shot, torch.ones_like(t), t)
-        return t
+        return training_times(t, self.objective)
 
     def _loss_mask(self, masks: Tensor | None) -> Tensor | None:
         """Padding is left out of the loss, except now and then, so that silence is learnt too."""
@@ -158,11 +160,21 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         self.validation.report(self)
 
 
+def weigh(output: Tensor, targets: Tensor, t: Tensor, objective: DiffusionObjective) -> tuple[Tensor, Tensor]:
+    """Both times the root of the objective's weight at t, so that their squared error is weighted."""
+    weight = loss_weight(t, objective)
+    if weight is None:
+        return output, targets
+    root = weight.sqrt()[:, None, None].to(output)
+    return output * root, targets * root
+
+
 def encode(model: Any, audio: Tensor, pre_encoded: bool) -> Tensor:
     """What the diffusion model works on: latents `(b, d, t)`, or the audio itself where there is no pretransform."""
     pretransform = model.pretransform
     if pretransform is None:
         return audio
+    measure_scale(pretransform, audio, pre_encoded)
     if pre_encoded:
         return audio / getattr(pretransform, "scale", 1.0)
     with torch.set_grad_enabled(pretransform.enable_grad):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from stable_audio_tools.config import Runtime, build, register
 from stable_audio_tools.models.diffusion import DiffusionModelWrapper
-from stable_audio_tools.models.diffusion.objectives import corrupt
-from stable_audio_tools.training.diffusion.conditional import encode
+from stable_audio_tools.models.diffusion.objectives import corrupt, training_times
+from stable_audio_tools.training.diffusion.conditional import encode, weigh
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
@@ -64,10 +64,11 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         audio, _ = unwrap_batch(batch)
         clean = encode(self.diffusion, audio, self.pre_encoded)
-        t = self.timesteps.draw(clean.shape[0]).to(clean.device)
+        t = training_times(self.timesteps.draw(clean.shape[0]).to(clean.device), self.objective)
         noise = torch.randn_like(clean)
         noisy, targets = corrupt(clean, noise, t, self.objective)
         output = self.diffusion(noisy, t)
+        output, targets = weigh(output, targets, t, self.objective)
         loss, terms = self.losses({"output": output, "targets": targets})
         self.log_terms({"loss": loss, "std_data": clean.std(), "lr": self.learning_rate(), **terms})
         return loss

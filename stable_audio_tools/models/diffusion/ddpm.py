@@ -1,0 +1,127 @@
+"""The objective of denoising diffusion probabilistic models (Ho et al. 2020): a table of noise levels.
+
+Times run from 0 at data to 1 at the noisiest level: t = i / T is entry i of the T that the table has, counted from 1.
+In between, log(sigma / alpha) is interpolated, so that samplers in continuous time can run the same network.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from stable_audio_tools.config import register
+
+_MOST_BETA = 0.999  # of the cosine schedule (Nichol & Dhariwal 2021, section 3.2)
+_COSINE_OFFSET = 0.008
+_ROUNDING = 1e-3  # how far a float32 time may lie beside the table entry that it stands for
+
+
+def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
+    if config.beta_end <= config.beta_start:
+        yield "beta_end", f"is {config.beta_end}, not above beta_start, {config.beta_start}; exchange or widen them"
+
+
+@register("objective", "ddpm", check=_check)
+@dataclass(frozen=True)
+class DDPM:
+    """A table of noise levels, and a network that predicts the noise, the data or v."""
+
+    num_train_timesteps: Annotated[int, Field(ge=2, description="noise levels of the table")] = 1000
+    beta_schedule: Annotated[
+        Literal["linear", "scaled_linear", "cosine"],
+        Field(description="how the noise added per level grows; scaled_linear: linear in its square root"),
+    ] = "linear"
+    beta_start: Annotated[float, Field(gt=0, lt=1, description="variance added at the first level")] = 1e-4
+    beta_end: Annotated[float, Field(gt=0, lt=1, description="variance added at the last level")] = 0.02
+    prediction_type: Annotated[
+        Literal["epsilon", "sample", "v"], Field(description="what the network predicts: noise, data or v")
+    ] = "epsilon"
+    clip_sample: Annotated[
+        float | None,
+        Field(gt=0, description="samplers ddpm and ddim keep predicted data within this; for data of known range"),
+    ] = None
+    min_snr: Annotated[
+        float | None, Field(gt=0, description="weigh the loss by min-SNR with this gamma (Hang et al. 2023); usually 5")
+    ] = None
+
+    def mix(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Shares of data and of noise at times in [0, 1]; their squares add up to 1."""
+        ratio = self._ratio(t)
+        alpha = torch.rsqrt(1 + ratio.square())
+        return alpha.to(t), (ratio * alpha).to(t)
+
+    def ratio(self, t: Tensor) -> Tensor:
+        """sigma / alpha, from 0 at data to the table's last."""
+        return self._ratio(t).to(t)
+
+    def time(self, ratio: Tensor) -> Tensor:
+        """The inverse of `ratio`; what is noisier than the table gets 1."""
+        ratios = _ratios(self, _exact(ratio.device), ratio.device)
+        wanted = ratio.to(ratios).contiguous()
+        entry = torch.searchsorted(ratios, wanted).clamp(1, len(ratios) - 1)
+        low, high = ratios[entry - 1], ratios[entry]
+        inside = torch.where(low > 0, (wanted / low).log() / (high / low).log(), wanted / high)
+        return ((entry - 1 + inside) / self.num_train_timesteps).clamp(0, 1).to(ratio)
+
+    def position(self, t: Tensor) -> Tensor:
+        """What a network is told: the entry of the table, counted from 0; in between there are fractions."""
+        position = t.to(_exact(t.device)) * self.num_train_timesteps - 1
+        nearest = position.round()
+        return torch.where((position - nearest).abs() < _ROUNDING, nearest, position).clamp(min=0).to(t)
+
+    def on_table(self, t: Tensor) -> Tensor:
+        """Times of training: up to the next entry."""
+        return (t * self.num_train_timesteps).floor().add(1).clamp(max=self.num_train_timesteps) / (
+            self.num_train_timesteps
+        )
+
+    def loss_weight(self, t: Tensor) -> Tensor | None:
+        """min-SNR weights (b,) of squared errors; None without `min_snr`."""
+        if self.min_snr is None:
+            return None
+        snr = self._ratio(t).pow(-2)
+        kept = snr.clamp(max=self.min_snr)
+        weights = {"epsilon": kept / snr, "sample": kept, "v": kept / (snr + 1)}
+        return weights[self.prediction_type].to(t)
+
+    @property
+    def largest_ratio(self) -> float:
+        """sigma / alpha of the last level."""
+        return float(_ratios(self, torch.float64, torch.device("cpu"))[-1])
+
+    def _ratio(self, t: Tensor) -> Tensor:
+        ratios = _ratios(self, _exact(t.device), t.device)
+        position = t.to(ratios) * self.num_train_timesteps
+        entry = position.floor().clamp(0, self.num_train_timesteps - 1)
+        inside = position - entry
+        low, high = ratios[entry.long()], ratios[entry.long() + 1]
+        # The first stretch starts at 0, where there is no logarithm.
+        return torch.where(low > 0, low * (high / low.clamp(min=1e-30)) ** inside, high * inside)
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+@lru_cache(maxsize=64)
+def _ratios(objective: DDPM, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """sigma / alpha at t = 0, 1/T ... 1."""
+    left = torch.cumprod(1 - betas(objective), dim=0)
+    return torch.cat([left.new_zeros(1), ((1 - left) / left).sqrt()]).to(dtype=dtype, device=device)
+
+
+def betas(objective: DDPM) -> Tensor:
+    """Variance added at each level, (T,) float64."""
+    count, low, high = objective.num_train_timesteps, objective.beta_start, objective.beta_end
+    if objective.beta_schedule == "linear":
+        return torch.linspace(low, high, count, dtype=torch.float64)
+    if objective.beta_schedule == "scaled_linear":
+        return torch.linspace(low**0.5, high**0.5, count, dtype=torch.float64).square()
+    edges = torch.arange(count + 1, dtype=torch.float64) / count
+    left = torch.cos((edges + _COSINE_OFFSET) / (1 + _COSINE_OFFSET) * torch.pi / 2).square()
+    return (1 - left[1:] / left[:-1]).clamp(max=_MOST_BETA)
