@@ -20,6 +20,7 @@ COMMANDS = {
     "run-gradio": Entry("run_gradio", "open a model in the browser, and behind an HTTP API"),
     "pre-encode": Entry("pre_encode", "encode a dataset of audio to a dataset of latents"),
     "check-data": Entry("check_data", "look through a dataset for files that are broken, silent, doubled, unlabelled"),
+    "deduplicate": Entry("deduplicate", "find files of a dataset that hold the same recording"),
     "unwrap-model": Entry("unwrap_model", "write the model out of a training checkpoint"),
     "check": Entry("check", "check a model config (and a dataset config) and print what it builds"),
     "schema": Entry("schema", "write JSON Schemas of the configs, for editors"),

@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 import torch
 
+from stable_audio_tools.config.errors import UserError
+
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
 _NAMES: dict[str, torch.dtype] = {
@@ -28,11 +30,11 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"unknown device {name!r}; use 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'") from None
+        raise UserError(f"unknown device {name!r}; use 'cpu', 'cuda', 'cuda:N', 'mps' or 'auto'") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {str(device)!r} was asked for, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
+        raise UserError(f"device {str(device)!r} was asked for, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("device 'mps' was asked for, but this machine has no Apple GPU; use 'cpu' or 'auto'")
+        raise UserError("device 'mps' was asked for, but this machine has no Apple GPU; use 'cpu' or 'auto'")
     return device
 
 
@@ -41,7 +43,7 @@ def parse_dtype(name: str | torch.dtype) -> torch.dtype:
     if isinstance(name, torch.dtype):
         return name
     if name.lower() not in _NAMES:
-        raise ValueError(f"unknown precision {name!r}; use one of {', '.join(_NAMES)}")
+        raise UserError(f"unknown precision {name!r}; use one of {', '.join(_NAMES)}")
     return _NAMES[name.lower()]
 
 

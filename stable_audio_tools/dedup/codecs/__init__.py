@@ -1,0 +1,65 @@
+"""The codecs by name. A codec is one function here and one class beside it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from stable_audio_tools.config import ConfigError, load
+from stable_audio_tools.dedup.codecs.base import Codec, Sound
+from stable_audio_tools.dedup.codecs.spectral import SpectralCodec
+from stable_audio_tools.system.devices import pick_device
+
+__all__ = ["CODECS", "Codec", "CodecSettings", "Sound", "SpectralCodec", "create_codec"]
+
+
+@dataclass(frozen=True)
+class CodecSettings:
+    """The flags that choose a codec."""
+
+    codec: str = "dac"
+    model_type: str = "44khz"
+    model_path: str | None = None
+    model_config: str | None = None
+    ckpt_path: str | None = None
+    pretrained_name: str | None = None
+    device: str = "auto"
+
+
+def create_codec(settings: CodecSettings) -> Codec:
+    """The codec that the settings name."""
+    return CODECS[settings.codec](settings)
+
+
+def _spectral(settings: CodecSettings) -> Codec:
+    return SpectralCodec()
+
+
+def _dac(settings: CodecSettings) -> Codec:
+    from stable_audio_tools.dedup.codecs.neural import DACCodec
+
+    if settings.model_path and not Path(settings.model_path).is_file():
+        raise ConfigError(f"--model-path {settings.model_path}: no such file")
+    return DACCodec(settings.model_type, settings.model_path, pick_device(settings.device))
+
+
+def _autoencoder(settings: CodecSettings) -> Codec:
+    from stable_audio_tools.dedup.codecs.neural import AutoencoderCodec
+    from stable_audio_tools.models.pretrained import get_pretrained_model, load_model
+
+    files = (settings.model_config, settings.ckpt_path)
+    if bool(settings.pretrained_name) == any(files) or (any(files) and not all(files)):
+        raise ConfigError("--codec autoencoder: give --model-config and --ckpt-path, or --pretrained-name")
+    if settings.pretrained_name:
+        model, config = get_pretrained_model(settings.pretrained_name)
+    else:
+        assert settings.model_config is not None and settings.ckpt_path is not None
+        config = load(settings.model_config)
+        model = load_model(config, settings.ckpt_path, ema=None)
+    return AutoencoderCodec(model, int(config["sample_rate"]), pick_device(settings.device))
+
+
+CODECS: dict[str, Callable[[CodecSettings], Codec]] = {
+    "dac": _dac,
+    "autoencoder": _autoencoder,
+    "spectral": _spectral,
+}

@@ -1,0 +1,139 @@
+"""Which rows of a matrix are alike: blocked products find candidates, float64 on the CPU has the last word.
+
+The second step makes the answer the same on every device, for every block size and with or without faiss: a fast
+product only has to be right to `_MARGIN`.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stable_audio_tools.system.packages import available, require
+
+Features = NDArray[np.float32]  # (n, w), rows of length 1
+BLOCK = 2_048  # rows
+FAISS_FROM = 100_000  # rows, where the search is left to faiss if it is installed
+_MARGIN = 1e-4  # float32 sums of 10,000 products of such rows are wrong by less than 1e-5
+_AT_ONCE = 256  # pairs in float64
+
+Progress = Callable[[float], None]
+
+
+class Pairs(NamedTuple):
+    """Rows that are alike, in the order of (first, second)."""
+
+    first: NDArray[np.int64]
+    second: NDArray[np.int64]
+    similarity: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+
+def histogram_features(counts: NDArray[np.integer[Any]], per_codebook: bool = True) -> Features:
+    """Counts (q, e) to a vector of length 1: relative frequencies of each codebook side by side, or of all together."""
+    if per_codebook:
+        parts = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    else:
+        parts = counts.sum(0) / max(int(counts.sum()), 1)
+    vector = parts.ravel().astype(np.float64)
+    return (vector / max(float(np.linalg.norm(vector)), 1e-30)).astype(np.float32)
+
+
+def find_similar(
+    features: Features,
+    threshold: float,
+    *,
+    against: Features | None = None,
+    block: int = BLOCK,
+    device: torch.device | None = None,
+    use_faiss: bool | None = None,
+    progress: Progress = lambda done: None,
+) -> Pairs:
+    """Pairs i < j of rows, or (i, row of `against`), whose cosine is at least `threshold`.
+
+    `use_faiss` None takes faiss above `FAISS_FROM` rows where it is installed. `progress` is told the part done.
+    """
+    if use_faiss is None:
+        use_faiss = len(features) >= FAISS_FROM and available("faiss")
+    search = _search_with_faiss if use_faiss else _search_by_products
+    found = search(features, features if against is None else against, threshold - _MARGIN, block, device, progress)
+    pieces = [_exact(features, against, first, second, threshold) for first, second in found]
+    first, second, similarity = (np.concatenate(column) for column in zip(*pieces)) if pieces else _NONE
+    order = np.lexsort((second, first))
+    return Pairs(first[order], second[order], similarity[order])
+
+
+_NONE = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64))
+_Candidates = Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+
+def _search_by_products(
+    rows: Features, columns: Features, least: float, block: int, device: torch.device | None, progress: Progress
+) -> _Candidates:
+    """Products of blocks; of a matrix with itself only those above the diagonal."""
+    place, own = device or torch.device("cpu"), rows is columns
+    starts = [(i, j) for i in range(0, len(rows), block) for j in range(i if own else 0, len(columns), block)]
+    held, left = -1, torch.empty(0)
+    for done, (i, j) in enumerate(starts, 1):
+        if i != held:
+            held, left = i, _on(place, rows[i : i + block])
+        right = left if own and i == j else _on(place, columns[j : j + block])
+        alike = _multiply(left, right.T) >= least
+        if own and i == j:
+            alike = alike.triu(1)
+        first, second = alike.nonzero(as_tuple=True)
+        progress(done / len(starts))
+        if len(first):
+            yield first.cpu().numpy() + i, second.cpu().numpy() + j
+
+
+def _on(device: torch.device, rows: Features) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(rows)).to(device)
+
+
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    """A product in true float32: TensorFloat-32 would be wrong by more than the margin."""
+    allowed = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        return left @ right
+    finally:
+        torch.set_float32_matmul_precision(allowed)
+
+
+def _search_with_faiss(
+    rows: Features, columns: Features, least: float, block: int, device: torch.device | None, progress: Progress
+) -> _Candidates:
+    """An exact search by inner product, all cores at work."""
+    faiss = require("faiss", extra="dedup")
+    index = faiss.IndexFlatIP(columns.shape[1])
+    index.add(columns)
+    for start in range(0, len(rows), block):
+        limits, _, second = index.range_search(np.ascontiguousarray(rows[start : start + block]), least)
+        first = np.repeat(np.arange(len(limits) - 1), np.diff(limits).astype(np.int64)) + start
+        kept = second > first if rows is columns else np.ones(len(first), bool)
+        progress(min(1.0, (start + block) / len(rows)))
+        if kept.any():
+            yield first[kept].astype(np.int64), second[kept].astype(np.int64)
+
+
+def _exact(
+    rows: Features,
+    against: Features | None,
+    first: NDArray[np.int64],
+    second: NDArray[np.int64],
+    threshold: float,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """The candidates that reach the threshold in float64."""
+    columns, found = rows if against is None else against, np.empty(len(first))
+    for start in range(0, len(first), _AT_ONCE):
+        chosen = slice(start, start + _AT_ONCE)
+        products = rows[first[chosen]].astype(np.float64) * columns[second[chosen]]
+        found[chosen] = products.sum(1).round(9)
+    kept = found >= threshold
+    return first[kept], second[kept], found[kept]

@@ -1,0 +1,83 @@
+"""Pairs against a plain loop in float64, whatever does the work."""
+
+import numpy as np
+import pytest
+import torch
+
+from stable_audio_tools.dedup.similarity import Features, find_similar, histogram_features
+from stable_audio_tools.system.packages import available
+
+
+def features(rows: int, width: int = 97, seed: int = 0) -> Features:
+    """Rows of length 1, in families of four that are near each other."""
+    rng = np.random.default_rng(seed)
+    centres = rng.random((rows // 4 + 1, width))
+    found = np.repeat(centres, 4, axis=0)[:rows] + 0.12 * rng.random((rows, width))
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+
+def by_loop(rows: Features, columns: Features, threshold: float, own: bool) -> list[tuple[int, int, float]]:
+    exact = rows.astype(np.float64) @ columns.astype(np.float64).T
+    return [
+        (i, j, round(exact[i, j], 9))
+        for i in range(len(rows))
+        for j in range(len(columns))
+        if exact[i, j] >= threshold and (j > i or not own)
+    ]
+
+
+THRESHOLD = 0.995
+
+
+@pytest.mark.parametrize("block", [1, 7, 16, 100])
+@pytest.mark.parametrize("use_faiss", [False, True])
+def test_equal_to_a_loop(block: int, use_faiss: bool) -> None:
+    if use_faiss and not available("faiss"):
+        pytest.skip("faiss is not installed")
+    rows, others = features(53), features(20, seed=0)
+    expected = by_loop(rows, rows, THRESHOLD, own=True)
+    assert len(expected) > 20
+    found = find_similar(rows, THRESHOLD, block=block, use_faiss=use_faiss)
+    assert [(i, j) for i, j, _ in zip(*found)] == [(i, j) for i, j, _ in expected]
+    np.testing.assert_allclose(found.similarity, [value for _, _, value in expected], atol=2e-9)
+    across = find_similar(rows, THRESHOLD, against=others, block=block, use_faiss=use_faiss)
+    assert [(i, j) for i, j, _ in zip(*across)] == [(i, j) for i, j, _ in by_loop(rows, others, THRESHOLD, own=False)]
+
+
+def test_bits_do_not_depend_on_blocks_or_on_the_engine() -> None:
+    rows = features(40)
+    one = find_similar(rows, 0.9, block=3, use_faiss=False)
+    for block in (8, 40):
+        for other in (find_similar(rows, 0.9, block=block, use_faiss=flag) for flag in {False, available("faiss")}):
+            assert all(np.array_equal(a, b) for a, b in zip(one, other))
+
+
+def test_a_pair_at_the_threshold_itself_counts() -> None:
+    """float32 products miss it by a rounding; the exact step does not."""
+    rows = features(8)
+    value = float(find_similar(rows, 0.9).similarity[0])
+    assert value in find_similar(rows, value).similarity
+    assert value not in find_similar(rows, value + 1e-9).similarity
+
+
+def test_nothing_alike_is_no_pair() -> None:
+    assert len(find_similar(np.eye(5, dtype=np.float32), 0.5)) == 0
+    assert len(find_similar(features(1), 0.5)) == 0
+
+
+def test_the_precision_of_the_rest_of_the_program_is_left_alone() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        find_similar(features(4), 0.5)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_histograms_by_hand() -> None:
+    counts = np.array([[3, 1], [0, 2]])
+    per_codebook = np.array([0.75, 0.25, 0.0, 1.0])
+    whole = np.array([3, 3]) / 6
+    np.testing.assert_allclose(histogram_features(counts), per_codebook / np.linalg.norm(per_codebook), rtol=1e-6)
+    np.testing.assert_allclose(histogram_features(counts, per_codebook=False), whole / np.linalg.norm(whole), rtol=1e-6)
