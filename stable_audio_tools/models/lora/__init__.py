@@ -1,0 +1,44 @@
+"""Low-rank adapters: trained beside a frozen model, saved in small files, stacked and switched at will.
+
+    adapter = attach_lora(model, lora_config_from(model_config["lora"]), seed=42)   # training
+    optimizer = torch.optim.AdamW(adapter.parameters())
+    save_lora(adapter, "voice.safetensors", model=model, metadata={"trigger": "my voice"})
+
+    adapter = load_lora(model, "voice.safetensors", strength=0.8)                   # use
+    merge_lora(model)
+
+PEFT and the LoRA utilities of diffusers are not used here. PEFT replaces layers by wrappers, which renames the base's
+state dict (`base_layer.weight`) so that checkpoints of a model with and without adapters no longer fit each other; it has
+no adapters along columns or along both axes, no -xs forms of them, and no intervals of noise levels. The converters of diffusers
+know the names of its own models, not these. Files for both worlds are those of ComfyUI (`lora convert`).
+"""
+
+from stable_audio_tools.models.lora.adapter import LoraAdapter, attach_lora, attached_loras, unload_lora
+from stable_audio_tools.models.lora.config import AdapterType, BasePrecision, LoraConfig, lora_config_from
+from stable_audio_tools.models.lora.files import LoraFile, describe_lora, read_lora, write_lora
+from stable_audio_tools.models.lora.identity import weight_hashes
+from stable_audio_tools.models.lora.loading import fill_lora, load_lora, save_lora
+from stable_audio_tools.models.lora.merging import Extracted, extract_lora, merge_lora, unmerge_lora
+
+__all__ = [
+    "AdapterType",
+    "BasePrecision",
+    "Extracted",
+    "LoraAdapter",
+    "LoraConfig",
+    "LoraFile",
+    "attach_lora",
+    "attached_loras",
+    "describe_lora",
+    "extract_lora",
+    "fill_lora",
+    "load_lora",
+    "lora_config_from",
+    "merge_lora",
+    "read_lora",
+    "save_lora",
+    "unload_lora",
+    "unmerge_lora",
+    "weight_hashes",
+    "write_lora",
+]

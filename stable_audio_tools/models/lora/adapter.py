@@ -1,0 +1,207 @@
+"""Adapters on a model: attached, found, switched, taken off."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.config import ConfigError, UserError
+from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.models.lora.config import LoraConfig
+from stable_audio_tools.models.lora.layers import AdaptedLayer, Control, LoraFactors, adapt_layer, release_layer
+from stable_audio_tools.models.lora.targets import find_targets, rank_of, select_paths
+
+DEFAULT_NAME = "lora"
+
+
+class LoraAdapter(nn.Module):
+    """Handle of one adapter of a model: its tensors as parameters and state dict, its switches as attributes.
+
+    The layers of the model use the same tensors. State-dict names are `<path of the layer>.<factor>`.
+    """
+
+    def __init__(self, control: Control, factors: Mapping[str, LoraFactors]) -> None:
+        super().__init__()
+        self.control = control
+        self.targets = tuple(factors)
+        self.factors = nn.ModuleList(factors.values())
+
+    @property
+    def name(self) -> str:
+        return self.control.name
+
+    @property
+    def config(self) -> LoraConfig:
+        return self.control.config
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What its file tells of it: trigger text, step, base model."""
+        return self.control.facts
+
+    @property
+    def num_parameters(self) -> int:
+        """Values in the adapter."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    @property
+    def strength(self) -> float:
+        """W + strength (W' - W); any number, 0 is the base."""
+        return self.control.strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self.control.strength = float(value)
+
+    @property
+    def enabled(self) -> bool:
+        return self.control.enabled
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self.control.enabled = bool(value)
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Noise levels, 0 (data) to 1 (noise), at which samplers use it; None: all."""
+        return self.control.interval
+
+    @interval.setter
+    def interval(self, value: Sequence[float] | None) -> None:
+        if value is None:
+            self.control.interval = None
+            return
+        low, high = map(float, value)
+        if not low <= high:
+            raise UserError(f"interval of adapter {self.name!r}: expected [lowest, highest] noise level, got {value}")
+        self.control.interval = (low, high)
+
+    @property
+    def layer_filter(self) -> tuple[str, ...] | None:
+        """Patterns of the layers on which it acts; None: all."""
+        return self.control.layer_filter
+
+    @layer_filter.setter
+    def layer_filter(self, patterns: Sequence[str] | None) -> None:
+        chosen = set(self.targets)
+        if patterns is not None:
+            chosen = select_paths(list(patterns), self.targets, f"layers of adapter {self.name!r}")
+        for path, factors in self.layers():
+            factors.selected = path in chosen
+        self.control.layer_filter = None if patterns is None else tuple(patterns)
+
+    def layers(self) -> Iterator[tuple[str, LoraFactors]]:
+        """Each adapted layer's path and factors."""
+        for path, factors in zip(self.targets, self.factors):
+            assert isinstance(factors, LoraFactors)
+            yield path, factors
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        for path, factors in self.layers():
+            for name, tensor in factors.tensors().items():
+                destination[f"{prefix}{path}.{name}"] = tensor if keep_vars else tensor.detach()
+
+    @torch.no_grad()
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = {
+            f"{path}.{name}": tensor for path, factors in self.layers() for name, tensor in factors.tensors().items()
+        }
+        given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        for name, tensor in own.items():
+            value = given.pop(name, None)
+            if value is None:
+                missing_keys.append(f"{prefix}{name}")
+            elif value.shape != tensor.shape:
+                error_msgs.append(f"{prefix}{name}: shape {tuple(value.shape)}, expected {tuple(tensor.shape)}")
+            else:
+                tensor.copy_(value)
+        unexpected_keys.extend(f"{prefix}{name}" for name in given)
+
+
+def attach_lora(model: nn.Module, config: LoraConfig, seed: int | None = None, name: str = DEFAULT_NAME) -> LoraAdapter:
+    """Freeze a model and give its layers an adapter that trains; the model's output is unchanged.
+
+    `seed` fixes the random factors; without one they come from torch's generator. Load base weights before.
+    """
+    targets = find_targets(model, config)
+    adapter = put_on(model, Control(check_name(model, name), config, strength=config.multiplier), targets)
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    for _, factors in adapter.layers():
+        draw_start(factors, generator)
+    model.requires_grad_(False)
+    adapter.requires_grad_(True)
+    return adapter
+
+
+def put_on(model: nn.Module, control: Control, targets: Mapping[str, nn.Module]) -> LoraAdapter:
+    """Hang factors of one adapter under the layers given by path; the factors are not filled."""
+    refuse_merged(model)
+    made: dict[str, LoraFactors] = {}
+    for path, layer in targets.items():
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        made[path] = LoraFactors(control, path, weight.detach().flatten(1), rank_of(path, control.config))
+    for path, factors in made.items():
+        adapt_layer(targets[path], factors)
+    return LoraAdapter(control, made)
+
+
+def attached_loras(model: nn.Module) -> dict[str, LoraAdapter]:
+    """The adapters of a model, by name, in the order in which they came."""
+    found: dict[str, dict[str, LoraFactors]] = {}
+    for path, layer in adapted_layers(model).items():
+        for factors in layer.factors():
+            found.setdefault(factors.control.name, {})[path] = factors
+    return {name: LoraAdapter(next(iter(held.values())).control, held) for name, held in found.items()}
+
+
+def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
+    """Layers with an adapter, by path."""
+    return {path: layer for path, layer in model.named_modules() if isinstance(layer, AdaptedLayer)}
+
+
+def unload_lora(model: nn.Module, name: str | None = None) -> None:
+    """Take one adapter off, or all of them; the base is as it was before they came."""
+    layers = adapted_layers(model)
+    known = {factors.control.name for layer in layers.values() for factors in layer.factors()}
+    if name is not None and name not in known:
+        raise UserError(f"no adapter named {name!r} on this model; {nearest(name, known)}")
+    refuse_merged(model)
+    for layer in layers.values():
+        for held in [factors.control.name for factors in layer.factors()]:
+            if name in (None, held):
+                release_layer(layer, held)
+
+
+def check_name(model: nn.Module, name: str) -> str:
+    """A name that no adapter of this model has."""
+    if not name or "." in name:
+        raise ConfigError(f"adapter name {name!r}: expected a word without dots")
+    if name in {factors.control.name for layer in adapted_layers(model).values() for factors in layer.factors()}:
+        raise ConfigError(f"an adapter named {name!r} is already on this model; give another name or unload it first")
+    return name
+
+
+def refuse_merged(model: nn.Module) -> None:
+    """Adapters come and go only while the base weights are the base's."""
+    if any(layer.kept_weights is not None for layer in adapted_layers(model).values()):
+        raise UserError("adapters are merged into this model; call unmerge_lora first")
+
+
+def draw_start(factors: LoraFactors, generator: torch.Generator | None) -> None:
+    """Drawn on the CPU, so that a seed gives the same start on every device."""
+    if factors.control.config.form.core:
+        return
+    drawn = torch.empty(factors.lora_A.shape)
+    nn.init.kaiming_uniform_(drawn, a=5**0.5, generator=generator)
+    with torch.no_grad():
+        factors.lora_A.copy_(drawn)

@@ -1,0 +1,113 @@
+"""The `lora` section of a model config: LoRAW's keys and Stable Audio 3's, as one."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from stable_audio_tools.config import ConfigError
+from stable_audio_tools.config.sentences import sentences
+
+AdapterType = Literal[
+    "lora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs", "dora"
+]
+BasePrecision = Literal["fp32", "bf16", "fp16", "int8", "nf4"]
+DEFAULT_RANK = 16
+
+
+class Form(NamedTuple):
+    """What an adapter type is made of."""
+
+    rows: bool  # a learned magnitude for every row of W
+    cols: bool  # and for every column
+    core: bool  # -xs: only a core between the singular vectors of W is learned
+
+    @classmethod
+    def of(cls, adapter_type: str) -> "Form":
+        kind = adapter_type.removesuffix("-xs")
+        return cls(kind in ("dora-rows", "bora"), kind in ("dora-cols", "bora"), adapter_type.endswith("-xs"))
+
+
+class LoraConfig(BaseModel):
+    """Which layers get an adapter, of which type and size."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    adapter_type: Annotated[
+        AdapterType, Field(description="lora; dora-rows (dora), dora-cols, bora: learned magnitudes; -xs: a core alone")
+    ] = "lora"
+    rank: Annotated[int, Field(ge=1, description="width of the factors; no layer gets more than its own")] = (
+        DEFAULT_RANK
+    )
+    alpha: Annotated[float | None, Field(gt=0, description="the change of W is alpha / rank * B A; null: rank")] = None
+    ranks: Annotated[
+        dict[str, Annotated[int, Field(ge=1)]], Field(description="pattern -> rank of the layers it matches, last wins")
+    ] = {}
+    include: Annotated[
+        list[str] | None, Field(min_length=1, description="patterns of module paths to adapt; null: every layer")
+    ] = None
+    exclude: Annotated[list[str], Field(description="patterns of module paths to leave alone")] = []
+    component_whitelist: Annotated[
+        list[str] | None, Field(min_length=1, description="LoRAW's include: whole parts of module paths")
+    ] = None
+    multiplier: Annotated[float, Field(description="strength of the adapter while it trains")] = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="share of the rank's units dropped in training")] = 0.0
+    module_dropout: Annotated[float, Field(ge=0, lt=1, description="how often a layer trains without its adapter")] = (
+        0.0
+    )
+    lr: Annotated[float | None, Field(gt=0, description="learning rate, where no optimizer_configs are given")] = None
+    weight_decompose: Annotated[bool | None, Field(description="LoRAW's name of dora-rows")] = None
+    base_precision: Annotated[
+        BasePrecision | None, Field(description="type of the frozen weights; int8 and nf4 need bitsandbytes")
+    ] = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _settle(cls, given: Any) -> Any:
+        """LoRAW's names in ours, and nothing said twice."""
+        if not isinstance(given, Mapping):
+            return given
+        settled, decomposed = dict(given), given.get("weight_decompose")
+        if isinstance(decomposed, bool):
+            settled.setdefault("adapter_type", "dora-rows" if decomposed else "lora")
+            kind = settled["adapter_type"]
+            if kind in get_args(AdapterType) and decomposed == (Form.of(_full_name(kind))[:2] == (False, False)):
+                said = str(decomposed).lower()
+                raise ValueError(f"weight_decompose is {said} and adapter_type is {kind!r}; leave one of them out")
+        if settled.get("adapter_type") == "dora":
+            settled["adapter_type"] = "dora-rows"
+        if given.get("include") is not None and given.get("component_whitelist") is not None:
+            raise ValueError("component_whitelist and include both say what is adapted; leave one of them out")
+        for key in ("dropout", "module_dropout"):
+            if key in settled and settled[key] is None:
+                settled[key] = 0.0
+        if settled.get("alpha") == 0:  # LoRAW's word for "the rank"
+            settled["alpha"] = None
+        return settled
+
+    @property
+    def form(self) -> Form:
+        return Form.of(self.adapter_type)
+
+    def scale(self, rank: int) -> float:
+        """What B A is multiplied by in a layer that was given this rank."""
+        return 1.0 if self.alpha is None else self.alpha / rank
+
+
+def lora_config_from(section: Mapping[str, Any] | None, path: str = "lora") -> LoraConfig:
+    """Check a `lora` section; every mistake is in the one ConfigError."""
+    try:
+        return LoraConfig.model_validate(dict(section or {}))
+    except ValidationError as error:
+        problems = [_without_input(where, text) for where, text in sentences(error, path, LoraConfig)]
+        raise ConfigError(problems) from None
+
+
+def _full_name(kind: str) -> str:
+    return "dora-rows" if kind == "dora" else kind
+
+
+def _without_input(where: str, text: str) -> str:
+    """Sentences about several keys would end in the whole section."""
+    text = text.partition(", got an object with")[0] if "leave one of them out" in text else text
+    return f"{where}: {text}"

@@ -1,0 +1,121 @@
+"""The adapted weight W' of a matrix W (rows, cols), and the gains by which a layer reaches it without building W'.
+
+| type | W' |
+|---|---|
+| `lora` | W + s B A |
+| `dora-rows` | m_r * (W + s B A) / row norms |
+| `dora-cols` | m_c * (W + s B A) / column norms |
+| `bora` | m_c * V / column norms of V, with V of `dora-rows` |
+
+(Hu et al. 2022, Liu et al. 2024, Wang et al. 2024.) The -xs forms have B = U and A = M V^T, from the leading singular
+vectors of W (Bałazy et al. 2024). Norms are those of the sum, with gradients through them, and W and B A are never
+added for them: |W_i + s B_i A|^2 = |W_i|^2 + 2 s B_i (A W_i^T) + s^2 B_i (A A^T) B_i^T costs a rank-wide product.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+TINY = 1e-12  # of squared norms: a row of zeros stays one
+
+
+class Gains(NamedTuple):
+    """W' = rows (W + s B A) cols; None stands for ones."""
+
+    rows: Tensor | None
+    cols: Tensor | None
+
+
+class Magnitudes(NamedTuple):
+    rows: Tensor | None
+    cols: Tensor | None
+
+
+def row_squares(weight: Tensor) -> Tensor:
+    """W (rows, cols) -> (rows,)"""
+    return weight.to(_wide(weight)).square().sum(1)
+
+
+def col_squares(weight: Tensor) -> Tensor:
+    """W (rows, cols) -> (cols,)"""
+    return weight.to(_wide(weight)).square().sum(0)
+
+
+def gains(
+    weight: Tensor, up: Tensor, down: Tensor, scale: float, magnitudes: Magnitudes, squares: tuple[Tensor, Tensor]
+) -> Gains:
+    """W, B (rows, r), A (r, cols); `squares` are the `row_squares` and `col_squares` of W."""
+    if magnitudes.rows is None and magnitudes.cols is None:
+        return Gains(None, None)
+    rows = None if magnitudes.rows is None else magnitudes.rows / _row_norms(weight, up, down, scale, squares[0])
+    if magnitudes.cols is None:
+        return Gains(rows, None)
+    if rows is None:
+        return Gains(None, magnitudes.cols / _col_norms(weight, up, down, scale, squares[1]))
+    squared = _weighted_squares(weight, rows.square())
+    return Gains(rows, magnitudes.cols / _col_norms(weight, up, down, scale, squared, rows.square()))
+
+
+def adapted_weight(weight: Tensor, up: Tensor, down: Tensor, scale: float, magnitudes: Magnitudes) -> Tensor:
+    """W' itself."""
+    made = weight + scale * (up @ down)
+    if magnitudes.rows is not None:
+        made = made * (magnitudes.rows / _norm(made.square().sum(1)))[:, None]
+    if magnitudes.cols is not None:
+        made = made * (magnitudes.cols / _norm(made.square().sum(0)))
+    return made
+
+
+def singular_bases(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """U (rows, r) and V (cols, r) of W, each pair signed so that the largest entry of its column of U is positive."""
+    left, _, right = torch.linalg.svd(weight.to(_wide(weight)).cpu(), full_matrices=False)
+    left, right = left[:, :rank], right[:rank]
+    signs = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
+    signs = torch.where(signs == 0, 1.0, signs)
+    return (left * signs).to(weight.device), (right.T * signs).to(weight.device)
+
+
+def _row_norms(weight: Tensor, up: Tensor, down: Tensor, scale: float, squares: Tensor) -> Tensor:
+    across = (down.to(weight.dtype) @ weight.T).to(up.dtype)  # (r, rows)
+    mixed = (up * across.T).sum(1)
+    own = ((up @ (down @ down.T)) * up).sum(1)
+    return _norm(squares + 2 * scale * mixed + scale**2 * own)
+
+
+def _col_norms(
+    weight: Tensor, up: Tensor, down: Tensor, scale: float, squares: Tensor, row_weights: Tensor | None = None
+) -> Tensor:
+    weighted = up if row_weights is None else up * row_weights[:, None]
+    across = (weighted.T.to(weight.dtype) @ weight).to(up.dtype)  # (r, cols)
+    mixed = (down * across).sum(0)
+    own = (((weighted.T @ up) @ down) * down).sum(0)
+    return _norm(squares + 2 * scale * mixed + scale**2 * own)
+
+
+def _norm(squares: Tensor) -> Tensor:
+    return squares.clamp_min(TINY).sqrt()
+
+
+def _wide(weight: Tensor) -> torch.dtype:
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+class _WeightedSquares(Function):
+    """sum_i w_i W_ij^2; the squares are computed again for the gradient rather than kept."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, row_weights: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return row_weights @ weight.to(row_weights.dtype).square()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        (weight,) = ctx.saved_tensors
+        return None, weight.to(gradients[0].dtype).square() @ gradients[0]
+
+
+def _weighted_squares(weight: Tensor, row_weights: Tensor) -> Tensor:
+    result: Tensor = _WeightedSquares.apply(weight, row_weights)  # type: ignore[no-untyped-call]
+    return result

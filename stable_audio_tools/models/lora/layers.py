@@ -1,0 +1,346 @@
+"""Adapted layers: a base layer whose class gained a forward pass, and the factors that it reads.
+
+The base layer keeps its own parameters under its own names, so base checkpoints load and save as without adapters; the
+factors hang below it, where moves, casts, copies and averages reach them, and stay out of its state dict.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stable_audio_tools.models.lora.config import LoraConfig
+from stable_audio_tools.models.lora.formula import (
+    Gains,
+    Magnitudes,
+    adapted_weight,
+    col_squares,
+    gains,
+    row_squares,
+    singular_bases,
+)
+
+FACTOR_NAMES = ("lora_A", "lora_B", "M_xs", "magnitude", "magnitude_r", "magnitude_c")
+
+
+@dataclass
+class Control:
+    """What all layers of one adapter share, and a copied model has of its own."""
+
+    name: str
+    config: LoraConfig
+    strength: float = 1.0
+    enabled: bool = True
+    interval: tuple[float, float] | None = None
+    in_interval: bool = True  # set by the sampler, from the noise level of the step
+    layer_filter: tuple[str, ...] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)  # of its file: trigger, step, base model
+
+    @property
+    def effective_strength(self) -> float:
+        return self.strength if self.enabled and self.in_interval else 0.0
+
+
+class LoraFactors(nn.Module):
+    """The trained tensors of one adapter in one layer; they stay out of state dicts, where the handle puts them."""
+
+    U: Tensor
+    V: Tensor
+
+    def __init__(self, control: Control, path: str, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        config, form = control.config, control.config.form
+        self.control, self.path = control, path
+        self.scale = config.scale(rank)
+        self.rank = min(rank, *weight.shape)
+        self.dropout, self.module_dropout = config.dropout, config.module_dropout
+        self.selected = True  # by the layer filter
+        rows, cols = weight.shape
+        make = {"dtype": torch.promote_types(weight.dtype, torch.float32), "device": weight.device}
+        if form.core:
+            self.M_xs = nn.Parameter(torch.zeros(self.rank, self.rank, **make))
+            left, right = singular_bases(weight, self.rank)
+            self.register_buffer("U", left, persistent=False)
+            self.register_buffer("V", right, persistent=False)
+        else:
+            self.lora_A = nn.Parameter(torch.empty(self.rank, cols, **make))
+            self.lora_B = nn.Parameter(torch.zeros(rows, self.rank, **make))
+        both = form.rows and form.cols
+        if form.rows:
+            setattr(self, "magnitude_r" if both else "magnitude", nn.Parameter(row_squares(weight).sqrt()))
+        if form.cols:
+            setattr(self, "magnitude_c" if both else "magnitude", nn.Parameter(col_squares(weight).sqrt()))
+        self._squares: tuple[Any, tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def strength(self) -> float:
+        return self.control.effective_strength if self.selected else 0.0
+
+    @property
+    def magnitudes(self) -> Magnitudes:
+        form = self.control.config.form
+        if form.rows and form.cols:
+            return Magnitudes(self.magnitude_r, self.magnitude_c)
+        return Magnitudes(self.magnitude if form.rows else None, self.magnitude if form.cols else None)
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """B (rows, r), A (r, cols)"""
+        if self.control.config.form.core:
+            return self.U, self.M_xs @ self.V.T
+        return self.lora_B, self.lora_A
+
+    @property
+    def has_gains(self) -> bool:
+        form = self.control.config.form
+        return form.rows or form.cols
+
+    def gains(self, weight: Tensor | None) -> Gains:
+        """Of the base weight (rows, cols), in the precision of the factors."""
+        if weight is None or not self.has_gains:
+            return Gains(None, None)
+        with torch.autocast(weight.device.type, enabled=False):
+            up, down = self.pair()
+            return gains(weight, up, down, self.scale, self.magnitudes, self._squares_of(weight))
+
+    def change(self, weight: Tensor, drop: bool = False) -> Tensor:
+        """W' - W, (rows, cols)"""
+        with torch.autocast(weight.device.type, enabled=False):
+            up, down = self.pair()
+            if drop and self.dropout:
+                down = down * self.drop(down.new_ones(len(down), 1))
+            wide = weight.to(up.dtype)
+            return adapted_weight(wide, up, down, self.scale, self.magnitudes) - wide
+
+    def drop(self, hidden: Tensor) -> Tensor:
+        """Dropout of the rank's units."""
+        return F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+
+    def skipped(self) -> bool:
+        """Does this pass leave the adapter out? Drawn from torch's generator, which checkpointing and resume keep."""
+        return self.training and self.module_dropout > 0 and bool(torch.rand(()) < self.module_dropout)
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """Those of the file format, by its names."""
+        return {name: parameter for name, parameter in self.named_parameters(recurse=False)}
+
+    def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
+        return {} if destination is None else destination
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def _squares_of(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Kept until the base weight changes."""
+        version = None if weight.is_inference() else weight._version
+        state = (weight.data_ptr(), version, weight.dtype, weight.device)
+        if self._squares is None or self._squares[0] != state:
+            with torch.no_grad():
+                self._squares = (state, (row_squares(weight), col_squares(weight)))
+        return self._squares[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_squares": None}
+
+
+class AdaptedLayer(nn.Module):
+    """Mixin before the class of a base layer: y = W x + sum of strength (W' - W) x + b."""
+
+    lora_factors: nn.ModuleDict
+    kept_weights: dict[str, Tensor] | None  # of the base, while adapters are merged into it
+
+    def factors(self) -> Iterator[LoraFactors]:
+        """Of every adapter of this layer."""
+        for factors in self.lora_factors.values():
+            assert isinstance(factors, LoraFactors)
+            yield factors
+
+    def base_weight(self) -> Tensor:
+        """W as a matrix (rows, cols)."""
+        weight: Tensor = self.weight
+        return weight.detach().flatten(1)
+
+    def adapted_weight(self) -> Tensor:
+        """W + sum of strength (W' - W), (rows, cols), in the precision of the factors."""
+        weight, made = self.base_weight(), None
+        for factors in self.factors():
+            if factors.strength:
+                change = factors.strength * factors.change(weight)
+                made = change if made is None else made + change
+        return weight if made is None else weight.to(made.dtype) + made
+
+    def forward(self, x: Tensor, *args: Any) -> Tensor:
+        active = [factors for factors in self.factors() if factors.strength and not factors.skipped()]
+        if not active or self.kept_weights is not None:
+            return self._base(x)
+        return self._adapted(x, active)
+
+    def _base(self, x: Tensor) -> Tensor:
+        """W x + b"""
+        out: Tensor = super().forward(x)
+        return out
+
+    def _adapted(self, x: Tensor, active: list[LoraFactors]) -> Tensor:
+        """Each adapter adds strength (rows (W + s B A) cols - W) x: products with W first, low-rank ones on top."""
+        weight = self.base_weight() if any(factors.has_gains for factors in active) else None
+        share, on_rows = 1.0, None  # of W x itself: a number, and a vector on top
+        products: list[tuple[Tensor, float, Tensor | None]] = []
+        low_rank = []
+        for factors in active:
+            strength, (rows, cols) = factors.strength, factors.gains(weight)
+            source = x if cols is None else self._scale_inputs(x, cols - 1)
+            low_rank.append((source, factors, strength, rows))
+            if cols is not None:
+                share -= strength
+                products.append((source, strength, None if rows is None else strength * (rows - 1)))
+            elif rows is not None:
+                more = strength * (rows - 1)
+                on_rows = more if on_rows is None else on_rows + more
+        if share != 0.0 or on_rows is not None or not products:
+            products.insert(0, (x, share, on_rows))
+        out = self._sum(products)
+        for term in low_rank:
+            out = self._add_low_rank(out, *term)
+        return out
+
+    def _sum(self, products: list[tuple[Tensor, float, Tensor | None]]) -> Tensor:
+        """Sum of (number + row vector) W x, plus b."""
+        if len(products) == 1 and products[0][1] == 1.0 and products[0][2] is None:
+            return self._base(products[0][0])
+        total: Tensor | None = None
+        for source, share, on_rows in products:
+            made = self._product(source)
+            out = made if share == 1.0 else made * share
+            if on_rows is not None:
+                # Added to rather than multiplied by: 1 + 1e-3 is 1 in bfloat16.
+                out = torch.addcmul(out, made, self._as_rows(on_rows, made))
+            total = out if total is None else total + out
+        assert total is not None
+        bias: Tensor | None = self.bias
+        return total if bias is None else total + self._as_rows(bias, total)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """W x"""
+        raise NotImplementedError
+
+    def _scale_inputs(self, x: Tensor, more: Tensor) -> Tensor:
+        """(1 + more) x"""
+        raise NotImplementedError
+
+    def _as_rows(self, values: Tensor, like: Tensor) -> Tensor:
+        """(rows,) so that it spreads over an output."""
+        raise NotImplementedError
+
+    def _add_low_rank(
+        self, out: Tensor, x: Tensor, factors: LoraFactors, strength: float, rows: Tensor | None
+    ) -> Tensor:
+        """out + strength rows s B A x"""
+        raise NotImplementedError
+
+
+class AdaptedLinear(AdaptedLayer):
+    """x (..., cols) -> (..., rows)"""
+
+    def _product(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def _scale_inputs(self, x: Tensor, more: Tensor) -> Tensor:
+        return torch.addcmul(x, x, more.to(x.dtype))
+
+    def _as_rows(self, values: Tensor, like: Tensor) -> Tensor:
+        return values.to(like.dtype)
+
+    def _add_low_rank(
+        self, out: Tensor, x: Tensor, factors: LoraFactors, strength: float, rows: Tensor | None
+    ) -> Tensor:
+        up, down = factors.pair()
+        hidden = factors.drop(F.linear(x, down.to(x.dtype))) * (strength * factors.scale)
+        up = up if rows is None else up * rows[:, None]
+        # In place: nothing keeps the output of a product for its gradient.
+        out.view(-1, out.shape[-1]).addmm_(hidden.reshape(-1, hidden.shape[-1]).to(out.dtype), up.T.to(out.dtype))
+        return out
+
+
+class AdaptedConv1d(AdaptedLayer):
+    """x (b, c, n) -> (b, rows, n); columns are those of the kernel laid flat."""
+
+    def _adapted(self, x: Tensor, active: list[LoraFactors]) -> Tensor:
+        scales_taps = self.kernel_size != (1,) and any(factors.control.config.form.cols for factors in active)
+        if self.groups == 1 and not scales_taps:
+            return super()._adapted(x, active)
+        weight = self.base_weight()
+        change = sum(factors.strength * factors.change(weight, drop=True) for factors in active)
+        weight = self.weight + change.view(self.weight.shape).to(self.weight.dtype)
+        return self._conv_forward(x, weight, self.bias)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight, None)
+
+    def _scale_inputs(self, x: Tensor, more: Tensor) -> Tensor:
+        return torch.addcmul(x, x, more.to(x.dtype)[:, None])
+
+    def _as_rows(self, values: Tensor, like: Tensor) -> Tensor:
+        return values.to(like.dtype)[:, None]
+
+    def _add_low_rank(
+        self, out: Tensor, x: Tensor, factors: LoraFactors, strength: float, rows: Tensor | None
+    ) -> Tensor:
+        up, down = factors.pair()
+        kernel = down.view(len(down), *self.weight.shape[1:]).to(x.dtype)
+        hidden = factors.drop(self._conv_forward(x, kernel, None)) * (strength * factors.scale)
+        up = up if rows is None else up * rows[:, None]
+        return out + torch.matmul(up.to(out.dtype), hidden.to(out.dtype))
+
+
+class AdaptedEmbedding(AdaptedLayer):
+    """indices (...) -> (..., cols): rows of W'."""
+
+    def _adapted(self, x: Tensor, active: list[LoraFactors]) -> Tensor:
+        out = base = self._base(x)
+        weight = self.base_weight()
+        for factors in active:
+            up, down = factors.pair()
+            rows, cols = factors.gains(weight)
+            changed = base + factors.drop(F.embedding(x, up)) @ down * factors.scale
+            if rows is not None:
+                changed = changed * F.embedding(x, rows[:, None])
+            if cols is not None:
+                changed = changed * cols
+            out = out + (factors.strength * (changed - base)).to(out.dtype)
+        return out
+
+
+_MIXINS: dict[type[nn.Module], type[AdaptedLayer]] = {
+    nn.Linear: AdaptedLinear,
+    nn.Conv1d: AdaptedConv1d,
+    nn.Embedding: AdaptedEmbedding,
+}
+
+
+@cache
+def _adapted_class(base: type[nn.Module]) -> type[AdaptedLayer]:
+    mixin = next(mixin for kind, mixin in _MIXINS.items() if issubclass(base, kind))
+    return type(f"Adapted{base.__name__}", (mixin, base), {"__module__": __name__})
+
+
+def adapt_layer(layer: nn.Module, factors: LoraFactors) -> AdaptedLayer:
+    """Hang factors under a layer, which from then on counts them in."""
+    if not isinstance(layer, AdaptedLayer):
+        layer.__class__ = _adapted_class(type(layer))
+        assert isinstance(layer, AdaptedLayer)
+        layer.lora_factors = nn.ModuleDict()
+        layer.kept_weights = None
+    layer.lora_factors[factors.control.name] = factors
+    factors.train(layer.training)
+    return layer
+
+
+def release_layer(layer: AdaptedLayer, name: str) -> None:
+    """Take one adapter away; the last one leaves the layer as it was made."""
+    del layer.lora_factors[name]
+    if not layer.lora_factors:
+        del layer.lora_factors, layer.kept_weights
+        layer.__class__ = type(layer).__bases__[1]

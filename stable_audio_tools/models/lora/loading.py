@@ -1,0 +1,233 @@
+"""Adapter files onto models: matched by name and shape, and refused whole where they are another model's."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.models.lora.adapter import LoraAdapter, adapted_layers, check_name, put_on
+from stable_audio_tools.models.lora.files import Layers, LoraFile, read_lora, write_lora
+from stable_audio_tools.models.lora.formats import COMFY_DOTTED, COMFY_PREFIX
+from stable_audio_tools.models.lora.identity import same_weights, weight_hashes
+from stable_audio_tools.models.lora.layers import Control, LoraFactors
+from stable_audio_tools.models.lora.targets import adaptable_layers
+
+logger = logging.getLogger(__name__)
+
+Source = str | Path | LoraFile
+# Where other programs' paths begin in our models.
+_ROOTS = ("", "model.", "model.model.", "conditioner.", "diffusion.", "model.conditioner.")
+
+
+def load_lora(
+    model: nn.Module,
+    source: Source,
+    strength: float = 1.0,
+    name: str | None = None,
+    interval: Sequence[float] | None = None,
+    layers: Sequence[str] | None = None,
+    *,
+    alpha: float | None = None,
+    trainable: bool = False,
+) -> LoraAdapter:
+    """Put an adapter from a file onto a model, beside those that are there; on an error the model is as before.
+
+    `interval`: noise levels at which samplers use it. `layers`: patterns of the layers it acts on. `alpha`: for files
+    that do not tell it (LoRAW's). `trainable` freezes the base and goes on training the adapter.
+    """
+    lora = fit_to(model, source if isinstance(source, LoraFile) else read_lora(source, alpha))
+    if not lora.knows_alpha:
+        logger.warning(
+            "%s does not tell its alpha; taken as its rank, %d (give alpha otherwise)", lora.name, lora.config.rank
+        )
+    name = check_name(model, name or _free_name(model, Path(lora.path).stem))
+    targets = {path: model.get_submodule(path) for path in lora.layers}
+    _compare_base(model, lora)
+    control = Control(name, lora.config, strength=float(strength), facts=dict(lora.facts))
+    adapter = put_on(model, control, targets)
+    _fill(adapter, lora)
+    if trainable:
+        model.requires_grad_(False)
+    adapter.requires_grad_(trainable)
+    try:
+        adapter.interval = None if interval is None else (interval[0], interval[1])
+        adapter.layer_filter = layers
+    except ValueError:
+        from stable_audio_tools.models.lora.adapter import unload_lora
+
+        unload_lora(model, name)
+        raise
+    return adapter
+
+
+def fill_lora(adapter: LoraAdapter, source: Source) -> None:
+    """Start an attached adapter from a file of the same type, ranks and layers."""
+    lora = source if isinstance(source, LoraFile) else read_lora(source)
+    lora = _renamed(lora, {path: factors for path, factors in adapter.layers()})
+    ours, theirs = adapter.config.adapter_type, lora.config.adapter_type
+    if ours != theirs:
+        raise CheckpointError(f"{lora.path}: an adapter of type {theirs}, but one of type {ours} is to start from it")
+    known = dict(adapter.layers())
+    missing, unexpected = sorted(set(known) - set(lora.layers)), sorted(set(lora.layers) - set(known))
+    if missing or unexpected:
+        raise CheckpointError(
+            f"{lora.path}: of the adapter's {len(known)} layers it has {len(known) - len(missing)}, lacks {len(missing)}"
+            f"{_example(missing)} and has {len(unexpected)} others{_example(unexpected)}; include and exclude must be those "
+            "that it was trained with"
+        )
+    for path, held in lora.layers.items():
+        for factor, tensor in held.items():
+            wanted = known[path].tensors()[factor]
+            if tensor.shape != wanted.shape:
+                raise CheckpointError(
+                    f"{lora.path}: {path}.{factor} has shape {list(tensor.shape)}, and rank {adapter.config.rank} needs "
+                    f"{list(wanted.shape)}; set rank to {lora.config.rank}"
+                )
+    _fill(adapter, lora)
+
+
+def save_lora(
+    adapter: LoraAdapter,
+    path: str | Path,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, object] | None = None,
+    *,
+    model: nn.Module | None = None,
+    format: str = "native",
+) -> Path:
+    """Write an adapter to a file. `dtype`: None as trained. `metadata`: base_model, trigger, step and the like.
+
+    With `model`, the hash of its base weights is written too, by which a later load knows the base again.
+    """
+    return write_lora(as_file(adapter, str(path), metadata, model, format), path, dtype)
+
+
+def as_file(
+    adapter: LoraAdapter,
+    path: str,
+    metadata: Mapping[str, object] | None = None,
+    model: nn.Module | None = None,
+    format: str = "native",
+) -> LoraFile:
+    """What `save_lora` writes."""
+    layers: Layers = {
+        where: {name: tensor.detach() for name, tensor in factors.tensors().items()}
+        for where, factors in adapter.layers()
+    }
+    facts = {**adapter.facts, **(metadata or {})}
+    if model is not None:
+        facts["base_hashes"] = weight_hashes(model, adapter.targets)
+    return LoraFile(path, format, layers, adapter.config, facts=facts)
+
+
+def fit_to(model: nn.Module, lora: LoraFile) -> LoraFile:
+    """The same by the paths of this model; anything but a complete fit by name and shape is an error."""
+    known = adaptable_layers(model)
+    fitted = _renamed(lora, known)
+    matched = [path for path in fitted.layers if path in known]
+    strange = [path for path in fitted.layers if path not in known]
+    if strange:
+        lacking = [path for path in fitted.facts.get("targets", ()) if path not in fitted.layers]
+        raise CheckpointError(
+            f"{lora.path}: an adapter of another model: {len(matched)} of its {len(fitted.layers)} layers are in this one, "
+            f"{len(strange)} are not{_example(strange)}, and {len(known) - len(matched)} of the model's layers have no "
+            f"adapter in it{' (' + str(len(lacking)) + ' of its own targets are missing)' if lacking else ''}"
+        )
+    wrong = [text for path in matched if (text := _misfit(fitted, path, known[path]))]
+    if wrong:
+        raise CheckpointError(
+            f"{lora.path}: an adapter of a model of another size: {len(matched) - len(wrong)} of its {len(matched)} layers "
+            f"fit, {len(wrong)} do not; {wrong[0]}"
+        )
+    return fitted
+
+
+def _renamed(lora: LoraFile, known: Mapping[str, object]) -> LoraFile:
+    """Paths of the file as paths of the model: one root for all of them, or for each where several are needed."""
+    if lora.format == "comfyui":
+        flat = {path.replace(".", "_"): path for path in known}
+        names = {name: _from_comfyui(name, flat, known) for name in lora.layers}
+    else:
+        names = {name: _rooted(name, known) for name in lora.layers}
+    return replace(lora, layers={names[name]: held for name, held in lora.layers.items()})
+
+
+def _rooted(name: str, known: Mapping[str, object]) -> str:
+    return next((root + name for root in _ROOTS if root + name in known), name)
+
+
+def _from_comfyui(name: str, flat: Mapping[str, str], known: Mapping[str, object]) -> str:
+    if name.startswith(COMFY_DOTTED):
+        return _rooted(name.removeprefix(COMFY_DOTTED), known)
+    bare = name.removeprefix(COMFY_PREFIX)
+    return next((flat[root] for root in (f"{r.replace('.', '_')}{bare}" for r in _ROOTS) if root in flat), name)
+
+
+def _misfit(lora: LoraFile, path: str, layer: nn.Module) -> str | None:
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    rows, cols = weight.shape[0], weight[0].numel()
+    held = lora.layers[path]
+    both = "magnitude_r" in held
+    wanted = {
+        "lora_A": (None, cols),
+        "lora_B": (rows, None),
+        "magnitude": (rows if lora.config.form.rows else cols,),
+        "magnitude_r": (rows,),
+        "magnitude_c": (cols,),
+        "M_xs": (None, None),
+    }
+    del both
+    for name, tensor in held.items():
+        shape = wanted[name]
+        if len(shape) != tensor.ndim or any(size not in (None, given) for size, given in zip(shape, tensor.shape)):
+            return f"{path}.{name} has shape {list(tensor.shape)}, and the layer's weight is {rows} x {cols}"
+        if name in ("lora_A", "M_xs") and len(tensor) > min(rows, cols):
+            return f"{path} has rank {len(tensor)}, and the layer's weight is {rows} x {cols}"
+    return None
+
+
+def _compare_base(model: nn.Module, lora: LoraFile) -> None:
+    stored = lora.facts.get("base_hashes") or {}
+    same = same_weights(weight_hashes(model, lora.layers), stored) if stored else None
+    if same is not False:
+        return
+    base = lora.facts.get("base_model") or "another model of the same shape"
+    if lora.config.form.core:
+        raise CheckpointError(
+            f"{lora.path}: made for the weights of {base}; an adapter of type {lora.config.adapter_type} is written in "
+            "their singular vectors and means nothing on others"
+        )
+    logger.warning(
+        "%s was made for other weights (%s) of the same shape; it loads, and may act less well", lora.name, base
+    )
+
+
+@torch.no_grad()
+def _fill(adapter: LoraAdapter, lora: LoraFile) -> None:
+    for path, factors in adapter.layers():
+        for name, tensor in lora.layers[path].items():
+            _resize(factors, name, tensor)
+
+
+def _resize(factors: LoraFactors, name: str, tensor: Tensor) -> None:
+    """Ranks are those of the file, layer by layer."""
+    held = factors.tensors()[name]
+    if held.shape != tensor.shape:
+        held.data = held.new_empty(tensor.shape)
+        factors.rank = min(tensor.shape) if name.startswith(("lora", "M")) else factors.rank
+    held.copy_(tensor)
+
+
+def _free_name(model: nn.Module, stem: str) -> str:
+    stem = stem.replace(".", "_") or "lora"
+    taken = {factors.control.name for layer in adapted_layers(model).values() for factors in layer.factors()}
+    names = (stem if count == 1 else f"{stem}_{count}" for count in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
+def _example(paths: Sequence[str]) -> str:
+    return f" ({paths[0]})" if paths else ""

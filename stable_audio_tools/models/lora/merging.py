@@ -1,0 +1,121 @@
+"""Adapters into base weights and out again, and out of the difference of two models."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.config import CheckpointError, UserError
+from stable_audio_tools.models.lora.adapter import adapted_layers, refuse_merged
+from stable_audio_tools.models.lora.config import LoraConfig
+from stable_audio_tools.models.lora.files import LoraFile
+from stable_audio_tools.models.lora.identity import weight_hashes
+from stable_audio_tools.models.lora.layers import AdaptedLayer
+from stable_audio_tools.models.lora.targets import find_targets, rank_of
+
+
+class Extracted(NamedTuple):
+    lora: LoraFile
+    kept: float  # share of the squared difference that the factors hold, over all layers
+    unchanged: int  # layers that are the same in both models
+    beyond: list[str]  # tensors that differ and belong to no adapted layer
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module) -> int:
+    """Add all adapters, at their strengths, to the base weights -> number of layers.
+
+    Passes then cost what the base's do, and `state_dict` holds the sum. `unmerge_lora` gives the base back, bit by bit.
+    """
+    layers = adapted_layers(model)
+    if not layers:
+        raise UserError("this model has no adapters to merge")
+    refuse_merged(model)
+    for path, layer in layers.items():
+        _refuse_quantized(path, layer)
+    for layer in layers.values():
+        merged = layer.adapted_weight()
+        layer.kept_weights = {name: value.detach().clone() for name, value in _weights(layer).items()}
+        _write(layer, merged)
+    return len(layers)
+
+
+@torch.no_grad()
+def unmerge_lora(model: nn.Module) -> int:
+    """The base weights as they were before `merge_lora` -> number of layers."""
+    merged = [layer for layer in adapted_layers(model).values() if layer.kept_weights is not None]
+    if not merged:
+        raise UserError("no adapters are merged into this model")
+    for layer in merged:
+        assert layer.kept_weights is not None
+        for name, parameter in _weights(layer).items():
+            parameter.copy_(layer.kept_weights[name])
+        layer.kept_weights = None
+    return len(merged)
+
+
+@torch.no_grad()
+def extract_lora(
+    base: nn.Module,
+    tuned: nn.Module,
+    rank: int,
+    *,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] = (),
+) -> Extracted:
+    """A plain adapter from the difference of two models: the best B A of this rank, by SVD (Eckart & Young 1936)."""
+    config = LoraConfig(rank=rank, include=None if include is None else list(include), exclude=list(exclude))
+    targets = find_targets(base, config)
+    ours, theirs = base.state_dict(), tuned.state_dict()
+    wrong = [name for name, value in ours.items() if name not in theirs or theirs[name].shape != value.shape]
+    if wrong:
+        raise CheckpointError(
+            f"the two models differ in {len(wrong)} of {len(ours)} tensors by name or shape, the first {wrong[0]!r}; "
+            "an adapter comes from two sets of weights of one model"
+        )
+    layers, total, kept, unchanged = {}, 0.0, 0.0, 0
+    for path, layer in targets.items():
+        change = _matrix(tuned.get_submodule(path)) - _matrix(layer)
+        if not change.any():
+            unchanged += 1
+            continue
+        left, values, right = torch.linalg.svd(change, full_matrices=False)
+        width = min(rank_of(path, config), len(values))
+        root = values[:width].sqrt()
+        layers[path] = {"lora_A": root[:, None] * right[:width], "lora_B": left[:, :width] * root}
+        total, kept = total + float(values.square().sum()), kept + float(values[:width].square().sum())
+    if not layers:
+        raise CheckpointError(f"none of the {len(targets)} layers differs between the two models; nothing to extract")
+    inside = {
+        f"{path}.{name}" for path, layer in targets.items() for name, _ in layer.named_parameters() if name != "bias"
+    }
+    beyond = [name for name, value in ours.items() if name not in inside and not torch.equal(value, theirs[name])]
+    facts = {"base_hashes": weight_hashes(base, layers)}
+    return Extracted(LoraFile("extracted", "native", layers, config, facts=facts), kept / total, unchanged, beyond)
+
+
+def _matrix(layer: nn.Module) -> Tensor:
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return weight.detach().float().flatten(1)
+
+
+def _weights(layer: AdaptedLayer) -> dict[str, nn.Parameter]:
+    """What the weight is made of: itself, or gain and direction."""
+    own = dict(layer.named_parameters(recurse=False))
+    return {name: own[name] for name in ("weight", "weight_g", "weight_v") if name in own}
+
+
+def _write(layer: AdaptedLayer, merged: Tensor) -> None:
+    parameters = _weights(layer)
+    first = next(iter(parameters.values()))
+    if "weight" in parameters:
+        first.copy_(merged.view(first.shape))
+        return
+    parameters["weight_v"].copy_(merged.view(parameters["weight_v"].shape))
+    parameters["weight_g"].copy_(torch.norm_except_dim(parameters["weight_v"], 2, 0))
+
+
+def _refuse_quantized(path: str, layer: AdaptedLayer) -> None:
+    if not all(parameter.is_floating_point() for parameter in _weights(layer).values()):
+        raise UserError(f"{path}: adapters do not merge into 8-bit or 4-bit weights; load the base in full precision")
