@@ -1,0 +1,36 @@
+"""What a block may find in its folder without a block having made it: small clips and weights with random values."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import small_models
+
+from stable_audio_tools.config import save
+from stable_audio_tools.data.example_clips import write_example_clips
+
+
+def clips(folder: Path) -> None:
+    """`clips/`: one clip of each kind, with sidecars and metadata.jsonl; `clips.json`: the config that reads them."""
+    write_example_clips(folder / "clips", per_class=1)
+    save({"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": "clips"}]}, folder / "clips.json")
+
+
+def weights(folder: Path, config: str, name: str) -> None:
+    """`NAME.json` and `NAME.safetensors`: a shipped tiny model made narrower, with random weights."""
+    made = small_models.small_model(config, folder / ".stand_ins")
+    made.config.replace(folder / f"{name}.json")
+    made.weights.replace(folder / f"{name}.safetensors")
+
+
+STAND_INS: dict[str, Callable[[Path], None]] = {
+    "clips": clips,
+    "vae.safetensors": partial(weights, config="tiny_autoencoder", name="vae"),
+    "codec.safetensors": partial(weights, config="tiny_codec", name="codec"),
+    "dit.safetensors": partial(weights, config="tiny_diffusion_cond", name="dit"),
+    "inpaint.safetensors": partial(weights, config="tiny_diffusion_cond_inpaint", name="inpaint"),
+    "lm.safetensors": partial(weights, config="tiny_lm", name="lm"),
+}
