@@ -8,17 +8,18 @@
     merge_lora(model)
 
 PEFT and the LoRA utilities of diffusers are not used here. PEFT replaces layers by wrappers, which renames the base's
-state dict (`base_layer.weight`) so that checkpoints of a model with and without adapters no longer fit each other; it has
-no adapters along columns or along both axes, no -xs forms of them, and no intervals of noise levels. The converters of diffusers
-know the names of its own models, not these. Files for both worlds are those of ComfyUI (`lora convert`).
+state dict (`base_layer.weight`), so that its checkpoints no longer fit once an adapter is on. It has no adapters along
+columns or both axes, no -xs forms of them, and no intervals of noise levels. The converters of diffusers know the names
+of its own models, not these. ComfyUI's files, which both worlds read, are written by `lora convert`.
 """
 
 from stable_audio_tools.models.lora.adapter import LoraAdapter, attach_lora, attached_loras, unload_lora
 from stable_audio_tools.models.lora.config import AdapterType, BasePrecision, LoraConfig, lora_config_from
-from stable_audio_tools.models.lora.files import LoraFile, describe_lora, read_lora, write_lora
-from stable_audio_tools.models.lora.identity import weight_hashes
+from stable_audio_tools.models.lora.files import describe_lora, read_lora, write_lora
+from stable_audio_tools.models.lora.identity import base_facts, same_weights
 from stable_audio_tools.models.lora.loading import fill_lora, load_lora, save_lora
 from stable_audio_tools.models.lora.merging import Extracted, extract_lora, merge_lora, unmerge_lora
+from stable_audio_tools.models.lora.stored import LoraFile
 
 __all__ = [
     "AdapterType",
@@ -29,6 +30,7 @@ __all__ = [
     "LoraFile",
     "attach_lora",
     "attached_loras",
+    "base_facts",
     "describe_lora",
     "extract_lora",
     "fill_lora",
@@ -36,9 +38,9 @@ __all__ = [
     "lora_config_from",
     "merge_lora",
     "read_lora",
+    "same_weights",
     "save_lora",
     "unload_lora",
     "unmerge_lora",
-    "weight_hashes",
     "write_lora",
 ]

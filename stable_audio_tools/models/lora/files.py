@@ -7,53 +7,23 @@ also carries `lora_config`, under which Stable Audio 3 looks for type, rank and 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import CheckpointError, ConfigError
+from stable_audio_tools.config import CheckpointError
 from stable_audio_tools.models.checkpoints import open_weights
 from stable_audio_tools.models.checkpoints.integrity import CHECKSUM, checksum
-from stable_audio_tools.models.lora.config import LoraConfig, lora_config_from
+from stable_audio_tools.models.checkpoints.pickles import PICKLE_MAGICS, ZIP_MAGIC, read_pickle
+from stable_audio_tools.models.lora.formats import assemble, parse
+from stable_audio_tools.models.lora.stored import LoraFile, check_shapes
 from stable_audio_tools.system.files import atomic_path
-from stable_audio_tools.version import __version__
-
-FORMATS = ("native", "loraw", "sa3", "comfyui")
-Layers = dict[str, dict[str, Tensor]]  # path -> factor -> tensor
-
-
-@dataclass(frozen=True)
-class LoraFile:
-    """An adapter out of a file, or about to become one."""
-
-    path: str
-    format: str
-    layers: Layers  # names as in the file, factors by our names
-    config: LoraConfig
-    alphas: dict[str, float] = field(default_factory=dict)  # of formats that say it layer by layer
-    facts: dict[str, Any] = field(default_factory=dict)
-    knows_alpha: bool = True
-
-    @property
-    def name(self) -> str:
-        return Path(self.path).name
-
-    @property
-    def num_parameters(self) -> int:
-        return sum(tensor.numel() for factors in self.layers.values() for tensor in factors.values())
-
-    def with_alpha(self, alpha: float) -> "LoraFile":
-        """The same with another alpha, for formats that do not tell it."""
-        return replace(self, config=self.config.model_copy(update={"alpha": alpha}), knows_alpha=True)
 
 
 def read_lora(path: str | Path, alpha: float | None = None) -> LoraFile:
-    """Read an adapter of any known format: ours, LoRAW's, Stable Audio 3's or ComfyUI's. `alpha` is for files without."""
-    from stable_audio_tools.models.lora.formats import parse
-
+    """Read an adapter of any known format. `alpha` is for files that do not tell it."""
     path = Path(path).expanduser()
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the adapter file in it")
@@ -64,8 +34,6 @@ def read_lora(path: str | Path, alpha: float | None = None) -> LoraFile:
 
 def write_lora(lora: LoraFile, path: str | Path, dtype: torch.dtype | None = None) -> Path:
     """Write an adapter in the format that `lora.format` names; whole or not at all."""
-    from stable_audio_tools.models.lora.formats import assemble
-
     path = Path(path)
     tensors, header = assemble(lora)
     if dtype is not None:
@@ -113,55 +81,8 @@ _NOUNS = {
 }
 
 
-def header_config(config: LoraConfig) -> dict[str, Any]:
-    """What a file says of a config: all that differs from the default, and type and rank in any case."""
-    said = config.model_dump(exclude_defaults=True, exclude={"lr", "multiplier", "base_precision"})
-    return {"adapter_type": config.adapter_type, "rank": config.rank, "alpha": config.alpha or config.rank, **said}
-
-
-def config_of(section: Mapping[str, Any], path: str) -> LoraConfig:
-    """A config as a file tells it; what only training reads is left."""
-    known = {key: section[key] for key in LoraConfig.model_fields if key in section}
-    if isinstance(known.get("alpha"), int):
-        known["alpha"] = float(known["alpha"])
-    try:
-        return lora_config_from(known, "lora_config")
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: its header cannot be used ({error.problems[0]})") from None
-
-
-def check_shapes(lora: LoraFile) -> None:
-    """Every layer has the factors of the type, and they fit each other."""
-    form = lora.config.form
-    both = form.rows and form.cols
-    wanted = {"M_xs"} if form.core else {"lora_A", "lora_B"}
-    wanted |= {"magnitude_r", "magnitude_c"} if both else {"magnitude"} if form.rows or form.cols else set()
-    for path, factors in lora.layers.items():
-        if set(factors) != wanted:
-            raise CheckpointError(
-                f"{lora.path}: {path} holds {', '.join(sorted(factors))}, but an adapter of type "
-                f"{lora.config.adapter_type} has {', '.join(sorted(wanted))}"
-            )
-        shapes = {name: tuple(tensor.shape) for name, tensor in factors.items()}
-        if form.core:
-            fits = len(shapes["M_xs"]) == 2 and len(set(shapes["M_xs"])) == 1
-        else:
-            down, up = shapes["lora_A"], shapes["lora_B"]
-            fits = len(down) == len(up) == 2 and down[0] == up[1]
-        if not fits:
-            told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-            raise CheckpointError(f"{lora.path}: the factors of {path} do not fit each other ({told})")
-
-
-def native_header(lora: LoraFile) -> dict[str, Any]:
-    """The `lora` object of our own header."""
-    return {"config": header_config(lora.config), "targets": list(lora.layers), **lora.facts, "version": __version__}
-
-
 def _header(path: Path) -> dict[str, Any]:
     """JSON in the header of a safetensors file, or whatever a .ckpt holds beside its tensors."""
-    from stable_audio_tools.models.checkpoints.pickles import PICKLE_MAGICS, ZIP_MAGIC, read_pickle
-
     with path.open("rb") as file:
         is_pickle = file.read(4).startswith((ZIP_MAGIC, *PICKLE_MAGICS))
     if is_pickle:

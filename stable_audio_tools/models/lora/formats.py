@@ -20,8 +20,8 @@ from torch import Tensor
 
 from stable_audio_tools.config import CheckpointError
 from stable_audio_tools.models.lora.config import LoraConfig
-from stable_audio_tools.models.lora.files import Layers, LoraFile, config_of, header_config, native_header
 from stable_audio_tools.models.lora.layers import FACTOR_NAMES
+from stable_audio_tools.models.lora.stored import Layers, LoraFile, config_of, header_config, native_header
 
 _FACTORS = "|".join(FACTOR_NAMES)
 _SA3 = re.compile(rf"(?P<path>.+)\.parametrizations\.weight\.\d+\.(?P<factor>{_FACTORS})")
@@ -177,7 +177,7 @@ def _as_loraw(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     for path, held in lora.layers.items():
         root = path.replace(".", "/")
         tensors[f"{root}/lora_down.weight"] = held["lora_A"]
-        tensors[f"{root}/lora_up.weight"] = held["lora_B"] * scale_of(lora, path)
+        tensors[f"{root}/lora_up.weight"] = held["lora_B"] * lora.scale(path)
         if "magnitude" in held:
             tensors[f"{root}/dora_mag.weight"] = held["magnitude"][:, None]
             tensors[f"{root}/dora_mag.bias"] = torch.zeros_like(held["magnitude"])
@@ -189,25 +189,18 @@ def _as_comfyui(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     outside = [path for path in lora.layers if not path.startswith(_BACKBONE)]
     if outside:
         raise CheckpointError(
-            f"{lora.path}: ComfyUI's format holds layers of the transformer alone, and this adapter has {outside[0]} and "
-            f"{len(outside) - 1} more outside it"
+            f"{lora.path}: ComfyUI's format holds layers of the transformer alone, and this adapter has {outside[0]} "
+            f"and {len(outside) - 1} more outside it"
         )
     tensors = {}
     for path, held in lora.layers.items():
         root = COMFY_PREFIX + path.removeprefix(_BACKBONE).replace(".", "_")
         tensors[f"{root}.lora_down.weight"] = held["lora_A"]
         tensors[f"{root}.lora_up.weight"] = held["lora_B"]
-        tensors[f"{root}.alpha"] = torch.tensor(scale_of(lora, path) * len(held["lora_A"]))
+        tensors[f"{root}.alpha"] = torch.tensor(lora.scale(path) * len(held["lora_A"]))
         if "magnitude" in held:
             tensors[f"{root}.dora_scale"] = held["magnitude"][:, None]
     return tensors, {}
-
-
-def scale_of(lora: LoraFile, path: str) -> float:
-    """alpha / rank of a layer, by the config's rank for it."""
-    from stable_audio_tools.models.lora.targets import rank_of
-
-    return lora.config.scale(rank_of(path, lora.config))
 
 
 def _refuse(lora: LoraFile, kinds: tuple[str, ...], program: str) -> None:

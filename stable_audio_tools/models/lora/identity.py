@@ -6,6 +6,7 @@ two are compared where both models reach it by one rounding.
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,19 @@ _SAMPLES = 4096  # of each tensor, evenly spaced: a fine-tune moves nearly every
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def weight_hashes(model: nn.Module, paths: Iterable[str]) -> dict[str, str]:
-    """Hashes of the base weights at these paths, by the precisions that can be had from them."""
+def base_facts(model: nn.Module, paths: Iterable[str]) -> dict[str, Any]:
+    """What a file tells of its base: hashes of the weights at these paths, in every precision they can be had in."""
+    return {"base_hashes": _hashes(model, paths)}
+
+
+def same_weights(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool | None:
+    """Do two `base_facts` tell of the same weights? None: they cannot be compared."""
+    mine, others = ours.get("base_hashes") or {}, theirs.get("base_hashes") or {}
+    shared = [name for name in mine if name in others]
+    return all(mine[name] == others[name] for name in shared) if shared else None
+
+
+def _hashes(model: nn.Module, paths: Iterable[str]) -> dict[str, str]:
     layers = [model.get_submodule(path) for path in sorted(paths)]
     samples = [_samples(layer) for layer in layers]
     held = {sample.dtype for sample in samples}
@@ -24,12 +36,6 @@ def weight_hashes(model: nn.Module, paths: Iterable[str]) -> dict[str, str]:
     (dtype,) = held
     names = [name for name, kind in _PRECISIONS.items() if kind == dtype or dtype in (torch.float32, torch.float64)]
     return {name: _hash(samples, _PRECISIONS[name]) for name in names}
-
-
-def same_weights(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool | None:
-    """Are they the same weights? None: they cannot be compared."""
-    shared = [name for name in ours if name in theirs]
-    return all(ours[name] == theirs[name] for name in shared) if shared else None
 
 
 def _samples(layer: nn.Module) -> Tensor:

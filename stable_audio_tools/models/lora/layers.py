@@ -125,7 +125,7 @@ class LoraFactors(nn.Module):
 
     def tensors(self) -> dict[str, nn.Parameter]:
         """Those of the file format, by its names."""
-        return {name: parameter for name, parameter in self.named_parameters(recurse=False)}
+        return dict(self.named_parameters(recurse=False))
 
     def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
         return {} if destination is None else destination

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from stable_audio_tools.config import CheckpointError
 from stable_audio_tools.models.lora.adapter import LoraAdapter, adapted_layers, check_name, put_on
-from stable_audio_tools.models.lora.files import Layers, LoraFile, read_lora, write_lora
+from stable_audio_tools.models.lora.files import read_lora, write_lora
 from stable_audio_tools.models.lora.formats import COMFY_DOTTED, COMFY_PREFIX
-from stable_audio_tools.models.lora.identity import same_weights, weight_hashes
+from stable_audio_tools.models.lora.identity import base_facts, same_weights
 from stable_audio_tools.models.lora.layers import Control, LoraFactors
+from stable_audio_tools.models.lora.stored import Layers, LoraFile
 from stable_audio_tools.models.lora.targets import adaptable_layers
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,7 @@ def load_lora(
 def fill_lora(adapter: LoraAdapter, source: Source) -> None:
     """Start an attached adapter from a file of the same type, ranks and layers."""
     lora = source if isinstance(source, LoraFile) else read_lora(source)
-    lora = _renamed(lora, {path: factors for path, factors in adapter.layers()})
+    lora = _renamed(lora, dict(adapter.layers()))
     ours, theirs = adapter.config.adapter_type, lora.config.adapter_type
     if ours != theirs:
         raise CheckpointError(f"{lora.path}: an adapter of type {theirs}, but one of type {ours} is to start from it")
@@ -75,16 +76,16 @@ def fill_lora(adapter: LoraAdapter, source: Source) -> None:
     missing, unexpected = sorted(set(known) - set(lora.layers)), sorted(set(lora.layers) - set(known))
     if missing or unexpected:
         raise CheckpointError(
-            f"{lora.path}: of the adapter's {len(known)} layers it has {len(known) - len(missing)}, lacks {len(missing)}"
-            f"{_example(missing)} and has {len(unexpected)} others{_example(unexpected)}; include and exclude must be those "
-            "that it was trained with"
+            f"{lora.path}: of the adapter's {len(known)} layers it has {len(known) - len(missing)}, lacks "
+            f"{len(missing)}{_example(missing)} and has {len(unexpected)} others{_example(unexpected)}; include and "
+            "exclude must be those that it was trained with"
         )
     for path, held in lora.layers.items():
         for factor, tensor in held.items():
             wanted = known[path].tensors()[factor]
             if tensor.shape != wanted.shape:
                 raise CheckpointError(
-                    f"{lora.path}: {path}.{factor} has shape {list(tensor.shape)}, and rank {adapter.config.rank} needs "
+                    f"{lora.path}: {path}.{factor} has shape {list(tensor.shape)}, and rank {known[path].rank} needs "
                     f"{list(wanted.shape)}; set rank to {lora.config.rank}"
                 )
     _fill(adapter, lora)
@@ -99,7 +100,7 @@ def save_lora(
     model: nn.Module | None = None,
     format: str = "native",
 ) -> Path:
-    """Write an adapter to a file. `dtype`: None as trained. `metadata`: base_model, trigger, step and the like.
+    """Write an adapter to a file. `dtype`: None as trained. `metadata`: base_name, trigger, step and the like.
 
     With `model`, the hash of its base weights is written too, by which a later load knows the base again.
     """
@@ -120,7 +121,7 @@ def as_file(
     }
     facts = {**adapter.facts, **(metadata or {})}
     if model is not None:
-        facts["base_hashes"] = weight_hashes(model, adapter.targets)
+        facts |= base_facts(model, adapter.targets)
     return LoraFile(path, format, layers, adapter.config, facts=facts)
 
 
@@ -131,17 +132,15 @@ def fit_to(model: nn.Module, lora: LoraFile) -> LoraFile:
     matched = [path for path in fitted.layers if path in known]
     strange = [path for path in fitted.layers if path not in known]
     if strange:
-        lacking = [path for path in fitted.facts.get("targets", ()) if path not in fitted.layers]
         raise CheckpointError(
-            f"{lora.path}: an adapter of another model: {len(matched)} of its {len(fitted.layers)} layers are in this one, "
-            f"{len(strange)} are not{_example(strange)}, and {len(known) - len(matched)} of the model's layers have no "
-            f"adapter in it{' (' + str(len(lacking)) + ' of its own targets are missing)' if lacking else ''}"
+            f"{lora.path}: an adapter of another model: {len(matched)} of its {len(fitted.layers)} layers are matched, "
+            f"{len(strange)} unexpected{_example(strange)}, {len(known) - len(matched)} of this model's layers missing"
         )
     wrong = [text for path in matched if (text := _misfit(fitted, path, known[path]))]
     if wrong:
         raise CheckpointError(
-            f"{lora.path}: an adapter of a model of another size: {len(matched) - len(wrong)} of its {len(matched)} layers "
-            f"fit, {len(wrong)} do not; {wrong[0]}"
+            f"{lora.path}: an adapter of a model of another size: {len(matched) - len(wrong)} of its {len(matched)} "
+            f"layers fit, {len(wrong)} do not; {wrong[0]}"
         )
     return fitted
 
@@ -171,7 +170,6 @@ def _misfit(lora: LoraFile, path: str, layer: nn.Module) -> str | None:
     weight: Tensor = layer.weight  # type: ignore[assignment]
     rows, cols = weight.shape[0], weight[0].numel()
     held = lora.layers[path]
-    both = "magnitude_r" in held
     wanted = {
         "lora_A": (None, cols),
         "lora_B": (rows, None),
@@ -180,7 +178,6 @@ def _misfit(lora: LoraFile, path: str, layer: nn.Module) -> str | None:
         "magnitude_c": (cols,),
         "M_xs": (None, None),
     }
-    del both
     for name, tensor in held.items():
         shape = wanted[name]
         if len(shape) != tensor.ndim or any(size not in (None, given) for size, given in zip(shape, tensor.shape)):
@@ -191,11 +188,9 @@ def _misfit(lora: LoraFile, path: str, layer: nn.Module) -> str | None:
 
 
 def _compare_base(model: nn.Module, lora: LoraFile) -> None:
-    stored = lora.facts.get("base_hashes") or {}
-    same = same_weights(weight_hashes(model, lora.layers), stored) if stored else None
-    if same is not False:
+    if not lora.facts.get("base_hashes") or same_weights(base_facts(model, lora.layers), lora.facts) is not False:
         return
-    base = lora.facts.get("base_model") or "another model of the same shape"
+    base = lora.facts.get("base_name") or "another model of the same shape"
     if lora.config.form.core:
         raise CheckpointError(
             f"{lora.path}: made for the weights of {base}; an adapter of type {lora.config.adapter_type} is written in "

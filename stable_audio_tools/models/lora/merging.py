@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from stable_audio_tools.config import CheckpointError, UserError
 from stable_audio_tools.models.lora.adapter import adapted_layers, refuse_merged
 from stable_audio_tools.models.lora.config import LoraConfig
-from stable_audio_tools.models.lora.files import LoraFile
-from stable_audio_tools.models.lora.identity import weight_hashes
+from stable_audio_tools.models.lora.identity import base_facts
 from stable_audio_tools.models.lora.layers import AdaptedLayer
+from stable_audio_tools.models.lora.stored import LoraFile
 from stable_audio_tools.models.lora.targets import find_targets, rank_of
 
 
@@ -91,7 +91,7 @@ def extract_lora(
         f"{path}.{name}" for path, layer in targets.items() for name, _ in layer.named_parameters() if name != "bias"
     }
     beyond = [name for name, value in ours.items() if name not in inside and not torch.equal(value, theirs[name])]
-    facts = {"base_hashes": weight_hashes(base, layers)}
+    facts = base_facts(base, layers)
     return Extracted(LoraFile("extracted", "native", layers, config, facts=facts), kept / total, unchanged, beyond)
 
 

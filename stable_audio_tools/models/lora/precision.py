@@ -1,0 +1,57 @@
+"""The frozen base in fewer bits: half precision, or 8 and 4 bits by bitsandbytes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from stable_audio_tools.config import UserError
+from stable_audio_tools.models.lora.config import BasePrecision
+from stable_audio_tools.system.packages import require
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_KEPT = "pretransform"  # autoencoders decode to noise in bfloat16
+
+
+def cast_base(model: nn.Module, precision: BasePrecision, targets: Mapping[str, nn.Module]) -> None:
+    """Give the base a precision; `int8` and `nf4` are for the Linear targets, the rest is then bfloat16.
+
+    Tensors of the pretransform keep theirs. Quantised weights are packed when the model moves to its device.
+    """
+    if precision in _DTYPES:
+        _cast(model, _DTYPES[precision])
+        return
+    chosen = [path for path, layer in targets.items() if type(layer) is nn.Linear]
+    if not chosen:
+        raise UserError(
+            f"base_precision {precision}: none of the adapted layers is a Linear, which alone can be quantised"
+        )
+    bnb = require("bitsandbytes")
+    quantized = {path: _quantized(bnb, model.get_submodule(path), precision) for path in chosen}
+    _cast(model, torch.bfloat16)
+    for path, layer in quantized.items():
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, layer)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_floating_point() and _KEPT not in name.split("."):
+            tensor.data = tensor.data.to(dtype)
+
+
+def _quantized(bnb: Any, layer: nn.Module, precision: str) -> nn.Module:
+    assert isinstance(layer, nn.Linear)
+    sizes = {"input_features": layer.in_features, "output_features": layer.out_features, "bias": layer.bias is not None}
+    made: nn.Module
+    if precision == "int8":
+        made = bnb.nn.Linear8bitLt(**sizes, has_fp16_weights=False)
+        weight = bnb.nn.Int8Params(layer.weight.data.half(), requires_grad=False)
+    else:
+        made = bnb.nn.Linear4bit(**sizes, quant_type="nf4", compute_dtype=torch.bfloat16)
+        weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
+    made.weight = weight
+    if layer.bias is not None:
+        made.bias = layer.bias
+    return made.to(layer.weight.device)
