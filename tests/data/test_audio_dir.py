@@ -383,7 +383,7 @@ def test_foreign_formats_without_ffmpeg_are_told(tmp_path: Path, write_clip, mon
                 r"dataset.random_corp: unknown key; did you mean 'random_crop'\?",
             ],
         ),
-        ({"dataset_type": "audio_dir", "datasets": []}, ["dataset.datasets: expected at least one folder"]),
+        ({"dataset_type": "audio_dir", "datasets": []}, ["dataset.datasets: expected at least one entry"]),
         (
             {"dataset_type": "audio_dir", "datasets": [{"path": "x"}], "on_bad_item": "quarantine"},
             ["dataset.quarantine_file: missing"],

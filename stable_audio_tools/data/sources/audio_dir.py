@@ -3,7 +3,7 @@
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ from stable_audio_tools.data.index import Header
 from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.metadata import read_sidecar
 from stable_audio_tools.data.path_lists import PathFilter
-from stable_audio_tools.data.prompts import Captions, caption_problems
+from stable_audio_tools.data.prompts import Captions
 from stable_audio_tools.data.resampling import resampled_length
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
 from stable_audio_tools.data.sources import request as keys
@@ -173,15 +173,6 @@ def describe_audio(path: Path) -> Header:
     return Header(about.frames, about.sample_rate, about.channels)
 
 
-def _problems(config: Any) -> Iterator[tuple[str, str]]:
-    if not config.datasets:
-        yield "datasets", "expected at least one folder, got an empty list"
-    if config.on_bad_item == "quarantine" and config.quarantine_file is None:
-        yield "quarantine_file", 'missing; "on_bad_item": "quarantine" writes the list to it'
-    for key, text in caption_problems(config.captions):
-        yield f"captions.{key}", text
-
-
 _MEANT_FOR_TARS = (
     "epoch_steps",
     "latent_crop_length",
@@ -194,7 +185,7 @@ _MEANT_FOR_TARS = (
 )
 
 
-@register("dataset", "audio_dir", ignored=_MEANT_FOR_TARS, check=_problems)
+@register("dataset", "audio_dir", ignored=_MEANT_FOR_TARS, check=keys.problems)
 def audio_dir(
     datasets: Annotated[list[AudioFolder], Field(description="folders of audio files")],
     random_crop: keys.RandomCrop = True,

@@ -24,7 +24,7 @@ from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
 from stable_audio_tools.data.index import Header
 from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.path_lists import PathFilter
-from stable_audio_tools.data.prompts import Captions, add_prompt, caption_problems
+from stable_audio_tools.data.prompts import Captions, add_prompt
 from stable_audio_tools.data.sources import request as keys
 from stable_audio_tools.data.sources.configs import LocalDatasetConfig
 from stable_audio_tools.data.sources.folders import Folders, Place, own_names
@@ -247,15 +247,10 @@ def _names_with_source(place: Place) -> Iterator[tuple[str, str | None]]:
 
 
 def _problems(config: Any) -> Iterator[tuple[str, str]]:
-    if not config.datasets:
-        yield "datasets", "expected at least one folder, got an empty list"
+    yield from keys.problems(config)
     lengths = {folder.latent_crop_length or config.latent_crop_length for folder in config.datasets}
     if len(lengths) > 1:
         yield "latent_crop_length", f"one batch needs one length, but the folders have {sorted(map(str, lengths))}"
-    if config.on_bad_item == "quarantine" and config.quarantine_file is None:
-        yield "quarantine_file", 'missing; "on_bad_item": "quarantine" writes the list to it'
-    for key, text in caption_problems(config.captions):
-        yield f"captions.{key}", text
 
 
 @register("dataset", "pre_encoded", ignored=("augment_phase", "epoch_steps", "pre_encoded"), check=_problems)

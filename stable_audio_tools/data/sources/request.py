@@ -1,13 +1,15 @@
 """What a training run asks of any data source, and the JSON keys that the sources share."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from stable_audio_tools.data.custom_metadata import CustomMetadata
 from stable_audio_tools.data.faults import FaultPolicy, OnBadItem
 from stable_audio_tools.data.loader import ItemSource, Loader
+from stable_audio_tools.data.prompts import caption_problems
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,13 @@ def metadata_function(own: str | None, common: str | None) -> CustomMetadata | N
     """The module of an entry, or else that of the whole dataset."""
     path = own or common
     return CustomMetadata(path) if path else None
+
+
+def problems(config: Any) -> Iterator[tuple[str, str]]:
+    """Mistakes of shared keys that their types do not show, as (key, sentence)."""
+    if not config.datasets:
+        yield "datasets", "expected at least one entry, got an empty list"
+    if config.on_bad_item == "quarantine" and config.quarantine_file is None:
+        yield "quarantine_file", 'missing; "on_bad_item": "quarantine" writes the list to it'
+    for key, text in caption_problems(config.captions):
+        yield f"captions.{key}", text

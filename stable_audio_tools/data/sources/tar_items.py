@@ -1,4 +1,4 @@
-"""From the bytes of one sample of a shard to an item: a clip of audio, or a crop of latents."""
+"""From the bytes of one sample of a shard or a table to an item: a clip of audio, or a crop of latents."""
 
 import io
 import random
@@ -74,20 +74,23 @@ class AudioItems:
 
     def make(
         self,
-        content: bytes,
+        content: bytes | Path,
         suffix: str,
         info: Mapping[str, Any],
         names: SampleNames,
         function: MetadataFunction | None,
         seed: int,
     ) -> Item:
+        """`content` is the encoded file, or where it lies."""
         rng = random.Random(seed)
         crop = self._cut(content, suffix.rpartition(".")[2], rng)
         clip = self.clips.augment(crop.audio, rng)
         made = self.clips.describe(info, crop, *names, rng)
         return self.clips.ask(function, made, clip, crop.start, seed)
 
-    def _cut(self, content: bytes, kind: str, rng: random.Random) -> Crop:
+    def _cut(self, content: bytes | Path, kind: str, rng: random.Random) -> Crop:
+        if isinstance(content, Path):
+            return self._cut_from(content, rng)
         # Through a file, because ffmpeg and exact reading from the middle need one.
         with tempfile.TemporaryDirectory(prefix="stable_audio_tools_") as folder:
             file = Path(folder, f"audio.{kind}")

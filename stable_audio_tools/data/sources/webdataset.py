@@ -23,7 +23,7 @@ from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
 from stable_audio_tools.data.loader import Item
 from stable_audio_tools.data.path_lists import PathFilter
-from stable_audio_tools.data.prompts import Captions, caption_problems
+from stable_audio_tools.data.prompts import Captions
 from stable_audio_tools.data.shard_plan import Card
 from stable_audio_tools.data.sources import request as keys
 from stable_audio_tools.data.sources.configs import LocalWebDatasetConfig, S3DatasetConfig
@@ -192,17 +192,12 @@ class TarEntry:
 
 
 def _problems(config: Any) -> Iterator[tuple[str, str]]:
-    if not config.datasets:
-        yield "datasets", "expected at least one entry, got an empty list"
+    yield from keys.problems(config)
     for index, entry in enumerate(config.datasets):
         if (entry.path is None) == (entry.s3_path is None):
             yield f"datasets[{index}]", "give one of path (a folder) and s3_path (an address like s3://bucket/folder/)"
         elif entry.s3_path is not None and not entry.s3_path.startswith("s3://"):
             yield f"datasets[{index}].s3_path", f"expected an address like s3://bucket/folder/, got {entry.s3_path!r}"
-    if config.on_bad_item == "quarantine" and config.quarantine_file is None:
-        yield "quarantine_file", 'missing; "on_bad_item": "quarantine" writes the list to it'
-    for key, text in caption_problems(config.captions):
-        yield f"captions.{key}", text
 
 
 @register("dataset", "s3", ignored=("latent_extension",), check=_problems)

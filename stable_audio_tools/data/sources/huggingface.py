@@ -1,0 +1,160 @@
+"""`"dataset_type": "huggingface"`: Hugging Face audio datasets on disk, whose other columns are the metadata."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.config.errors import AudioError, ConfigError
+from stable_audio_tools.data.arrow_rows import ArrowRows
+from stable_audio_tools.data.clips import ClipMaker
+from stable_audio_tools.data.custom_metadata import CustomMetadata
+from stable_audio_tools.data.draws import Draw
+from stable_audio_tools.data.faults import Fault, FaultPolicy
+from stable_audio_tools.data.loader import Item, Loader
+from stable_audio_tools.data.path_lists import PathFilter
+from stable_audio_tools.data.prompts import Captions
+from stable_audio_tools.data.sources import request as keys
+from stable_audio_tools.data.sources.request import LoaderRequest, metadata_function
+from stable_audio_tools.data.sources.tar_items import AudioItems, SampleNames
+
+_SIGNATURES = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff", b"ID3": "mp3"}
+
+
+@dataclass(frozen=True)
+class HuggingFaceFolder:
+    """A folder that `save_to_disk` of the package datasets wrote."""
+
+    path: Annotated[str, Field(min_length=1, description="folder with .arrow files, or with a folder per split")]
+    id: keys.FolderId = ""
+    split: Annotated[str | None, Field(description="one of the dataset's splits, where it has several")] = None
+    audio_column: Annotated[str | None, Field(description="column of audio; null: the only one")] = None
+    custom_metadata_module: keys.MetadataModule = None
+    weight: keys.Weight = 1.0
+
+
+class _Entry(NamedTuple):
+    """One entry of `datasets`, opened."""
+
+    config: HuggingFaceFolder
+    rows: ArrowRows
+    column: str
+    function: CustomMetadata | None
+
+    @property
+    def id(self) -> str:
+        return self.config.id or Path(self.config.path).name
+
+    def names(self, row: int) -> SampleNames:
+        named = self.rows.value(row, self.column, "path") or f"{row:08d}"
+        return SampleNames(f"{self.rows.folder}/{named}", named)
+
+
+class HuggingFaceSource:
+    """Rows of several datasets as numbered items."""
+
+    def __init__(self, entries: Sequence[_Entry], maker: AudioItems, paths: PathFilter | None = None) -> None:
+        self.entries, self.maker = entries, maker
+        paths = paths or PathFilter()
+        kept = [_kept(entry, paths) for entry in entries]
+        self.rows = np.concatenate([np.zeros(0, np.int64), *kept])
+        self.groups: NDArray[np.int64] = np.repeat(np.arange(len(entries)), [len(rows) for rows in kept])
+        self.weights = np.asarray([entry.config.weight for entry in entries], np.float64)
+        self.known_faults: list[Fault] = []
+        paths.report()
+        if not len(self.rows):
+            raise ConfigError(f"no row to train on in {', '.join(str(entry.rows.folder) for entry in entries)}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def path(self, item: int) -> str:
+        entry, row = self._place(item)
+        return entry.names(row).path
+
+    def load(self, draw: Draw) -> Item:
+        """Decode one crop of the row's audio; its other columns are the metadata."""
+        entry, row = self._place(draw.item)
+        info = entry.rows[row]
+        audio = info.pop(entry.column)
+        content, suffix = _content(audio, entry.rows.folder)
+        metadata = {key: value for key, value in info.items() if value is not None and not isinstance(value, bytes)}
+        return self.maker.make(content, suffix, metadata, entry.names(row), entry.function, draw.number)
+
+    def _place(self, item: int) -> tuple[_Entry, int]:
+        return self.entries[self.groups[item]], int(self.rows[item])
+
+
+def _kept(entry: _Entry, paths: PathFilter) -> NDArray[np.int64]:
+    everything = range(len(entry.rows))
+    kept = [row for row in everything if paths.keeps([entry.names(row)], entry.id)] if paths else everything
+    return np.asarray(kept, np.int64)
+
+
+def _content(audio: Mapping[str, Any] | None, folder: Path) -> tuple[bytes | Path, str]:
+    """The encoded file, or where it is, and its suffix."""
+    audio = audio or {}
+    data, name = audio.get("bytes"), audio.get("path")
+    if data:
+        known = next((kind for mark, kind in _SIGNATURES.items() if data.startswith(mark)), None)
+        return data, known or Path(name or "").suffix[1:].lower() or "mp3"
+    if not name:
+        raise AudioError("the row holds neither audio nor the path of a file")
+    return folder / name, Path(name).suffix[1:].lower()
+
+
+def _open(entry: HuggingFaceFolder, module: str | None) -> _Entry:
+    rows = ArrowRows(entry.path, entry.split)
+    known = rows.audio_columns()
+    column = entry.audio_column or (known[0] if len(known) == 1 else None)
+    if column is None or column not in known:
+        there = f"its columns of audio are {', '.join(known)}" if known else "it has no column of audio"
+        wanted = f"no column of audio named {column!r}" if column else "audio_column must be named"
+        raise ConfigError(f"dataset {entry.id or entry.path!r}: {wanted}; {there}")
+    return _Entry(entry, rows, column, metadata_function(entry.custom_metadata_module, module))
+
+
+@register("dataset", "huggingface", check=keys.problems)
+def huggingface(
+    datasets: Annotated[list[HuggingFaceFolder], Field(description="datasets that save_to_disk wrote")],
+    random_crop: keys.RandomCrop = True,
+    drop_last: keys.DropLast = True,
+    custom_metadata_module: keys.MetadataModule = None,
+    captions: Annotated[Captions, Field(description="how prompts are made from metadata")] = Captions(),  # noqa: B008
+    augment_phase: Annotated[bool, Field(description="invert the polarity of every second crop, at random")] = True,
+    volume_norm: Annotated[bool, Field(description="bring crops to a loudness drawn from volume_norm_param")] = False,
+    volume_norm_param: Annotated[
+        Sequence[float], Field(min_length=2, max_length=2, description="loudness in LUFS, and +- dB around it")
+    ] = (-16, 2),
+    allow_silence: Annotated[bool, Field(description="give crops below -60 dB too")] = False,
+    exclude_paths_file: keys.ExcludePaths = None,
+    include_paths_file: keys.IncludePaths = None,
+    loose_path_matching: keys.LoosePaths = False,
+    on_bad_item: keys.BadItem = "skip",
+    quarantine_file: keys.QuarantineFile = None,
+    max_bad_fraction: keys.MaxBadFraction = 0.2,
+    seed: keys.Seed = None,
+    *,
+    request: Runtime[LoaderRequest],
+) -> Loader:
+    """Hugging Face audio datasets on disk (Arrow files), audio embedded in the rows or in files that they name."""
+    request = request.with_seed(seed)
+    clips = ClipMaker(
+        request.sample_size,
+        request.sample_rate,
+        request.audio_channels,
+        random_crop=random_crop,
+        augment_phase=augment_phase,
+        volume_norm=volume_norm_param if volume_norm else None,
+        allow_silence=allow_silence,
+        captions=captions,
+    )
+    paths = PathFilter(exclude_paths_file, include_paths_file, quarantine_file, loose_path_matching)
+    entries = [_open(entry, custom_metadata_module) for entry in datasets]
+    source = HuggingFaceSource(entries, AudioItems(clips), paths)
+    return request.loader(source, FaultPolicy(on_bad_item, quarantine_file, max_bad_fraction), drop_last)
