@@ -12,9 +12,12 @@ from torch import Tensor
 
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance, Guided
 from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, noise_level
+from stable_audio_tools.models.lora.noise_levels import NoiseIntervals
 
 if TYPE_CHECKING:
     from stable_audio_tools.models.dit import DiffusionTransformer, Projected
+
+_ProjectedKey = tuple[str, int, tuple[bool, ...]]  # of a pass: which, length of x, adapters that act
 
 
 class Denoiser(Protocol):
@@ -41,22 +44,27 @@ class PlainDenoiser:
         self.inputs = dict(inputs)
         self.guidance = guidance
         self.objective = objective
+        self.adapters = NoiseIntervals(model)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.model(x, t, **self.inputs, **self._options(t))
+        level = noise_level(t, self.objective)
+        with self.adapters.at(level):
+            return self.model(x, t, **self.inputs, **self._options(level))
 
     def guided(self, x: Tensor, t: Tensor) -> Guided:
-        options = self._options(t)
-        output = self.model(x, t, **self.inputs, **options)
-        if not options:
-            return Guided(output, output)
-        # At scale 0 the unconditional pass is all that is left.
-        options = {**options, "cfg_scale": 0.0, "rescale_cfg": False}
-        return Guided(output, self.model(x, t, **self.inputs, **options))
+        level = noise_level(t, self.objective)
+        options = self._options(level)
+        with self.adapters.at(level):
+            output = self.model(x, t, **self.inputs, **options)
+            if not options:
+                return Guided(output, output)
+            # At scale 0 the unconditional pass is all that is left.
+            options = {**options, "cfg_scale": 0.0, "rescale_cfg": False}
+            return Guided(output, self.model(x, t, **self.inputs, **options))
 
-    def _options(self, t: Tensor) -> dict[str, Any]:
+    def _options(self, level: Tensor) -> dict[str, Any]:
         """Of guidance, where it applies."""
-        if not self.guidance.is_on or not self.guidance.covers(noise_level(t, self.objective)):
+        if not self.guidance.is_on or not self.guidance.covers(level):
             return {}
         options = {"cfg_scale": self.guidance.scale, "batch_cfg": self.guidance.batched, "rescale_cfg": True}
         return options if self.guidance.rescale is None else {**options, "scale_phi": self.guidance.rescale}
@@ -78,7 +86,8 @@ class GuidedTransformer:
         self.conditions = conditions.to(model.dtype)
         self.is_guided = guidance.is_on and conditions.can_be_dropped()
         self.unconditional = self.conditions.unconditional(negative, negative_mask) if self.is_guided else None
-        self._projected: dict[tuple[str, int], Projected] = {}
+        self.adapters = NoiseIntervals(model)
+        self._projected: dict[_ProjectedKey, Projected] = {}
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         return self.guided(x, t).output
@@ -100,29 +109,37 @@ class GuidedTransformer:
 
     def _run(self, x: Tensor, t: Tensor, **options: Any) -> tuple[Guided, list[Tensor]]:
         level = noise_level(t.to(self.model.dtype), self.model.diffusion_objective)
+        with self.adapters.at(level) as acting:
+            return self._passes(x, t, level, acting, **options)
+
+    def _passes(
+        self, x: Tensor, t: Tensor, level: Tensor, acting: tuple[bool, ...], **options: Any
+    ) -> tuple[Guided, list[Tensor]]:
         if self.unconditional is None or not self.guidance.covers(level):
-            result = self.model.denoise(x, t, self._given("conditioned", x), **options)
+            result = self.model.denoise(x, t, self._given("conditioned", x, acting), **options)
             return Guided(result.output, result.output), result.hidden_states
         if self.guidance.batched:
-            doubled = self.model.denoise(torch.cat([x, x]), torch.cat([t, t]), self._given("both", x), **options)
+            doubled = self.model.denoise(
+                torch.cat([x, x]), torch.cat([t, t]), self._given("both", x, acting), **options
+            )
             conditioned, unconditioned = doubled.output.chunk(2)
             states = doubled.hidden_states
         else:
-            first = self.model.denoise(x, t, self._given("conditioned", x), **options)
-            second = self.model.denoise(x, t, self._given("unconditional", x), **options)
+            first = self.model.denoise(x, t, self._given("conditioned", x, acting), **options)
+            second = self.model.denoise(x, t, self._given("unconditional", x, acting), **options)
             conditioned, unconditioned = first.output, second.output
             states = [torch.cat(pair) for pair in zip(first.hidden_states, second.hidden_states)]
         return Guided(self.guidance.combine(conditioned, unconditioned), unconditioned), states
 
-    def _given(self, which: str, x: Tensor) -> "Projected":
-        """Projected conditions of the passes, for the length of x."""
-        key = (which, x.shape[-1])
+    def _given(self, which: str, x: Tensor, acting: tuple[bool, ...]) -> "Projected":
+        """Projected conditions of the passes, for the length of x and the adapters that act."""
+        key = (which, x.shape[-1], acting)
         if key not in self._projected:
-            self._projected[key] = self._project(which, x.shape[-1])
+            self._projected[key] = self._project(*key)
         return self._projected[key]
 
-    def _project(self, which: str, length: int) -> "Projected":
-        both = self._projected.get(("both", length))
+    def _project(self, which: str, length: int, acting: tuple[bool, ...]) -> "Projected":
+        both = self._projected.get(("both", length, acting))
         if which == "conditioned" and both is not None:
             return both.first(_batch_size(self.conditions))
         conditions = self.conditions

@@ -10,6 +10,7 @@ from stable_audio_tools.config import ConfigError, UserError
 from stable_audio_tools.config.sentences import nearest
 from stable_audio_tools.models.lora.config import LoraConfig
 from stable_audio_tools.models.lora.layers import AdaptedLayer, Control, LoraFactors, adapt_layer, release_layer
+from stable_audio_tools.models.lora.precision import cast_base, dense_weight
 from stable_audio_tools.models.lora.targets import find_targets, rank_of, select_paths
 
 DEFAULT_NAME = "lora"
@@ -131,10 +132,15 @@ class LoraAdapter(nn.Module):
 def attach_lora(model: nn.Module, config: LoraConfig, seed: int | None = None, name: str = DEFAULT_NAME) -> LoraAdapter:
     """Freeze a model and give its layers an adapter that trains; the model's output is unchanged.
 
-    `seed` fixes the random factors; without one they come from torch's generator. Load base weights before.
+    `seed` fixes the random factors; without one they come from torch's generator. Load base weights before: they are
+    cast to `base_precision`, and magnitudes begin as their norms.
     """
     targets = find_targets(model, config)
-    adapter = put_on(model, Control(check_name(model, name), config, strength=config.multiplier), targets)
+    check_name(model, name)
+    if config.base_precision is not None:
+        cast_base(model, config.base_precision, targets)
+        targets = {path: model.get_submodule(path) for path in targets}
+    adapter = put_on(model, Control(name, config, strength=config.multiplier), targets)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     for _, factors in adapter.layers():
         draw_start(factors, generator)
@@ -148,8 +154,7 @@ def put_on(model: nn.Module, control: Control, targets: Mapping[str, nn.Module])
     refuse_merged(model)
     made: dict[str, LoraFactors] = {}
     for path, layer in targets.items():
-        weight: Tensor = layer.weight  # type: ignore[assignment]
-        made[path] = LoraFactors(control, path, weight.detach().flatten(1), rank_of(path, control.config))
+        made[path] = LoraFactors(control, dense_weight(layer), rank_of(path, control.config))
     for path, factors in made.items():
         adapt_layer(targets[path], factors)
     return LoraAdapter(control, made)

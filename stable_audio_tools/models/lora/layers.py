@@ -23,6 +23,7 @@ from stable_audio_tools.models.lora.formula import (
     row_squares,
     singular_bases,
 )
+from stable_audio_tools.models.lora.precision import dense_weight, is_quantized
 
 FACTOR_NAMES = ("lora_A", "lora_B", "M_xs", "magnitude", "magnitude_r", "magnitude_c")
 
@@ -51,10 +52,10 @@ class LoraFactors(nn.Module):
     U: Tensor
     V: Tensor
 
-    def __init__(self, control: Control, path: str, weight: Tensor, rank: int) -> None:
+    def __init__(self, control: Control, weight: Tensor, rank: int) -> None:
         super().__init__()
         config, form = control.config, control.config.form
-        self.control, self.path = control, path
+        self.control = control
         self.scale = config.scale(rank)
         self.rank = min(rank, *weight.shape)
         self.dropout, self.module_dropout = config.dropout, config.module_dropout
@@ -160,8 +161,7 @@ class AdaptedLayer(nn.Module):
 
     def base_weight(self) -> Tensor:
         """W as a matrix (rows, cols)."""
-        weight: Tensor = self.weight
-        return weight.detach().flatten(1)
+        return dense_weight(self)
 
     def adapted_weight(self) -> Tensor:
         """W + sum of strength (W' - W), (rows, cols), in the precision of the factors."""
@@ -245,6 +245,9 @@ class AdaptedLinear(AdaptedLayer):
     """x (..., cols) -> (..., rows)"""
 
     def _product(self, x: Tensor) -> Tensor:
+        if is_quantized(self):
+            out = self._base(x)
+            return out if self.bias is None else out - self.bias
         return F.linear(x, self.weight)
 
     def _scale_inputs(self, x: Tensor, more: Tensor) -> Tensor:

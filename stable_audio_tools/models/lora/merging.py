@@ -11,6 +11,7 @@ from stable_audio_tools.models.lora.adapter import adapted_layers, refuse_merged
 from stable_audio_tools.models.lora.config import LoraConfig
 from stable_audio_tools.models.lora.identity import base_facts
 from stable_audio_tools.models.lora.layers import AdaptedLayer
+from stable_audio_tools.models.lora.precision import dense_weight, is_quantized
 from stable_audio_tools.models.lora.stored import LoraFile
 from stable_audio_tools.models.lora.targets import find_targets, rank_of
 
@@ -33,7 +34,10 @@ def merge_lora(model: nn.Module) -> int:
         raise UserError("this model has no adapters to merge")
     refuse_merged(model)
     for path, layer in layers.items():
-        _refuse_quantized(path, layer)
+        if is_quantized(layer):
+            raise UserError(
+                f"{path}: adapters do not merge into 8-bit or 4-bit weights; load the base in full precision"
+            )
     for layer in layers.values():
         merged = layer.adapted_weight()
         layer.kept_weights = {name: value.detach().clone() for name, value in _weights(layer).items()}
@@ -76,7 +80,7 @@ def extract_lora(
         )
     layers, total, kept, unchanged = {}, 0.0, 0.0, 0
     for path, layer in targets.items():
-        change = _matrix(tuned.get_submodule(path)) - _matrix(layer)
+        change = dense_weight(tuned.get_submodule(path)).float() - dense_weight(layer).float()
         if not change.any():
             unchanged += 1
             continue
@@ -95,11 +99,6 @@ def extract_lora(
     return Extracted(LoraFile("extracted", "native", layers, config, facts=facts), kept / total, unchanged, beyond)
 
 
-def _matrix(layer: nn.Module) -> Tensor:
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    return weight.detach().float().flatten(1)
-
-
 def _weights(layer: AdaptedLayer) -> dict[str, nn.Parameter]:
     """What the weight is made of: itself, or gain and direction."""
     own = dict(layer.named_parameters(recurse=False))
@@ -114,8 +113,3 @@ def _write(layer: AdaptedLayer, merged: Tensor) -> None:
         return
     parameters["weight_v"].copy_(merged.view(parameters["weight_v"].shape))
     parameters["weight_g"].copy_(torch.norm_except_dim(parameters["weight_v"], 2, 0))
-
-
-def _refuse_quantized(path: str, layer: AdaptedLayer) -> None:
-    if not all(parameter.is_floating_point() for parameter in _weights(layer).values()):
-        raise UserError(f"{path}: adapters do not merge into 8-bit or 4-bit weights; load the base in full precision")

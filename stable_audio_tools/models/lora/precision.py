@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stable_audio_tools.config import UserError
 from stable_audio_tools.models.lora.config import BasePrecision
@@ -33,6 +33,26 @@ def cast_base(model: nn.Module, precision: BasePrecision, targets: Mapping[str, 
     for path, layer in quantized.items():
         parent, _, name = path.rpartition(".")
         setattr(model.get_submodule(parent), name, layer)
+
+
+def is_quantized(layer: nn.Module) -> bool:
+    """Are the layer's weights packed by bitsandbytes?"""
+    return type(layer.weight).__name__ in ("Params4bit", "Int8Params")
+
+
+def dense_weight(layer: nn.Module) -> Tensor:
+    """The weight of a layer as a matrix (rows, cols), without its gradient."""
+    weight: Any = layer.weight
+    if not is_quantized(layer):
+        matrix: Tensor = weight.detach().flatten(1)
+        return matrix
+    functional = require("bitsandbytes").functional
+    if type(weight).__name__ == "Params4bit":
+        unpacked: Tensor = functional.dequantize_4bit(weight.data, weight.quant_state)
+        return unpacked
+    state: Any = layer.state  # takes the weight over in the first pass
+    packed, scales = (weight.CB, weight.SCB) if state.CB is None else (state.CB, state.SCB)
+    return packed.float() * (scales[:, None] / 127)
 
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
