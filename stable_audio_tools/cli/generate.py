@@ -107,15 +107,21 @@ def source_of(arguments: argparse.Namespace, default: str = DEFAULT_MODEL) -> tu
 
 def load_model(arguments: argparse.Namespace, source: tuple[Any, Path | None]) -> Any:
     """The model on the device of this process."""
+    from stable_audio_tools.inference.audio_model import load
+
+    return load(*source, process_device(arguments.device), precision=arguments.precision)
+
+
+def process_device(name: str | None) -> Any:
+    """The device of this process: its own GPU where a launcher started several."""
     import torch
 
     from stable_audio_tools.config.errors import UserError
-    from stable_audio_tools.inference.audio_model import load
     from stable_audio_tools.system.devices import pick_device
     from stable_audio_tools.system.ranks import local_rank, world_size
 
     try:
-        device = pick_device(arguments.device)
+        device = pick_device(name)
     except ValueError as error:
         raise UserError(str(error)) from None
     if device == torch.device("cuda") and world_size() > 1:
@@ -123,7 +129,7 @@ def load_model(arguments: argparse.Namespace, source: tuple[Any, Path | None]) -
     if device.type == "cpu" and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
         # torchrun's default. Sums over fewer threads round otherwise, and files should not tell how they were shared.
         torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    return load(*source, device, precision=arguments.precision)
+    return device
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -25,6 +25,8 @@ COMMANDS = {
     "check": Entry("check", "check a model config (and a dataset config) and print what it builds"),
     "schema": Entry("schema", "write JSON Schemas of the configs, for editors"),
     "make-example-dataset": Entry("make_example_dataset", "write short synthetic clips with captions to try things on"),
+    "evaluate-fad": Entry("evaluate_fad", "measure how far sets of audio are from reference sets"),
+    "compare-scores": Entry("compare_scores", "print result files side by side, where they are comparable"),
     "info": Entry("info", "describe this installation, or a weight file"),
 }
 

@@ -1,0 +1,238 @@
+"""`evaluate_fad.py`: sets × sets × embedders, files of fadtk, result files and their comparison."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stable_audio_tools.cli import compare_scores, evaluate_fad
+from stable_audio_tools.data.audio_io import write
+from stable_audio_tools.evaluation.embedders import create_embedder
+from stable_audio_tools.evaluation.embedding import embed_files, find_audio, read_mono
+from stable_audio_tools.evaluation.metrics.frechet import frechet_distance, gaussian_of
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from small_sounds import RATE, tone, write_tones
+
+EMBEDDER = "logmel:bands=8,window_seconds=0.25"  # few numbers, so that a second of sound fills a covariance
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sets")
+    write_tones(root / "reference", 12)
+    write_tones(root / "near", 8, first=20)
+    for index in range(8):
+        noise = torch.rand(1, RATE, generator=torch.Generator().manual_seed(index)) - 0.5
+        write(root / "far" / f"tone_{index:02d}.wav", noise, RATE)
+    return root
+
+
+def score(root: Path, out: Path, *flags: str, generated: tuple[str, ...] = ("near", "far")) -> Any:
+    words = ["--reference", str(root / "reference"), "--generated", *(str(root / name) for name in generated)]
+    assert evaluate_fad.main([*words, "--embedder", EMBEDDER, "--output", str(out), "--device", "cpu", *flags]) == 0
+    return json.loads((out / "scores.json").read_text())
+
+
+def test_every_score_of_every_pair(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = score(sets, tmp_path, "--inf", "--per-song", "--kernel", "--coverage", "--paired")["results"]
+    near, far = (result["scores"] for result in found)
+    for name in ("fad", "fad_inf", "kernel_distance"):
+        assert near[name] < far[name]
+    assert near["density"] > far["density"] and near["coverage"] > far["coverage"] == 0
+    assert near["kernel_low"] <= near["kernel_distance"] <= near["kernel_high"]
+    assert near["mrstft"] > 0 and near["si_sdr"] < 0
+
+    embedder = create_embedder(EMBEDDER)
+    files = [embed_files(embedder, find_audio(sets / name), tmp_path / "own") for name in ("reference", "near")]
+    gaussians = [gaussian_of(one.all_frames) for one in files if one is not None]
+    assert near["fad"] == pytest.approx(frechet_distance(*gaussians), rel=1e-12)
+    songs = found[0]["details"]["per_song"]
+    one = gaussian_of(files[1].frames["tone_03.wav"])  # type: ignore[union-attr]
+    assert songs["tone_03.wav"] == pytest.approx(frechet_distance(gaussians[0], one), rel=1e-12)
+    assert list(songs.values()) == sorted(songs.values(), reverse=True) and len(songs) == 8
+
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    assert [float(row["fad"]) for row in rows] == [near["fad"], far["fad"]]
+    assert len(list((tmp_path / "per_song").glob("*.csv"))) == 2
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("<svg") == 1 + 2 + 2 and "n = ∞" in page and "tone_03.wav" in page
+    assert f"{near['fad']:.5g}" in capsys.readouterr().out
+
+
+def test_a_result_says_how_it_was_measured(sets: Path, tmp_path: Path) -> None:
+    document = score(sets, tmp_path, generated=("near",))
+    (result,) = document["results"]
+    assert set(document["software"]) >= {"stable-audio-tools", "torch", "numpy"}
+    assert result["setup"]["embedder"] == create_embedder(EMBEDDER).identity
+    assert result["setup"]["embedder"]["weights"] == "none" and result["setup"]["seed"] == 0
+    assert result["setup"]["reference"]["vectors"] == 12 * 6
+    assert result["subject"]["files"] == 8 and result["subject"]["vectors"] == 8 * 6
+
+
+def test_runs_are_repeatable_whatever_the_batch_and_the_processes(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--inf", "--kernel")
+    score(sets, tmp_path / "a", *flags, "--batch-size", "1", "--num-workers", "1")
+    score(sets, tmp_path / "b", *flags, "--batch-size", "5", "--num-workers", "3")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    words = ["--reference", str(sets / "reference"), "--generated", str(sets / "near"), str(sets / "far")]
+    assert evaluate_fad.main([*words, "--embedder", EMBEDDER, "--output", str(tmp_path / "c"), *flags]) == 0
+    assert not (tmp_path / "c" / "scores.json").exists()  # the other half is missing
+    monkeypatch.setenv("RANK", "1")
+    score(sets, tmp_path / "c", *flags)
+    one, two, three = ((tmp_path / name / "scores.json").read_bytes() for name in "abc")
+    assert one == two == three
+    vectors = [sorted((tmp_path / name / "embeddings").rglob("*.npy")) for name in "abc"]
+    assert [p.read_bytes() for p in vectors[0]] == [p.read_bytes() for p in vectors[1]]
+    assert [p.read_bytes() for p in vectors[0]] == [p.read_bytes() for p in vectors[2]]
+
+
+def test_equal_sets_are_at_zero_and_another_seed_changes_what_is_drawn(sets: Path, tmp_path: Path) -> None:
+    (same,) = score(sets, tmp_path / "same", "--kernel", generated=("reference",))["results"]
+    assert same["scores"]["fad"] == pytest.approx(0, abs=1e-9)
+    (other,) = score(sets, tmp_path / "same", "--kernel", "--seed", "1", generated=("reference",))["results"]
+    assert other["scores"]["kernel_low"] != same["scores"]["kernel_low"]
+
+
+def test_bad_files_are_named_and_counted(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_tones(tmp_path / "some", 3)
+    (folder / "broken.wav").write_bytes(b"no sound")
+    words = ["--reference", str(sets / "reference"), "--generated", str(folder), "--embedder", EMBEDDER]
+    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out")]) == 1
+    (result,) = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
+    assert list(result["subject"]["failed"]) == ["broken.wav"] and result["subject"]["files"] == 3
+    assert "broken.wav" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("make", "flags", "sentence"),
+    [
+        (lambda d: None, (), "no such folder"),
+        (lambda d: d.mkdir(), (), "holds no audio files"),
+        (lambda d: (d.mkdir(), (d / "x.wav").write_bytes(b"x")), (), "none of 1 files could be embedded"),
+        (lambda d: write(d / "x.wav", tone(0, 0.2), RATE), (), "a covariance needs at least 2 frames, got 1"),
+        (lambda d: write_tones(d, 1), ("--inf",), "needs at least 10 frames, got 6"),
+        (lambda d: write_tones(d, 1), ("--batch-size", "0"), "--batch-size: expected at least 1, got 0"),
+    ],
+    ids=["missing", "empty", "unreadable", "one window", "too few", "batch of none"],
+)
+def test_a_mistake_is_one_sentence(
+    make: Any, flags: tuple[str, ...], sentence: str, sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make(tmp_path / "set")
+    words = ["--reference", str(sets / "reference"), "--generated", str(tmp_path / "set"), "--embedder", EMBEDDER]
+    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out"), *flags]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(told) == 1 and sentence in told[0]
+
+
+# ------------------------------------------------------------------ files of fadtk
+
+
+def write_as_fadtk(folder: Path, name: str, frames: dict[str, np.ndarray]) -> None:
+    (folder / "embeddings" / name).mkdir(parents=True)
+    for stem, array in frames.items():
+        np.save(folder / "embeddings" / name / f"{stem}.npy", array.astype(np.float16))
+
+
+def test_caches_and_statistics_of_fadtk_are_read(sets: Path, tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    sides = {side: {f"s{i}": generator.normal(size=(9, 16)) for i in range(6)} for side in ("ref", "gen")}
+    for side, frames in sides.items():
+        write_as_fadtk(tmp_path / side, "logmel", frames)
+    whole = [np.concatenate(list(frames.values())).astype(np.float16).astype(np.float64) for frames in sides.values()]
+    wanted = frechet_distance(*(gaussian_of(array) for array in whole))
+    packed = {"logmel.mu": whole[0].mean(0), "logmel.cov": np.cov(whole[0], rowvar=False), "other.mu": np.zeros(2)}
+    np.savez(tmp_path / "packed.npz", **packed)
+    stats = tmp_path / "stats_only" / "stats" / "logmel"
+    stats.mkdir(parents=True)
+    np.save(stats / "mu.npy", packed["logmel.mu"])
+    np.save(stats / "cov.npy", packed["logmel.cov"])
+    references = [str(tmp_path / name) for name in ("ref", "packed.npz", "stats_only")]
+    words = ["--reference", *references, "--generated", str(tmp_path / "gen"), "--read-fadtk", "--per-song"]
+    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
+    assert [result["scores"]["fad"] for result in found] == pytest.approx([wanted] * 3, rel=1e-6)
+    assert all(len(result["details"]["per_song"]) == 6 for result in found)
+
+
+def test_statistics_of_another_embedder_are_refused(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "packed.npz", **{"vggish.mu": np.zeros(2), "vggish.cov": np.eye(2)})
+    words = ["--reference", str(tmp_path / "packed.npz"), "--generated", str(sets / "near")]
+    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "holds no statistics of embedder 'logmel'" in capsys.readouterr().err
+    (tmp_path / "bad.npz").write_bytes(b"no archive")
+    words[1] = str(tmp_path / "bad.npz")
+    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert "cannot be read as a file of statistics" in capsys.readouterr().err
+
+
+def test_kl_of_pairs_comes_from_a_classifier(sets: Path, tmp_path: Path) -> None:
+    """AST with five classes and random weights: the divergence of a set from itself is zero, else that of the means."""
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    torch.manual_seed(0)
+    config = ASTConfig(num_labels=5, max_length=128, num_mel_bins=32, **sizes)
+    ASTForAudioClassification(config).save_pretrained(tmp_path / "ast")
+    ASTFeatureExtractor(max_length=128, num_mel_bins=32).save_pretrained(tmp_path / "ast")
+    name = f"classifier:name={tmp_path / 'ast'},window_seconds=0.5"
+    other_set = write_tones(tmp_path / "other", 8, first=40)
+    words = ["--reference", str(sets / "near"), "--generated", str(sets / "near"), str(other_set), "--paired"]
+    assert evaluate_fad.main([*words, "--embedder", name, "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    same, other = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
+    assert abs(same["scores"]["kl"]) < 1e-12 < other["scores"]["kl"]
+
+    embedder = create_embedder(name)
+    logits = [
+        torch.stack([torch.from_numpy(embedder.frames(read_mono(path, 16000))).mean(0) for path in files.values()])
+        for files in (find_audio(sets / "near"), find_audio(other_set))
+    ]
+    p, q = (torch.log_softmax(values.double(), 1) for values in logits)
+    assert other["scores"]["kl"] == pytest.approx(float((p.exp() * (p - q)).sum(1).mean()), rel=1e-4)
+
+
+def test_scalars_for_tensorboard(sets: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (result,) = score(sets, tmp_path / "o", "--log-dir", str(tmp_path / "log"), "--log-step", "7", generated=("near",))[
+        "results"
+    ]
+    events = EventAccumulator(str(tmp_path / "log"))
+    events.Reload()
+    (tag,) = events.Tags()["scalars"]
+    assert tag.startswith("fad_logmel-bands") and tag.endswith("_ref_reference_gen_near")
+    (event,) = events.Scalars(tag)
+    assert (event.step, event.value) == (7, pytest.approx(result["scores"]["fad"], rel=1e-6))
+
+
+# ------------------------------------------------------------------ comparing
+
+
+def test_results_of_one_setup_are_compared_and_others_refused(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score(sets, tmp_path / "near", generated=("near",))
+    score(sets, tmp_path / "far", generated=("far",))
+    score(sets, tmp_path / "seed", "--seed", "3", generated=("far",))
+    paths = {name: str(tmp_path / name / "scores.json") for name in ("near", "far", "seed")}
+    capsys.readouterr()
+    assert compare_scores.main([paths["near"], paths["far"]]) == 0
+    table = capsys.readouterr().out
+    assert "near" in table and "far" in table and len(table.splitlines()) == 4
+    assert compare_scores.main([paths["near"], paths["seed"]]) == 2
+    assert "were not measured alike: seed is 0 and 3" in capsys.readouterr().err
+    assert compare_scores.main([str(sets / "near" / "tone_00.wav")]) == 2
+    assert compare_scores.main([str(tmp_path / "absent.json")]) == 2
+    assert capsys.readouterr().err.count("error:") == 2
