@@ -185,3 +185,28 @@ def test_a_learning_rate_stands_in_for_a_config(caplog: pytest.LogCaptureFixture
         resolve_optimizer(None, "diffusion", None, "Adam")
     with pytest.raises(ConfigError, match="needs an entry 'lm' with an 'optimizer'; it has diffusion"):
         resolve_optimizer(configs, "lm", None, "Adam")
+
+
+def test_on_the_cpu_the_step_is_torchs_one_pass_unless_told_otherwise(module: nn.Module) -> None:
+    def made(kind: str, **config: object) -> torch.optim.Optimizer:
+        return create_optimizer_from_config({"type": kind, "config": {"lr": 1e-3, **config}}, module)
+
+    assert made("AdamW").param_groups[0]["fused"] is True
+    assert made("AdamW", foreach=True).param_groups[0]["foreach"] is True
+    assert made("AdamW", fused=False).param_groups[0]["fused"] is False
+    assert "fused" not in made("RMSprop").param_groups[0]
+
+
+@pytest.mark.parametrize("kind", ["Adam", "AdamW", "SGD"])
+def test_the_one_pass_step_is_the_published_one(kind: str) -> None:
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        layer = nn.Linear(8, 8).double()
+        optimizer = create_optimizer_from_config({"type": kind, "config": {"lr": 0.1, "fused": fused}}, layer)
+        for step in range(5):
+            optimizer.zero_grad()
+            layer(torch.full((2, 8), step + 1.0, dtype=torch.double)).square().sum().backward()
+            optimizer.step()
+        results.append(layer.weight.detach())
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=0)

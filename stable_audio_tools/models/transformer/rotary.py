@@ -59,10 +59,11 @@ def rotate(x: Tensor, rotary: Rotary) -> Tensor:
     cos, sin = rotary
     half = cos.shape[-1]
     dtype = torch.promote_types(x.dtype, cos.dtype)
-    turned = x[..., : 2 * half].to(dtype)
-    first, second = turned[..., :half], turned[..., half:]
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
-    return turned if x.shape[-1] == 2 * half else torch.cat([turned, x[..., 2 * half :]], dim=-1)
+    # One split costs the backward pass one concatenation, where slices would each fill a tensor of zeros.
+    first, second, rest = x.split([half, half, x.shape[-1] - 2 * half], dim=-1)
+    first, second = first.to(dtype), second.to(dtype)
+    turned = (first * cos - second * sin).to(x.dtype), (second * cos + first * sin).to(x.dtype)
+    return torch.cat([*turned, rest], dim=-1)
 
 
 class ScaledSinusoidalEmbedding(nn.Module):
