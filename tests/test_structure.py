@@ -20,6 +20,7 @@ LAYERS = {  # a folder may import from itself and from these
     "inference": {"config", "system", "models", "data"},
     "evaluation": {"config", "system", "models", "data", "inference"},
     "dedup": {"config", "system", "models", "data", "inference"},
+    "attribution": {"config", "system", "models", "data", "inference", "evaluation"},
     "mel": {"config", "system", "models", "data", "inference"},
     "interface": {"config", "system", "models", "data", "inference"},
     "utils": {"config", "system", "models", "data", "inference"},

@@ -1,0 +1,1 @@
+"""Data attribution: which training items made an output, by projected gradients (TRAK, D-TRAK)."""

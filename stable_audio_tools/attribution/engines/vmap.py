@@ -1,0 +1,50 @@
+"""Several samples in one vectorised pass: for small models, and for dense projections, whose matrix they share."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from stable_audio_tools.attribution.engines.engine import Engine
+from stable_audio_tools.attribution.task import Rows, Sample
+
+
+class VmapEngine(Engine):
+    """Holds the gradients of a group. Groups are always filled up to one size, so that shapes never change."""
+
+    name = "vmap"
+    group = 4
+
+    def features(self, samples: Sequence[Sample]) -> Tensor:
+        parts = [self._group(samples[start : start + self.group]) for start in range(0, len(samples), self.group)]
+        return torch.cat(parts).float().cpu()
+
+    def _group(self, samples: Sequence[Sample]) -> Tensor:
+        prepared = [self.task.prepare(sample) for sample in samples]
+        prepared += [prepared[-1]] * (self.group - len(prepared))
+        stacked = _stack(prepared)
+        parameters = {name: parameter.detach() for name, parameter in self.parameters.items()}
+
+        def value(parameters: dict[str, Tensor], rows: Rows) -> Tensor:
+            return self.task.values(rows, parameters).mean()
+
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no vectorised form, and would run one by one
+            gradients = vmap(grad(value), in_dims=(None, 0), randomness="error")(parameters, stacked)
+        features = self._zeros(len(samples))
+        for name, gradient in gradients.items():
+            features += self.projection.project(name, gradient.detach()[: len(samples)])
+        return features
+
+
+def _stack(prepared: Sequence[Rows]) -> Rows:
+    first = prepared[0]
+    inputs = {name: torch.stack([rows.inputs[name] for rows in prepared]) for name in first.inputs}
+    return Rows(
+        torch.stack([rows.noisy for rows in prepared]),
+        torch.stack([rows.t for rows in prepared]),
+        torch.stack([rows.target for rows in prepared]),
+        inputs,
+        torch.stack([rows.mask for rows in prepared]),
+    )

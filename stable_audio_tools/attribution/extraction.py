@@ -1,0 +1,305 @@
+"""What `dtrak_extract_features.py` does: features of every item, kept as they are made, shared among processes."""
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from stable_audio_tools.attribution.engines import Engine, make_engine
+from stable_audio_tools.attribution.features import FeaturePaths, FeatureWriter
+from stable_audio_tools.attribution.items import Items, open_items, read_items
+from stable_audio_tools.attribution.models import AttributedModel, ModelSource, SampleMaker
+from stable_audio_tools.attribution.noise import select_timesteps
+from stable_audio_tools.attribution.outputs import find_measure
+from stable_audio_tools.attribution.projection import make_projection
+from stable_audio_tools.attribution.task import Recipe, Sample
+from stable_audio_tools.config import AudioError, ConfigError, load
+from stable_audio_tools.data.faults import Fault
+from stable_audio_tools.data.preencode import left_out_list
+from stable_audio_tools.inference.progress import progress_bar
+from stable_audio_tools.system.files import write_text
+from stable_audio_tools.system.ranks import local_rank, rank, world_size
+
+logger = logging.getLogger(__name__)
+
+_TIMED_ITEMS = 3
+
+
+@dataclass(frozen=True)
+class ExtractSettings:
+    """The flags of the command."""
+
+    model_config: str
+    pretrained_ckpt_path: str
+    feature_path: str
+    proj_dim: int
+    dataset_config: str | None = None
+    generated: str | None = None
+    include_paths_file: str | None = None
+    exclude_paths_file: str | None = None
+    pretransform_ckpt_path: str | None = None
+    remove_pretransform_weight_norm: str = "none"
+    batch_size: int = 8
+    num_workers: int = 4
+    device: str = "auto"
+    used_dim: int | None = None
+    seed: int = 42
+    e_seed: int = 0
+    K: int = 10
+    t_strategy: str = "uniform"
+    num_train_steps: int = 1000
+    f: str = "loss"
+    cfg_dropout_prob: float = 0.0
+    ids_path: str | None = None
+    meta_path: str | None = None
+    max_examples: int | None = None
+    param_regex: str | None = None
+    disable_random_crop: bool = False
+    autocast_pretransform: bool = False
+    disable_sdpa: bool = False
+    model_id: int = 0
+    pre_encoded: bool = False
+    no_pre_encoded: bool = False
+    projection: str = "sketch"
+    engine: str = "auto"
+    rows_at_once: int = 0
+    checkpointing: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        least = {"proj_dim": 1, "batch_size": 1, "num_workers": 0, "rows_at_once": 0}
+        optional = {name: 1 for name in ("used_dim", "max_examples") if getattr(self, name) is not None}
+        problems = [
+            f"--{name.replace('_', '-')}: expected at least {bound}, got {getattr(self, name)}"
+            for name, bound in {**least, **optional}.items()
+            if getattr(self, name) < bound
+        ]
+        if self.used_dim is not None and self.used_dim > self.proj_dim:
+            problems.append(f"--used-dim: is {self.used_dim}, more than --proj-dim {self.proj_dim}")
+        if self.pre_encoded and self.no_pre_encoded:
+            problems.append("--pre-encoded and --no-pre-encoded: give one of them")
+        if not 0 <= self.cfg_dropout_prob <= 1:
+            problems.append(f"--cfg-dropout-prob: expected 0 to 1, got {self.cfg_dropout_prob:g}")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def dim(self) -> int:
+        """Numbers of a feature: nothing is projected that scoring would not use."""
+        return self.used_dim or self.proj_dim
+
+
+class Extracted(NamedTuple):
+    """What a run did."""
+
+    paths: FeaturePaths
+    made: int
+    kept: int
+    left_out: int
+
+
+class Estimate(NamedTuple):
+    """What a whole run would take."""
+
+    items: int
+    left_out: int  # known before anything is read
+    parameters: int
+    engine: str
+    seconds_per_item: float
+    disk: int  # bytes
+    peak_gpu: int | None  # bytes
+
+
+class Extraction:
+    """Model, items and engine of one run."""
+
+    def __init__(self, settings: ExtractSettings) -> None:
+        self.settings = settings
+        source = ModelSource(
+            settings.model_config,
+            settings.pretrained_ckpt_path,
+            settings.pretransform_ckpt_path,
+            settings.remove_pretransform_weight_norm,
+            _own_device(settings.device),
+        )
+        self.attributed = AttributedModel.load(source)
+        self.attributed.set_checkpointing(settings.checkpointing)
+        self.items = self._open_items()
+        steps = select_timesteps(settings.K, settings.num_train_steps, settings.t_strategy)
+        recipe = Recipe(
+            find_measure(settings.f), steps, settings.num_train_steps, settings.e_seed, settings.cfg_dropout_prob
+        )
+        self.parameters = self.attributed.select_parameters(settings.param_regex)
+        self.make_sample = SampleMaker(
+            self.attributed, self._is_pre_encoded(), settings.e_seed, settings.autocast_pretransform
+        )
+        self.about = self._about(steps)
+        self.engine: Engine = make_engine(
+            settings.engine,
+            self.attributed.task(recipe),
+            self.parameters,
+            make_projection(settings.projection, settings.dim, settings.seed, settings.model_id),
+            rows_at_once=settings.rows_at_once,
+            checkpointing=settings.checkpointing,
+        )
+
+    def run(self) -> Extracted:
+        """Make this process's rows; rows that are there already are kept."""
+        paths = FeaturePaths.of(self.settings.feature_path, self.settings.ids_path, self.settings.meta_path)
+        index, count = rank(), world_size()
+        about = self.about if count == 1 else {**self.about, "shard": [index, count]}
+        paths = paths if count == 1 else paths.shard(index, count)
+        first, stop = (len(self.items) * place // count for place in (index, index + 1))
+        if first == stop:
+            raise ConfigError(f"{len(self.items)} items are too few for {count} processes; start fewer")
+        writer = FeatureWriter(paths, stop - first, self.settings.dim, about, self.settings.overwrite)
+        if writer.is_finished:
+            logger.info("%s is complete", paths.feature)
+            return Extracted(paths, 0, stop - first, 0)
+        pending = writer.pending
+        faults = list(self.items.faults) if index == 0 else []
+        faults += self._make_rows(writer, [first + row for row in pending], first)
+        left_out = len(writer.pending)
+        if left_out == stop - first > 0:
+            raise AudioError(f"not one of {left_out} items could be used; first: {faults[-1]}")
+        writer.finish([self.items.path(number) for number in range(first, stop)])
+        _tell_faults(paths, faults)
+        return Extracted(paths, len(pending) - left_out, stop - first - len(pending), len(faults))
+
+    def estimate(self) -> Estimate:
+        """Time and memory of a whole run, from the first items; writes nothing."""
+        if self.attributed.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.attributed.device)
+        samples = [sample for _, sample in self._samples(range(min(_TIMED_ITEMS, len(self.items))), [])]
+        if not samples:
+            raise AudioError("none of the first items could be used, so nothing can be timed")
+        with self._settled():
+            self.engine.features(samples[:1])  # what is made once is not timed
+            began = time.perf_counter()
+            self.engine.features(samples)
+            seconds = (time.perf_counter() - began) / len(samples)
+        gpu = self.attributed.device.type == "cuda"
+        return Estimate(
+            items=len(self.items),
+            left_out=len(self.items.faults),
+            parameters=sum(parameter.numel() for parameter in self.parameters.values()),
+            engine=self.engine.name,
+            seconds_per_item=seconds,
+            disk=len(self.items) * self.settings.dim * 4,
+            peak_gpu=torch.cuda.max_memory_allocated(self.attributed.device) if gpu else None,
+        )
+
+    def _make_rows(self, writer: FeatureWriter, numbers: list[int], first: int) -> list[Fault]:
+        faults: list[Fault] = []
+        waiting: list[tuple[int, Sample]] = []
+        with progress_bar("features", len(numbers)) as show, self._settled():
+            for done, (number, sample) in enumerate(self._samples(numbers, faults), 1):
+                waiting.append((number - first, sample))
+                if len(waiting) >= self.settings.batch_size:
+                    self._write(writer, waiting)
+                show(done)
+            self._write(writer, waiting)
+        return faults
+
+    def _write(self, writer: FeatureWriter, waiting: list[tuple[int, Sample]]) -> None:
+        if not waiting:
+            return
+        features = self.engine.features([sample for _, sample in waiting])
+        for (_, sample), feature in zip(waiting, features):
+            if not feature.isfinite().all():
+                raise AudioError(f"{sample.key}: its gradient is not finite; is the model trained, and the item sound?")
+        writer.write([row for row, _ in waiting], features)
+        waiting.clear()
+
+    def _samples(self, numbers: Any, faults: list[Fault]) -> Iterator[tuple[int, Sample]]:
+        for found in read_items(self.items, numbers, self.settings.num_workers):
+            if found.item is None:
+                assert found.fault is not None
+                faults.append(found.fault)
+                continue
+            holds_latents = self.items.holds_latents(found.number)
+            yield found.number, self.make_sample(found.item, self.items.key(found.number), holds_latents)
+
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """The same bits every time: kernels that add up in a fixed order."""
+        before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+        with ExitStack() as stack:
+            stack.callback(torch.use_deterministic_algorithms, before[0], warn_only=before[1])
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            if self.settings.disable_sdpa:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
+
+    def _open_items(self) -> Items:
+        settings = self.settings
+        dataset = None
+        if settings.dataset_config is not None:
+            dataset = load(settings.dataset_config)
+            dataset |= {"drop_last": False, "augment_phase": False}
+            for key in ("include_paths_file", "exclude_paths_file"):
+                if getattr(settings, key):
+                    dataset[key] = getattr(settings, key)
+            if settings.disable_random_crop:
+                dataset["random_crop"] = False
+        shape = self.attributed.shape
+        return open_items(dataset, settings.generated, shape, settings.seed, settings.max_examples)
+
+    def _is_pre_encoded(self) -> bool:
+        if self.settings.pre_encoded or self.settings.no_pre_encoded:
+            return self.settings.pre_encoded
+        return bool(self.attributed.training.get("pre_encoded", False))
+
+    def _about(self, steps: list[int]) -> dict[str, Any]:
+        """The meta data: the keys of the original scripts, and where everything is from."""
+        settings = self.settings
+        shapes = {name: list(parameter.shape) for name, parameter in self.parameters.items()}
+        keys: tuple[
+            Literal["K", "t_strategy", "num_train_steps", "f", "cfg_dropout_prob", "model_id", "param_regex"], ...
+        ]
+        keys = ("K", "t_strategy", "num_train_steps", "f", "cfg_dropout_prob", "model_id", "param_regex")
+        return {
+            "proj_dim": settings.dim,
+            "used_dim": settings.dim,
+            **{key: getattr(settings, key) for key in keys},
+            "grad_dim": sum(parameter.numel() for parameter in self.parameters.values()),
+            "pre_encoded": self._is_pre_encoded(),
+            "timesteps": steps,
+            "seed": settings.seed,
+            "e_seed": settings.e_seed,
+            "projection": settings.projection,
+            "weights": self.attributed.fingerprint(),
+            "model": _hash(self.attributed.config["model"]),
+            "parameters": _hash(shapes),
+            "data": self.items.data_key,
+            "checkpoint": str(Path(settings.pretrained_ckpt_path).absolute()),
+            "dataset_config": settings.dataset_config,
+            "generated": settings.generated,
+        }
+
+
+def _hash(value: Any) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _own_device(name: str) -> str:
+    """Each process of a machine takes a GPU of its own."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{local_rank() % torch.cuda.device_count()}"
+    return name
+
+
+def _tell_faults(paths: FeaturePaths, faults: list[Fault]) -> None:
+    if faults:
+        write_text(paths.left_out, left_out_list(faults))
+        logger.warning("%d items were left out; first: %s; all are in %s", len(faults), faults[0], paths.left_out)
+    else:
+        paths.left_out.unlink(missing_ok=True)

@@ -1,0 +1,171 @@
+"""The model that is differentiated: loaded, in evaluation mode, with its samples made ready."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stable_audio_tools.attribution.items import AudioShape
+from stable_audio_tools.attribution.noise import keyed_encoding
+from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
+from stable_audio_tools.config import ConfigError, load
+from stable_audio_tools.data.loader import Item
+from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
+from stable_audio_tools.models.checkpoints import load_into
+from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper, DiffusionModelWrapper, DiTWrapper
+from stable_audio_tools.models.pretrained import load_model
+from stable_audio_tools.system.devices import autocast, pick_device
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which files a model is made from."""
+
+    model_config: str
+    pretrained_ckpt_path: str
+    pretransform_ckpt_path: str | None = None
+    remove_pretransform_weight_norm: str = "none"
+    device: str = "auto"
+
+
+class AttributedModel:
+    """A diffusion model and what a feature needs of it."""
+
+    def __init__(self, model: nn.Module, config: Mapping[str, Any], device: torch.device) -> None:
+        if not isinstance(model, ConditionedDiffusionModelWrapper | DiffusionModelWrapper):
+            raise ConfigError(
+                f"model_type: attribution needs a diffusion model (diffusion_cond, diffusion_cond_inpaint, "
+                f"diffusion_uncond), not {config.get('model_type')!r}"
+            )
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.config, self.device = config, device
+        self.training: Mapping[str, Any] = config.get("training") or {}
+
+    @classmethod
+    def load(cls, source: ModelSource) -> "AttributedModel":
+        """Averaged weights where the file holds some, as generation and `unwrap_model.py` take them."""
+        config, device = load(source.model_config), pick_device(source.device)
+        model = load_model(config, source.pretrained_ckpt_path, ema=None)
+        pretransform: Any = getattr(model, "pretransform", None)
+        flags = source.remove_pretransform_weight_norm != "none", source.pretransform_ckpt_path is not None
+        if any(flags) and pretransform is None:
+            raise ConfigError(
+                "--pretransform-ckpt-path, --remove-pretransform-weight-norm: the model has no pretransform"
+            )
+        if source.remove_pretransform_weight_norm == "pre_load":
+            remove_weight_norm_from_model(pretransform)
+        if source.pretransform_ckpt_path is not None:
+            load_into(getattr(pretransform, "model", pretransform), source.pretransform_ckpt_path, ema=None)
+        if source.remove_pretransform_weight_norm == "post_load":
+            remove_weight_norm_from_model(pretransform)
+        return cls(model, config, device)
+
+    @property
+    def network(self) -> nn.Module:
+        """The backbone, whose parameters are differentiated."""
+        network: nn.Module = self.model.model
+        return network
+
+    @property
+    def shape(self) -> AudioShape:
+        if not self.config.get("sample_size"):
+            raise ConfigError("sample_size: missing in the model config; attribution needs it")
+        channels = int(self.config.get("audio_channels", 2))
+        return AudioShape(int(self.config["sample_size"]), int(self.config["sample_rate"]), channels)
+
+    def task(self, recipe: Recipe) -> DiffusionTask:
+        """What is differentiated, with the objective and the shift that the model was trained with."""
+        if recipe.cfg_dropout_prob > 0 and not isinstance(self.network, DiTWrapper):
+            raise ConfigError("--cfg-dropout-prob: only a conditional diffusion transformer drops conditions; use 0")
+        shift = getattr(self.model, "dist_shift", None)
+        return DiffusionTask(self.network, self.model.diffusion_objective, recipe, shift)
+
+    def select_parameters(self, pattern: str | None = None) -> dict[str, nn.Parameter]:
+        """Parameters of the backbone whose names the pattern is found in; all without one."""
+        try:
+            wanted = re.compile(pattern or "")
+        except re.error as error:
+            raise ConfigError(f"--param-regex: {pattern!r} is no regular expression ({error})") from None
+        named = dict(self.network.named_parameters())
+        chosen = {name: value for name, value in named.items() if wanted.search(name)}
+        if not chosen:
+            some = ", ".join(list(named)[:3])
+            raise ConfigError(
+                f"--param-regex: {pattern!r} is found in no name of {len(named)} parameters, such as {some}"
+            )
+        return chosen
+
+    def set_checkpointing(self, on: bool) -> None:
+        """Whether blocks recompute their activations."""
+        blocks = [
+            module for module in self.network.modules() if isinstance(getattr(module, "checkpointing", None), bool)
+        ]
+        if on and not blocks:
+            raise ConfigError("--checkpointing: this backbone cannot recompute its activations; leave the flag out")
+        for module in blocks:
+            module.checkpointing = on  # type: ignore[assignment]
+
+    def fingerprint(self) -> str:
+        """Sixteen digits that change with any bit of the weights."""
+        digest = sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class SampleMaker:
+    """Items of a dataset to samples, one at a time: conditions and latents of each are computed once."""
+
+    attributed: AttributedModel
+    pre_encoded: bool
+    seed: int
+    half_pretransform: bool = False
+
+    @torch.no_grad()
+    def __call__(self, item: Item, key: str, holds_latents: bool = False) -> Sample:
+        model, device = self.attributed.model, self.attributed.device
+        with keyed_encoding(self.seed, key, device):
+            clean = self._clean(item.audio[None].to(device), holds_latents)
+            inputs = self._inputs(item.info, clean)
+        mask = torch.ones(1, clean.shape[-1], device=device)
+        given = item.info.get("padding_mask")
+        if self.attributed.training.get("mask_padding") and given is not None:
+            frames = torch.as_tensor(given, device=device).reshape(1, 1, -1).float()
+            mask = F.interpolate(frames, size=clean.shape[-1], mode="nearest")[0]
+        assert model.training is False
+        return Sample(key, clean[0], inputs, mask)
+
+    def _clean(self, audio: Tensor, holds_latents: bool) -> Tensor:
+        """(1, d, t) what the backbone works on."""
+        pretransform: Any = self.attributed.model.pretransform
+        if pretransform is None or holds_latents:
+            return audio
+        if self.pre_encoded:
+            scaled: Tensor = audio / getattr(pretransform, "scale", 1.0)
+            return scaled
+        half = self.half_pretransform and audio.device.type == "cuda"
+        with autocast(audio.device, torch.float16 if half else torch.float32):
+            encoded: Tensor = pretransform.encode(audio)
+        return encoded.float()
+
+    def _inputs(self, info: Mapping[str, Any], clean: Tensor) -> dict[str, Tensor]:
+        model = self.attributed.model
+        if not isinstance(model, ConditionedDiffusionModelWrapper):
+            return {}
+        conditions: dict[str, Any] = {}
+        if model.conditioner is not None:
+            try:
+                conditions = model.conditioner([info], self.attributed.device)
+            except ValueError as error:
+                raise ConfigError(f"{info.get('path', 'an item')}: {error}") from None
+        nothing = torch.zeros_like(clean)  # an inpainting model is asked to make all of it
+        conditions = {**conditions, "inpaint_mask": [nothing[:, :1]], "inpaint_masked_input": [nothing]}
+        given = model.get_conditioning_inputs(conditions)
+        return {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,168 @@
+"""Scores of training items for queries: tau(q) = phi(q)' (Phi' Phi + lambda I)^-1 Phi' (Park et al. 2023, TRAK).
+
+All in float64, the training features in blocks from their file. With more items than numbers of a feature the matrix is
+Phi' Phi, else Phi Phi', by the identity (Phi' Phi + lambda)^-1 Phi' = Phi' (Phi Phi' + lambda)^-1. A relative
+regulariser is in units of the mean squared norm of a training feature, so that one number means the same for any scale
+of gradients and any dimension.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stable_audio_tools.attribution.features import Features, require_comparable
+from stable_audio_tools.config import ConfigError
+
+DEFAULT_GRID = tuple(float(f"{digit}e{power}") for power in range(-5, 2) for digit in (1, 3))
+
+
+class Rows(NamedTuple):
+    """Features on a device, block by block and as often as needed."""
+
+    features: Features
+    dim: int
+    device: torch.device = torch.device("cpu")
+
+    def blocks(self) -> Iterator[Tensor]:
+        for block in self.features.blocks(self.dim):
+            yield torch.from_numpy(block).to(self.device)
+
+    def whole(self) -> Tensor:
+        """(n, dim)"""
+        return torch.cat(list(self.blocks()))
+
+
+class Member(NamedTuple):
+    """Features of training set and queries from one checkpoint, seed and projection."""
+
+    train: Features
+    query: Features
+
+    def rows(self, dim: int | None = None, device: torch.device | None = None) -> tuple[Rows, Rows]:
+        """Both at a width that both have."""
+        require_comparable(self.train, self.query)
+        full = self.train.rows.shape[1]
+        width = dim if dim is not None else int(self.train.meta.get("used_dim") or full)
+        if not 1 <= width <= full:
+            raise ConfigError(f"--used-dim: expected 1 to {full}, got {width}")
+        place = device or torch.device("cpu")
+        return Rows(self.train, width, place), Rows(self.query, width, place)
+
+
+class RidgeScorer:
+    """One matrix, and at most one decomposition of it, for any number of regularisers."""
+
+    def __init__(self, train: Rows, form: Literal["auto", "primal", "dual"] = "auto") -> None:
+        self.train, count = train, len(train.features)
+        self.is_primal = form == "primal" or (form == "auto" and train.dim <= count)
+        if self.is_primal:
+            self.matrix = torch.zeros(train.dim, train.dim, dtype=torch.float64, device=train.device)
+            for block in train.blocks():
+                self.matrix.addmm_(block.T, block)
+        else:
+            whole = train.whole()
+            self.matrix = whole @ whole.T
+        self.unit = float(self.matrix.diagonal().sum()) / count  # mean squared norm of a feature
+        if not self.unit > 0:
+            raise ConfigError("the training features are all zero: the selected parameters have no effect on f")
+
+    def scores(self, queries: Tensor, regulariser: float) -> Tensor:
+        """(q, dim) -> (q, n) by a Cholesky factorisation; `regulariser` is absolute."""
+        identity = torch.eye(len(self.matrix), dtype=torch.float64, device=self.matrix.device)
+        factor, failed = torch.linalg.cholesky_ex(self.matrix + regulariser * identity)
+        if failed:
+            raise ConfigError(f"--lambda-reg: {regulariser:g} is too small, the matrix is singular; raise it")
+        if self.is_primal:
+            return self._products(torch.cholesky_solve(queries.T, factor).T)
+        return torch.cholesky_solve(self._products(queries).T, factor).T
+
+    def grid(self, queries: Tensor, regularisers: Sequence[float]) -> list[Tensor]:
+        """(q, n) scores for each absolute regulariser, by one eigendecomposition."""
+        values, vectors = torch.linalg.eigh(self.matrix)
+        values = values.clamp(min=0)
+        if self.is_primal:
+            turned = queries @ vectors
+            return [self._products((turned / (values + regulariser)) @ vectors.T) for regulariser in regularisers]
+        turned = self._products(queries) @ vectors
+        return [(turned / (values + regulariser)) @ vectors.T for regulariser in regularisers]
+
+    def _products(self, queries: Tensor) -> Tensor:
+        """(q, dim) -> (q, n) inner products with the training features."""
+        return torch.cat([queries @ block.T for block in self.train.blocks()], dim=1)
+
+
+class ScoreOptions(NamedTuple):
+    """How members are scored."""
+
+    scale: str = "auto"  # of regularisers: relative, absolute, or what suits the files
+    dim: int | None = None
+    device: torch.device = torch.device("cpu")
+    queries_at_once: int = 256
+
+
+def is_relative(member: Member, scale: str) -> bool:
+    """Files of the original scripts keep their absolute regulariser."""
+    return not member.train.is_foreign if scale == "auto" else scale == "relative"
+
+
+def score_member(
+    member: Member,
+    regularisers: Sequence[float],
+    options: ScoreOptions = ScoreOptions(),  # noqa: B008 (immutable)
+) -> list[Tensor]:
+    """(q, n) on the CPU for each regulariser."""
+    train, query = member.rows(options.dim, options.device)
+    scorer = RidgeScorer(train)
+    unit = scorer.unit if is_relative(member, options.scale) else 1.0
+    absolute = [value * unit for value in regularisers]
+    parts = query.whole().split(options.queries_at_once)
+    if len(absolute) == 1:
+        return [torch.cat([scorer.scores(part, absolute[0]).cpu() for part in parts])]
+    grids = [scorer.grid(part, absolute) for part in parts]
+    return [torch.cat([grid[index] for grid in grids]).cpu() for index in range(len(absolute))]
+
+
+def score_ensemble(
+    members: Sequence[Member],
+    regularisers: Sequence[float],
+    options: ScoreOptions = ScoreOptions(),  # noqa: B008
+) -> list[Tensor]:
+    """The mean over members, in the order of the first one's items."""
+    totals = [torch.zeros(()) for _ in regularisers]
+    for member in members:
+        arrange = _arrangement(member, members[0])
+        found = score_member(member, regularisers, options)
+        totals = [total + scores[arrange] for total, scores in zip(totals, found)]
+    return [total / len(members) for total in totals]
+
+
+def score_by_products(
+    members: Sequence[Member],
+    cosine: bool,
+    options: ScoreOptions = ScoreOptions(),  # noqa: B008
+) -> Tensor:
+    """(q, n) inner products of gradients, or their cosines; over several checkpoints the sum is TracIn."""
+    total = torch.zeros(())
+    for member in members:
+        train, query = (rows.whole() for rows in member.rows(options.dim, options.device))
+        if cosine:
+            train, query = F.normalize(train, dim=1), F.normalize(query, dim=1)
+        total = total + (query @ train.T).cpu()[_arrangement(member, members[0])]
+    return total
+
+
+def _arrangement(member: Member, first: Member) -> tuple[Tensor, Tensor]:
+    """Index that brings a member's matrix into the order of the first one's."""
+    rows = _order_of(member.query.ids, first.query.ids, member.query.source)
+    return rows[:, None], _order_of(member.train.ids, first.train.ids, member.train.source)
+
+
+def _order_of(ids: Sequence[str], wanted: Sequence[str], source: str) -> Tensor:
+    if len(ids) != len(wanted) or set(ids) != set(wanted):
+        some = next(iter(set(wanted) ^ set(ids)), wanted[0])
+        raise ConfigError(f"{source}: holds other items than the first member of the ensemble, such as {some}")
+    places = {name: place for place, name in enumerate(ids)}
+    return torch.tensor([places[name] for name in wanted])

@@ -1,0 +1,81 @@
+"""What `dtrak_score.py` does: features from their files, checked against each other, to a matrix of scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stable_audio_tools.attribution.baselines import embedding_similarity, random_scores
+from stable_audio_tools.attribution.features import join_features, read_features
+from stable_audio_tools.attribution.results import Scores
+from stable_audio_tools.attribution.scoring import Member, ScoreOptions, is_relative, score_by_products, score_ensemble
+from stable_audio_tools.config import ConfigError
+from stable_audio_tools.system.devices import pick_device
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """The flags that decide the matrix."""
+
+    train_feature_paths: Sequence[str]
+    query_feature_path: str
+    train_meta_paths: Sequence[str] | None = None
+    query_meta_path: str | None = None
+    also: Sequence[tuple[str, str]] = ()
+    method: str = "ridge"
+    lambda_reg: float = 1e-3
+    lambda_scale: str = "auto"
+    used_dim: int | None = None
+    negate: bool = False
+    embedder: str = "logmel"
+    embedding_cache: str = "outputs/embeddings"
+    seed: int = 0
+    device: str = "cpu"
+    query_batch_size: int = 256
+
+
+def read_members(settings: ScoreSettings) -> list[Member]:
+    """The features of every checkpoint, seed or projection that takes part."""
+    metas = settings.train_meta_paths or [None] * len(settings.train_feature_paths)
+    if len(metas) != len(settings.train_feature_paths):
+        raise ConfigError(
+            f"--train-meta-paths: {len(metas)} files for {len(settings.train_feature_paths)} --train-feature-paths"
+        )
+    train = join_features([read_features(path, meta) for path, meta in zip(settings.train_feature_paths, metas)])
+    members = [Member(train, read_features(settings.query_feature_path, settings.query_meta_path))]
+    return members + [Member(read_features(train), read_features(query)) for train, query in settings.also]
+
+
+def score(settings: ScoreSettings) -> Scores:
+    """Scores of every training item for every query."""
+    if settings.lambda_reg <= 0:
+        raise ConfigError(f"--lambda-reg: expected more than 0, got {settings.lambda_reg:g}")
+    if settings.query_batch_size < 1:
+        raise ConfigError(f"--query-batch-size: expected at least 1, got {settings.query_batch_size}")
+    members = read_members(settings)
+    values = _values(settings, members)
+    first = members[0]
+    about = {
+        "method": settings.method,
+        "lambda_reg": settings.lambda_reg,
+        "lambda_scale": "relative" if is_relative(first, settings.lambda_scale) else "absolute",
+        "used_dim": settings.used_dim or first.train.rows.shape[1],
+        "negate": settings.negate,
+        "members": len(members),
+        "f": first.train.meta.get("f"),
+        "weights": first.train.meta.get("weights"),
+    }
+    return Scores((-values if settings.negate else values).numpy(), first.query.ids, first.train.ids, about)
+
+
+def _values(settings: ScoreSettings, members: Sequence[Member]) -> Tensor:
+    first, device = members[0], pick_device(settings.device)
+    options = ScoreOptions(settings.lambda_scale, settings.used_dim, device, settings.query_batch_size)
+    if settings.method == "ridge":
+        return score_ensemble(members, [settings.lambda_reg], options)[0]
+    if settings.method in ("dot", "cosine"):
+        return score_by_products(members, settings.method == "cosine", options)
+    if settings.method == "random":
+        return random_scores(len(first.query), len(first.train), settings.seed)
+    queries, items = first.query.ids, first.train.ids
+    return embedding_similarity(queries, items, settings.embedder, settings.embedding_cache, str(device))

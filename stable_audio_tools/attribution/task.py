@@ -1,0 +1,98 @@
+"""What is differentiated: the mean, over timesteps, of a measure of a diffusion model's prediction for one sample."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from stable_audio_tools.attribution.noise import keyed_drops, keyed_noise
+from stable_audio_tools.attribution.outputs import Measure, loss
+from stable_audio_tools.models.diffusion.objectives import (
+    DiffusionObjective,
+    DistributionShift,
+    corrupt,
+    loss_weight,
+    training_times,
+)
+
+_DROPPED = ("cross_attn_cond", "prepend_cond")  # what guidance leaves out
+
+
+class Sample(NamedTuple):
+    """One item as the backbone sees it."""
+
+    key: str  # what its noise depends on
+    latents: Tensor  # (d, t)
+    inputs: Mapping[str, Tensor]  # conditions, a batch of one each
+    mask: Tensor  # (1, t), 1 at frames that count
+
+
+class Rows(NamedTuple):
+    """The timesteps of one sample, a row each; no other sample shares their pass through the network."""
+
+    noisy: Tensor  # (k, d, t)
+    t: Tensor  # (k,)
+    target: Tensor  # (k, d, t)
+    inputs: dict[str, Tensor]  # (k, ...)
+    mask: Tensor  # (1, t)
+
+    def part(self, start: int, stop: int) -> "Rows":
+        """Some of the rows."""
+        inputs = {name: value[start:stop] for name, value in self.inputs.items()}
+        chosen = slice(start, stop)
+        return Rows(self.noisy[chosen], self.t[chosen], self.target[chosen], inputs, self.mask)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a value depends on beside the model and the sample."""
+
+    measure: Measure
+    steps: Sequence[int]
+    num_train_steps: int = 1000
+    noise_seed: int = 0
+    cfg_dropout_prob: float = 0.0
+
+
+class DiffusionTask:
+    """Values of a backbone's predictions, by the corruption and the shift that training uses."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        objective: DiffusionObjective,
+        recipe: Recipe,
+        shift: DistributionShift | None = None,
+    ) -> None:
+        self.network, self.objective, self.recipe, self.shift = network, objective, recipe, shift
+
+    def prepare(self, sample: Sample) -> Rows:
+        """The noisy inputs of a sample at every timestep, and what should be predicted from them."""
+        recipe, clean = self.recipe, sample.latents
+        noise = keyed_noise(clean.shape, recipe.noise_seed, recipe.steps, sample.key).to(clean)
+        t = torch.tensor(recipe.steps, dtype=clean.dtype) / recipe.num_train_steps
+        if self.shift is not None:
+            t = self.shift.time_shift(t, clean.shape[-1])
+        t = training_times(t, self.objective)
+        count = len(recipe.steps)
+        noisy, target = corrupt(clean.expand(count, -1, -1), noise, t.to(clean.device), self.objective)
+        inputs = {name: value.expand(count, *value.shape[1:]) for name, value in sample.inputs.items()}
+        if recipe.cfg_dropout_prob > 0:
+            dropped = keyed_drops(recipe.cfg_dropout_prob, recipe.noise_seed, recipe.steps, sample.key)
+            for name in inputs.keys() & set(_DROPPED):
+                inputs[name] = inputs[name].masked_fill(dropped.to(clean.device)[:, None, None], 0.0)
+        return Rows(noisy, t.to(clean.device), target, inputs, sample.mask)
+
+    def values(self, rows: Rows, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        """(k,) the measure of each row, optionally with other parameters."""
+        arguments: tuple[Any, ...] = (rows.noisy, rows.t)
+        if parameters is None:
+            prediction = self.network(*arguments, **rows.inputs)
+        else:
+            prediction = functional_call(self.network, dict(parameters), arguments, rows.inputs)
+        values = self.recipe.measure(prediction, rows.target, rows.mask)
+        weight = loss_weight(rows.t, self.objective) if self.recipe.measure is loss else None
+        return values if weight is None else values * weight
