@@ -374,7 +374,7 @@ def test_foreign_formats_without_ffmpeg_are_told(tmp_path: Path, write_clip, mon
 @pytest.mark.parametrize(
     ("config", "sentences"),
     [
-        ({}, ["dataset.dataset_type: missing; it is one of audio_dir, pre_encoded"]),
+        ({}, ["dataset.dataset_type: missing; it is one of audio_dir, huggingface, pre_encoded"]),
         ({"dataset_type": "audio_dirs"}, ["no dataset type named 'audio_dirs'; did you mean 'audio_dir'"]),
         (
             {"dataset_type": "audio_dir", "datasets": [{"id": "a", "pth": "x"}], "random_corp": True},
