@@ -40,6 +40,7 @@ AUTOENCODER = {
 }
 MEL = {"n_fft": 64, "hop_length": 16, "n_mels": 8, "channels": 2}
 
+IMAGES = {"block_out_channels": [8, 8], "norm_groups": 4}
 CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
     ("encoder", "oobleck"): {**STRIDES, "latent_dim": 8, "use_snake": True},
     ("encoder", "dac"): {"in_channels": 2, "latent_dim": 8, "d_model": 8, "strides": [2, 4]},
@@ -51,6 +52,9 @@ CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
     ("decoder", "seanet"): {"channels": 2, "dimension": 8, "n_filters": 4, "ratios": [4, 2]},
     ("decoder", "taae"): {"out_channels": 2, "latent_dim": 8, **TRANSFORMER},
     ("decoder", "local_attn"): {"in_channels": 8, "out_channels": 2, **LOCAL},
+    ("encoder", "kl_2d"): {"bands": 2, "latent_channels": 4, "downsamplings": 1, **IMAGES},
+    ("decoder", "kl_2d"): {"bands": 2, "latent_channels": 8, "downsamplings": 1, **IMAGES},
+    ("bottleneck", "kl"): {"sample": False},
     ("bottleneck", "tanh"): {},
     ("bottleneck", "vae"): {},
     ("bottleneck", "l2_norm"): {},
@@ -73,6 +77,9 @@ CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
     ("conditioner", "int"): {"min_val": 0, "max_val": 8},
     ("conditioner", "number"): {"min_val": 0, "max_val": 8},
     ("conditioner", "list"): {"options": ["3", "5"]},
+    ("conditioner", "precomputed"): {"dim": 8, "max_length": 2},
+    ("diffusion", "unet2d_cond"): {"io_channels": 2, "cond_token_dim": 8, "attention_levels": [1], **IMAGES},
+    ("unconditional", "unet2d"): {"io_channels": 2, "attention_levels": [1], "attention_head_dim": 4, **IMAGES},
     ("diffusion", "dit"): {"io_channels": 2, "embed_dim": 64, "depth": 1, "num_heads": 2},
     ("diffusion", "adp_1d"): UNET,
     ("diffusion", "adp_cfg_1d"): {**UNET, "context_embedding_features": 8, "context_embedding_max_length": 4},
@@ -93,6 +100,8 @@ CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
     ("discriminator", "oobleck"): {},
     ("discriminator", "dac"): {"periods": [2], "fft_sizes": [128]},
     ("discriminator", "big_vgan"): {},
+    ("discriminator", "patch"): {"filters": 8, "num_layers": 2},
+    ("objective", "ddpm"): {"clip_sample": 1.0, "min_snr": 5.0},
     ("timestep_law", "uniform"): {},
     ("timestep_law", "logit_normal"): {},
     ("timestep_law", "trunc_logit_normal"): {},
@@ -103,7 +112,7 @@ ELSEWHERE = {
     ("conditioner", name) for name in ("t5", "clap_text", "clap_audio", "lut", "phoneme", "pretransform", "source_mix")
 } | {("pretransform", "dac_pretrained"), ("pretransform", "audiocraft_pretrained"), ("lm", "continuous_transformer")}
 KINDS = sorted({kind for kind, _ in CONFIGS} | {"lm"})
-MODULES = [key for key in CONFIGS if key[0] != "timestep_law"]
+MODULES = [key for key in CONFIGS if key[0] not in ("timestep_law", "objective")]
 HALF = [key for key in MODULES if key[0] not in ("discriminator", "conditioner")]
 
 
@@ -143,13 +152,17 @@ def run(key: tuple[str, str], module: Any, dtype: torch.dtype = torch.float32) -
     if kind == "pretransform":
         return module.decode(module.encode(audio))
     if kind == "conditioner":
-        return module([3, 5] if tag != "list" else ["3", "5"], "cpu")[0]
+        values = {"list": ["3", "5"], "precomputed": torch.ones(2, 8)}.get(tag, [3, 5])
+        return module(values, "cpu")[0]
     if kind == "diffusion_decoder":
         return module(audio, t, input_concat_cond=torch.randn(2, 4, 256, dtype=dtype))
-    if kind == "diffusion" and tag == "adp_cfg_1d":
+    if kind == "diffusion" and tag in ("adp_cfg_1d", "unet2d_cond"):
         return module(audio, t, cross_attn_cond=torch.randn(2, 4, 8, dtype=dtype))
     if kind in ("diffusion", "unconditional"):
         return module(audio, t)
+    if tag == "patch":
+        bands = torch.randn(2, 16, 24)
+        return sum(module.generator_loss(bands, bands * 0.5))
     wave = torch.randn(1, 1 if tag == "oobleck" else 2, 8192) * 0.1
     return sum(module.generator_loss(wave, wave * 0.5))
 

@@ -80,10 +80,19 @@ class AudioAutoencoder(nn.Module):
         return (latents, info) if return_info else latents
 
     def decode(
-        self, latents: Tensor, skip_bottleneck: bool = False, iterate_batch: bool | int = False, **kwargs: Any
+        self,
+        latents: Tensor,
+        skip_bottleneck: bool = False,
+        iterate_batch: bool | int = False,
+        skip_pretransform: bool = False,
+        **kwargs: Any,
     ) -> Tensor:
-        """Latents (b, d, t) to audio (b, c, n); further keywords go to the decoder."""
-        return self._synthesise(self._expand(latents, skip_bottleneck, iterate_batch), iterate_batch, **kwargs)
+        """Latents (b, d, t) to audio (b, c, n), or to what the pretransform turns into audio.
+
+        Further keywords go to the decoder.
+        """
+        expanded = self._expand(latents, skip_bottleneck, iterate_batch)
+        return self._synthesise(expanded, iterate_batch, skip_pretransform, **kwargs)
 
     def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
         """The codes of a discrete bottleneck, as its `encode` tells them, to audio (b, c, n)."""
@@ -116,11 +125,13 @@ class AudioAutoencoder(nn.Module):
             return latents
         return _in_turn(self.bottleneck.decode, latents, iterate_batch)
 
-    def _synthesise(self, latents: Tensor, iterate_batch: bool | int = False, **kwargs: Any) -> Tensor:
+    def _synthesise(
+        self, latents: Tensor, iterate_batch: bool | int = False, skip_pretransform: bool = False, **kwargs: Any
+    ) -> Tensor:
         """The part of decoding that draws no noise: decoder and pretransform."""
         assert self.decoder is not None
         audio = _in_turn(partial(self.decoder, **kwargs), latents, iterate_batch)
-        if self.pretransform is not None:
+        if self.pretransform is not None and not skip_pretransform:
             # Gradients pass through a frozen pretransform: the decoder before it learns from the audio.
             audio = _in_turn(self.pretransform.decode, audio, iterate_batch)
         return torch.tanh(audio) if self.soft_clip else audio

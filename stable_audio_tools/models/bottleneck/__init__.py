@@ -3,6 +3,7 @@
 from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, DiscreteBottleneck
 from stable_audio_tools.models.bottleneck.dac_rvq import DACRVQBottleneck, DACRVQVAEBottleneck
 from stable_audio_tools.models.bottleneck.fsq import DitheredFSQBottleneck, FSQBottleneck
+from stable_audio_tools.models.bottleneck.kl import KLBottleneck
 from stable_audio_tools.models.bottleneck.rvq import RVQBottleneck, RVQVAEBottleneck
 from stable_audio_tools.models.bottleneck.simple import (
     L2Bottleneck,
@@ -21,6 +22,7 @@ __all__ = [
     "DiscreteBottleneck",
     "DitheredFSQBottleneck",
     "FSQBottleneck",
+    "KLBottleneck",
     "L2Bottleneck",
     "RVQBottleneck",
     "RVQVAEBottleneck",

@@ -30,6 +30,8 @@ class AutoencoderDemoCallback(DemoCallback):
 
     def make(self, trainer: pl.Trainer, module: Any, batch: Any) -> Iterator[Demo]:
         reals = unwrap_batch(batch)[0][: self.max_demos].to(module.device)
+        if module.pre_encoded:
+            reals = module.autoencoder.pretransform.decode(reals)
         latents = module.autoencoder.encode(reals.mean(1, keepdim=True) if module.force_input_mono else reals)
         decoded, reals = same_length(module.autoencoder.decode(latents), reals)
         pairs = rearrange([reals.expand_as(decoded), decoded], "i b c n -> c (b i n)")

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import Kind, Part, validate
+from stable_audio_tools.config import ConfigError, Kind, Part, validate
+from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.bottleneck import (
     DACRVQBottleneck,
     DACRVQVAEBottleneck,
@@ -19,12 +20,23 @@ from stable_audio_tools.models.bottleneck import (
 from stable_audio_tools.training.losses import L1Loss, LossModule, LossWithTarget, MSELoss, ValueLoss
 from stable_audio_tools.training.losses.auraloss import MultiResolutionSTFTLoss, stereo_terms
 from stable_audio_tools.training.losses.features import HubertLoss
+from stable_audio_tools.training.losses.images import MultiResolutionImageLoss
 from stable_audio_tools.training.losses.mel import MelSpectrogramLoss
 
 _SCALES = (2048, 1024, 512, 256, 128, 64, 32)
 _HOPS = tuple(size // 4 for size in _SCALES)
 Weight = Annotated[float, Field(ge=0)]
 Decay = Annotated[float, Field(gt=0, le=1, description="factor on the weight after every step")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """Distance of spectrograms as images, for `loss_space` pretransform; `config` is that of its loss."""
+
+    weights: dict[str, Weight] = dataclasses.field(default_factory=lambda: {"image": 1.0})
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    type: Literal["multi_resolution"] = "multi_resolution"
+    decay: Decay = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +85,7 @@ class LossConfigs:
     discriminator: Annotated[Part | None, Kind("discriminator")] = None
     mrmel: Extra = Extra()
     hubert: Extra = Extra()
+    image: Image = Image()
     bottleneck: Extra = Extra()
 
 
@@ -103,6 +116,40 @@ class SpectralDistance(nn.Module):
         views = stereo_terms(self.mrstft, reals, decoded)
         middle = (self.w_sum * views.sum + self.w_diff * views.difference) / 2
         return {"mrstft_loss": middle, "stft_loss_left": views.left, "stft_loss_right": views.right}
+
+
+class ImageDistance(nn.Module):
+    """In place of `SpectralDistance` where spectrograms are compared."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.image = MultiResolutionImageLoss(**config)
+
+    def forward(self, decoded: Tensor, reals: Tensor) -> dict[str, Tensor]:
+        return {"image_loss": self.image(decoded, reals)}
+
+
+def image_losses(configs: LossConfigs, bottleneck: nn.Module | None) -> list[LossModule]:
+    """The terms of an autoencoder of spectrograms."""
+    weight = configs.image.weights.get("image", 1.0)
+    return [
+        *_adversarial(configs),
+        ValueLoss("image_loss", "image_loss", weight, configs.image.decay),
+        *_time(configs.time),
+        *bottleneck_losses(bottleneck, configs.bottleneck.weights),
+    ]
+
+
+def check_image_losses(configs: LossConfigs, autoencoder: AudioAutoencoder, others: bool) -> None:
+    """Refuse what needs audio where spectrograms are compared."""
+    where = "training.loss_space: is 'pretransform', "
+    if autoencoder.pretransform is None:
+        raise ConfigError(f"{where}but the model has none; use 'audio'")
+    extras = {"mrmel": configs.mrmel, "hubert": configs.hubert}
+    named = [name for name, extra in extras.items() if any(extra.weights.values())]
+    if named or others:
+        what = f"loss_configs.{named[0]}" if named else "teacher_model or eval_loss_configs"
+        raise ConfigError(f"{where}and {what} needs audio; leave it out, or use 'audio'")
 
 
 def generator_losses(

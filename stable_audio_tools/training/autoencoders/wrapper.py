@@ -14,10 +14,13 @@ from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.autoencoders.recipe import (
     DISTILLED_PAIRS,
+    ImageDistance,
     LossConfigs,
     SpectralDistance,
+    check_image_losses,
     default_loss_configs,
     generator_losses,
+    image_losses,
 )
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MultiLoss, ValueLoss
@@ -26,6 +29,7 @@ from stable_audio_tools.training.module import TrainingModule, same_length, trai
 from stable_audio_tools.training.optimizers import create_optimizer_from_config, create_scheduler_from_config
 
 _BETAS = (0.8, 0.99)
+LossSpace = Literal["audio", "pretransform"]
 
 
 class AutoencoderTrainingWrapper(TrainingModule):
@@ -48,26 +52,43 @@ class AutoencoderTrainingWrapper(TrainingModule):
         teacher_model: AudioAutoencoder | None = None,
         clip_grad_norm: float = 0.0,
         accum_batches: int = 1,
+        loss_space: LossSpace = "audio",
+        pre_encoded: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.autoencoder = autoencoder
+        self.compares_images, self.pre_encoded = loss_space == "pretransform", pre_encoded
         self.warmup_steps, self.warmup_mode = warmup_steps, warmup_mode
         self.encoder_freeze_on_warmup = encoder_freeze_on_warmup
         self.force_input_mono, self.latent_mask_ratio = force_input_mono, latent_mask_ratio
         self.clip_grad_norm, self.accum_batches = clip_grad_norm, accum_batches
         self.teacher_model = teacher_model.eval().requires_grad_(False) if teacher_model is not None else None
 
-        configs = loss_config or default_loss_configs()
+        configs = loss_config or (LossConfigs() if self.compares_images else default_loss_configs())
         channels = autoencoder.out_channels
-        self.spectral = SpectralDistance(channels, sample_rate, configs.spectral.config)
+        if self.compares_images:
+            check_image_losses(configs, autoencoder, teacher_model is not None or bool(eval_loss_config))
+        elif pre_encoded:
+            raise ConfigError(
+                "training.pre_encoded: the losses need audio; use loss_space 'pretransform', or leave it out"
+            )
+        self.spectral: nn.Module = (
+            ImageDistance(configs.image.config)
+            if self.compares_images
+            else SpectralDistance(channels, sample_rate, configs.spectral.config)
+        )
         self.discriminator = (
             configs.discriminator.build(in_channels=channels, channels=channels, sample_rate=sample_rate)
             if configs.discriminator is not None
             else None
         )
         self.losses_gen = MultiLoss(
-            generator_losses(configs, channels == 2, sample_rate, autoencoder.bottleneck, teacher_model is not None)
+            image_losses(configs, autoencoder.bottleneck)
+            if self.compares_images
+            else generator_losses(
+                configs, channels == 2, sample_rate, autoencoder.bottleneck, teacher_model is not None
+            )
         )
         self.losses_disc = MultiLoss([ValueLoss("loss_dis", "discriminator_loss")])
         self.optimizer_configs = self._resolve_optimizers(optimizer_configs, lr)
@@ -142,14 +163,23 @@ class AutoencoderTrainingWrapper(TrainingModule):
     def _reconstruct(self, reals: Tensor) -> dict[str, Any]:
         mono = self.force_input_mono and reals.shape[1] > 1
         encoder_input = reals.mean(1, keepdim=True) if mono else reals
+        if self.compares_images:
+            encoder_input = reals = self._spectrograms(encoder_input)
+        inside = {"skip_pretransform": self.compares_images}
         frozen = self.encoder_freeze_on_warmup and self.warmed_up
         with torch.no_grad() if frozen else nullcontext():
-            latents, info = self.autoencoder.encode(encoder_input, return_info=True)
+            latents, info = self.autoencoder.encode(encoder_input, return_info=True, **inside)
         kept = latents
         if self.latent_mask_ratio > 0:
             kept = latents.masked_fill(torch.rand_like(latents) < self.latent_mask_ratio, 0.0)
-        decoded, reals = same_length(self.autoencoder.decode(kept), reals)
+        decoded, reals = same_length(self.autoencoder.decode(kept, **inside), reals)
         return {**info, "latents": latents, "encoder_input": encoder_input, "decoded": decoded, "reals": reals}
+
+    @torch.no_grad()
+    def _spectrograms(self, audio: Tensor) -> Tensor:
+        """What the pretransform makes of a batch, unless the data set holds that."""
+        assert self.autoencoder.pretransform is not None
+        return audio if self.pre_encoded else self.autoencoder.pretransform.encode(audio)
 
     def _discriminate(self, info: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.discriminator is not None
@@ -253,6 +283,13 @@ def autoencoder_training(
         dict[str, Any] | None, Field(description="model config of a teacher to distil from")
     ] = None,
     teacher_model_ckpt: Annotated[str | None, Field(description="weights of the teacher")] = None,
+    loss_space: Annotated[
+        LossSpace,
+        Field(description="compare audio, or what the pretransform makes of it, such as spectrograms (loss `image`)"),
+    ] = "audio",
+    pre_encoded: Annotated[
+        bool, Field(description="the data set holds what the pretransform makes; for loss_space pretransform")
+    ] = False,
     *,
     model: Runtime[AudioAutoencoder],
     sample_rate: Runtime[int],
@@ -281,4 +318,6 @@ def autoencoder_training(
         teacher,
         clip_grad_norm or gradient_clip_val,
         accum_batches,
+        loss_space,
+        pre_encoded,
     )

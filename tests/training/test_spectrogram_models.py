@@ -1,0 +1,165 @@
+"""Training of spectrogram models: losses fall, the critic waits, the scale of the latents is measured."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from stable_audio_tools.config import ConfigError
+from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.training.factory import create_training_wrapper_from_config
+
+pytest.importorskip("diffusers")
+SMALL = {"block_out_channels": [8, 16], "norm_groups": 4}
+PART = {"bands": 16, "latent_channels": 2, "downsamplings": 1, "mid_attention": False, **SMALL}
+AUTOENCODER: dict[str, Any] = {
+    "encoder": {"type": "kl_2d", "config": PART},
+    "decoder": {"type": "kl_2d", "config": PART},
+    "bottleneck": {"type": "kl"},
+    "pretransform": {"type": "mel", "config": {"n_fft": 256, "hop_length": 64, "n_mels": 16}},
+    "latent_dim": 16,
+    "downsampling_ratio": 128,
+    "io_channels": 1,
+}
+TRAINING: dict[str, Any] = {
+    "learning_rate": 3e-3,
+    "loss_space": "pretransform",
+    "warmup_steps": 40,
+    "warmup_mode": "full",
+    "loss_configs": {
+        "discriminator": {
+            "type": "patch",
+            "config": {"filters": 8, "num_layers": 2},
+            "weights": {"adversarial": 0.1, "feature_matching": 0.0},
+        },
+        "time": {"type": "l1", "weights": {"l1": 1.0}},
+        "bottleneck": {"type": "kl", "weights": {"kl": 1e-6}},
+    },
+}
+
+
+def autoencoder_config(**training: Any) -> dict[str, Any]:
+    return {
+        "model_type": "autoencoder",
+        "sample_rate": 8000,
+        "sample_size": 2048,
+        "audio_channels": 1,
+        "model": copy.deepcopy(AUTOENCODER),
+        "training": {**copy.deepcopy(TRAINING), **training},
+    }
+
+
+def unet_config(pretransform: dict[str, Any], channels: int, **objective: Any) -> dict[str, Any]:
+    return {
+        "model_type": "diffusion_uncond",
+        "sample_rate": 8000,
+        "sample_size": 2048,
+        "audio_channels": 1,
+        "model": {
+            "type": "unet2d",
+            "config": {"io_channels": channels, **SMALL},
+            "diffusion_objective": {"type": "ddpm", "config": objective},
+            "pretransform": pretransform,
+        },
+        "training": {"learning_rate": 3e-3, "use_ema": False},
+    }
+
+
+def wrapper_of(config: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    wrapper.log_terms = lambda terms: wrapper.__dict__.setdefault("told", []).append(terms)
+    wrapper.learning_rate = lambda *_: 0.0
+    return wrapper.train()
+
+
+def chirps() -> torch.Tensor:
+    time = torch.arange(2048) / 8000
+    return torch.stack([torch.sin(6.28 * (300 * k + 500 * time) * time) * 0.3 for k in (1, 2, 3, 4)])[:, None]
+
+
+def test_an_autoencoder_learns_spectrograms_and_its_critic_waits() -> None:
+    wrapper = wrapper_of(autoencoder_config())
+    optimizers, _ = wrapper.configure_optimizers()
+    steps = iter(range(1000))
+    type(wrapper).global_step = property(lambda self: self.__dict__["counted"])  # type: ignore[assignment]
+    try:
+        wrapper.optimizers = lambda: optimizers
+        wrapper.lr_schedulers = lambda: None
+        wrapper.manual_backward = lambda loss: loss.backward()
+        before = copy.deepcopy(wrapper.discriminator.state_dict())
+        for _ in range(40):
+            wrapper.__dict__["counted"] = next(steps)
+            wrapper.training_step((chirps(), [{}] * 4), 0)
+        unchanged = all(torch.equal(before[key], value) for key, value in wrapper.discriminator.state_dict().items())
+        first, last = wrapper.told[0], wrapper.told[-1]
+        for _ in range(4):
+            wrapper.__dict__["counted"] = next(steps)
+            wrapper.training_step((chirps(), [{}] * 4), 0)
+        trained = any(not torch.equal(before[key], value) for key, value in wrapper.discriminator.state_dict().items())
+    finally:
+        del type(wrapper).global_step
+    assert unchanged
+    assert trained
+    assert last["image_loss"] < 0.6 * first["image_loss"]
+    assert "discriminator_loss" in wrapper.told[-1] or "discriminator_loss" in wrapper.told[-2]
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v"])
+def test_a_unet_learns_mel_bands(kind: str) -> None:
+    mel = {"type": "mel", "config": {"n_fft": 256, "hop_length": 64, "n_mels": 16}}
+    wrapper = wrapper_of(unet_config(mel, 16, prediction_type=kind, min_snr=5.0))
+    optimizer = torch.optim.Adam(wrapper.diffusion.model.parameters(), 3e-3)
+    losses = []
+    for _ in range(30):
+        loss = wrapper.training_step((chirps(), [{}] * 4), 0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("chained", [True, False])
+def test_the_scale_of_latents_is_measured_once_and_kept(chained: bool) -> None:
+    node: dict[str, Any] = {"type": "autoencoder", "scale": "auto", "config": copy.deepcopy(AUTOENCODER)}
+    if chained:
+        mel = node["config"].pop("pretransform")
+        node["config"] |= {"downsampling_ratio": 2, "io_channels": 16}
+        node = {"type": "chain", "config": {"stages": [mel, node]}}
+    config = unet_config(node, 16)
+    wrapper = wrapper_of(config)
+    with pytest.raises(ValueError, match="the scale of the latents is 'auto' and not measured yet"):
+        wrapper.diffusion.pretransform.encode(chirps())
+    wrapper.training_step((chirps(), [{}] * 4), 0)
+    latents = wrapper.diffusion.pretransform.encode(chirps())
+    assert latents.std().item() == pytest.approx(1, abs=0.1)  # the bottleneck draws
+    kept = {name: value for name, value in wrapper.exported.state_dict().items() if "latent_scale" in name}
+    assert len(kept) == 1
+    wrapper.training_step((chirps() * 0.01, [{}] * 4), 1)
+    assert {name: wrapper.exported.state_dict()[name] for name in kept} == kept
+    again = create_model_from_config(config)
+    again.load_state_dict(wrapper.exported.state_dict())
+    assert again.pretransform.encode(chirps()).std().item() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"loss_configs": {"mrmel": {"type": "mel", "weights": {"mrmel": 1.0}}}}, "loss_configs.mrmel needs audio"),
+        ({"eval_loss_configs": {"stft": {}}}, "teacher_model or eval_loss_configs needs audio"),
+        ({"loss_space": "audio", "loss_configs": None, "pre_encoded": True}, "pre_encoded: the losses need audio"),
+    ],
+)
+def test_losses_of_audio_and_spectrograms_do_not_mix(training: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        wrapper_of(autoencoder_config(**training))
+
+
+def test_spectrograms_need_a_pretransform() -> None:
+    config = autoencoder_config()
+    del config["model"]["pretransform"]
+    config["model"] |= {"downsampling_ratio": 2, "io_channels": 16}
+    with pytest.raises(ConfigError, match="loss_space: is 'pretransform', but the model has none"):
+        wrapper_of(config)
