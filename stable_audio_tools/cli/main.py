@@ -21,12 +21,18 @@ COMMANDS = {
     "pre-encode": Entry("pre_encode", "encode a dataset of audio to a dataset of latents"),
     "check-data": Entry("check_data", "look through a dataset for files that are broken, silent, doubled, unlabelled"),
     "deduplicate": Entry("deduplicate", "find files of a dataset that hold the same recording"),
+    "download-jamendo": Entry("download_jamendo", "download audio and tables of MTG-Jamendo"),
+    "lora": Entry("lora", "describe, convert, merge and extract adapter files"),
     "unwrap-model": Entry("unwrap_model", "write the model out of a training checkpoint"),
     "check": Entry("check", "check a model config (and a dataset config) and print what it builds"),
     "schema": Entry("schema", "write JSON Schemas of the configs, for editors"),
     "make-example-dataset": Entry("make_example_dataset", "write short synthetic clips with captions to try things on"),
     "evaluate-fad": Entry("evaluate_fad", "measure how far sets of audio are from reference sets"),
     "compare-scores": Entry("compare_scores", "print result files side by side, where they are comparable"),
+    "dtrak-extract-features": Entry("dtrak_extract_features", "projected gradients of items, for attribution"),
+    "dtrak-merge": Entry("dtrak_merge", "join the features that several processes wrote"),
+    "dtrak-score": Entry("dtrak_score", "which training items made an output"),
+    "dtrak-validate": Entry("dtrak_validate", "subset models and the linear datamodeling score"),
     "info": Entry("info", "describe this installation, or a weight file"),
 }
 

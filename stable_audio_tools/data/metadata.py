@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from stable_audio_tools.config.errors import ConfigError
 from stable_audio_tools.data.faults import BadItem
+from stable_audio_tools.data.jamendo.tables import alike_names, is_raw_table, read_joined_table
 from stable_audio_tools.data.packed import PackedStrings
 from stable_audio_tools.system.packages import require
 
@@ -56,9 +57,12 @@ class Table:
         self.path = str(path)
         place = {os.path.normpath(name): index for index, name in enumerate(names)}
         rows, files, missing = [], [], []
+        self.of_tracks = _is_track_table(Path(path))
         for number, row in read_rows(path):
             named = _named_file(row, self.path, number)
-            index = next((place[c] for c in _places(named, Path(path).parent, root) if c in place), None)
+            alike = alike_names(named) if self.of_tracks else [named]
+            places = (c for name in alike for c in _places(name, Path(path).parent, root))
+            index = next((place[c] for c in places if c in place), None)
             if index is None:
                 missing.append(named)
                 continue
@@ -71,7 +75,8 @@ class Table:
 
     def _report(self, missing: list[str], files: int) -> None:
         if missing:
-            logger.warning("%s: %d rows name no file in use, such as %r", self.path, len(missing), missing[0])
+            level = logging.INFO if self.of_tracks else logging.WARNING  # a table of all of Jamendo, for a part of it
+            logger.log(level, "%s: %d rows name no file in use, such as %r", self.path, len(missing), missing[0])
         bare = files - int(self.listed().sum())
         if bare:
             logger.info("%s: %d of %d files have no row (only_listed leaves them out)", self.path, bare, files)
@@ -116,6 +121,9 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if kind == ".parquet":
         yield from enumerate(_parquet(path), 1)
         return
+    if _is_track_table(path):
+        yield from read_joined_table(path)
+        return
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -131,6 +139,14 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from enumerate(_delimited(text, "," if kind == ".csv" else "\t"), 2)
     else:
         raise ConfigError(f"metadata_path: {path} must be .jsonl, .json, .csv, .tsv or .parquet")
+
+
+def _is_track_table(path: Path) -> bool:
+    """Is it one of MTG-Jamendo's?"""
+    if path.suffix.lower() != ".tsv" or not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return is_raw_table(file.readline())
 
 
 def _object(text: str, path: Path, number: int) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from stable_audio_tools.data.field_prompts import FieldRecipe, recipe_problems, write_fields
+
 _FIELD = re.compile(r"\{(\w+)\}")
 _Probability = Annotated[float, Field(ge=0, le=1)]
 
@@ -23,6 +25,9 @@ class Captions:
     rename: Annotated[
         dict[str, str], Field(description="metadata key -> the name it gets, where that name is not taken")
     ] = field(default_factory=_captions_become_prompts)
+    recipe: Annotated[
+        FieldRecipe | None, Field(description="prompts made of metadata fields such as title, genre and mood")
+    ] = None
     templates: Annotated[
         Sequence[str],
         Field(description='such as "{genre} with {instrument}, {bpm} bpm"; one whose fields are all there is drawn'),
@@ -48,6 +53,8 @@ def caption_problems(captions: Captions) -> Iterator[tuple[str, str]]:
             yield f"templates[{index}]", f"{template!r} names no field; write fields as {{name}}"
     if captions.max_tags is not None and captions.max_tags < 1:
         yield "max_tags", f"expected at least 1 or null, got {captions.max_tags}"
+    if captions.recipe is not None:
+        yield from ((f"recipe.{key}", text) for key, text in recipe_problems(captions.recipe))
     if captions.lowercase + captions.uppercase > 1:
         yield "uppercase", "lowercase and uppercase are probabilities of one choice; together they exceed 1"
 
@@ -57,7 +64,8 @@ def add_prompt(info: dict[str, Any], captions: Captions, rng: random.Random) -> 
     for old, new in captions.rename.items():
         if old in info and new not in info:
             info[new] = info[old]
-    prompt = _from_template(info, captions, rng) or _from_tags(info, captions, rng) or info.get("prompt")
+    made = write_fields(info, captions.recipe, rng) if captions.recipe is not None else None
+    prompt = made or _from_template(info, captions, rng) or _from_tags(info, captions, rng) or info.get("prompt")
     if not isinstance(prompt, str):
         return
     draw = rng.random()

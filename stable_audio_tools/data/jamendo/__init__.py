@@ -1,0 +1,1 @@
+"""MTG-Jamendo: its audio from a mirror, and its tables as metadata."""
