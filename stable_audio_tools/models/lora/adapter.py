@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from stable_audio_tools.config import ConfigError, UserError
 from stable_audio_tools.config.sentences import nearest
 from stable_audio_tools.models.lora.config import LoraConfig
-from stable_audio_tools.models.lora.layers import AdaptedLayer, Control, LoraFactors, adapt_layer, release_layer
+from stable_audio_tools.models.lora.factors import Control, LoraFactors
+from stable_audio_tools.models.lora.layers import AdaptedLayer, adapt_layer, release_layer
 from stable_audio_tools.models.lora.precision import cast_base, dense_weight
 from stable_audio_tools.models.lora.targets import find_targets, rank_of, select_paths
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from stable_audio_tools.config import CheckpointError
 from stable_audio_tools.models.lora.config import LoraConfig
-from stable_audio_tools.models.lora.layers import FACTOR_NAMES
-from stable_audio_tools.models.lora.stored import Layers, LoraFile, config_of, header_config, native_header
+from stable_audio_tools.models.lora.factors import FACTOR_NAMES
+from stable_audio_tools.models.lora.stored import Layers, LoraFile, LoraFormat, config_of, header_config, native_header
 
 _FACTORS = "|".join(FACTOR_NAMES)
 _SA3 = re.compile(rf"(?P<path>.+)\.parametrizations\.weight\.\d+\.(?P<factor>{_FACTORS})")
@@ -31,6 +31,7 @@ _COMFY = re.compile(
     r"(?P<path>(?:lora_unet_|lora_te_|diffusion_model\.).+)\."
     r"(?P<factor>lora_down\.weight|lora_up\.weight|lora_A\.weight|lora_B\.weight|dora_scale|alpha)"
 )
+_PATTERNS: dict[LoraFormat, re.Pattern[str]] = {"sa3": _SA3, "loraw": _LORAW, "comfyui": _COMFY, "native": _NATIVE}
 _OUR_NAMES = {
     "lora_down.weight": "lora_A",
     "lora_A.weight": "lora_A",
@@ -47,7 +48,7 @@ def parse(path: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     """Recognise a file by its tensor names."""
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
-    for format_name, pattern in (("sa3", _SA3), ("loraw", _LORAW), ("comfyui", _COMFY), ("native", _NATIVE)):
+    for format_name, pattern in _PATTERNS.items():
         found = {name: match for name in tensors if (match := pattern.fullmatch(name))}
         if not found:
             continue
@@ -73,7 +74,7 @@ def assemble(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _parse_as(
-    format_name: str,
+    format_name: LoraFormat,
     path: str,
     tensors: Mapping[str, Tensor],
     found: Mapping[str, re.Match[str]],

@@ -117,5 +117,5 @@ class _WeightedSquares(Function):
 
 
 def _weighted_squares(weight: Tensor, row_weights: Tensor) -> Tensor:
-    result: Tensor = _WeightedSquares.apply(weight, row_weights)  # type: ignore[no-untyped-call]
+    result: Tensor = _WeightedSquares.apply(weight, row_weights)
     return result

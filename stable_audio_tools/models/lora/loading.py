@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.config import CheckpointError
-from stable_audio_tools.models.lora.adapter import LoraAdapter, adapted_layers, check_name, put_on
+from stable_audio_tools.models.lora.adapter import LoraAdapter, adapted_layers, check_name, put_on, unload_lora
+from stable_audio_tools.models.lora.factors import Control, LoraFactors
 from stable_audio_tools.models.lora.files import read_lora, write_lora
 from stable_audio_tools.models.lora.formats import COMFY_DOTTED, COMFY_PREFIX
 from stable_audio_tools.models.lora.identity import base_facts, same_weights
-from stable_audio_tools.models.lora.layers import Control, LoraFactors
-from stable_audio_tools.models.lora.stored import Layers, LoraFile
+from stable_audio_tools.models.lora.stored import Layers, LoraFile, LoraFormat
 from stable_audio_tools.models.lora.targets import adaptable_layers
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,6 @@ def load_lora(
         adapter.interval = None if interval is None else (interval[0], interval[1])
         adapter.layer_filter = layers
     except ValueError:
-        from stable_audio_tools.models.lora.adapter import unload_lora
-
         unload_lora(model, name)
         raise
     return adapter
@@ -98,7 +96,7 @@ def save_lora(
     metadata: Mapping[str, object] | None = None,
     *,
     model: nn.Module | None = None,
-    format: str = "native",
+    format: LoraFormat = "native",
 ) -> Path:
     """Write an adapter to a file. `dtype`: None as trained. `metadata`: base_name, trigger, step and the like.
 
@@ -112,7 +110,7 @@ def as_file(
     path: str,
     metadata: Mapping[str, object] | None = None,
     model: nn.Module | None = None,
-    format: str = "native",
+    format: LoraFormat = "native",
 ) -> LoraFile:
     """What `save_lora` writes."""
     layers: Layers = {

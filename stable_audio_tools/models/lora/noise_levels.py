@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from stable_audio_tools.models.lora.adapter import adapted_layers
-from stable_audio_tools.models.lora.layers import Control
+from stable_audio_tools.models.lora.factors import Control
 
 
 class NoiseIntervals:

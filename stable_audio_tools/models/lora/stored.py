@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -12,7 +12,7 @@ from stable_audio_tools.models.lora.config import LoraConfig, lora_config_from
 from stable_audio_tools.models.lora.targets import rank_of
 from stable_audio_tools.version import __version__
 
-FORMATS = ("native", "loraw", "sa3", "comfyui")
+LoraFormat = Literal["native", "loraw", "sa3", "comfyui"]
 Layers = dict[str, dict[str, Tensor]]  # path -> factor -> tensor
 
 
@@ -21,7 +21,7 @@ class LoraFile:
     """An adapter out of a file, or about to become one."""
 
     path: str
-    format: str
+    format: LoraFormat
     layers: Layers  # names as in the file, factors by our names
     config: LoraConfig
     alphas: dict[str, float] = field(default_factory=dict)  # of formats that say it layer by layer

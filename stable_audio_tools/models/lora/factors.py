@@ -1,0 +1,146 @@
+"""The tensors of one adapter in one layer, and what all layers of an adapter share."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stable_audio_tools.models.lora.config import LoraConfig
+from stable_audio_tools.models.lora.formula import (
+    Gains,
+    Magnitudes,
+    adapted_weight,
+    col_squares,
+    gains,
+    row_squares,
+    singular_bases,
+)
+
+FACTOR_NAMES = ("lora_A", "lora_B", "M_xs", "magnitude", "magnitude_r", "magnitude_c")
+
+
+@dataclass
+class Control:
+    """What all layers of one adapter share, and a copied model has of its own."""
+
+    name: str
+    config: LoraConfig
+    strength: float = 1.0
+    enabled: bool = True
+    interval: tuple[float, float] | None = None
+    in_interval: bool = True  # set by the sampler, from the noise level of the step
+    layer_filter: tuple[str, ...] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)  # of its file: trigger, step, base model
+
+    @property
+    def effective_strength(self) -> float:
+        return self.strength if self.enabled and self.in_interval else 0.0
+
+
+class LoraFactors(nn.Module):
+    """The trained tensors of one adapter in one layer; they stay out of state dicts, where the handle puts them."""
+
+    lora_A: nn.Parameter  # (r, cols)
+    lora_B: nn.Parameter  # (rows, r)
+    M_xs: nn.Parameter  # (r, r)
+    U: Tensor  # (rows, r)
+    V: Tensor  # (cols, r)
+    magnitude: nn.Parameter
+    magnitude_r: nn.Parameter
+    magnitude_c: nn.Parameter
+
+    def __init__(self, control: Control, weight: Tensor, rank: int) -> None:
+        super().__init__()
+        config, form = control.config, control.config.form
+        self.control = control
+        self.scale = config.scale(rank)
+        self.rank = min(rank, *weight.shape)
+        self.dropout, self.module_dropout = config.dropout, config.module_dropout
+        self.selected = True  # by the layer filter
+        rows, cols = weight.shape
+        make: Any = {"dtype": torch.promote_types(weight.dtype, torch.float32), "device": weight.device}
+        if form.core:
+            self.M_xs = nn.Parameter(torch.zeros(self.rank, self.rank, **make))
+            left, right = singular_bases(weight, self.rank)
+            self.register_buffer("U", left, persistent=False)
+            self.register_buffer("V", right, persistent=False)
+        else:
+            self.lora_A = nn.Parameter(torch.empty(self.rank, cols, **make))
+            self.lora_B = nn.Parameter(torch.zeros(rows, self.rank, **make))
+        both = form.rows and form.cols
+        if form.rows:
+            setattr(self, "magnitude_r" if both else "magnitude", nn.Parameter(row_squares(weight).sqrt()))
+        if form.cols:
+            setattr(self, "magnitude_c" if both else "magnitude", nn.Parameter(col_squares(weight).sqrt()))
+        self._squares: tuple[Any, tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def strength(self) -> float:
+        return self.control.effective_strength if self.selected else 0.0
+
+    @property
+    def magnitudes(self) -> Magnitudes:
+        form = self.control.config.form
+        if form.rows and form.cols:
+            return Magnitudes(self.magnitude_r, self.magnitude_c)
+        return Magnitudes(self.magnitude if form.rows else None, self.magnitude if form.cols else None)
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """B (rows, r), A (r, cols)"""
+        if self.control.config.form.core:
+            return self.U, self.M_xs @ self.V.T
+        return self.lora_B, self.lora_A
+
+    @property
+    def has_gains(self) -> bool:
+        form = self.control.config.form
+        return form.rows or form.cols
+
+    def gains(self, weight: Tensor | None) -> Gains:
+        """Of the base weight (rows, cols), in the precision of the factors."""
+        if weight is None or not self.has_gains:
+            return Gains(None, None)
+        with torch.autocast(weight.device.type, enabled=False):
+            up, down = self.pair()
+            return gains(weight, up, down, self.scale, self.magnitudes, self._squares_of(weight))
+
+    def change(self, weight: Tensor, drop: bool = False) -> Tensor:
+        """W' - W, (rows, cols)"""
+        with torch.autocast(weight.device.type, enabled=False):
+            up, down = self.pair()
+            if drop and self.dropout:
+                down = down * self.drop(down.new_ones(len(down), 1))
+            wide = weight.to(up.dtype)
+            return adapted_weight(wide, up, down, self.scale, self.magnitudes) - wide
+
+    def drop(self, hidden: Tensor) -> Tensor:
+        """Dropout of the rank's units."""
+        return F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
+
+    def skipped(self) -> bool:
+        """Does this pass leave the adapter out? Drawn from torch's generator, which checkpointing and resume keep."""
+        return self.training and self.module_dropout > 0 and bool(torch.rand(()) < self.module_dropout)
+
+    def tensors(self) -> dict[str, nn.Parameter]:
+        """Those of the file format, by its names."""
+        return dict(self.named_parameters(recurse=False))
+
+    def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
+        return {} if destination is None else destination
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def _squares_of(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Kept until the base weight changes."""
+        version = None if weight.is_inference() else weight._version
+        state = (weight.data_ptr(), version, weight.dtype, weight.device)
+        if self._squares is None or self._squares[0] != state:
+            with torch.no_grad():
+                self._squares = (state, (row_squares(weight), col_squares(weight)))
+        return self._squares[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_squares": None}
