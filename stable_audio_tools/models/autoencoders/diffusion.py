@@ -47,7 +47,12 @@ class DiffusionAutoencoder(AudioAutoencoder):
         return latents if latents.shape[-1] == length else F.interpolate(latents, size=length, mode="nearest")
 
     def _synthesise(
-        self, latents: Tensor, iterate_batch: bool | int = False, steps: int = DECODE_STEPS, **kwargs: Any
+        self,
+        latents: Tensor,
+        iterate_batch: bool | int = False,
+        skip_pretransform: bool = False,
+        steps: int = DECODE_STEPS,
+        **kwargs: Any,
     ) -> Tensor:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
@@ -57,7 +62,7 @@ class DiffusionAutoencoder(AudioAutoencoder):
         items = int(iterate_batch) if iterate_batch else len(condition)
         parts = zip(noise.to(condition.dtype).split(items), condition.split(items))
         audio = torch.cat([self._denoise(start, given, steps, **kwargs) for start, given in parts])
-        return audio if self.pretransform is None else self.pretransform.decode(audio)
+        return audio if self.pretransform is None or skip_pretransform else self.pretransform.decode(audio)
 
     def _denoise(self, x: Tensor, condition: Tensor, steps: int, **kwargs: Any) -> Tensor:
         """DDIM for the v objective (Salimans & Ho 2022, appendix D), from pure noise, without fresh noise."""
