@@ -1,9 +1,10 @@
 """Mel bands back to the bins of a spectrum: many spectra have the same bands, and both ways choose a non-negative one.
 
-pinv  the smallest solution, its negative values cut off; one product of matrices
+pinv  the smallest solution, its negative values cut off, then two steps of Richardson (1972) and Lucy (1974), which
+      bring the bands near those that were asked for again
 nnls  the non-negative solution of least squares, by projected gradients with momentum (Beck & Teboulle 2009)
 
-Where the bands have full rank both give the bands back; where not, `nnls` comes nearer.
+The audio of both is about the same; `nnls` keeps the bands more exactly, and takes some fifty times as long.
 """
 
 from functools import lru_cache
@@ -18,6 +19,7 @@ from stable_audio_tools.mel.filterbank import MelBands, mel_filterbank
 
 Inversion = Literal["pinv", "nnls"]
 
+_CORRECTIONS = 2
 _MOST_STEPS = 500
 _STEPS_BETWEEN_LOOKS = 20
 _LEAST_GAIN = 1e-3  # of the residual, between two looks
@@ -31,12 +33,20 @@ def _inverse(bands: MelBands) -> NDArray[np.float64]:
 
 def invert_mel(mel: Tensor, bands: MelBands, method: Inversion = "pinv") -> Tensor:
     """Bands (b, mels, t) of a magnitude, or of its square, to (b, bins, t) of the same power."""
-    inverse = torch.tensor(_inverse(bands), dtype=mel.dtype, device=mel.device)
-    spectrum = (inverse @ mel).clamp_min_(0)
-    if method == "pinv":
-        return spectrum
     bank = torch.tensor(mel_filterbank(bands), dtype=mel.dtype, device=mel.device)
-    return _least_squares(bank, mel, spectrum)
+    inverse = torch.tensor(_inverse(bands), dtype=mel.dtype, device=mel.device)
+    solution = (inverse @ mel).clamp_min_(0)
+    return _correct(bank, mel, solution) if method == "pinv" else _least_squares(bank, mel, solution)
+
+
+def _correct(bank: Tensor, mel: Tensor, x: Tensor) -> Tensor:
+    """Each bin is multiplied by how much its bands fall short, averaged by their weights."""
+    tiny = torch.finfo(mel.dtype).tiny
+    weight = bank.sum(0)[:, None].clamp_min(tiny)
+    x = torch.maximum(x, torch.finfo(mel.dtype).eps * x.amax(1, keepdim=True))  # zero would stay zero
+    for _ in range(_CORRECTIONS):
+        x = x * ((bank.T @ (mel / (bank @ x).clamp_min(tiny))) / weight)
+    return x
 
 
 def _least_squares(bank: Tensor, mel: Tensor, start: Tensor) -> Tensor:

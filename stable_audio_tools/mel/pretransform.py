@@ -56,9 +56,11 @@ def _check(config: Any) -> Iterator[tuple[str, str]]:
     if config.win_length is not None and config.win_length > config.n_fft:
         yield "win_length", f"is {config.win_length}, longer than n_fft ({config.n_fft})"
     if config.fmax is not None and config.fmax <= config.fmin:
-        yield "fmax", f"is {config.fmax}, not above fmin ({config.fmin})"
+        yield "fmax", f"is {config.fmax:g}, not above fmin ({config.fmin:g})"
     if config.range is not None and config.range[0] >= config.range[1]:
         yield "range", f"is {config.range}; the first number is the lower one"
+    if isinstance(config.ref, float) and config.ref <= 0:
+        yield "ref", f"is {config.ref:g}; a power is above 0"
     others = ("top_db", "ref") if config.variant == "bigvgan" else ("range",)
     for key in others:
         if getattr(config, key) is not None:
@@ -110,9 +112,7 @@ def build_mel_pretransform(
 ) -> MelPretransform:
     """Mel bands as channels, with Griffin-Lim or BigVGAN for the way back."""
     if fmax is not None and fmax > sample_rate / 2:
-        raise ValueError(f"fmax is {fmax}, above half the sample rate ({sample_rate / 2:g})")
-    if isinstance(ref, float | int) and ref <= 0:
-        raise ValueError(f"ref is {ref}; a power is above 0")
+        raise ValueError(f"fmax is {fmax:g}, above half the sample rate ({sample_rate / 2:g})")
     bands = MelBands(sample_rate, n_fft, n_mels, fmin, fmax)
     lengths = (n_fft, hop_length, win_length or n_fft)
     transform: MelTransform

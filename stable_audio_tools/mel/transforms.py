@@ -12,6 +12,7 @@ import logging
 from abc import ABC, abstractmethod
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,26 +86,19 @@ class DecibelMel(MelTransform):
         super().__init__(bands, Framing(n_fft, hop_length, win_length, "centred"), quantize)
         self.top_db = top_db
         self.ref = ref
+        self.reference = full_scale_power(bands, win_length) if isinstance(ref, str) else float(ref)
 
     def _to_unit(self, spectra: Tensor) -> Tensor:
         power = self.filterbank(spectra.real) @ spectra.abs().square()
-        reference = power.amax((1, 2), keepdim=True) if self.ref == "slice_max" else self._fixed_reference()
-        decibels = _decibels(power) - _decibels(torch.as_tensor(reference))
-        unit = (decibels + self.top_db) / self.top_db
-        if isinstance(reference, Tensor):  # silence has no loudest band; it is the floor, not all top
-            unit = torch.where(reference > _LEAST_POWER, unit, 0.0)
-        return unit
+        reference = power.amax((1, 2), keepdim=True) if self.ref == "slice_max" else power.new_tensor(self.reference)
+        unit = (_decibels(power) - _decibels(reference) + self.top_db) / self.top_db
+        # Silence has no loudest band; it is the floor, not all top.
+        return torch.where(reference > _LEAST_POWER, unit, 0.0)
 
     def to_physical(self, mel: Tensor) -> Tensor:
         """The level that `slice_max` took away is not known: there the loudest possible band gets power 1."""
-        reference = 1.0 if self.ref == "slice_max" else self._fixed_reference()
+        reference = 1.0 if self.ref == "slice_max" else self.reference
         return reference * 10 ** ((mel.clamp(-1, 1) - 1) * (self.top_db / 20))
-
-    def _fixed_reference(self) -> float:
-        if not isinstance(self.ref, str):
-            return self.ref
-        # A sine of amplitude 1 on a bin has magnitude sum(window) / 2, and the sum of a Hann window is half its length.
-        return float(mel_filterbank(self.bands).max()) * (self.framing.win_length / 4) ** 2
 
 
 class LogAmplitudeMel(MelTransform):
@@ -143,6 +137,15 @@ class LogAmplitudeMel(MelTransform):
 
     def to_physical(self, mel: Tensor) -> Tensor:
         return self.to_log(mel).exp()
+
+
+def full_scale_power(bands: MelBands, win_length: int) -> float:
+    """The loudest that any band gets from a sine of amplitude 1 on a bin; a Hann window spreads it over neighbours."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win_length) / win_length)
+    spread = np.abs(np.fft.fft(window, bands.n_fft) / 2) ** 2
+    bank = mel_filterbank(bands).astype(np.float64)
+    heard = np.fft.ifft(np.fft.fft(bank, bands.n_fft) * np.fft.fft(spread)).real
+    return float(heard.max())
 
 
 def _decibels(power: Tensor) -> Tensor:

@@ -136,6 +136,22 @@ def _with_shards(
     return weights
 
 
+def fetch_from_hub(
+    name: str, filename: str, *, revision: str | None = None, cache_dir: str | Path | None = None
+) -> Path:
+    """One file of a repository on huggingface.co, from the local cache where it is there."""
+    from huggingface_hub.utils import HFValidationError
+
+    try:
+        for where in ("cache", "network"):
+            found = _hub_file(name, filename, revision, cache_dir, where)
+            if found is not None:
+                return found
+    except HFValidationError:
+        raise CheckpointError(f"{name}: neither a file or folder here nor a name of the form 'owner/model'") from None
+    raise CheckpointError(f"{name}: the repository on huggingface.co holds no {filename}")
+
+
 def _hub_file(
     name: str, filename: str, revision: str | None, cache_dir: str | Path | None, where: Literal["cache", "network"]
 ) -> Path | None:

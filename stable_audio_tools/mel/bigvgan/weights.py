@@ -1,0 +1,61 @@
+"""Where a BigVGAN comes from: a weight file beside its `config.json`, a folder of both, or huggingface.co."""
+
+from pathlib import Path
+
+import torch
+
+from stable_audio_tools.config import CheckpointError, load
+from stable_audio_tools.mel.bigvgan.config import PUBLISHED, BigVGANConfig
+from stable_audio_tools.mel.bigvgan.network import BigVGAN
+from stable_audio_tools.models.checkpoints import load_into, parameters_on_meta
+from stable_audio_tools.models.pretrained import fetch_from_hub
+
+CONFIG = "config.json"
+WEIGHTS = "bigvgan_generator.pt"
+
+
+def read_config(source: str | Path, config_path: str | Path | None = None) -> BigVGANConfig | None:
+    """The config as far as it is at hand without the network; None for a repository that is not published here."""
+    path = Path(source).expanduser() if config_path is None else Path(config_path)
+    if config_path is None and path.is_dir():
+        path = path / CONFIG
+    elif config_path is None and path.exists():
+        path = path.with_name(CONFIG)
+    elif config_path is None:
+        return PUBLISHED.get(_name(source))
+    return BigVGANConfig.parse(load(path), str(path))
+
+
+def load_bigvgan(source: str | Path, config_path: str | Path | None = None) -> BigVGAN:
+    """A weight file, a folder, one of the published names, or `owner/repository`; weight norm is folded."""
+    path = Path(source).expanduser()
+    config = read_config(source, config_path)
+    if path.is_dir():
+        path = _weights_in(path)
+    elif not path.exists():
+        if path.suffix:
+            raise CheckpointError(f"{path}: no such file or folder")
+        repository = f"nvidia/{_name(source)}" if _name(source) in PUBLISHED else str(source)
+        path = fetch_from_hub(repository, WEIGHTS)
+        if config is None:
+            fetched = fetch_from_hub(repository, CONFIG)
+            config = BigVGANConfig.parse(load(fetched), f"{repository}/{CONFIG}")
+    assert config is not None
+    with parameters_on_meta():
+        network = BigVGAN(config)
+    load_into(network, path, device=torch.device("cpu"))
+    return network.eval().requires_grad_(False)
+
+
+def _name(source: str | Path) -> str:
+    return str(source).removeprefix("nvidia/")
+
+
+def _weights_in(folder: Path) -> Path:
+    if (folder / WEIGHTS).exists():
+        return folder / WEIGHTS
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".pt", ".pth", ".safetensors"))
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(path.name for path in found) or "none"
+    raise CheckpointError(f"{folder}: expected {WEIGHTS}, or one other weight file; found {names}")

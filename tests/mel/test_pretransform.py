@@ -1,0 +1,134 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stable_audio_tools.config import ConfigError, build, validate
+
+RATE = 16000
+SMALL = {"n_fft": 256, "hop_length": 64, "n_mels": 16}
+
+
+def made(**config: Any) -> Any:
+    return build("pretransform", {"type": "mel", "config": {**SMALL, **config}}, sample_rate=RATE)
+
+
+@pytest.mark.parametrize("variant", ["bigvgan", "db_image"])
+def test_bands_are_channels_and_frames_are_time(variant: str) -> None:
+    pretransform = made(variant=variant, channels=2)
+    audio = torch.randn(3, 2, 64 * 9 + 63) * 0.1
+    mel = pretransform.encode(audio)
+    assert mel.shape == (3, 32, 9)
+    assert pretransform.decode(mel).shape == (3, 2, 64 * 9)
+    assert (pretransform.io_channels, pretransform.encoded_channels, pretransform.downsampling_ratio) == (2, 32, 64)
+    # The first bands are those of the first channel.
+    silent = pretransform.encode(torch.cat([audio[:, :1], torch.zeros_like(audio[:, :1])], 1))
+    assert torch.equal(silent[:, :16], mel[:, :16])
+    assert (silent[:, 16:] == -1).all()
+
+
+def test_its_facts_are_known_without_building_it() -> None:
+    part = validate("pretransform", {"type": "mel", "config": {**SMALL, "channels": 2}})
+    assert part.facts == {"io_channels": 2, "encoded_channels": 32, "is_discrete": False, "downsampling_ratio": 64}
+
+
+def test_precision_is_that_of_the_input_also_under_autocast() -> None:
+    pretransform, audio = made(), torch.randn(1, 1, 1024) * 0.1
+    mel = pretransform.encode(audio)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(pretransform.encode(audio), mel)
+        assert torch.equal(pretransform.decode(mel), pretransform.decode(mel))
+    assert pretransform.encode(audio.bfloat16()).dtype == torch.bfloat16
+    assert pretransform.decode(mel.bfloat16()).dtype == torch.bfloat16
+
+
+def test_gradients_pass_through_both_ways() -> None:
+    pretransform = made(vocoder={"type": "griffin_lim", "config": {"n_iter": 1}})
+    audio = (torch.randn(1, 1, 1024) * 0.1).requires_grad_()
+    pretransform.encode(audio).sum().backward()
+    mel = torch.zeros(1, 16, 8, requires_grad=True)
+    pretransform.decode(mel).square().sum().backward()
+    for tensor in (audio, mel):
+        assert tensor.grad is not None
+        assert torch.isfinite(tensor.grad).all()
+        assert tensor.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"hop_length": 300}, "hop_length: is 300, longer than n_fft"),
+        ({"win_length": 300}, "win_length: is 300, longer than n_fft"),
+        ({"fmin": 400, "fmax": 300}, "fmax: is 300, not above fmin"),
+        ({"range": [2, 1]}, r"range: is \[2.0, 1.0\]; the first number is the lower"),
+        ({"range": [2]}, "range: .*at least 2"),
+        ({"top_db": 80}, "top_db: has no meaning for the variant 'bigvgan'"),
+        ({"variant": "db_image", "range": [-11, 2]}, "range: has no meaning for the variant 'db_image'"),
+        ({"variant": "db_image", "ref": "loudest"}, "ref"),
+        ({"variant": "db_image", "ref": 0}, "ref: is 0; a power is above 0"),
+        ({"fmax": 9000}, "fmax is 9000, above half the sample rate"),
+        ({"vocoder": {"type": "wavenet"}}, "no vocoder named 'wavenet'"),
+        ({"vocoder": {"type": "griffin_lim", "config": {"momentum": 1}}}, "momentum"),
+        ({"sample_rate": 16000}, "sample_rate: unknown key"),
+    ],
+)
+def test_mistakes_are_told(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        made(**config)
+
+
+def chain(*stages: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "chain", "config": {"stages": list(stages)}}
+
+
+MEL = {"type": "mel", "config": SMALL}
+PATCHES = {"type": "patched", "config": {"channels": 16, "patch_size": 2}}
+
+
+def test_a_chain_is_its_stages_in_order() -> None:
+    whole = build("pretransform", chain(MEL, PATCHES), sample_rate=RATE)
+    mel, patches = (build("pretransform", node, sample_rate=RATE) for node in (MEL, PATCHES))
+    audio = torch.randn(2, 1, 64 * 8) * 0.1
+    latents: Tensor = whole.encode(audio)
+    assert torch.equal(latents, patches.encode(mel.encode(audio)))
+    assert torch.equal(whole.decode(latents), mel.decode(patches.decode(latents)))
+    assert latents.shape == (2, whole.encoded_channels, 8 // 2)
+    assert whole.downsampling_ratio == 128
+    part = validate("pretransform", chain(MEL, PATCHES))
+    assert part.facts == {"io_channels": 1, "encoded_channels": 32, "is_discrete": False, "downsampling_ratio": 128}
+
+
+def test_channels_of_a_chain_must_fit() -> None:
+    wide = {"type": "patched", "config": {"channels": 8, "patch_size": 2}}
+    with pytest.raises(ConfigError, match=r"stages\[1\]: takes 8 channels, but stages\[0\] delivers 16: use 16"):
+        build("pretransform", chain(MEL, wide), sample_rate=RATE)
+    with pytest.raises(ConfigError, match=r"stages\[0\]: .* makes tokens, .* put it last"):
+        validate("pretransform", chain({"type": "dac_pretrained"}, wide))
+    with pytest.raises(ConfigError, match=r"stages: .*at least 1"):
+        validate("pretransform", chain())
+    with pytest.raises(ConfigError, match=r"stages\[1\]\.config\.patch_size"):
+        validate("pretransform", chain(MEL, {"type": "patched", "config": {"channels": 16, "patch_size": 0}}))
+
+
+AUTOENCODER = {
+    "type": "autoencoder",
+    "config": {
+        "encoder": {"type": "oobleck", "config": {"in_channels": 16, "channels": 8, "c_mults": [1], "strides": [2]}},
+        "decoder": {"type": "oobleck", "config": {"out_channels": 16, "channels": 8, "c_mults": [1], "strides": [2]}},
+        "latent_dim": 4,
+        "downsampling_ratio": 2,
+        "io_channels": 16,
+    },
+}
+for _half in ("encoder", "decoder"):
+    AUTOENCODER["config"][_half]["config"]["latent_dim"] = 4  # type: ignore[index]
+
+
+def test_the_autoencoder_of_a_chain_takes_weights_of_its_own() -> None:
+    whole = build("pretransform", chain(MEL, AUTOENCODER), sample_rate=RATE)
+    assert whole.model is whole.stages[1].model
+    assert all(name.startswith("stages.1.model.") for name in whole.state_dict())
+    assert not any(parameter.requires_grad for parameter in whole.parameters())
+    assert whole.encode(torch.randn(1, 1, 64 * 8)).shape == (1, 4, 4)
+    assert not hasattr(build("pretransform", chain(MEL, PATCHES), sample_rate=RATE), "model")
