@@ -13,7 +13,7 @@ def parser() -> argparse.ArgumentParser:
         "Decode every file of a dataset and tell what is wrong: unreadable, silent, clipped or short files, odd rates "
         "and channels, missing captions, exact duplicates. Exit status 1 when something is.",
     )
-    made.add_argument("dataset", type=Path, metavar="DATASET.json", help="dataset config (audio_dir)")
+    made.add_argument("dataset", type=Path, metavar="DATASET.json", help="dataset config")
     made.add_argument(
         "--against",
         type=Path,
@@ -39,13 +39,13 @@ def run(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.inference.progress import progress_bar
 
     rate = load(arguments.model_config).get("sample_rate") if arguments.model_config else None
-    with progress_bar("decoding", 1.0) as show:
+    with progress_bar("decoding", None) as show:
         report = check_dataset(
             load(arguments.dataset),
             against=load(arguments.against) if arguments.against else None,
             sample_rate=rate,
             workers=arguments.num_workers,
-            progress=lambda done, total: show(done / total),
+            progress=show,
         )
     print(json.dumps(report.as_dict(), indent=2) if arguments.json else table(report))
     if arguments.quarantine is not None:

@@ -10,6 +10,8 @@ import pytest
 from stable_audio_tools.config import ConfigError
 from stable_audio_tools.data.checks import check_dataset, table
 from stable_audio_tools.data.path_lists import read_path_list
+from tests.data.test_huggingface import row, save
+from tests.data.test_webdataset import audio_bytes, sample, write_tar
 
 
 def config(tmp_path: Path, root: str = "audio", **more: Any) -> dict[str, Any]:
@@ -112,5 +114,36 @@ def test_nothing_there_is_not_ok(tmp_path: Path) -> None:
     assert not report.ok and "no audio file was found" in table(report)
     with pytest.raises(ConfigError, match="is not a folder"):
         check_dataset(config(tmp_path, "none"))
-    with pytest.raises(ConfigError, match="check-data looks at 'audio_dir', got 'pre_encoded'"):
+    with pytest.raises(ConfigError, match="check-data listens to audio, got latents"):
         check_dataset({"dataset_type": "pre_encoded", "datasets": [{"path": "x"}]})
+
+
+def test_shards_and_tables_are_listened_to_as_folders_are(tmp_path: Path) -> None:
+    files = {**sample(0, 0), **sample(0, 1), "bare.flac": audio_bytes(5), "bad.flac": b"fLaC", "bad.json": b"{"}
+    write_tar(tmp_path / "tars/a.tar", {**files, "copy.flac": audio_bytes(1), "copy.txt": b"x", "c.flac": b"f"})
+    write_tar(tmp_path / "tars/b.tar", sample(1, 0)).write_bytes((tmp_path / "tars/b.tar").read_bytes()[:3000])
+    report = check_dataset({"dataset_type": "wds", "datasets": [{"path": str(tmp_path / "tars")}]})
+    found = {(finding.path.partition("/tars/")[2], finding.kind) for finding in report.findings}
+    assert found == {
+        ("a.tar/bare.flac", "missing caption"),
+        ("a.tar/bad.flac", "bad metadata"),
+        ("a.tar/copy.flac", "duplicate"),
+        ("a.tar/c.flac", "missing caption"),
+        ("a.tar/c.flac", "unreadable"),
+        ("b.tar", "unreadable"),
+    }
+    assert report.files == 7 and report.rates == {16_000: 4}
+    assert report.write_quarantine(tmp_path / "bad.txt") == 3
+
+    rows = [row(0), row(1), row(2, text=None), row(3, audio=None)]
+    saved = save(tmp_path / "set", rows, files=1)
+    report = check_dataset({"dataset_type": "huggingface", "datasets": [{"path": str(saved)}]})
+    assert [finding.kind for finding in report.findings] == ["missing caption", "unreadable"] and report.files == 4
+
+
+def test_files_are_counted_as_they_are_finished(tmp_path: Path) -> None:
+    write_tar(tmp_path / "tars/a.tar", {**sample(0, 0), **sample(0, 1)})
+    calls: list[tuple[int, int | None]] = []
+    shards = {"dataset_type": "wds", "datasets": [{"path": str(tmp_path / "tars")}]}
+    check_dataset(shards, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(1, 2), (2, 2)]

@@ -1,6 +1,6 @@
 """`"dataset_type": "huggingface"`: Hugging Face audio datasets on disk, whose other columns are the metadata."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -21,7 +21,7 @@ from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.prompts import Captions
 from stable_audio_tools.data.sources import request as keys
 from stable_audio_tools.data.sources.request import LoaderRequest, metadata_function
-from stable_audio_tools.data.sources.tar_items import AudioItems, SampleNames
+from stable_audio_tools.data.sources.tar_items import AudioItems, Content, SampleNames
 
 _SIGNATURES = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff", b"ID3": "mp3"}
 
@@ -80,11 +80,23 @@ class HuggingFaceSource:
     def load(self, draw: Draw) -> Item:
         """Decode one crop of the row's audio; its other columns are the metadata."""
         entry, row = self._place(draw.item)
+        found = self._content(draw.item)
+        return self.maker.make(found.data, found.suffix, found.info, entry.names(row), entry.function, draw.number)
+
+    def contents(self) -> Iterator[Content | Fault]:
+        """Every row undecoded; Faults stand for rows without audio."""
+        for item in range(len(self)):
+            try:
+                yield self._content(item)
+            except AudioError as error:
+                yield Fault(self.path(item), "unreadable", str(error))
+
+    def _content(self, item: int) -> Content:
+        entry, row = self._place(item)
         info = entry.rows[row]
-        audio = info.pop(entry.column)
-        content, suffix = _content(audio, entry.rows.folder)
+        data, suffix = _encoded(info.pop(entry.column), entry.rows.folder)
         metadata = {key: value for key, value in info.items() if value is not None and not isinstance(value, bytes)}
-        return self.maker.make(content, suffix, metadata, entry.names(row), entry.function, draw.number)
+        return Content(self.path(item), data, suffix, metadata, entry.function is not None)
 
     def _place(self, item: int) -> tuple[_Entry, int]:
         return self.entries[self.groups[item]], int(self.rows[item])
@@ -96,7 +108,7 @@ def _kept(entry: _Entry, paths: PathFilter) -> NDArray[np.int64]:
     return np.asarray(kept, np.int64)
 
 
-def _content(audio: Mapping[str, Any] | None, folder: Path) -> tuple[bytes | Path, str]:
+def _encoded(audio: Mapping[str, Any] | None, folder: Path) -> tuple[bytes | Path, str]:
     """The encoded file, or where it is, and its suffix."""
     audio = audio or {}
     data, name = audio.get("bytes"), audio.get("path")

@@ -32,6 +32,16 @@ class SampleNames(NamedTuple):
     relpath: str  # the same, below the root of its dataset
 
 
+class Content(NamedTuple):
+    """One audio file out of a shard or a table, as it was packed."""
+
+    path: str
+    data: bytes | Path  # the encoded file, or where it lies
+    suffix: str
+    info: dict[str, Any]  # what was packed with it
+    has_code: bool  # does the user's own function add to that?
+
+
 class ItemMaker(Protocol):
     """What becomes of a sample."""
 

@@ -32,6 +32,7 @@ from stable_audio_tools.data.sources.s3 import S3Account, S3Shelf
 from stable_audio_tools.data.sources.shards import SHARD_SUFFIXES, LocalShelf, Shelf
 from stable_audio_tools.data.sources.tar_items import (
     AudioItems,
+    Content,
     ItemMaker,
     LatentItems,
     SampleNames,
@@ -101,6 +102,25 @@ class TarSource:
             raise BadItem("unreadable", f"none of its files is {self.maker.noun}: {', '.join(sample.files)}")
         draw = Draw(_number(entry.id, names.relpath), card.epoch, card.visit, self.seed)
         return self.maker.make(sample.files[suffix], suffix, _words(sample), names, entry.function, draw.number)
+
+    def contents(self) -> Iterator[Content | Fault]:
+        """Every sample undecoded, in the order of the shards; Faults stand for what cannot be read."""
+        yield from self.known_faults
+        for shard, (group, _) in enumerate(self.places):
+            try:
+                for sample in self.samples(shard, 0):
+                    yield self._content(shard, sample, has_code=self.entries[group].function is not None)
+            except AudioError as error:
+                yield Fault(self.path(shard), "unreadable", str(error).removeprefix(f"{self.path(shard)}: "))
+
+    def _content(self, shard: int, sample: TarSample, has_code: bool) -> Content | Fault:
+        path, suffix = self.path(shard, sample), self._main_suffix(sample)
+        if suffix is None:
+            return Fault(path, "unreadable", f"none of its files is {self.maker.noun}: {', '.join(sample.files)}")
+        try:
+            return Content(path, sample.files[suffix], suffix, _words(sample), has_code)
+        except BadItem as error:
+            return error.at(path)
 
     def met(self, shard: int, sample_name: str) -> None:
         """Count for the report of the path lists a sample that another process has looked at."""

@@ -1,0 +1,156 @@
+"""What a check of a dataset looks at: each file of folders, of tar shards and of Arrow datasets, in one form."""
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from stable_audio_tools.config.errors import AudioError, ConfigError
+from stable_audio_tools.config.parts import Part
+from stable_audio_tools.data.faults import BadItem, Fault
+from stable_audio_tools.data.hearing import Flaw, Heard, hear
+from stable_audio_tools.data.index import FileIndex, Header, index_folder
+from stable_audio_tools.data.metadata import Table, read_sidecar
+from stable_audio_tools.data.path_lists import PathFilter
+from stable_audio_tools.data.prompts import Captions, add_prompt
+from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
+from stable_audio_tools.data.sources.audio_dir import describe_audio, index_kind
+from stable_audio_tools.data.sources.request import LoaderRequest
+from stable_audio_tools.data.sources.tar_items import Content
+
+Problem = Literal["unreadable", "bad metadata", "missing caption"] | Flaw
+_ANY_RATE = 44_100  # a check decodes at the file's own rate
+
+
+class Verdict(NamedTuple):
+    """What there is to say about one file."""
+
+    path: str
+    problems: list[tuple[Problem, str]]
+    header: Header | None  # None where it cannot be read
+    digest: bytes | None  # of the samples; None where they cannot be decoded
+
+    @classmethod
+    def unreadable(cls, path: str, reason: str) -> "Verdict":
+        return cls(path, [("unreadable", reason.removeprefix(f"{path}: "))], None, None)
+
+
+class Subjects(NamedTuple):
+    """Files to examine; a call decodes one, in any thread."""
+
+    count: int | None  # where it is known before the end
+    examinations: Iterator[Callable[[], Verdict]]
+
+
+def list_subjects(part: Part) -> Subjects:
+    """The files of a dataset config."""
+    if part.type == "audio_dir":
+        return _in_folders(part)
+    if part.type in ("wds", "s3", "huggingface") and not getattr(part.config, "pre_encoded", False):
+        return _packed(part)
+    raise ConfigError(f"dataset.dataset_type: check-data listens to audio, got latents ({part.type!r})")
+
+
+# ------------------------------------------------------------------ folders
+
+
+class _Folder(NamedTuple):
+    index: FileIndex
+    rows: list[int]
+    table: Table | None
+    has_code: bool
+
+
+def _in_folders(part: Part) -> Subjects:
+    config = part.config
+    paths = PathFilter(
+        config.exclude_paths_file, config.include_paths_file, config.quarantine_file, config.loose_path_matching
+    )
+    folders = [_scan(folder.as_config(config.custom_metadata_module), paths) for folder in config.datasets]
+    paths.report()
+    lost = [(path, reason) for folder in folders for path, reason, is_file in folder.index.unreachable if is_file]
+
+    def examinations() -> Iterator[Callable[[], Verdict]]:
+        for path, reason in lost:
+            yield partial(Verdict.unreadable, path, reason)
+        for folder in folders:
+            for row in folder.rows:
+                yield partial(_examine_file, folder, row, config.captions)
+
+    return Subjects(len(lost) + sum(len(folder.rows) for folder in folders), examinations())
+
+
+def _scan(entry: Any, paths: PathFilter) -> _Folder:
+    if not Path(entry.path).is_dir():
+        raise ConfigError(f"dataset {entry.id!r}: path {entry.path} is not a folder")
+    index = index_folder(entry.path, SCANNED_EXTENSIONS, describe_audio, index_kind())
+    rows = [row for row in range(len(index.names)) if paths.keeps([(index.path(row), index.names[row])], entry.id)]
+    table = Table(entry.metadata_path, entry.path, index.names) if entry.metadata_path else None
+    return _Folder(index, rows, table, entry.custom_metadata_fn is not None)
+
+
+def _examine_file(folder: _Folder, row: int, captions: Captions) -> Verdict:
+    index, path = folder.index, folder.index.path(row)
+    if row in index.reasons:
+        return Verdict.unreadable(path, index.reasons[row])
+    header = Header(int(index.frames[row]), int(index.rates[row]), int(index.channels[row]))
+    try:
+        info = read_sidecar(path)
+        if folder.table is not None:
+            info.update(folder.table.row(row, 0))
+        problems = list(_caption_problems(info, captions, folder.has_code))
+    except BadItem as error:
+        problems = [("bad metadata", error.detail)]
+    return _listen(path, path, header, problems)
+
+
+# ------------------------------------------------------------------ shards and tables
+
+
+def _packed(part: Part) -> Subjects:
+    loader = part.build(request=LoaderRequest(1, 1, _ANY_RATE, shuffle=False))
+    source = getattr(loader, "source", None) or loader.dataset
+    counts = source.counts if hasattr(source, "counts") else len(source)
+    count = None if counts is None else int(counts if isinstance(counts, int) else counts.sum())
+    captions = part.config.captions
+    return Subjects(count, (partial(_examine_content, found, captions) for found in source.contents()))
+
+
+def _examine_content(found: Content | Fault, captions: Captions) -> Verdict:
+    if isinstance(found, Fault):
+        kind: Problem = "bad metadata" if found.kind == "bad metadata" else "unreadable"
+        return Verdict(found.path, [(kind, found.detail)], None, None)
+    problems = list(_caption_problems(found.info, captions, found.has_code))
+    if isinstance(found.data, Path):
+        return _listen_to_copy(found.path, found.data, problems)
+    with tempfile.TemporaryDirectory(prefix="stable_audio_tools_") as folder:
+        file = Path(folder, f"audio.{found.suffix.rpartition('.')[2]}")
+        file.write_bytes(found.data)
+        return _listen_to_copy(found.path, file, problems)
+
+
+def _listen_to_copy(path: str, file: Path, problems: list[tuple[Problem, str]]) -> Verdict:
+    try:
+        header = describe_audio(file)
+    except AudioError as error:
+        return Verdict(path, [*problems, ("unreadable", str(error).removeprefix(f"{file}: "))], None, None)
+    return _listen(path, str(file), header, problems)
+
+
+# ------------------------------------------------------------------ both
+
+
+def _listen(path: str, file: str, header: Header, problems: list[tuple[Problem, str]]) -> Verdict:
+    try:
+        heard: Heard = hear(file, header.sample_rate)
+    except AudioError as error:
+        return Verdict(path, [*problems, ("unreadable", str(error).removeprefix(f"{file}: "))], header, None)
+    return Verdict(path, [*problems, *heard.flaws], header, heard.digest)
+
+
+def _caption_problems(info: dict[str, Any], captions: Captions, has_code: bool) -> Iterator[tuple[Problem, str]]:
+    add_prompt(info, captions, random.Random(0))
+    if not has_code and not isinstance(info.get("prompt"), str):
+        yield "missing caption", "no .json or .txt beside it, and no row in a table, gives a prompt"
