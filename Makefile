@@ -1,4 +1,5 @@
 # make test   lint, types, tests          make demo   the toolkit's main job on example data
+# make docs   the documents as a site in site/
 # Both make .venv first, with the versions of constraints.txt. PYTHON=python3.12 make test  uses another interpreter.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -6,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint types unit demo format clean
+.PHONY: help install test lint types unit demo docs format clean
 
 help:
 	@grep -E '^# ' Makefile | cut -c3-
@@ -34,9 +35,12 @@ unit: install
 demo: install
 	$(BIN)/python scripts/demo.py
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist outputs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist outputs site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -89,7 +89,8 @@ def module_of_script(script: str) -> Any:
     path = ROOT / script
     assert path.is_file(), f"no script {script}"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("stable_audio_tools.cli."):
+        takes_main = isinstance(node, ast.ImportFrom) and "main" in [alias.name for alias in node.names]
+        if takes_main and (node.module or "").startswith("stable_audio_tools.cli."):
             return import_module(node.module)
     sys.path.insert(0, str(path.parent))
     try:

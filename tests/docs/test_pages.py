@@ -20,6 +20,7 @@ from pages import PAGES, ROOT, Block, blocks_of, marks_without_block, name_of, p
 from stable_audio_tools.config import ConfigError
 
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=name_of)
+GUIDES = ("stable_audio_2_0", "stable_audio_open", "stable_audio_open_small")  # carried out by tests/guides
 # Flags of other programs that prose mentions.
 FOREIGN_FLAGS = {"--nproc_per_node", "--help", "--strict", "--gpus", "--nv", "--rdzv_endpoint", "--gres", "--requeue"}
 
@@ -113,7 +114,10 @@ def check_config(document: Any) -> None:
         check_dataset_config(document)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(b.mark for b in blocks_of(page))], ids=name_of)
+MARKED = [page for page in PAGES if any(b.mark for b in blocks_of(page)) and page.stem not in GUIDES]
+
+
+@pytest.mark.parametrize("page", MARKED, ids=name_of)
 def test_marked_blocks_are_carried_out(page: Path, tmp_path: Path) -> None:
     names: dict[str, Any] = {"__name__": "__page__"}
     with scratch.working_in(scratch.make_clone(tmp_path / "clone")):

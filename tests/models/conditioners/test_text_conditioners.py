@@ -3,6 +3,8 @@
 import copy
 import json
 import pickle
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,27 +21,16 @@ from stable_audio_tools.models.conditioners import (
 )
 from stable_audio_tools.models.conditioners.text import encoder_width
 
-WORDS = ["a", "slow", "fast", "piano", "drum", "loop", "with", "rain"]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from small_t5 import WORDS, write_t5
+
 PROMPTS = ["a slow piano", "fast drum loop with rain", "a slow piano"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
-
-    path = tmp_path_factory.mktemp("t5")
-    vocabulary = {"<pad>": 0, "</s>": 1, "<unk>": 2, **{word: 3 + index for index, word in enumerate(WORDS)}}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
-    ).save_pretrained(path)
-    torch.manual_seed(0)
-    config = T5Config(vocab_size=len(vocabulary), d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
-    T5EncoderModel(config).save_pretrained(path)
-    return str(path)
+    return write_t5(tmp_path_factory.mktemp("t5"))
 
 
 @pytest.fixture
