@@ -15,6 +15,7 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "train": Entry("train", "train a model of any type"),
+    "train-lora": Entry("train_lora", "train a small adapter of a model that stays as it is"),
     "generate": Entry("generate", "generate audio for a file of prompts"),
     "reconstruct-audios": Entry("reconstruct_audios", "pass audio files through an autoencoder and measure the result"),
     "run-gradio": Entry("run_gradio", "open a model in the browser, and behind an HTTP API"),

@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from stable_audio_tools.config.errors import ConfigError
 from stable_audio_tools.config.sentences import nearest
@@ -48,6 +48,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Any], argv: Sequen
             about["choices"] = field.metadata["choices"]
         if hint is bool:
             parser.add_argument(flag, type=_flag, nargs="?", const=True, metavar="BOOL", **about)
+        elif get_origin(hint) is tuple:
+            parser.add_argument(flag, nargs="+", metavar=field.name.upper(), **about)
         elif bool in get_args(hint) or float in get_args(hint):
             parser.add_argument(flag, type=_literal, metavar="VALUE", **about)
         else:
@@ -57,8 +59,8 @@ def add_flags(parser: argparse.ArgumentParser, settings: type[Any], argv: Sequen
 
 def settings_from(arguments: argparse.Namespace, settings: type[S]) -> S:
     """The dataclass from parsed flags."""
-    names = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
-    return settings(**{name: getattr(arguments, name) for name in names})
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def read_defaults(path: Path | None, settings: type[Any]) -> dict[str, Any]:
@@ -104,6 +106,8 @@ def _from_text(text: str, hint: Any) -> Any:
         return _flag(unquoted)
     if unquoted == "None" and hint is str:
         return ""
+    if get_origin(hint) is tuple:
+        return tuple(unquoted.replace(",", " ").split())
     if bool in get_args(hint) or float in get_args(hint):
         return _literal(unquoted)
     return _plain_type(hint)(unquoted)

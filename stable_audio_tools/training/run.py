@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -27,6 +28,7 @@ from stable_audio_tools.training.factory import (
     create_training_wrapper_from_config,
 )
 from stable_audio_tools.training.loggers import log_settings
+from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.run_folder import describe_run, new_run_folder, newest_whole_checkpoint
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.trainer import compile_network, create_trainer
@@ -47,12 +49,29 @@ class RunConfigs:
     val_dataset: dict[str, Any] | None
 
 
-def fit(settings: TrainSettings) -> Path:
+class Recipe:
+    """Where kinds of run differ: this one trains the model itself."""
+
+    def model_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The config that is trained and recorded."""
+        return config
+
+    def build(self, settings: TrainSettings, config: dict[str, Any], resumed: Path | None) -> nn.Module:
+        """The model, with what trains of it marked by `requires_grad`; `resumed` is the checkpoint that follows."""
+        return build_model(settings, config, resuming=resumed is not None)
+
+    def prepare(self, wrapper: TrainingModule, folder: Path) -> list[pl.Callback]:
+        """Callbacks besides those of every run."""
+        return []
+
+
+def fit(settings: TrainSettings, recipe: Recipe | None = None) -> Path:
     """Train as the settings say -> the run folder."""
     torch.multiprocessing.set_sharing_strategy("file_system")
+    recipe = recipe or Recipe()
     if not settings.model_config and not settings.dataset_config:
         settings = with_example(settings)
-    files, section = read_configs(settings)
+    files, section = read_configs(settings, recipe)
     settings = _with_section(settings, section)
     resumed = _checkpoint_to_resume(settings)
     folder = _run_folder(settings, resumed)
@@ -64,7 +83,7 @@ def fit(settings: TrainSettings) -> Path:
         )
 
     seed_everything(settings.seed)
-    model = build_model(settings, files.model, resuming=resumed is not None)
+    model = recipe.build(settings, files.model, resumed)
     if resumed is None:
         for dataset in (files.dataset, files.val_dataset):
             require_same_autoencoder(model, dataset)
@@ -73,7 +92,8 @@ def fit(settings: TrainSettings) -> Path:
     )
     require_trainable(wrapper)
     demo_loader = _loader(settings, files.model, files.val_dataset, shuffle=False)
-    trainer = create_trainer(settings, files.model, section, wrapper, folder, demo_loader)
+    more = recipe.prepare(wrapper, folder)
+    trainer = create_trainer(settings, files.model, section, wrapper, folder, demo_loader, more)
     log_settings(trainer.logger, {**dataclasses.asdict(settings), "model_config": files.model})
     # Each process draws noise of its own; the weights above are the same in all.
     seed_everything((settings.seed + rank()) % MAX_SEED)
@@ -111,13 +131,13 @@ def with_example(settings: TrainSettings) -> TrainSettings:
     return dataclasses.replace(settings, model_config=str(EXAMPLE_CONFIG), dataset_config=str(dataset), max_steps=steps)
 
 
-def read_configs(settings: TrainSettings) -> tuple[RunConfigs, TrainingSection]:
+def read_configs(settings: TrainSettings, recipe: Recipe) -> tuple[RunConfigs, TrainingSection]:
     """Read and check every file; the mistakes of all are in the one ConfigError."""
     missing = [name for name in ("model_config", "dataset_config") if not getattr(settings, name)]
     if missing:
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise ConfigError(f"{flags} missing: a run needs a model config and a dataset config (JSON files)")
-    model = load(settings.model_config)
+    model = recipe.model_config(load(settings.model_config))
     problems: list[str] = []
     section = None
     checks: list[Callable[[Mapping[str, Any]], Any]] = [check_model_config, check_training_config]

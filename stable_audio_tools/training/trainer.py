@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from stable_audio_tools.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
 
-# Above this many trained parameters, activations on a GPU are recomputed unless the settings say otherwise.
+# Above this many parameters that gradients pass, activations on a GPU are recomputed unless the settings say otherwise.
 CHECKPOINTING_ABOVE = 300_000_000
 
 
@@ -32,6 +33,7 @@ def create_trainer(
     wrapper: TrainingModule,
     folder: Path,
     demo_loader: Any = None,
+    more: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
     """A trainer for one run; `demo_loader` gives what demos are made from, else they use training batches."""
     _quieten()
@@ -44,6 +46,7 @@ def create_trainer(
         create_demo_callback_from_config(model_config, demo_loader, folder / "demos"),
         ProgressBar(refresh_rate=(section.shared.tqdm or {}).get("refresh_rate", 1)),
         Checkpointing(checkpoints, settings.checkpoint_every, settings.save_top_k, model_config),
+        *more,
         DryRun() if settings.dry_run else None,
     ]
     return pl.Trainer(
@@ -135,14 +138,22 @@ def _limit(settings: TrainSettings) -> int | float:
 
 
 def set_checkpointing(wrapper: nn.Module, settings: TrainSettings, accelerator: str) -> None:
-    trained = sum(parameter.numel() for parameter in wrapper.parameters() if parameter.requires_grad)
+    able = [module for module in wrapper.modules() if isinstance(getattr(module, "checkpointing", None), bool)]
     wanted = settings.checkpointing == "on"
     if settings.checkpointing == "auto":
-        wanted = accelerator != "cpu" and trained > CHECKPOINTING_ABOVE
-    for module in wrapper.modules():
-        if isinstance(getattr(module, "checkpointing", None), bool):
-            module.checkpointing = wanted  # type: ignore[assignment]
+        wanted = accelerator != "cpu" and _passed_by_gradients(wrapper, able) > CHECKPOINTING_ABOVE
+    for module in able:
+        module.checkpointing = wanted  # type: ignore[assignment]
     logger.info("activations are %s in the backward pass", "recomputed" if wanted else "kept for use")
+
+
+def _passed_by_gradients(wrapper: nn.Module, able: list[nn.Module]) -> int:
+    """Trained parameters, and frozen ones beside an adapter: those cost as much in activations."""
+    passed = {parameter for parameter in wrapper.parameters() if parameter.requires_grad}
+    for module in able:
+        if any(parameter.requires_grad for parameter in module.parameters()):
+            passed.update(module.parameters())
+    return sum(parameter.numel() for parameter in passed)
 
 
 def compile_network(wrapper: TrainingModule) -> None:

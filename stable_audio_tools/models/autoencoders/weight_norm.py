@@ -54,10 +54,10 @@ class WeightNormed(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         if name == "weight" and "weight_g" in self.__dict__.get("_parameters", ()):
-            return self._product()
+            return self._normed_weight()
         return super().__getattr__(name)
 
-    def _product(self) -> Tensor:
+    def _normed_weight(self) -> Tensor:
         if not self._keeps_product or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return torch._weight_norm(self.weight_v, self.weight_g, 0)
         made_of = (self.weight_g, _version(self.weight_g), self.weight_v, _version(self.weight_v))

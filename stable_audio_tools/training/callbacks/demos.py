@@ -2,8 +2,8 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +39,8 @@ class DemoCallback(pl.Callback):
     ) -> None:
         """`loader` gives the batch that a demo is made from; without it, that is the batch just trained on."""
         self.demo_every, self.sample_rate, self.folder, self.loader = demo_every, sample_rate, folder, loader
+        # Other states of the model that are heard beside it, by the end of their names.
+        self.variants: dict[str, Callable[[], AbstractContextManager[None]]] = {}
         self._last_step = -1
         self._batch: Any = None
 
@@ -63,11 +65,13 @@ class DemoCallback(pl.Callback):
         modes = {part: part.training for part in module.modules()}
         average = getattr(module, "weight_average", None)
         with random_state.preserved(), average.swapped_in() if average is not None else nullcontext():
-            seed_everything(DEMO_SEED)
             module.eval()
             try:
-                for demo in self.make(trainer, module, self._held_out(batch)):
-                    self._keep(trainer, demo)
+                for ending, state in {"": nullcontext, **self.variants}.items():
+                    seed_everything(DEMO_SEED)
+                    with state():
+                        for demo in self.make(trainer, module, self._held_out(batch)):
+                            self._keep(trainer, demo._replace(name=f"{demo.name}{ending}"))
             except Exception as error:  # whatever a demo does, the run outlives it
                 logger.warning("the demo at step %d failed: %s: %s", trainer.global_step, type(error).__name__, error)
                 logger.debug("the demo's traceback", exc_info=True)

@@ -1,0 +1,139 @@
+"""What happens around the training of an adapter: its files, its share of checkpoints, demos without it, a guard."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor
+
+from stable_audio_tools.config import CheckpointError, UserError
+from stable_audio_tools.models.lora import LoraAdapter, save_lora
+from stable_audio_tools.training.callbacks.demos import DemoCallback
+from stable_audio_tools.training.lora_checkpoint import CHECKPOINT_KEY, describe
+
+logger = logging.getLogger(__name__)
+
+WITHOUT = "_without_adapter"  # end of the names of demos of the base
+
+
+class AdapterCheckpoints(pl.Callback):
+    """Leaves the frozen base out of checkpoints, and says in them what the adapter is."""
+
+    def __init__(self, adapter: LoraAdapter, base_names: frozenset[str], facts: Mapping[str, Any]) -> None:
+        """`base_names`: of the base's tensors in the state dict of the training module."""
+        self.adapter, self.base_names, self.facts = adapter, base_names, facts
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pl_module.strict_loading = False  # the base is not there; all else is compared below
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        wanted, found = set(pl_module.state_dict()) - self.base_names, set(checkpoint["state_dict"]) - self.base_names
+        if wanted != found:
+            some = sorted(wanted ^ found)[0]
+            raise CheckpointError(
+                f"the checkpoint and this run differ in {len(wanted ^ found)} tensors, the first {some}; resume with "
+                "the config that the run began with"
+            )
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name not in self.base_names}
+        checkpoint[CHECKPOINT_KEY] = describe(self.adapter, self.facts, trainer.global_step)
+
+
+class AdapterFiles(pl.Callback):
+    """Writes the adapter every `every` steps and at the end; keeps the newest `keep` files (-1: all)."""
+
+    def __init__(self, adapter: LoraAdapter, folder: Path, every: int, keep: int, facts: Mapping[str, Any]) -> None:
+        self.adapter, self.folder, self.every, self.keep, self.facts = adapter, folder, every, keep, facts
+        self._saved_step = 0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if self.every > 0 and trainer.global_step % self.every == 0:
+            self.save(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save(trainer, pl_module)
+
+    def save(self, trainer: pl.Trainer, module: Any) -> None:
+        """Write the file of this step, averaged where the run keeps averages; one that fails is told, and no end."""
+        step = trainer.global_step
+        if step == self._saved_step or not trainer.is_global_zero:
+            return
+        self._saved_step = step
+        path = self.folder / f"step_{step:08d}.safetensors"
+        average = module.weight_average
+        try:
+            with average.swapped_in() if average is not None else nullcontext():
+                save_lora(self.adapter, path, metadata={**self.facts, "step": step})
+        except CheckpointError as error:
+            logger.error("%s; training goes on", error)
+            return
+        self._prune(path)
+
+    def _prune(self, newest: Path) -> None:
+        if self.keep < 0:
+            return
+        older = sorted(path for path in self.folder.glob("step_*.safetensors") if path != newest)
+        for path in older[: max(len(older) - max(self.keep - 1, 0), 0)]:
+            path.unlink(missing_ok=True)
+
+
+class AdapterDemos(pl.Callback):
+    """Has every demo made a second time without the adapter."""
+
+    def __init__(self, adapter: LoraAdapter) -> None:
+        self.adapter = adapter
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, DemoCallback):
+                callback.variants[WITHOUT] = self._off
+
+    @contextmanager
+    def _off(self) -> Iterator[None]:
+        self.adapter.enabled = False
+        try:
+            yield
+        finally:
+            self.adapter.enabled = True
+
+
+class AdapterGuard(pl.Callback):
+    """Ends a run in which no gradient reaches the adapter, and names layers that none reaches at the first step."""
+
+    def __init__(self, adapter: LoraAdapter) -> None:
+        self.adapter = adapter
+        # With module dropout, layers are left out at random.
+        self._looked = adapter.config.module_dropout > 0
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        if not loss.requires_grad:
+            paths = self.adapter.targets
+            raise UserError(
+                f"no gradient reaches the adapter: its {len(paths)} layers ({paths[0]}, ...) take no part in training; "
+                "choose others with --include"
+            )
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._looked:
+            return
+        self._looked = True
+        layers = dict(self.adapter.layers())
+        idle = [path for path, factors in layers.items() if all(p.grad is None for p in factors.parameters())]
+        if idle:
+            more = f" and {len(idle) - 3} more" if len(idle) > 3 else ""
+            logger.warning(
+                "%d of %d adapted layers take no part in training: %s%s",
+                len(idle),
+                len(layers),
+                ", ".join(idle[:3]),
+                more,
+            )

@@ -1,0 +1,147 @@
+"""What `train_lora.py` does: a run of `fit` whose model is frozen and carries an adapter, which alone is trained."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from stable_audio_tools.config import ConfigError
+from stable_audio_tools.models.lora import (
+    LoraAdapter,
+    attach_lora,
+    base_facts,
+    fill_lora,
+    lora_config_from,
+    read_lora,
+)
+from stable_audio_tools.training.callbacks.adapters import AdapterCheckpoints, AdapterDemos, AdapterFiles, AdapterGuard
+from stable_audio_tools.training.lora_checkpoint import CHECKPOINT_KEY, check_resumed
+from stable_audio_tools.training.lora_settings import LoraSettings
+from stable_audio_tools.training.memory import MemoryEstimate
+from stable_audio_tools.training.module import TrainingModule
+from stable_audio_tools.training.run import Recipe, build_model, fit
+from stable_audio_tools.training.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_RATE = 1e-4
+ADAPTERS = "adapters"  # folder of a run
+
+
+def fit_lora(settings: LoraSettings) -> Path:
+    """Train an adapter as the settings say -> the run folder."""
+    if not settings.pretrained_ckpt_path:
+        raise ConfigError("--pretrained-ckpt-path: missing; an adapter is trained on the weights of a model")
+    if not (settings.strategy == "auto" or settings.strategy.startswith("ddp")):
+        raise ConfigError(f"--strategy {settings.strategy}: an adapter is too small to be divided; use auto or ddp")
+    return fit(settings, LoraRecipe(settings))
+
+
+class LoraRecipe(Recipe):
+    """A frozen base with an adapter on it."""
+
+    def __init__(self, settings: LoraSettings) -> None:
+        self.settings = settings
+        self.model: nn.Module
+        self.adapter: LoraAdapter
+        self.facts: dict[str, Any]
+        self.base_names: frozenset[str]
+
+    def model_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        if "arc" in (config.get("training") or {}):
+            raise ConfigError("training.arc: adapters are not trained adversarially; leave the section out")
+        section = self.settings.lora_section({**self._section_of_file(config), **(config.get("lora") or {})})
+        lora = lora_config_from(section)
+        return {**config, "lora": section, "training": with_rate(config, lora.lr)}
+
+    def build(self, settings: TrainSettings, config: dict[str, Any], resumed: Path | None) -> nn.Module:
+        # No checkpoint of such a run holds the base.
+        self.model = build_model(settings, config, resuming=False)
+        self.base_names = frozenset(self.model.state_dict())
+        lora = lora_config_from(config["lora"])
+        _check_precision(lora.base_precision, settings)
+        self.adapter = attach_lora(self.model, lora, seed=settings.seed)
+        self.facts = {"base_name": _name_of(settings.pretrained_ckpt_path)}
+        self.facts |= base_facts(self.model, self.adapter.targets)
+        if self.settings.trigger_text:
+            self.facts["trigger"] = self.settings.trigger_text
+        if resumed is not None:
+            check_resumed(resumed, self.adapter, self.facts)
+        elif self.settings.lora_ckpt_path:
+            fill_lora(self.adapter, self.settings.lora_ckpt_path)
+        _tell(self.adapter, self.model)
+        return self.model
+
+    def prepare(self, wrapper: TrainingModule, folder: Path) -> list[pl.Callback]:
+        wrapper.add_module(CHECKPOINT_KEY, self.adapter)
+        prefix = next(name for name, module in wrapper.named_modules() if module is self.model)
+        base_names = frozenset(f"{prefix}.{name}" for name in self.base_names)
+        settings = self.settings
+        return [
+            MemoryEstimate(settings.batch_size),
+            AdapterGuard(self.adapter),
+            AdapterDemos(self.adapter),
+            AdapterCheckpoints(self.adapter, base_names, self.facts),
+            AdapterFiles(self.adapter, folder / ADAPTERS, settings.adapter_every, settings.keep_adapters, self.facts),
+        ]
+
+    def _section_of_file(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What the adapter that is gone on from says of itself, where the config and the flags are silent."""
+        if not self.settings.lora_ckpt_path:
+            return {}
+        told = read_lora(self.settings.lora_ckpt_path).config.model_dump(exclude_defaults=True)
+        given = config.get("lora") or {}
+        if "component_whitelist" in given:
+            told.pop("include", None)
+        if "weight_decompose" in given:
+            told.pop("adapter_type", None)
+        return told
+
+
+def with_rate(config: Mapping[str, Any], rate: float | None) -> dict[str, Any]:
+    """The `training` section, whose optimiser of the model takes the adapter's rate where that is given."""
+    training = dict(config.get("training") or {})
+    optimizers = training.get("optimizer_configs")
+    if optimizers is None:
+        return {**training, "learning_rate": rate or training.get("learning_rate") or DEFAULT_RATE}
+    if rate is None:
+        return training
+    changed = {}
+    for name, node in optimizers.items():
+        optimizer = node.get("optimizer")
+        if name != "discriminator" and isinstance(optimizer, dict):
+            node = {**node, "optimizer": {**optimizer, "config": {**(optimizer.get("config") or {}), "lr": rate}}}
+        changed[name] = node
+    return {**training, "optimizer_configs": changed}
+
+
+def _check_precision(base: str | None, settings: TrainSettings) -> None:
+    """Factors and activations are float32; only mixed precision lets them meet weights of another type."""
+    mixed = settings.precision == "16" or settings.precision.endswith("mixed")
+    automatic = settings.precision == "auto" and settings.accelerator != "cpu" and torch.cuda.is_available()
+    if base not in (None, "fp32") and not (mixed or automatic):
+        raise ConfigError(f"--precision {settings.precision}: a base in {base} needs mixed precision, as bf16-mixed")
+
+
+def _name_of(path: str) -> str:
+    """A file says more by its folder's name than by its own, where that is the usual one."""
+    file = Path(path)
+    return file.parent.name if file.stem == "model" and file.parent.name else file.name
+
+
+def _tell(adapter: LoraAdapter, model: nn.Module) -> None:
+    trained = adapter.num_parameters
+    base = sum(parameter.numel() for parameter in model.parameters()) - trained
+    logger.info(
+        "adapter of type %s, rank %d: %s values on %d layers, %.2f %% of the base's %s",
+        adapter.config.adapter_type,
+        adapter.config.rank,
+        f"{trained:,}",
+        len(adapter.targets),
+        100 * trained / base,
+        f"{base:,}",
+    )

@@ -1,0 +1,167 @@
+"""How much memory training takes, told before the first step: counted where it can be, traced where it must be.
+
+Activations come from a pass over tensors that have shapes and no contents, so the trace takes no memory of its own.
+"""
+
+import copy
+import logging
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+
+from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
+from stable_audio_tools.training import random_state
+from stable_audio_tools.training.module import unwrap_batch
+
+logger = logging.getLogger(__name__)
+
+GIB = 2**30
+_STATES = {"SGD": 1, "Lion": 1}  # values that an optimiser keeps per parameter; others keep two
+
+
+class MemoryEstimate(pl.Callback):
+    """Tells before the first step what training will take, part by part, and whether the device has it."""
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._told = False
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._told or not trainer.is_global_zero:
+            return
+        self._told = True
+        parts = weight_parts(pl_module, trainer.optimizers)
+        activations = traced_activations(trainer, pl_module, batch)
+        if activations is not None:
+            parts[f"activations of {self.batch_size} items"] = activations
+        total = sum(parts.values())
+        told = ", ".join(f"{name} {_told(size)}" for name, size in parts.items())
+        rest = "" if activations is not None else ", and activations, which cannot be told beforehand here"
+        logger.info("memory: %s; together %s%s", told, _told(total), rest)
+        if pl_module.device.type == "cuda":
+            there = torch.cuda.get_device_properties(pl_module.device).total_memory
+            if total > there:
+                logger.warning(
+                    "the device has %s: less than that; take a smaller --batch-size with --accum-batches, "
+                    "--checkpointing on, or --base-precision bf16",
+                    _told(there),
+                )
+
+
+def weight_parts(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, int]:
+    """Bytes of what stays from step to step."""
+    parameters, buffers = list(module.parameters()), list(module.buffers())
+    trained = _size(parameter for parameter in parameters if parameter.requires_grad)
+    states = 0
+    for optimizer in optimizers:
+        kept = _STATES.get(type(optimizer).__name__, 2)
+        width = 1 if "8bit" in type(optimizer).__name__ else 4
+        states += sum(kept * width * p.numel() for group in optimizer.param_groups for p in group["params"])
+    average = getattr(module, "weight_average", None)
+    averaged = _size(average.averaged_state_dict().values()) if average is not None else 0
+    return {
+        "frozen weights": _size([p for p in parameters if not p.requires_grad] + buffers),
+        "trained weights": trained,
+        "their gradients": trained,
+        "optimiser": states,
+        **({"average": averaged} if averaged else {}),
+    }
+
+
+def traced_activations(trainer: pl.Trainer, module: Any, batch: Any) -> int | None:
+    """Bytes that one forward pass keeps for its backward pass; None for modules whose pass is not known here."""
+    with random_state.preserved(), torch.no_grad():
+        traced = _pass_of(module, batch)
+    if traced is None:
+        return None
+    network, run = traced
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    stand_ins: dict[int, Any] = {id(buffer): mode.from_tensor(buffer) for buffer in network.buffers()}
+    for parameter in network.parameters():
+        stand_ins[id(parameter)] = nn.Parameter(mode.from_tensor(parameter.detach()), parameter.requires_grad)
+    double = copy.deepcopy(network, stand_ins)  # so that nothing a layer remembers comes from the trace
+    kept = _Kept(double)
+    watching = saved_tensors_hooks(kept.add, lambda tensor: tensor)
+    with warnings.catch_warnings(), random_state.preserved(), mode, trainer.precision_plugin.forward_context():
+        warnings.simplefilter("ignore", UserWarning)  # addresses, which tell a layer that a tensor is another one
+        with watching:
+            run(double)
+    return kept.peak
+
+
+class _Kept:
+    """Bytes kept for the backward pass, where recomputed layers keep their outputs and one of them the rest."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._storages: dict[int, torch.UntypedStorage] = {}
+        self._total = self._start = 0
+        self._inside: list[int] = []
+        self._outputs = 0
+        for module in network.modules():
+            layers = getattr(module, "layers", None)
+            if getattr(module, "checkpointing", None) is True and isinstance(layers, nn.ModuleList):
+                module.checkpointing = False  # type: ignore[assignment]
+                for layer in layers:
+                    layer.register_forward_pre_hook(self._enter)
+                    layer.register_forward_hook(self._leave)
+
+    def add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        # Weights are there anyway; a tensor that several operations keep counts once.
+        if storage._cdata not in self._storages and not isinstance(tensor, nn.Parameter):
+            self._storages[storage._cdata] = storage
+            self._total += storage.nbytes()
+        return tensor
+
+    @property
+    def peak(self) -> int:
+        return self._total - sum(self._inside) + self._outputs + max(self._inside, default=0)
+
+    def _enter(self, *_: Any) -> None:
+        self._start = self._total
+
+    def _leave(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._inside.append(self._total - self._start)
+        self._outputs += output.untyped_storage().nbytes()
+
+
+def _pass_of(module: Any, batch: Any) -> tuple[nn.Module, Callable[[nn.Module], Any]] | None:
+    """The network that gradients pass, and a call of it on a batch of this shape."""
+    audio, metadata = unwrap_batch(batch)
+    if isinstance(getattr(module, "autoencoder", None), nn.Module):
+        return module.autoencoder, lambda network: network.decode(network.encode(_blank(audio.shape, module.device)))
+    model = getattr(module, "diffusion", None)
+    if model is None:
+        return None
+    ratio = 1 if model.pretransform is None else model.pretransform.downsampling_ratio
+    shape = audio.shape if module.pre_encoded else (len(audio), model.io_channels, audio.shape[-1] // ratio)
+    conditions: dict[str, Any] = {}
+    if isinstance(model, ConditionedDiffusionModelWrapper):
+        made = model.conditioner(metadata, module.device) if model.conditioner is not None else {}
+        if getattr(module, "inpainting", None) is not None:
+            blank = torch.zeros(shape, device=module.device)
+            made = {**made, "inpaint_mask": [blank[:, :1]], "inpaint_masked_input": [blank]}
+        conditions = model.get_conditioning_inputs(made)
+
+    def run(network: nn.Module) -> Any:
+        return network(_blank(shape, module.device), _blank((len(audio),), module.device), **conditions)
+
+    return model.model, run
+
+
+def _blank(shape: Sequence[int], device: torch.device) -> Tensor:
+    return torch.zeros(tuple(shape), device=device)
+
+
+def _size(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _told(size: float) -> str:
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
