@@ -94,7 +94,9 @@ def make_reconstruction(model: Any, job: Job, facts: ModelFacts) -> Tensor:
     made = []
     for seed in job.seeds:
         with RandomStream(seed, job.device).in_charge(), _precision(job):
-            made.append(reconstruct(model, audio, rate, device=job.device, **decoding, **job.options))
+            made.append(
+                reconstruct(model, audio, rate, device=job.device, **decoding, **{"progress": True, **job.options})
+            )
     return torch.stack(made)
 
 
@@ -128,12 +130,13 @@ def make_codes(model: Any, job: Job, facts: ModelFacts) -> Tensor:
 Maker = Callable[[Any, Job, ModelFacts], Tensor]
 _DIFFUSION_OPTIONS = tuple(entry.name for entry in fields(SamplingOptions))
 _GUIDED_OPTIONS = (*_DIFFUSION_OPTIONS, *(entry.name for entry in fields(GuidanceOptions)))
+_FRAMED = ("progress", "cancel", "frame_seconds", "overlap_rate", "batch_size")
 MAKERS: dict[str, tuple[Maker, tuple[str, ...]]] = {  # by model type, with the options that each takes
     "diffusion_cond": (make_conditional, _GUIDED_OPTIONS),
     "diffusion_cond_inpaint": (make_conditional, (*_GUIDED_OPTIONS, "keep_exact", "crossfade_seconds")),
     "diffusion_uncond": (make_unconditional, _DIFFUSION_OPTIONS),
-    "autoencoder": (make_reconstruction, ("frame_seconds", "overlap_rate", "batch_size")),
-    "diffusion_autoencoder": (make_reconstruction, ("frame_seconds", "overlap_rate", "batch_size")),
+    "autoencoder": (make_reconstruction, _FRAMED),
+    "diffusion_autoencoder": (make_reconstruction, _FRAMED),
     "lm": (make_codes, ("progress", "cancel", "top_k", "top_p", "temp", "use_cache")),
 }
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.config import UserError
+from stable_audio_tools.inference.watching import CancelSignal, ProgressCallback, Watch, progress_of
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.autoencoders.chunking import ChunkPlan, in_batches
 from stable_audio_tools.models.autoencoders.weight_norm import folded_weight_norm
@@ -34,12 +35,14 @@ def reconstruct(
     frame_seconds: float = 30.0,
     overlap_rate: float = 1 / 30,
     batch_size: int = 1,
+    progress: bool | ProgressCallback = False,
+    cancel: CancelSignal | None = None,
     **decoding: Any,
 ) -> Tensor:
     """One clip (c, n) of any length, encoded and decoded, at the rate and with the channels of the model.
 
     Longer clips pass in frames of `frame_seconds`, `batch_size` at once, that overlap by a share of `overlap_rate` and
-    are cross-faded there.
+    are cross-faded there. `progress` is told of each frame, and `cancel` asked before it.
     """
     codec = codec_of(model)
     length = math.ceil(audio.shape[-1] * codec.sample_rate / sample_rate)
@@ -49,9 +52,17 @@ def reconstruct(
     overlap = min(math.ceil(size * overlap_rate / multiple) * multiple, size - multiple) if overlap_rate > 0 else 0
     plan = ChunkPlan(prepared.shape[-1] // ratio, size, overlap, crossfade=True)
 
-    def pass_through(part: Tensor) -> Tensor:
-        return codec.decode(codec.encode(part), **decoding)
+    done, total, watch = 0, len(plan.starts), Watch(cancel=cancel)
 
-    with folded_weight_norm(codec):
+    def pass_through(part: Tensor) -> Tensor:
+        nonlocal done
+        watch.check()
+        passed: Tensor = codec.decode(codec.encode(part), **decoding)
+        done += len(part)
+        if tell is not None:
+            tell(done, total)
+        return passed
+
+    with folded_weight_norm(codec), progress_of(progress, total) as tell:
         made = in_batches(pass_through, plan.split(prepared, ratio), 1.0, batch_size)
     return plan.join(made, ratio)[0, :, :length]

@@ -117,8 +117,8 @@ def sampler_controls(facts: ModelFacts) -> tuple[Control, ...]:
     return (
         steps,
         sampler,
-        Control("sigma_min", "number", "Least noise", 0.01, 1e-5, 10, info="Before the last step."),
-        Control("sigma_max", "number", "Most noise", 100.0, 0.1, 1000, info="To start from."),
+        Control("sigma_min", "number", "Least noise", recommended.sigma_min, 1e-5, 10, info="Before the last step."),
+        Control("sigma_max", "number", "Most noise", recommended.sigma_max, 0.1, 1000, info="To start from."),
         Control("rho", "number", "Rho", 1.0, 0.01, 20, info="Bends the noise schedule."),
     )
 

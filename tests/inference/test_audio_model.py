@@ -145,11 +145,18 @@ def test_steps_are_told_and_a_run_can_be_cancelled(loaded: Any) -> None:
     told: list[int] = []
     loaded("tiny_diffusion_cond").generate(sound="rain", steps=3, progress=lambda done, total: told.append(done))
     assert told == [1, 2, 3]
+    frames: list[tuple[int, int]] = []
+    loaded("tiny_autoencoder").generate(
+        init_audio=TONE, frame_seconds=0.2, progress=lambda done, total: frames.append((done, total))
+    )
+    assert len(frames) > 1 and frames == [(done, len(frames)) for done in range(1, len(frames) + 1)]
     stop = threading.Event()
     stop.set()
     for name in ("tiny_diffusion_cond", "tiny_lm"):
         with pytest.raises(Cancelled):
             loaded(name).generate(sound="rain", cancel=stop)
+    with pytest.raises(Cancelled):
+        loaded("tiny_autoencoder").generate(init_audio=TONE, cancel=stop)
 
 
 def test_negative_prompts_and_other_conditions_are_checked_by_name(loaded: Any) -> None:
@@ -166,7 +173,6 @@ def test_negative_prompts_and_other_conditions_are_checked_by_name(loaded: Any) 
         ({"sound": "rain", "num_samples": 0}, "num_samples must be at least 1"),
         ({"sound": ["a", "b"], "seconds_total": [1]}, "the lists must be equally long"),
         ({"sound": "rain", "seed": [1, 2]}, "seed lists 2 seeds for 1 items"),
-        ({"sound": "rain", "inpaint_audio": TONE}, "inpaint_audio: this model cannot inpaint"),
     ):
         with pytest.raises(ValueError, match=message):
             model.generate(**arguments)

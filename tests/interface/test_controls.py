@@ -35,9 +35,9 @@ def test_every_kind_of_condition_has_its_widget(loaded: Any) -> None:
     assert "negative_prompt" not in listed
 
 
-def test_published_defaults_by_objective(loaded: Any) -> None:
+def test_defaults_are_those_of_the_other_ways_to_generate(loaded: Any) -> None:
     v = {control.name: control.default for control in sampler_controls(loaded("prompted").facts)}
-    assert v == {"steps": 100, "sampler_type": "dpmpp-3m-sde", "sigma_min": 0.01, "sigma_max": 100, "rho": 1}
+    assert v == {"steps": 100, "sampler_type": "dpmpp-3m-sde", "sigma_min": 0.3, "sigma_max": 500, "rho": 1}
     flow = controls_of(loaded("tiny_diffusion_cond"))
     assert (flow["steps"].default, flow["sampler_type"].default, flow["cfg_scale"].default) == (50, "euler", 7)
     assert flow["sampler_type"].choices == ("euler", "rk4", "dpmpp", "pingpong")
