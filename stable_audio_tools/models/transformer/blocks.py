@@ -199,7 +199,7 @@ class TransformerBlock(nn.Module):
         """Of self-attention and of the feed-forward; in the shared layout the condition is (b, 6 * d)."""
         if self.to_scale_shift_gate is None or global_cond is None:
             return None, None
-        if isinstance(self.to_scale_shift_gate, nn.Parameter):
+        if isinstance(self.to_scale_shift_gate, Tensor):  # a parameter, or what torch.func puts in its place
             vectors = self.to_scale_shift_gate + global_cond
         else:
             vectors = self.to_scale_shift_gate(global_cond)
