@@ -19,7 +19,9 @@ class SharedKeys(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    demo: Annotated[dict[str, Any] | None, Field(description="what is listened to during training")] = None
+    demo: Annotated[
+        dict[str, Any] | None, Field(description="what is listened to during training; enabled: false switches it off")
+    ] = None
     checkpoint: Annotated[
         dict[str, Any] | None, Field(description="every_n_train_steps and save_top_k, where the flags do not say")
     ] = None
@@ -56,16 +58,20 @@ def check_training_config(model_config: Mapping[str, Any]) -> TrainingSection:
     own = {key: value for key, value in section.items() if key not in common}
     training, found = examine_body("training", tag, own, "training")
     problems += found
-    demo = None
+    demo, enabled = None, True
     if shared.demo is not None:
-        demo, found = examine_body("demo", str(model_type), shared.demo, "training.demo")
+        enabled = shared.demo.get("enabled", True)
+        if not isinstance(enabled, bool):
+            problems.append(("training.demo.enabled", f"expected true or false, got {show(enabled)}"))
+        body = {key: value for key, value in shared.demo.items() if key != "enabled"}
+        demo, found = examine_body("demo", str(model_type), body, "training.demo")
         problems += found
     if problems or training is None:
         raise as_error(problems)
     place(training, "training", "training")
     if demo is not None:
         place(demo, "training.demo", "training.demo")
-    return TrainingSection(shared, training, demo)
+    return TrainingSection(shared, training, demo if enabled else None)
 
 
 def create_training_wrapper_from_config(

@@ -28,6 +28,7 @@ class AutoencoderPretransform(Pretransform):
     ) -> None:
         super().__init__(enable_grad=False, io_channels=model.io_channels, is_discrete=model.is_discrete)
         self.model = model
+        self._stay_frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
         self.model.requires_grad_(False).eval()
         self._fixed_scale = None if scale == "auto" else float(scale)
         if self._fixed_scale is None:
@@ -42,6 +43,13 @@ class AutoencoderPretransform(Pretransform):
         self.codebook_size = getattr(model.bottleneck, "codebook_size", None)
         if model_half:
             self.model.half()
+
+    def requires_grad_(self, requires_grad: bool = True) -> "AutoencoderPretransform":
+        """Parts whose own config freezes them do not train with the rest."""
+        super().requires_grad_(requires_grad)
+        for name, value in self.model.named_parameters():
+            value.requires_grad_(requires_grad and name not in self._stay_frozen)
+        return self
 
     @property
     def scale(self) -> float:
