@@ -1,4 +1,4 @@
-"""Do attribution scores mean anything? Planted duplicates, and the linear datamodeling score: a few minutes on one core.
+"""Do attribution scores mean anything? Planted duplicates, and the linear datamodeling score; minutes on one core.
 
 python benchmarks/attribution_validity.py [--subsets 32] [--out outputs/attribution_validity.json]
 
@@ -24,7 +24,7 @@ from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.scoring import DEFAULT_GRID, Member, score_by_products, score_member
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
-from stable_audio_tools.attribution.validation import choose_regulariser, linear_datamodeling_score, make_plan
+from stable_audio_tools.attribution.validation import LDS, choose_regulariser, linear_datamodeling_score, make_plan
 from stable_audio_tools.models.diffusion.objectives import corrupt
 from stable_audio_tools.models.dit import DiffusionTransformer
 
@@ -129,7 +129,7 @@ def planted_duplicates(setting: Setting) -> dict[str, float]:
     return found
 
 
-def validity(setting: Setting, workers: int) -> dict[str, object]:
+def validity(setting: Setting, workers: int) -> dict[str, LDS]:
     """The linear datamodeling score of every method on the same models."""
     items, queries = make_items(setting.items, 1), make_items(setting.queries, 2)
     plan = make_plan([f"train/{index}" for index in range(setting.items)], setting.subsets, 0.5, seed=3)
@@ -138,7 +138,7 @@ def validity(setting: Setting, workers: int) -> dict[str, object]:
     membership, grid = plan.membership(), list(DEFAULT_GRID)
     network = train(items, setting.steps, 0)
     half = setting.subsets // 2
-    found: dict[str, object] = {}
+    found: dict[str, LDS] = {}
 
     def judge(name: str, scores: Tensor) -> None:
         """On the models that no regulariser was chosen by."""
@@ -180,6 +180,9 @@ def main() -> int:
     print(f"LDS over {judged} subsets and {setting.queries} queries, mean [95 % interval]")
     for name, value in found.items():
         print(f"  {name:40} {value}")
+    best = next(value for name, value in found.items() if name.startswith("D-TRAK"))
+    for name in ("random", "raw similarity"):
+        print(f"  {'D-TRAK less ' + name:40} {best.minus(found[name])}")
     print(f"{time.perf_counter() - began:.0f} s")
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

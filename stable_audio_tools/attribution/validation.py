@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stable_audio_tools.config import ConfigError, load, save
-from stable_audio_tools.system.files import write_text
+from stable_audio_tools.system.files import atomic_path, write_text
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 2000
@@ -91,9 +91,19 @@ class LDS(NamedTuple):
     low: float
     high: float
     per_query: Floats  # (q,)
+    resampled: Floats  # means; the same queries and subsets for every score of one experiment
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def minus(self, other: "LDS") -> "LDS":
+        """How much better than other scores, on the same queries and subsets."""
+        return _summary(self.per_query - other.per_query, self.resampled - other.resampled)
+
+
+def _summary(per_query: Floats, resampled: Floats) -> LDS:
+    low, high = np.quantile(resampled, [0.025, 0.975])
+    return LDS(float(per_query.mean()), float(low), float(high), per_query, resampled)
 
 
 def linear_datamodeling_score(
@@ -113,9 +123,7 @@ def linear_datamodeling_score(
     for index in range(_RESAMPLES):
         chosen, asked = rng.integers(models, size=models), rng.integers(queries, size=queries)
         means[index] = _spearman(predicted[chosen][:, asked], outputs[chosen][:, asked]).mean()
-    per_query = _spearman(predicted, outputs)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return LDS(float(per_query.mean()), float(low), float(high), per_query)
+    return _summary(_spearman(predicted, outputs), means)
 
 
 def choose_regulariser(
@@ -191,10 +199,10 @@ def _write_list(path: Path, items: Sequence[str]) -> None:
 
 def write_outputs(path: str | Path, queries: Sequence[str], values: Sequence[float]) -> None:
     """A CSV of a model's output for each query."""
-    lines = [
-        f"{query},{value!r}" if "," not in query else f'"{query}",{value!r}' for query, value in zip(queries, values)
-    ]
-    write_text(path, "query,output\n" + "".join(f"{line}\n" for line in lines))
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("query", "output"))
+        writer.writerows(zip(queries, map(float, values)))
 
 
 def read_outputs(path: str | Path) -> dict[str, float]:

@@ -1,0 +1,105 @@
+"""Scores against a direct solve in float64, by every path to them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stable_audio_tools.attribution.features import Features
+from stable_audio_tools.attribution.scoring import (
+    DEFAULT_GRID,
+    Member,
+    RidgeScorer,
+    Rows,
+    ScoreOptions,
+    score_by_products,
+    score_ensemble,
+    score_member,
+)
+from stable_audio_tools.config import ConfigError
+
+
+def features(count: int, dim: int, name: str, seed: int, **about: object) -> Features:
+    rows = np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32)
+    meta = {"weights": "w", "proj_dim": dim, "projection": "normal", **about}
+    return Features(rows, tuple(f"{name}{n}" for n in range(count)), meta, name)
+
+
+def direct(train: Features, query: Features, regulariser: float) -> np.ndarray:
+    phi, q = train.rows.astype(np.float64), query.rows.astype(np.float64)
+    return q @ np.linalg.inv(phi.T @ phi + regulariser * np.eye(phi.shape[1])) @ phi.T
+
+
+@pytest.mark.parametrize(("count", "dim"), [(40, 12), (12, 40)], ids=["many items", "many numbers"])
+def test_every_path_is_the_direct_solve(count: int, dim: int) -> None:
+    """Primal and dual, Cholesky and eigendecomposition, for every regulariser of the grid."""
+    train, query = features(count, dim, "t", 0), features(5, dim, "q", 1)
+    queries = torch.from_numpy(query.rows).double()
+    for form in ("primal", "dual"):
+        scorer = RidgeScorer(Rows(train, dim), form)  # type: ignore[arg-type]
+        regularisers = [value * scorer.unit for value in DEFAULT_GRID]
+        for value, by_grid in zip(regularisers, scorer.grid(queries, regularisers)):
+            wanted = direct(train, query, value)
+            assert np.abs(by_grid.numpy() - wanted).max() < 1e-8 * np.abs(wanted).max()
+            assert np.abs(scorer.scores(queries, value).numpy() - wanted).max() < 1e-8 * np.abs(wanted).max()
+
+
+def test_blocks_change_nothing() -> None:
+    train, query = features(3000, 8, "t", 0), features(7, 8, "q", 1)
+    wanted = direct(train, query, 2.0)
+    for at_once in (3, 100):
+        found = score_member(Member(train, query), [2.0], ScoreOptions("absolute", queries_at_once=at_once))[0]
+        assert np.allclose(found.numpy(), wanted, rtol=1e-9, atol=1e-12)
+
+
+def test_a_relative_regulariser_means_the_same_at_every_scale() -> None:
+    train, query = features(30, 8, "t", 0), features(4, 8, "q", 1)
+    small = Features(train.rows * 1e-3, train.ids, train.meta), Features(query.rows * 1e-3, query.ids, query.meta)
+    one = score_member(Member(train, query), [0.1])[0]
+    assert torch.allclose(score_member(Member(*small), [0.1])[0], one, rtol=1e-4)
+    assert not torch.allclose(score_member(Member(*small), [0.1], ScoreOptions("absolute"))[0], one, rtol=1e-1)
+
+
+def test_the_width_of_foreign_files_is_cut_and_a_sketch_folded() -> None:
+    train, query = features(30, 8, "t", 0, projection="sketch"), features(4, 8, "q", 1, projection="sketch")
+    folded = [Features(f.rows.reshape(len(f), 2, 4).sum(1), f.ids, f.meta) for f in (train, query)]
+    assert np.allclose(score_member(Member(train, query), [1.0], ScoreOptions("absolute", 4))[0], direct(*folded, 1.0))
+    cut = [Features(f.rows[:, :4], f.ids, {"proj_dim": 8}) for f in (train, query)]
+    foreign = [Features(f.rows, f.ids, {"proj_dim": 8, "used_dim": 4}) for f in (train, query)]
+    assert np.allclose(score_member(Member(*foreign), [1.0])[0], direct(*cut, 1.0)), "absolute, by themselves"
+    with pytest.raises(ConfigError, match="a sketch of 8 folds to its divisors, not to 3"):
+        score_member(Member(train, query), [1.0], ScoreOptions(dim=3))
+    with pytest.raises(ConfigError, match="--used-dim: expected 1 to 8, got 9"):
+        score_member(Member(train, query), [1.0], ScoreOptions(dim=9))
+
+
+def test_an_ensemble_is_the_mean_in_one_order() -> None:
+    members = [Member(features(9, 5, "t", s), features(3, 5, "q", s + 10)) for s in (0, 1)]
+    shuffled = [4, 0, 8, 1, 2, 3, 5, 6, 7]
+    train = members[1].train
+    turned = Features(train.rows[shuffled], tuple(train.ids[n] for n in shuffled), train.meta)
+    wanted = sum(score_member(member, [0.1])[0] for member in members) / 2
+    assert torch.allclose(score_ensemble([members[0], Member(turned, members[1].query)], [0.1])[0], wanted)
+    with pytest.raises(ConfigError, match="holds other items than the first member"):
+        score_ensemble([members[0], Member(features(9, 5, "x", 1), members[1].query)], [0.1])
+
+
+def test_products() -> None:
+    train, query = features(9, 5, "t", 0), features(3, 5, "q", 1)
+    wanted = query.rows.astype(np.float64) @ train.rows.astype(np.float64).T
+    assert np.allclose(score_by_products([Member(train, query)] * 2, cosine=False), 2 * wanted)
+    norms = np.linalg.norm(query.rows, axis=1)[:, None] * np.linalg.norm(train.rows, axis=1)
+    assert np.allclose(score_by_products([Member(train, query)], cosine=True), wanted / norms)
+
+
+def test_features_that_do_not_match_are_refused(tmp_path: Path) -> None:
+    train, query = features(9, 5, "t", 0), features(3, 5, "q", 1, weights="other")
+    with pytest.raises(ConfigError, match="t and q cannot be compared: weights 'w' and 'other'"):
+        score_member(Member(train, query), [0.1])
+    foreign = Features(query.rows, query.ids, {"proj_dim": 5}, "q")
+    with pytest.raises(ConfigError, match="cannot be compared: weights 'w' and None"):
+        score_member(Member(train, foreign), [0.1])
+    nothing = Features(np.zeros((9, 5), np.float32), train.ids, train.meta)
+    with pytest.raises(ConfigError, match="the training features are all zero"):
+        score_member(Member(nothing, features(3, 5, "q", 1)), [0.1])
