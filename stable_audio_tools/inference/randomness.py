@@ -33,7 +33,8 @@ def resolve_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
         if not hasattr(value, "__index__") or not -1 <= value < _LARGEST_SEED:
             raise ValueError(f"a seed must be a whole number from 0 to 2^63 - 2, or -1 to draw one; got {value!r}")
     seeds = [draw_seed() if value == -1 else index(value) for value in given]
-    logger.info("seed %s", ", ".join(map(str, seeds)))
+    level = logging.INFO if -1 in given else logging.DEBUG  # a seed that was given is known to who gave it
+    logger.log(level, "seed %s", ", ".join(map(str, seeds)))
     return seeds
 
 

@@ -1,4 +1,4 @@
-"""What a block may find in its folder without a block having made it: small clips and weights with random values."""
+"""What a block may find in its folder without a block having made it: small clips, and weights with random values."""
 
 import sys
 from collections.abc import Callable
@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import small_models
 
-from stable_audio_tools.config import save
+from stable_audio_tools.config import load, save
 from stable_audio_tools.data.example_clips import write_example_clips
 
 
@@ -20,9 +20,10 @@ def clips(folder: Path) -> None:
 
 
 def weights(folder: Path, config: str, name: str) -> None:
-    """`NAME.json` and `NAME.safetensors`: a shipped tiny model made narrower, with random weights."""
+    """`NAME.json` and `NAME.safetensors`: a shipped tiny model, narrower, with random weights and its own window."""
     made = small_models.small_model(config, folder / ".stand_ins")
-    made.config.replace(folder / f"{name}.json")
+    window = load(next(small_models.CONFIGS.rglob(f"{config}.json")))["sample_size"]
+    save({**load(made.config), "sample_size": window}, folder / f"{name}.json")
     made.weights.replace(folder / f"{name}.safetensors")
 
 

@@ -33,6 +33,8 @@ def test_command_lines_are_understood(page: Path) -> None:
             made.append(block.value)
         if block.mark == "needs":
             made += [name for word in block.value.split() for name in (word, f"{Path(word).stem}.json")]
+        if block.mark == "run" and block.language == "python":
+            made += saved_by(block.text)
         if block.language in ("bash", "sh", "shell", "console"):
             assert block.language == "bash", f"{block.place}: mark commands as bash"
             for command in commands.commands_in(block.text):
@@ -40,6 +42,13 @@ def test_command_lines_are_understood(page: Path) -> None:
                     made += commands.check(command, made, (ROOT,))
                 except AssertionError as error:
                     raise AssertionError(f"{block.place}: {error}") from None
+
+
+def saved_by(text: str) -> list[str]:
+    """Names of files that python passes to something called `save`."""
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    saves = [call for call in calls if getattr(call.func, "id", getattr(call.func, "attr", "")) == "save"]
+    return [a.value for call in saves for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
 
 
 @EVERY_PAGE
