@@ -21,7 +21,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder to write to")
     made.add_argument(
-        "--cond-yaml-path", type=Path, required=True, metavar="FILE", help="prompts: .yaml, .json, .csv or .jsonl"
+        "--cond-yaml-path",
+        type=Path,
+        metavar="FILE",
+        help="prompts: .yaml, .json, .csv or .jsonl; may be left out for models that are told nothing",
     )
     add_model_flags(made)
     sampling = made.add_argument_group("sampling (a prompt may have its own; without, what suits the model)")
@@ -30,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     sampling.add_argument("--sampler-type", metavar="NAME", help="sampler, such as dpmpp-3m-sde or euler")
     sampling.add_argument("--sigma-min", type=float, metavar="X", help="least noise before the last step")
     sampling.add_argument("--sigma-max", type=float, metavar="X", help="noise to start from")
+    sampling.add_argument("--eta", type=float, metavar="X", help="fresh noise of ddim, 0 to 1; without, 0")
     sampling.add_argument("--negative-prompt", metavar="TEXT", help="what to be led away from")
     sampling.add_argument(
         "--seed", type=int, default=0, help="0 if left out; each file gets its own from it; -1 draws at random"
@@ -52,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="cut files to the length that the prompt asks for, or to that many seconds; else the model's whole window",
     )
+    add_mode_flags(made)
     files = made.add_argument_group("files")
     add_file_flags(files)
     memory = made.add_argument_group("memory")
@@ -78,6 +83,51 @@ def add_model_flags(made: argparse.ArgumentParser, default: str = DEFAULT_MODEL)
         choices=("float32", "bfloat16", "float16", "auto"),
         help="float32 gives the published numbers; the others are faster and a little off",
     )
+
+
+def add_mode_flags(made: argparse.ArgumentParser) -> None:
+    mode = made.add_argument_group("from other audio")
+    mode.add_argument(
+        "--mode",
+        choices=("variation", "inpaint", "outpaint", "interpolate"),
+        help="vary the audio, make spans of it anew, continue it, or go from it to another clip (in as many files as "
+        "--n-sample-per-cond)",
+    )
+    mode.add_argument("--audio", metavar="FILE", help="the audio to work on")
+    mode.add_argument("--to-audio", metavar="FILE", help="interpolate: the clip to go to")
+    mode.add_argument("--noise-level", type=float, metavar="X", help="variation: how far to go from the audio")
+    mode.add_argument("--spans", metavar="FROM-TO,...", help="inpaint: seconds to make anew, such as 1.5-3,8-9")
+    mode.add_argument("--seconds", type=float, metavar="SECONDS", help="outpaint: length in all")
+    mode.add_argument(
+        "--overlap", type=float, metavar="SECONDS", help="outpaint: what each window is given (else a quarter of it)"
+    )
+    mode.add_argument(
+        "--crossfade", type=float, metavar="SECONDS", help="at seams (else 0.02, outpaint: half of the overlap)"
+    )
+    mode.add_argument("--keep-level", action="store_true", help="outpaint: do not match the loudness of windows")
+
+
+def edit_of(arguments: argparse.Namespace) -> Any:
+    """What the flags of `--mode` say; None without it."""
+    from stable_audio_tools.config.errors import ConfigError
+    from stable_audio_tools.inference.edits import Edit
+    from stable_audio_tools.interface.waveforms import parse_spans
+
+    names = ("to_audio", "noise_level", "spans", "seconds", "overlap", "crossfade")
+    given = {name: getattr(arguments, name) for name in names}
+    if arguments.mode is None:
+        named = [name for name, value in {**given, "audio": arguments.audio}.items() if value is not None]
+        if named:
+            raise ConfigError(f"--{named[0].replace('_', '-')}: needs --mode, which says what to do with the audio")
+        return None
+    if arguments.audio is None:
+        raise ConfigError(f"--audio: missing; --mode {arguments.mode} needs the audio to work on")
+    if given["spans"] is not None:
+        try:
+            given["spans"] = tuple(parse_spans(given["spans"]))
+        except ValueError as error:
+            raise ConfigError(f"--{error}") from None
+    return Edit(arguments.mode, arguments.audio, match_loudness=not arguments.keep_level, **given)
 
 
 def add_file_flags(files: Any) -> None:
@@ -154,6 +204,8 @@ def run(arguments: argparse.Namespace) -> int:
         decode_frames=arguments.decode_frames,
         offload=arguments.offload,
         overwrite=arguments.overwrite,
+        eta=arguments.eta,
+        edit=edit_of(arguments),
     )
     source = source_of(arguments)
     config = find_config(source[0])

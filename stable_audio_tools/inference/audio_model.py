@@ -17,6 +17,7 @@ from stable_audio_tools.config.sentences import nearest
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.audio import unpack_audio
 from stable_audio_tools.inference.generation import Audio
+from stable_audio_tools.inference.interpolation import interpolate_audio
 from stable_audio_tools.inference.makers import MAKERS, Job, Span, set_precision
 from stable_audio_tools.inference.model_facts import facts_of
 from stable_audio_tools.models.checkpoints import open_weights
@@ -150,7 +151,55 @@ class AudioModel:
             audio = audio[..., : round(seconds * self.sample_rate)]
         return Generated(audio, self.sample_rate, tuple(seeds))
 
+    @torch.no_grad()
+    def interpolate(
+        self,
+        audio: AudioSource,
+        to_audio: AudioSource,
+        weights: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
+        *,
+        conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        seed: int | Sequence[int] = 0,
+        steps: int | None = None,
+        cfg_scale: float | None = None,
+        **more: Any,
+    ) -> Generated:
+        """What lies between two clips, at shares `weights` of the way: see `inference.interpolation`.
+
+        `more`: other conditions by their ids, and options of the sampler. Guidance is off unless asked for, since it
+        has no exact way back.
+        """
+        if self.facts.objective is None:
+            raise ValueError(f"only diffusion models interpolate; this is a model of type {self.facts.model_type!r}")
+        given, options = self._split(more)
+        items = _as_items(given, conditions or [{}] * len(weights), 1)
+        self._complete(items, None)
+        self._check(items, None, steps)
+        seeds = self._seeds(seed, len(weights))
+        ends = [_read_source(end, name, self.sample_rate) for end, name in ((audio, "audio"), (to_audio, "to_audio"))]
+        for name in ("keep_exact", "crossfade_seconds"):
+            if options.pop(name, None) is not None:
+                raise ValueError(f"{name}: has no meaning when clips are interpolated; leave it out")
+        guided = {} if cfg_scale is None else {"cfg_scale": cfg_scale}
+        made = interpolate_audio(
+            self.module,
+            *[end for end in ends if end is not None],
+            weights,
+            steps=self._steps(steps),
+            sample_size=self._samples(None) or 0,
+            seed=seeds,
+            device=self.device,
+            conditioning=items if getattr(self.module, "conditioner", None) is not None else None,
+            **guided,
+            **options,
+        )
+        return Generated(made.float().cpu(), self.sample_rate, tuple(seeds))
+
     # ------------------------------------------------------------------ what is asked
+
+    def _steps(self, steps: int | None) -> int:
+        assert self.facts.recommended is not None
+        return self.facts.recommended.steps if steps is None else steps
 
     def _split(self, more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Conditions and options."""

@@ -6,9 +6,10 @@ whole batches in turn and meet only in the output folder.
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from typing import Any
 from stable_audio_tools.config import ConfigError, UserError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.audio_model import AudioModel, within_range
-from stable_audio_tools.inference.batch_file import Checked, check_requests, read_requests
+from stable_audio_tools.inference.batch_file import Checked, Request, check_requests, read_requests
+from stable_audio_tools.inference.edits import Edit, edit_audio
+from stable_audio_tools.inference.generation import Audio
 from stable_audio_tools.inference.model_facts import ModelFacts
 from stable_audio_tools.inference.outputs import Bits, OutputFolder, collisions, format_problems
 from stable_audio_tools.inference.progress import progress_bar
@@ -46,6 +49,8 @@ class BatchSettings:
     decode_frames: int | None = None
     offload: bool = False
     overwrite: bool = False
+    eta: float | None = None
+    edit: Edit | None = None  # what to do with other audio, in place of beginning from noise
 
     def __post_init__(self) -> None:
         sizes = {"sample_steps": self.steps, "n_sample_per_cond": self.n_sample_per_cond, "batch_size": self.batch_size}
@@ -73,22 +78,33 @@ class How:
     init_noise_level: float | None = None
     inpaint_audio: str | None = None
     inpaint: tuple[tuple[float, float], ...] | None = None
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True)
 class Item:
-    """One file; without a seed it may have any."""
+    """One file; without a seed it may have any. `weight`: how far between two clips."""
 
     file: str
     conditions: Mapping[str, Any]
     seed: int | None
     negative_prompt: str | None
     how: How
+    weight: float | None = None
 
 
-def plan_batch(path: str | Path, facts: ModelFacts, settings: BatchSettings) -> list[list[Item]]:
-    """The batches that a file asks of a model; all mistakes are in one ConfigError."""
-    checked, problems = check_requests(read_requests(path), facts)
+def plan_batch(path: str | Path | None, facts: ModelFacts, settings: BatchSettings) -> list[list[Item]]:
+    """The batches that a file asks of a model, or without one, a model that is told nothing.
+
+    All mistakes are in one ConfigError.
+    """
+    requests = [Request("the command", "sample", {})] if path is None else read_requests(path)
+    path = path or "."
+    checked, problems = check_requests(requests, facts)
+    if settings.edit is not None:
+        problems += _edit_problems(settings.edit, facts)
+    if settings.eta is not None:
+        problems += _eta_problems(settings, facts)
     if settings.negative_prompt is not None and "prompt" not in facts.keys:
         problems.append("negative_prompt: this model takes no prompt")
     problems += _clip_problems(facts, settings)
@@ -100,10 +116,30 @@ def plan_batch(path: str | Path, facts: ModelFacts, settings: BatchSettings) -> 
     for one, other in collisions(item.file for item in items):
         problems.append(f"{one} and {other} would be one file, or one the folder of the other; rename one of them")
     if problems:
-        raise ConfigError([f"{path}: {text}" for text in dict.fromkeys(problems)])
+        where = "" if path == "." else f"{path}: "
+        raise ConfigError([f"{where}{text}" for text in dict.fromkeys(problems)])
     for text in dict.fromkeys(text for item in items for text in facts.unknown_choices(item.conditions)):
         logger.warning("%s", text)
     return list(_grouped(items, facts, settings))
+
+
+def _edit_problems(edit: Edit, facts: ModelFacts) -> Iterator[str]:
+    for name in ("audio", "to_audio"):
+        given = getattr(edit, name)
+        if given is not None and not Path(given).is_file():
+            yield f"{name.replace('_', '-')}: no such file {given!r}"
+    yield from edit.problems(facts)
+
+
+def _eta_problems(settings: BatchSettings, facts: ModelFacts) -> Iterator[str]:
+    if facts.objective is None:
+        yield f"eta: a model of type {facts.model_type!r} has none; leave it out"
+        return
+    try:
+        name = settings.sampler_type or (facts.recommended and facts.recommended.sampler_type)
+        find_sampler(name, facts.objective).check_eta(settings.eta, name)
+    except ValueError as error:
+        yield str(error)
 
 
 def _clip_problems(facts: ModelFacts, settings: BatchSettings) -> Iterator[str]:
@@ -129,9 +165,12 @@ def _request_problems(request: Checked, facts: ModelFacts, settings: BatchSettin
             yield str(error)
     if _first(own.steps, settings.steps) is not None and not facts.has_steps:
         yield f"steps: a model of type {facts.model_type!r} has none; leave them out"
+    taken = [name for name in ("init_audio", "inpaint_audio", "seconds") if getattr(own, name) is not None]
+    if settings.edit is not None and taken:
+        yield f"{taken[0]}: mode {settings.edit.mode!r} says what the audio is; leave one of them out"
     if own.negative_prompt is not None and "prompt" not in facts.keys:
         yield "negative_prompt: this model takes no prompt"
-    if own.inpaint_audio is not None and not facts.inpaints:
+    if own.inpaint_audio is not None and facts.objective is None:
         yield "inpaint_audio: this model cannot inpaint"
     for name in ("init_audio", "inpaint_audio"):
         given = getattr(own, name)
@@ -170,14 +209,20 @@ def _items_of(request: Checked, facts: ModelFacts, settings: BatchSettings, path
         init_noise_level=own.init_noise_level,
         inpaint_audio=own.inpaint_audio and str(path.parent / own.inpaint_audio),
         inpaint=None if own.inpaint is None else tuple((start, end) for start, end in own.inpaint),
+        edit=settings.edit,
     )
     conditions = {
         key: str(path.parent / str(value)) if facts.input_of(key).kind == "audio" else value
         for key, value in request.conditions.items()
     }
-    for number in range(1, (own.n_sample_per_cond or settings.n_sample_per_cond) + 1):
+    count = own.n_sample_per_cond or settings.n_sample_per_cond
+    for number in range(1, count + 1):
         name = f"{request.name}_item-{number}"
-        yield Item(f"{name}.{settings.format}", conditions, _seed(name, number, own.seed, settings.seed), negative, how)
+        seed = _seed(name, number, own.seed, settings.seed)
+        weight = None
+        if settings.edit is not None and settings.edit.mode == "interpolate":
+            weight = 0.5 if count == 1 else (number - 1) / (count - 1)
+        yield Item(f"{name}.{settings.format}", conditions, seed, negative, how, weight)
 
 
 def _first(*values: Any) -> Any:
@@ -274,23 +319,36 @@ def _generate(
     options: dict[str, Any] = {}
     if model.facts.objective is not None:
         options = {"sampler_type": how.sampler_type, "sigma_min": settings.sigma_min, "sigma_max": settings.sigma_max}
-        options |= {"decode_frames": settings.decode_frames, "offload": settings.offload}
+        options |= {"eta": settings.eta, "decode_frames": settings.decode_frames, "offload": settings.offload}
         options = {name: value for name, value in options.items() if value is not None}
     if model.takes("progress"):
         options["progress"] = lambda done, steps: show(done / steps if steps else 0.0)
+    options |= {
+        "conditions": [_with_audio(model, item.conditions) for item in batch],
+        "seed": seeds,
+        "steps": how.steps,
+        "cfg_scale": how.cfg_scale,
+    }
+    if how.edit is None or how.edit.mode != "interpolate":
+        options["negative_prompt"] = [item.negative_prompt or "" for item in batch] if how.guided_away else None
+    if how.edit is not None:
+        ends = [None if end is None else _read(end, model) for end in (how.edit.audio, how.edit.to_audio)]
+        assert ends[0] is not None
+        weights = [0.0 if item.weight is None else item.weight for item in batch]
+        return edit_audio(model, how.edit, ends[0], ends[1], weights, **options)
     return model.generate(
-        conditions=[_with_audio(model, item.conditions) for item in batch],
         seconds=how.seconds,
-        negative_prompt=[item.negative_prompt or "" for item in batch] if how.guided_away else None,
-        seed=seeds,
-        steps=how.steps,
-        cfg_scale=how.cfg_scale,
         init_audio=how.init_audio,
         init_noise_level=how.init_noise_level,
         inpaint_audio=how.inpaint_audio,
         inpaint=how.inpaint,
         **options,
     ).audio
+
+
+def _read(path: str, model: AudioModel) -> Audio:
+    samples, rate = audio_io.read(path, sample_rate=model.sample_rate)
+    return rate, samples
 
 
 def _with_audio(model: AudioModel, conditions: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +370,7 @@ def _window_of(audio: Any, window: int | None) -> Any:
 
 def _told(model: AudioModel, item: Item, settings: BatchSettings) -> dict[str, Any]:
     """How an item is made, for its file and for the manifest."""
-    how = replace(item.how, inpaint=None)
+    how = replace(item.how, inpaint=None, edit=None)
     told: dict[str, Any] = {
         "model": model.name,
         "weights": model.fingerprint,
@@ -322,6 +380,9 @@ def _told(model: AudioModel, item: Item, settings: BatchSettings) -> dict[str, A
         "seed": item.seed,
         **{name: value for name, value in vars(how).items() if name != "guided_away"},
         "inpaint": None if item.how.inpaint is None else [list(span) for span in item.how.inpaint],
+        "edit": None if item.how.edit is None else json.loads(json.dumps(asdict(item.how.edit))),
+        "weight": item.weight,
+        "eta": settings.eta,
         "sigma_min": settings.sigma_min,
         "sigma_max": settings.sigma_max,
         "bits": settings.bits,

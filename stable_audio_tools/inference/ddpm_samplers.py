@@ -15,7 +15,13 @@ from stable_audio_tools.inference.watching import Watch
 from stable_audio_tools.models.diffusion.ddpm import DDPM
 from stable_audio_tools.models.diffusion.denoising import Denoiser
 from stable_audio_tools.models.diffusion.guidance import Guided
-from stable_audio_tools.models.diffusion.objectives import mix_at, predict_data, predict_noise, ratio_at
+from stable_audio_tools.models.diffusion.objectives import (
+    DiffusionObjective,
+    mix_at,
+    predict_data,
+    predict_noise,
+    ratio_at,
+)
 
 
 class _Predicted(NamedTuple):
@@ -59,12 +65,13 @@ def ddim(
 
 @torch.no_grad()
 def invert_ddim(
-    denoiser: Denoiser, data: Tensor, times: Tensor, watch: Watch, objective: DDPM, refinements: int = 2
+    denoiser: Denoiser, data: Tensor, times: Tensor, watch: Watch, objective: DiffusionObjective, refinements: int = 2
 ) -> Tensor:
     """The state at `times[0]` from which `ddim` at eta 0 comes to `data` (b, d, t) over the same times.
 
-    A step back needs the prediction at its far end: at first that of the near end stands in, then each refinement takes
-    the prediction at the state found so far.
+    For v models it is that of `v-ddim`, for flows that of `euler`, whose steps are the same. A step back needs the
+    prediction at its far end: at first that of the near end stands in, then each refinement takes the prediction at
+    the state found so far.
     """
     x = data
     for i, (t_next, t) in enumerate(pairwise(times.flip(0).tolist())):
@@ -115,8 +122,8 @@ def _predict(denoiser: Denoiser, x: Tensor, t: float, objective: DDPM) -> _Predi
     return _Predicted(data, predict_noise(x, output, exact, objective))
 
 
-def _mix(t: float, objective: DDPM) -> tuple[float, float]:
-    alpha, sigma = objective.mix(torch.tensor([t], dtype=torch.float64))
+def _mix(t: float, objective: DiffusionObjective) -> tuple[float, float]:
+    alpha, sigma = mix_at(torch.tensor([t], dtype=torch.float64), objective)
     return float(alpha), float(sigma)
 
 

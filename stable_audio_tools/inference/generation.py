@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stable_audio_tools.inference.audio import batch_mask, keep_region, resize_mask
 from stable_audio_tools.inference.decoding import parameter_dtype
-from stable_audio_tools.inference.generation_run import GenerationRun, MakeDenoiser, select
+from stable_audio_tools.inference.generation_run import GenerationRun, Kept, MakeDenoiser, select
 from stable_audio_tools.inference.options import GuidanceOptions, SamplingOptions, split_options
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.diffusion.denoising import Denoiser
@@ -37,15 +37,27 @@ def generate_diffusion_uncond(
     init_audio: Audio | None = None,
     init_noise_level: float = 1.0,
     return_latents: bool = False,
+    *,
+    inpaint_audio: Audio | None = None,
+    inpaint_mask: Tensor | None = None,
+    keep_exact: bool = False,
+    crossfade_seconds: float = 0.02,
     **sampler_kwargs: Any,
 ) -> Tensor:
     """Audio (b, c, n), or latents (b, d, t), out of an unconditional model; see `generate_diffusion_cond`."""
     (options,) = split_options(sampler_kwargs, SamplingOptions)
+    _check_mask(inpaint_audio, inpaint_mask, keep_exact and not return_latents)
     run = GenerationRun(model, steps, batch_size, sample_size, seed, device, options)
+    mask = _mask(run, inpaint_mask)
     with run.settings():
         init = run.encoded(run.audio(init_audio, "init_audio"))
-        latents = run.sample(lambda _: model.denoiser(), init, init_noise_level)
-        return latents if return_latents else run.decoded(latents)
+        original = run.audio(inpaint_audio, "inpaint_audio")
+        keep = _kept(run, original, mask)
+        latents = run.sample(lambda _: model.denoiser(), init, init_noise_level, keep=keep)
+        if return_latents:
+            return latents
+        audio = run.decoded(latents)
+    return _put_back(audio, original, mask if keep_exact else None, run, crossfade_seconds)
 
 
 @torch.no_grad()
@@ -65,25 +77,38 @@ def generate_diffusion_cond(
     init_audio: Audio | None = None,
     init_noise_level: float = 1.0,
     return_latents: bool = False,
+    *,
+    inpaint_audio: Audio | None = None,
+    inpaint_mask: Tensor | None = None,
+    keep_exact: bool = False,
+    crossfade_seconds: float = 0.02,
     **sampler_kwargs: Any,
 ) -> Tensor:
     """Audio (b, c, n), or latents (b, d, t), for conditions.
 
     `conditioning` is metadata, one dict for all items or one per item; `init_audio` is varied: the more, the higher
     `init_noise_level` (sigma / alpha for k-diffusion's samplers, else up to 1). `sample_rate` has no effect: the model
-    knows its own.
+    knows its own. `inpaint_audio` is kept where `inpaint_mask` is 1 by a model that was not trained for it (`keeping`);
+    the other keywords as in `generate_diffusion_cond_inpaint`.
     """
     options, guidance = split_options(sampler_kwargs, SamplingOptions, GuidanceOptions)
+    _check_mask(inpaint_audio, inpaint_mask, keep_exact and not return_latents)
     run = GenerationRun(model, steps, batch_size, sample_size, seed, device, options)
+    mask = _mask(run, inpaint_mask)
     with run.settings():
-        positive = _required(run.conditions(conditioning, conditioning_tensors, "conditioning"), model)
+        positive = required_conditions(run.conditions(conditioning, conditioning_tensors, "conditioning"), model)
         negative = run.conditions(negative_conditioning, negative_conditioning_tensors, "negative_conditioning")
         init = run.encoded(run.audio(init_audio, "init_audio"))
+        original = run.audio(inpaint_audio, "inpaint_audio")
+        keep = _kept(run, original, mask)
         # The only published combination of sampler and distribution shift.
         shifts = options.sampler_type == "rk4" and model.dist_shift is not None
-        denoisers = _denoisers(model, positive, negative, cfg_scale, guidance)
-        latents = run.sample(denoisers, init, init_noise_level, "shifted" if shifts else None)
-        return latents if return_latents else run.decoded(latents)
+        denoisers = make_denoisers(model, positive, negative, cfg_scale, guidance)
+        latents = run.sample(denoisers, init, init_noise_level, "shifted" if shifts else None, keep=keep)
+        if return_latents:
+            return latents
+        audio = run.decoded(latents)
+    return _put_back(audio, original, mask if keep_exact else None, run, crossfade_seconds)
 
 
 @torch.no_grad()
@@ -119,24 +144,22 @@ def generate_diffusion_cond_inpaint(
     run = GenerationRun(model, steps, batch_size, sample_size, seed, device, options)
     mask = _mask(run, inpaint_mask)
     with run.settings():
-        positive = _required(run.conditions(conditioning, conditioning_tensors, "conditioning"), model)
+        positive = required_conditions(run.conditions(conditioning, conditioning_tensors, "conditioning"), model)
         negative = run.conditions(negative_conditioning, negative_conditioning_tensors, "negative_conditioning")
         init = run.encoded(run.audio(init_audio, "init_audio"))
         original = run.audio(inpaint_audio, "inpaint_audio")
         inpainting = _inpainting_conditions(run, run.encoded(original), mask)
-        denoisers = _denoisers(
+        denoisers = make_denoisers(
             model, positive | inpainting, None if negative is None else negative | inpainting, cfg_scale, guidance
         )
         latents = run.sample(denoisers, init, init_noise_level)
         if return_latents:
             return latents
         audio = run.decoded(latents)
-    if not keep_exact or original is None or mask is None:
-        return audio
-    return keep_region(audio, original, resize_mask(mask, sample_size), round(crossfade_seconds * model.sample_rate))
+    return _put_back(audio, original, mask if keep_exact else None, run, crossfade_seconds)
 
 
-def _denoisers(
+def make_denoisers(
     model: Any, positive: Conditions, negative: Conditions | None, cfg_scale: float, guidance: GuidanceOptions
 ) -> MakeDenoiser:
     """Makers of what samplers call, under these conditions."""
@@ -158,7 +181,7 @@ def _denoisers(
     return make
 
 
-def _required(conditions: Conditions | None, model: Any) -> Conditions:
+def required_conditions(conditions: Conditions | None, model: Any) -> Conditions:
     if conditions is not None:
         return conditions
     if model.conditioner is None:
@@ -169,7 +192,14 @@ def _required(conditions: Conditions | None, model: Any) -> Conditions:
 def _check_inpainting(model: Any, audio: Any, mask: Any, keep_exact: bool) -> None:
     routed = [*model.input_concat_ids, *model.cross_attn_cond_ids, *model.global_cond_ids, *model.prepend_cond_ids]
     if audio is not None and "inpaint_masked_input" not in routed:
-        raise ValueError("this model cannot inpaint: its config routes no 'inpaint_masked_input' to the network")
+        raise ValueError(
+            "this model cannot inpaint: its config routes no 'inpaint_masked_input' to the network; "
+            "generate_diffusion_cond keeps audio without that"
+        )
+    _check_mask(audio, mask, keep_exact)
+
+
+def _check_mask(audio: Any, mask: Any, keep_exact: bool) -> None:
     if audio is not None and mask is None:
         logger.warning("inpaint_audio has no effect without inpaint_mask, which says what to keep")
     if keep_exact and (audio is None or mask is None):
@@ -186,6 +216,25 @@ def _mask(run: GenerationRun, given: Any) -> Tensor | None:
             f"inpaint_mask is {mask.shape[-1]} samples long, and sample_size is {run.sample_size}; make them equal"
         )
     return mask.to(run.device)
+
+
+def _kept(run: GenerationRun, original: Tensor | None, mask: Tensor | None) -> Kept | None:
+    """What a model that was not trained to inpaint is made to keep."""
+    if original is None or mask is None:
+        return None
+    data = run.encoded(original)
+    assert data is not None
+    return Kept(data, resize_mask(mask, run.frames))
+
+
+def _put_back(
+    audio: Tensor, original: Tensor | None, mask: Tensor | None, run: GenerationRun, crossfade_seconds: float
+) -> Tensor:
+    """The kept samples themselves, instead of what came through the codec."""
+    if original is None or mask is None:
+        return audio
+    fade = round(crossfade_seconds * run.model.sample_rate)
+    return keep_region(audio, original, resize_mask(mask, run.sample_size), fade)
 
 
 def _inpainting_conditions(run: GenerationRun, kept: Tensor | None, mask: Tensor | None) -> Conditions:

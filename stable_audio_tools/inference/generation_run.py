@@ -7,18 +7,20 @@ the sampler draws.
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.inference.audio import prepare_audio, unpack_audio
+from stable_audio_tools.inference.ddpm_samplers import invert_ddim
 from stable_audio_tools.inference.decoding import decode_latents, encode_audio, parameter_dtype
 from stable_audio_tools.inference.exact_math import exact_math
 from stable_audio_tools.inference.k_samplers import GradientDenoiser
+from stable_audio_tools.inference.keeping import KeepingDenoiser
 from stable_audio_tools.inference.options import SamplingOptions
 from stable_audio_tools.inference.randomness import SeededNoise, resolve_seeds
-from stable_audio_tools.inference.samplers import find_sampler
+from stable_audio_tools.inference.samplers import SamplerInfo, find_sampler
 from stable_audio_tools.inference.schedules import Span, find_schedule
 from stable_audio_tools.inference.watching import Watch, WatchedDenoiser, progress_of
 from stable_audio_tools.models.conditioners.base import Condition
@@ -34,6 +36,13 @@ _ALL = slice(None)
 MakeDenoiser = Callable[[slice], Denoiser]  # of these items of the batch
 
 
+class Kept(NamedTuple):
+    """Data (b, d, t) that stays as it is where the mask (b, 1, t) is 1."""
+
+    data: Tensor
+    mask: Tensor
+
+
 class GenerationRun:
     """What the generate functions share; `model` is a conditional or unconditional diffusion model."""
 
@@ -46,12 +55,14 @@ class GenerationRun:
         seed: int | Sequence[int],
         device: str | torch.device,
         options: SamplingOptions,
+        sampler: SamplerInfo | None = None,
     ) -> None:
+        """`sampler` stands in for the one that the options name."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model, self.steps, self.batch_size, self.options = model, steps, batch_size, options
         self.objective: DiffusionObjective = model.diffusion_objective
-        self.sampler = find_sampler(options.sampler_type, self.objective)
+        self.sampler = sampler or find_sampler(options.sampler_type, self.objective)
         self.sampler.check_eta(options.eta, options.sampler_type)
         self.device = pick_device(device)
         self.sample_size = sample_size
@@ -113,10 +124,13 @@ class GenerationRun:
         init: Tensor | None = None,
         init_noise_level: float = 1.0,
         default_schedule: str | None = None,
+        start: Tensor | None = None,
+        keep: Kept | None = None,
     ) -> Tensor:
-        """From noise, or from `init` (b, d, t) with noise of that level, to data (b, d, t)."""
+        """From noise, from `init` (b, d, t) with noise of that level, or from the state `start`, to data (b, d, t)."""
         times = self.times(init is not None, init_noise_level, default_schedule)
-        x = self.sampler.first_state(times, self.first_noise, init, self.sampler.view(self.objective))
+        view = self.sampler.view(self.objective)
+        x = self.sampler.first_state(times, self.first_noise, init, view) if start is None else start
         own_steps = self.sampler.steps_by_batch and len(self.noise.streams) > 1
         items = [slice(index, index + 1) for index in range(self.batch_size)] if own_steps else [_ALL]
         total = None if self.sampler.own_steps else self.steps
@@ -125,11 +139,19 @@ class GenerationRun:
             made = []
             for index, item in enumerate(items):
                 noise = self.noise.item(index) if own_steps else self.noise
-                run, denoiser = self.sampler.bound(
-                    self._watched(make_denoiser(item), watch), self.objective, self.options.eta
-                )
+                denoiser = self._keeping(self._watched(make_denoiser(item), watch), keep, item)
+                run, denoiser = self.sampler.bound(denoiser, self.objective, self.options.eta)
                 made.append(run(self._steered(denoiser), x[item], times, noise, watch))
         return torch.cat(made) if own_steps else made[0]
+
+    def inverted(self, make_denoiser: MakeDenoiser, data: Tensor, refinements: int) -> Tensor:
+        """The state from which `sample` comes to `data` (b, d, t), without fresh noise."""
+        times = self.times()
+        total = len(times) - 1
+        with self._loaded(self.model.model), self._autocast(), progress_of(self._progress(), total) as progress:
+            watch = Watch(None, self.options.cancel, progress, total)
+            denoiser = self._watched(make_denoiser(_ALL), watch)
+            return invert_ddim(denoiser, data, times, watch, self.objective, refinements)
 
     def times(
         self, from_init: bool = False, init_noise_level: float = 1.0, default_schedule: str | None = None
@@ -207,6 +229,11 @@ class GenerationRun:
 
     def _watched(self, denoiser: Denoiser, watch: Watch) -> Denoiser:
         return WatchedDenoiser(denoiser, watch, parameter_dtype(self.model.model, torch.float32))
+
+    def _keeping(self, denoiser: Denoiser, keep: Kept | None, items: slice) -> Denoiser:
+        if keep is None:
+            return denoiser
+        return KeepingDenoiser(denoiser, keep.data[items], keep.mask[items], self.objective)
 
     def _steered(self, denoiser: Denoiser) -> Denoiser:
         if self.options.cond_fn is None:

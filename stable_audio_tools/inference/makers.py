@@ -67,21 +67,15 @@ def make_conditional(model: Any, job: Job, facts: ModelFacts) -> Tensor:
         "negative_conditioning": job.negative,
     }
     if not facts.inpaints:
-        _refuse_audio(job, "inpaint_audio", "this model cannot inpaint")
-        return generate_diffusion_cond(model, **common)
+        return generate_diffusion_cond(model, **{**common, **_kept_arguments(job, facts)})
     if job.inpaint_audio is None:
         return generate_diffusion_cond_inpaint(model, **common)
-    assert job.samples is not None
-    mask = _mask_of(job, facts.sample_rate)
-    return generate_diffusion_cond_inpaint(
-        model, **{"keep_exact": True, **common}, inpaint_audio=job.inpaint_audio, inpaint_mask=mask
-    )
+    return generate_diffusion_cond_inpaint(model, **{**common, **_kept_arguments(job, facts)})
 
 
 def make_unconditional(model: Any, job: Job, facts: ModelFacts) -> Tensor:
     """Audio (b, c, n) of an unconditional diffusion model."""
-    _refuse_audio(job, "inpaint_audio", "this model cannot inpaint")
-    return generate_diffusion_uncond(model, **_diffusion_arguments(job, facts))
+    return generate_diffusion_uncond(model, **{**_diffusion_arguments(job, facts), **_kept_arguments(job, facts)})
 
 
 def make_reconstruction(model: Any, job: Job, facts: ModelFacts) -> Tensor:
@@ -130,11 +124,12 @@ def make_codes(model: Any, job: Job, facts: ModelFacts) -> Tensor:
 Maker = Callable[[Any, Job, ModelFacts], Tensor]
 _DIFFUSION_OPTIONS = tuple(entry.name for entry in fields(SamplingOptions))
 _GUIDED_OPTIONS = (*_DIFFUSION_OPTIONS, *(entry.name for entry in fields(GuidanceOptions)))
+_KEEPING = ("keep_exact", "crossfade_seconds")
 _FRAMED = ("progress", "cancel", "frame_seconds", "overlap_rate", "batch_size")
 MAKERS: dict[str, tuple[Maker, tuple[str, ...]]] = {  # by model type, with the options that each takes
-    "diffusion_cond": (make_conditional, _GUIDED_OPTIONS),
-    "diffusion_cond_inpaint": (make_conditional, (*_GUIDED_OPTIONS, "keep_exact", "crossfade_seconds")),
-    "diffusion_uncond": (make_unconditional, _DIFFUSION_OPTIONS),
+    "diffusion_cond": (make_conditional, (*_GUIDED_OPTIONS, *_KEEPING)),
+    "diffusion_cond_inpaint": (make_conditional, (*_GUIDED_OPTIONS, *_KEEPING)),
+    "diffusion_uncond": (make_unconditional, (*_DIFFUSION_OPTIONS, *_KEEPING)),
     "autoencoder": (make_reconstruction, _FRAMED),
     "diffusion_autoencoder": (make_reconstruction, _FRAMED),
     "lm": (make_codes, ("progress", "cancel", "top_k", "top_p", "temp", "use_cache")),
@@ -171,6 +166,17 @@ def _diffusion_arguments(job: Job, facts: ModelFacts) -> dict[str, Any]:
         "device": job.device,
         "init_audio": job.init_audio,
         **settings,
+    }
+
+
+def _kept_arguments(job: Job, facts: ModelFacts) -> dict[str, Any]:
+    """Audio to be kept, and where."""
+    if job.inpaint_audio is None:
+        return {}
+    return {
+        "inpaint_audio": job.inpaint_audio,
+        "inpaint_mask": _mask_of(job, facts.sample_rate),
+        "keep_exact": job.options.get("keep_exact", True),
     }
 
 

@@ -218,6 +218,9 @@ DEFAULT_SAMPLERS: dict[str, str] = {
     "ddpm": "ddim",
 }
 
+# Without noise of their own, and the way forth of `ddpm_samplers.invert_ddim`.
+DETERMINISTIC: dict[str, str] = {"ddpm": "ddim", "v": "v-ddim", "rectified_flow": "euler", "rf_denoiser": "euler"}
+
 
 def samplers_for(objective: DiffusionObjective) -> list[str]:
     """Names of the samplers of an objective."""

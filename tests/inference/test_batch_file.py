@@ -149,7 +149,7 @@ MISTAKES = {
     "a: {prompt: x, seconds_start: 0, seconds_total: 1, sampler: euler}": "not for a model with the objective 'v'",
     "a: {prompt: x, seconds_start: 0, seconds_total: 1, sampler: dpmp-2m}": "did you mean 'dpmpp-2m'",
     "a: {prompt: x, seconds_start: 0, seconds_total: 1, init_audio: no.wav}": "init_audio: no such file 'no.wav'",
-    "a: {prompt: x, seconds_start: 0, seconds_total: 1, inpaint_audio: no.wav}": "this model cannot inpaint",
+    "a: {prompt: x, seconds_start: 0, seconds_total: 1, inpaint_audio: no.wav}": "inpaint_audio: no such file",
 }
 
 

@@ -1,0 +1,33 @@
+"""Inpainting with models that were not trained for it: where data is known, it takes the place of its prediction.
+
+The known region then travels along the noise that it began with, and ends as the known data itself; the network sees it
+at the noise level of every step. Any sampler and any objective will do (compare Song et al. 2021, appendix I.2).
+"""
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.models.diffusion.denoising import Denoiser
+from stable_audio_tools.models.diffusion.guidance import Guided
+from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, mix_at, prediction_of
+
+
+class KeepingDenoiser:
+    """A denoiser that knows the data (b, d, t) where the mask (b, 1 or d, t) is 1."""
+
+    def __init__(self, denoiser: Denoiser, known: Tensor, mask: Tensor, objective: DiffusionObjective) -> None:
+        self._denoiser, self._known, self._objective = denoiser, known, objective
+        self._is_kept = mask >= 0.5
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._keep(x, t, self._denoiser(x, t))
+
+    def guided(self, x: Tensor, t: Tensor) -> Guided:
+        return Guided(*(self._keep(x, t, output) for output in self._denoiser.guided(x, t)))
+
+    def _keep(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
+        exact = t if t.device.type == "mps" else t.double()
+        sigma = mix_at(exact, self._objective).sigma[:, None, None]
+        implied = prediction_of(self._known.to(x), x, exact, self._objective)
+        # At t = 0 there is no noise to tell; what some samplers ask there no longer changes the data.
+        return torch.where(self._is_kept & (sigma > 0), implied.to(output), output)
