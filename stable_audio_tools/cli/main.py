@@ -29,6 +29,8 @@ COMMANDS = {
     "schema": Entry("schema", "write JSON Schemas of the configs, for editors"),
     "make-example-dataset": Entry("make_example_dataset", "write short synthetic clips with captions to try things on"),
     "evaluate-fad": Entry("evaluate_fad", "measure how far sets of audio are from reference sets"),
+    "embed-song-describer": Entry("embed_song_describer", "embed captioned tracks, as references for checkpoints"),
+    "score-song-describer": Entry("score_song_describer", "score a text-to-audio checkpoint on captioned tracks"),
     "compare-scores": Entry("compare_scores", "print result files side by side, where they are comparable"),
     "dtrak-extract-features": Entry("dtrak_extract_features", "projected gradients of items, for attribution"),
     "dtrak-merge": Entry("dtrak_merge", "join the features that several processes wrote"),

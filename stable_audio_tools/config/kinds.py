@@ -154,5 +154,6 @@ KINDS: dict[str, KindInfo] = {
     "timestep_law": KindInfo(("stable_audio_tools.training.timesteps",)),
     "demo": KindInfo(("stable_audio_tools.training",)),
     "training": KindInfo(("stable_audio_tools.training",)),
+    "evaluation": KindInfo(("stable_audio_tools.training.callbacks",)),
     "embedder": KindInfo(("stable_audio_tools.evaluation.embedders",)),
 }

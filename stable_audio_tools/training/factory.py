@@ -11,6 +11,7 @@ from stable_audio_tools.config import ConfigError, Part, components
 from stable_audio_tools.config.parts import as_error, examine_body, place
 from stable_audio_tools.config.sentences import Problem, sentences, show
 from stable_audio_tools.training.callbacks.demos import DemoCallback
+from stable_audio_tools.training.callbacks.song_describer import SongDescriberCallback
 from stable_audio_tools.training.module import TrainingModule
 
 
@@ -21,6 +22,9 @@ class SharedKeys(BaseModel):
 
     demo: Annotated[
         dict[str, Any] | None, Field(description="what is listened to during training; enabled: false switches it off")
+    ] = None
+    song_describer_eval: Annotated[
+        dict[str, Any] | None, Field(description="scores on captioned music during training")
     ] = None
     checkpoint: Annotated[
         dict[str, Any] | None, Field(description="every_n_train_steps and save_top_k, where the flags do not say")
@@ -36,6 +40,7 @@ class TrainingSection:
     shared: SharedKeys
     training: Part
     demo: Part | None
+    song_describer_eval: Part | None = None
 
 
 def check_training_config(model_config: Mapping[str, Any]) -> TrainingSection:
@@ -66,12 +71,26 @@ def check_training_config(model_config: Mapping[str, Any]) -> TrainingSection:
         body = {key: value for key, value in shared.demo.items() if key != "enabled"}
         demo, found = examine_body("demo", str(model_type), body, "training.demo")
         problems += found
+    judged, found = _examine_captions(str(model_type), shared.song_describer_eval)
+    problems += found
     if problems or training is None:
         raise as_error(problems)
     place(training, "training", "training")
     if demo is not None:
         place(demo, "training.demo", "training.demo")
-    return TrainingSection(shared, training, demo if enabled else None)
+    return TrainingSection(shared, training, demo if enabled else None, judged)
+
+
+def _examine_captions(model_type: str, section: dict[str, Any] | None) -> tuple[Part | None, list[Problem]]:
+    if section is None:
+        return None, []
+    path = "training.song_describer_eval"
+    part, problems = examine_body("evaluation", "song_describer", section, path)
+    if section.get("enabled", True) and not model_type.startswith("diffusion_cond"):
+        problems.append((path, f"a model of type {model_type!r} is not told captions; remove this section"))
+    if part is not None:
+        place(part, path, path)
+    return part, problems
 
 
 def create_training_wrapper_from_config(
@@ -87,6 +106,19 @@ def create_training_wrapper_from_config(
         gradient_clip_val=gradient_clip_val,
     )
     return wrapper
+
+
+def create_song_describer_callback_from_config(
+    model_config: Mapping[str, Any], folder: Path | None = None
+) -> SongDescriberCallback | None:
+    """The callback that judges by captions as `training.song_describer_eval` says; None where it is off."""
+    section = check_training_config(model_config)
+    if section.song_describer_eval is None:
+        return None
+    callback: SongDescriberCallback | None = section.song_describer_eval.build(
+        sample_size=model_config["sample_size"], demo=section.demo, folder=folder
+    )
+    return callback
 
 
 def create_demo_callback_from_config(

@@ -15,7 +15,11 @@ from stable_audio_tools.system.ranks import world_size
 from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from stable_audio_tools.training.callbacks.guards import NonFiniteGuard
 from stable_audio_tools.training.callbacks.progress import DryRun, ProgressBar
-from stable_audio_tools.training.factory import TrainingSection, create_demo_callback_from_config
+from stable_audio_tools.training.factory import (
+    TrainingSection,
+    create_demo_callback_from_config,
+    create_song_describer_callback_from_config,
+)
 from stable_audio_tools.training.loggers import create_logger
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.settings import TrainSettings
@@ -44,6 +48,7 @@ def create_trainer(
     callbacks: list[pl.Callback | None] = [
         NonFiniteGuard(settings.nonfinite, checkpoints),  # type: ignore[arg-type]
         create_demo_callback_from_config(model_config, demo_loader, folder / "demos"),
+        create_song_describer_callback_from_config(model_config, folder),
         ProgressBar(refresh_rate=(section.shared.tqdm or {}).get("refresh_rate", 1)),
         Checkpointing(checkpoints, settings.checkpoint_every, settings.save_top_k, model_config),
         *more,

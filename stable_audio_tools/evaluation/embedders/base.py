@@ -71,18 +71,22 @@ class Embedder(ABC):
         """Digest of the weights; "none" where there are none."""
         return "none" if self.network is None else digest_of(self.network)
 
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """All that decides the vectors of a given sound."""
+    @property
+    def layout(self) -> dict[str, Any]:
+        """What decides the vectors beside the weights."""
         return {
             "embedder": self.tag,
             "revision": self.revision,
             "settings": self.settings,
-            "weights": self.weights,
             "sample_rate": self.sample_rate,
             "window_seconds": self.windows.seconds,
             "hop_seconds": self.windows.hop_seconds,
         }
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the vectors of a given sound."""
+        return {**self.layout, "weights": self.weights}
 
     @property
     def fingerprint(self) -> str:

@@ -105,7 +105,7 @@ class Checkpointing(pl.Callback):
     ) -> None:
         checkpoint["model_config"] = self.model_config
         own = {"random": random_state.capture(), "module": rank_state(pl_module)}
-        checkpoint["stable_audio_tools"] = {"version": __version__, "processes": _gather(own)}
+        checkpoint["stable_audio_tools"] = {"version": __version__, "processes": gather(own)}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -133,7 +133,8 @@ def rank_state(module: pl.LightningModule) -> dict[str, Any]:
     return module.rank_state() if isinstance(module, TrainingModule) else {}
 
 
-def _gather(state: dict[str, Any]) -> list[dict[str, Any]]:
+def gather(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """What every process gives, in their order, in all of them."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [state]
     states: list[Any] = [None] * torch.distributed.get_world_size()

@@ -1,0 +1,1 @@
+"""Song Describer: how a text-to-audio model does on captioned music, in training and afterwards alike."""

@@ -1,0 +1,133 @@
+"""Audio for captions: one sampler and one seed per row, in training and afterwards alike."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.config import UserError
+from stable_audio_tools.data.resampling import resample
+from stable_audio_tools.evaluation.embedders import Embedder, Frames, mean_vector
+from stable_audio_tools.evaluation.song_describer.references import References
+from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_cond_inpaint
+from stable_audio_tools.inference.model_facts import RECOMMENDED
+from stable_audio_tools.system.seeds import MAX_SEED
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How audio is made; every number is known."""
+
+    steps: int
+    cfg_scale: float
+    sampler_type: str
+    sigma_min: float
+    sigma_max: float | None
+    seed: int
+    precision: str = "float32"
+
+    def describe(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def sampling_for(
+    model: Any,
+    steps: int | None = None,
+    cfg_scale: float | None = None,
+    sampler_type: str | None = None,
+    sigma_min: float | None = None,
+    sigma_max: float | None = None,
+    seed: int = 0,
+    precision: str = "float32",
+) -> Sampling:
+    """What is asked for, and else what is recommended for the model's objective."""
+    if model.diffusion_objective not in RECOMMENDED:
+        raise UserError(f"models of objective {model.diffusion_objective!r} are not judged by captions")
+    usual = RECOMMENDED[model.diffusion_objective]
+    own = sampler_type in (None, usual.sampler_type)  # the limits belong to the sampler
+    lowest = sigma_min if sigma_min is not None else usual.sigma_min if own else 0.01
+    highest = sigma_max if sigma_max is not None else usual.sigma_max if own else None
+    return Sampling(
+        usual.steps if steps is None else steps,
+        usual.cfg_scale if cfg_scale is None else cfg_scale,
+        sampler_type or usual.sampler_type,
+        lowest,
+        highest,
+        seed,
+        precision,
+    )
+
+
+@dataclass(frozen=True)
+class CaptionRun:
+    """A model, the captions it is judged by, and how."""
+
+    model: Any  # conditional diffusion, on its device
+    sample_size: int
+    references: References
+    sampling: Sampling
+    embedder: Embedder
+    batch_size: int = 4
+    embedder_batch: int = 8
+
+    def batches(self, rows: Sequence[int], share: int = 0, shares: int = 1) -> list[list[int]]:
+        """This share of the rows, in batches that do not depend on the number of shares.
+
+        On a CPU a batch holds one row: it would bring nothing there but other roundings.
+        """
+        size = 1 if self._device.type == "cpu" else self.batch_size
+        return [list(rows[start : start + size]) for start in range(0, len(rows), size)][share::shares]
+
+    def vectors(self, batch: Sequence[int]) -> Iterator[tuple[int, Frames]]:
+        """(row, mean vector (d,)) of what the model makes for these rows."""
+        audio = self.generate(batch)
+        for row, clip in zip(batch, audio):
+            heard = clip[:, : round(self.seconds(row) * self.model.sample_rate)].mean(0)
+            mono = resample(heard, self.model.sample_rate, self.embedder.sample_rate)
+            yield row, mean_vector(self.embedder.frames(mono, self.embedder_batch))
+
+    def generate(self, batch: Sequence[int]) -> Tensor:
+        """(b, c, n) on the CPU; the noise of a row follows from the seed and the row alone."""
+        routed = {
+            *self.model.input_concat_ids,
+            *self.model.cross_attn_cond_ids,
+            *self.model.global_cond_ids,
+            *self.model.prepend_cond_ids,
+        }
+        make = generate_diffusion_cond_inpaint if "inpaint_masked_input" in routed else generate_diffusion_cond
+        made: Tensor = make(
+            self.model,
+            steps=self.sampling.steps,
+            cfg_scale=self.sampling.cfg_scale,
+            conditioning=[self.conditions(row) for row in batch],
+            batch_size=len(batch),
+            sample_size=self.sample_size,
+            seed=[self.seed(row) for row in batch],
+            device=self._device,
+            sampler_type=self.sampling.sampler_type,
+            sigma_min=self.sampling.sigma_min,
+            sigma_max=self.sampling.sigma_max,
+            precision=None if self.sampling.precision == "float32" else self.sampling.precision,
+            progress=False,
+        )
+        return made.float().cpu()
+
+    def conditions(self, row: int) -> Mapping[str, Any]:
+        """What the model is told about a row."""
+        return {"prompt": self.references.prompts[row], "seconds_start": 0, "seconds_total": self.seconds(row)}
+
+    def seconds(self, row: int) -> float:
+        """The length of the track, at most the model's window; all of it where the length is unknown."""
+        window = self.sample_size / float(self.model.sample_rate)
+        known = float(self.references.durations[row])
+        return min(known, window) if known > 0 else window
+
+    def seed(self, row: int) -> int:
+        """Of the noise of a row."""
+        return (self.sampling.seed + row) % MAX_SEED
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.model.parameters()).device

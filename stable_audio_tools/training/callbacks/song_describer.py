@@ -1,0 +1,262 @@
+"""Scores on captioned music during training: every process generates its share, all know the result."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pydantic import Field
+
+from stable_audio_tools.config import Runtime, UserError, register
+from stable_audio_tools.evaluation.embedders.base import Embedder, digest_of
+from stable_audio_tools.evaluation.results import Result, write_results
+from stable_audio_tools.evaluation.song_describer.generating import CaptionRun, sampling_for
+from stable_audio_tools.evaluation.song_describer.references import (
+    COMMAND,
+    References,
+    clap_node,
+    matching_embedder,
+    read_references,
+)
+from stable_audio_tools.evaluation.song_describer.scores import score_captions
+from stable_audio_tools.system.devices import pick_device
+from stable_audio_tools.training import random_state
+from stable_audio_tools.training.callbacks.best import BestCheckpoint
+from stable_audio_tools.training.callbacks.checkpointing import gather
+
+logger = logging.getLogger(__name__)
+
+Monitor = Literal["fad", "fad_inf", "kernel_distance", "alignment_mean"]
+
+
+class SongDescriberCallback(pl.Callback):
+    """Every `every` steps the averaged weights are judged by the captions; keeps the best, and may end the run."""
+
+    def __init__(
+        self,
+        path: Path,
+        every: int,
+        num_prompts: int,
+        sampling: Mapping[str, Any],
+        node: Mapping[str, Any] | None,
+        device: str,
+        batch_sizes: tuple[int, int],
+        prefix: str,
+        monitor: Monitor,
+        best: BestCheckpoint,
+        on_error: Literal["warn", "stop"],
+        sample_size: int,
+        folder: Path | None,
+    ) -> None:
+        self.path, self.every, self.num_prompts, self.prefix, self.folder = path, every, num_prompts, prefix, folder
+        self.sampling, self.node, self.device, self.batch_sizes = dict(sampling), node, device, batch_sizes
+        self.monitor, self.best, self.on_error, self.sample_size = monitor, best, on_error, sample_size
+        self._references: References | None = None
+        self._embedder: Embedder | None = None
+        self._last_step = -1
+        self._told: set[str] = set()
+        self._ready()
+
+    # ------------------------------------------------------------------ when
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+        step = trainer.global_step
+        if step and step % self.every == 0 and step != self._last_step:
+            self._last_step = step
+            if self._ready():
+                self.run(trainer, pl_module)
+
+    def _ready(self) -> bool:
+        """Are the references there? Looked for anew each time, so that they may come while training runs."""
+        if self._references is None and self.path.is_file():
+            self._references = read_references(self.path)
+            if self._references.identity is None:  # then a name is all there is to check, and nothing is loaded for it
+                self._embedder = matching_embedder(self._references, self.node)
+        if self._references is None:
+            self._tell_once(
+                f"training.song_describer_eval: {self.path} is not there, so captions are not judged; make it with "
+                f"python {COMMAND} --output-path {self.path}"
+            )
+        return self._references is not None
+
+    # ------------------------------------------------------------------ what
+
+    @torch.no_grad()
+    def run(self, trainer: pl.Trainer, module: Any) -> Result | None:
+        """Judge now; an error is told once, and then the run goes on or stops as `on_error` says."""
+        outcome: dict[str, Any] = {}
+        try:
+            caption_run, rows = self._prepare(module)
+            with judged(module):
+                for batch in caption_run.batches(rows, trainer.global_rank, trainer.world_size):
+                    outcome.update({str(row): torch.from_numpy(found) for row, found in caption_run.vectors(batch)})
+                weights = digest_of(module.diffusion)
+        except Exception as error:  # the other processes must hear of it, or they would wait for ever
+            outcome = {"error": f"{type(error).__name__}: {error}"}
+            if outcome["error"] not in self._told:
+                logger.debug("the traceback of the evaluation", exc_info=True)
+        finally:
+            if self._embedder is not None:
+                self._embedder.to("cpu")  # the memory is the training's
+        shares = gather(outcome)
+        errors = [share["error"] for share in shares if "error" in share]
+        if errors:
+            self._fail(trainer, errors[0])
+            return None
+        vectors = {int(row): found.numpy() for share in shares for row, found in share.items()}
+        result = score_captions(caption_run, rows, vectors, {"name": f"step {trainer.global_step}", "weights": weights})
+        self._report(trainer, module, result)
+        return result
+
+    def _prepare(self, module: Any) -> tuple[CaptionRun, list[int]]:
+        assert self._references is not None
+        device = module.device if self.device in ("auto", module.device.type) else pick_device(self.device)
+        if self._embedder is None:
+            self._embedder = matching_embedder(self._references, self.node)
+        self._embedder.to(device)
+        sampling = sampling_for(module.diffusion, **self.sampling)
+        run = CaptionRun(
+            module.diffusion, self.sample_size, self._references, sampling, self._embedder, *self.batch_sizes
+        )
+        return run, self._references.choose(self.num_prompts)
+
+    def _report(self, trainer: pl.Trainer, module: Any, result: Result) -> None:
+        assert self._embedder is not None
+        known = {name: value for name, value in result.scores.items() if value is not None}
+        self._log(trainer, known)
+        # For Lightning's own EarlyStopping and ModelCheckpoint.
+        module.log_dict({f"{self.prefix}/{name}": value for name, value in known.items()}, logger=False, on_step=True)
+        told = ", ".join(f"{name} {value:.5g}" for name, value in known.items())
+        logger.info("captions at step %d: %s", trainer.global_step, told)
+        if trainer.is_global_zero:
+            write_results(self._folder(trainer) / f"step_{trainer.global_step:08d}.json", [result])
+        value = result.scores.get(f"{self._embedder.tag}_{self.monitor}")
+        if value is None:
+            self._tell_once(f"training.song_describer_eval: {self.monitor} is not measured here; no best is kept")
+        elif self.best.judge(trainer, -value if self.monitor == "alignment_mean" else value):
+            logger.info("captions: %d evaluations without a better %s; stopping", self.best.patience, self.monitor)
+            trainer.should_stop = True
+
+    def _fail(self, trainer: pl.Trainer, error: str) -> None:
+        sentence = f"the evaluation on captions at step {trainer.global_step} failed: {error}"
+        if self.on_error == "stop":
+            raise UserError(sentence)
+        if error not in self._told:
+            self._told.add(error)
+            logger.error("%s. Training goes on; the same error is not told again", sentence)
+        self._log(trainer, {"failed": 1.0})
+
+    def _log(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
+        for one in trainer.loggers if trainer.is_global_zero else ():
+            named = {f"{self.prefix}/{name}": value for name, value in values.items()}
+            one.log_metrics(named, step=trainer.global_step)
+
+    def _folder(self, trainer: pl.Trainer) -> Path:
+        return self.folder or Path(trainer.default_root_dir) / "song_describer"
+
+    def _tell_once(self, sentence: str) -> None:
+        if sentence not in self._told:
+            self._told.add(sentence)
+            logger.warning("%s", sentence)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best.state_dict(), "last_step": self._last_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best.load_state_dict(state_dict["best"])
+        self._last_step = state_dict["last_step"]
+
+
+@contextmanager
+def judged(module: Any) -> Iterator[None]:
+    """Inside, the module is what is exported: averaged weights, evaluation mode; and no draw of training changes."""
+    modes = {part: part.training for part in module.modules()}
+    average = getattr(module, "weight_average", None)
+    with random_state.preserved(), average.swapped_in() if average is not None else nullcontext():
+        module.eval()
+        try:
+            yield
+        finally:
+            for part, mode in modes.items():
+                part.training = mode
+
+
+def _check_enabled(config: Any) -> Iterator[tuple[str, str]]:
+    if config.enabled and not config.precomputed_embeddings_path:
+        yield "precomputed_embeddings_path", f"missing; it names the file that {COMMAND} writes"
+    if config.embedder is not None and config.clap_model_name is not None:
+        yield "embedder", "give embedder or clap_model_name, not both"
+
+
+@register("evaluation", "song_describer", check=_check_enabled)
+def song_describer_evaluation(
+    enabled: Annotated[bool, Field(description="judge the model by captions during training")] = True,
+    precomputed_embeddings_path: Annotated[
+        str | None, Field(description="what precompute_song_describer_clap_embeddings.py wrote (.npz)")
+    ] = None,
+    eval_every: Annotated[int | None, Field(ge=1, description="steps between evaluations; null: demo_every")] = None,
+    num_prompts: Annotated[int, Field(ge=1, description="how many captions, of as many tracks as there are")] = 64,
+    eval_steps: Annotated[int | None, Field(ge=1, description="sampling steps; null: demo_steps")] = None,
+    eval_cfg_scale: Annotated[float | None, Field(description="guidance; null: the first of demo_cfg_scales")] = None,
+    eval_sampler_type: Annotated[
+        str | None, Field(description="sampler; null: the one recommended for the objective")
+    ] = None,
+    eval_sigma_min: Annotated[float | None, Field(gt=0, description="lowest noise level of that sampler")] = None,
+    eval_sigma_max: Annotated[float | None, Field(gt=0, description="highest noise level of that sampler")] = None,
+    eval_seed: Annotated[int, Field(ge=0, description="a prompt adds its row to it")] = 0,
+    gen_batch_size: Annotated[int, Field(ge=1, description="items to generate at once, in each process")] = 4,
+    clap_batch_size: Annotated[int, Field(ge=1, description="windows through the embedder at once")] = 8,
+    clap_model_name: Annotated[str | None, Field(description="where CLAP is; null: as the references tell")] = None,
+    embedder: Annotated[
+        dict[str, Any] | None,
+        Field(description="another embedder than CLAP, as a node; it must have made the references"),
+    ] = None,
+    clap_device: Annotated[str, Field(description="auto (where the model is), cpu or cuda")] = "auto",
+    metric_prefix: Annotated[
+        str, Field(min_length=1, description="what the names of the metrics begin with")
+    ] = "songscriber",
+    monitor: Annotated[Monitor, Field(description="what decides which checkpoint is best")] = "fad",
+    keep_best: Annotated[bool, Field(description="keep the best checkpoint in checkpoints/best")] = False,
+    patience: Annotated[
+        int | None, Field(ge=1, description="stop after so many evaluations without a better one")
+    ] = None,
+    on_error: Annotated[
+        Literal["warn", "stop"], Field(description="when an evaluation fails: tell it once, or end the run")
+    ] = "warn",
+    *,
+    demo: Runtime[Any] = None,
+    sample_size: Runtime[int] = 0,
+    folder: Runtime[Path | None] = None,
+) -> SongDescriberCallback | None:
+    """Scores on the captions of Song Describer during training."""
+    if not enabled:
+        return None
+    given = vars(demo.config) if demo is not None else {}
+    scales = given.get("demo_cfg_scales")
+    sampling = {
+        "steps": eval_steps or given.get("demo_steps"),
+        "cfg_scale": eval_cfg_scale if eval_cfg_scale is not None else scales[0] if scales else None,
+        "sampler_type": eval_sampler_type,
+        "sigma_min": eval_sigma_min,
+        "sigma_max": eval_sigma_max,
+        "seed": eval_seed,
+    }
+    assert precomputed_embeddings_path is not None
+    return SongDescriberCallback(
+        Path(precomputed_embeddings_path),
+        eval_every or given.get("demo_every") or 2000,
+        num_prompts,
+        sampling,
+        embedder if embedder is not None else clap_node(clap_model_name) if clap_model_name else None,
+        clap_device,
+        (gen_batch_size, clap_batch_size),
+        metric_prefix,
+        monitor,
+        BestCheckpoint(None if folder is None else folder / "checkpoints" / "best", keep_best, patience),
+        on_error,
+        sample_size,
+        None if folder is None else folder / "song_describer",
+    )
