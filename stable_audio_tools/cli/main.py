@@ -20,6 +20,8 @@ COMMANDS = {
     "reconstruct-audios": Entry("reconstruct_audios", "pass audio files through an autoencoder and measure the result"),
     "run-gradio": Entry("run_gradio", "open a model in the browser, and behind an HTTP API"),
     "pre-encode": Entry("pre_encode", "encode a dataset of audio to a dataset of latents"),
+    "audio-to-images": Entry("audio_to_images", "cut audio into mel spectrograms: latents, or a Hugging Face dataset"),
+    "decode-mel": Entry("decode_mel", "make audio of mel spectrograms"),
     "check-data": Entry("check_data", "look through a dataset for files that are broken, silent, doubled, unlabelled"),
     "deduplicate": Entry("deduplicate", "find files of a dataset that hold the same recording"),
     "download-jamendo": Entry("download_jamendo", "download audio and tables of MTG-Jamendo"),

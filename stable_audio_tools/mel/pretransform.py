@@ -7,13 +7,14 @@ n samples give n // hop_length frames, and t frames give t * hop_length samples.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, register
+from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, load, register
 from stable_audio_tools.mel.filterbank import MelBands
 from stable_audio_tools.mel.transforms import BIGVGAN_RANGE, DecibelMel, LogAmplitudeMel, MelTransform, Reference
 from stable_audio_tools.mel.vocoders.base import Vocoder
@@ -122,3 +123,18 @@ def build_mel_pretransform(
     else:
         transform = LogAmplitudeMel(bands, *lengths, BIGVGAN_RANGE if range is None else (range[0], range[1]), quantize)
     return MelPretransform(transform, GriffinLimVocoder() if vocoder is None else vocoder.build(), channels)
+
+
+def mel_node_of(path: str | Path) -> tuple[dict[str, Any], int]:
+    """The mel transform of a model config, alone or as the first stage of a chain, and its sample rate."""
+    content = load(path)
+    model = content.get("model")
+    node = model.get("pretransform") if isinstance(model, dict) else None
+    if isinstance(node, dict) and node.get("type") == "chain":
+        stages = node["config"].get("stages") if isinstance(node.get("config"), dict) else None
+        node = stages[0] if isinstance(stages, list) and stages else None
+    if not isinstance(node, dict) or node.get("type") != "mel":
+        raise ConfigError(f"{path}: model.pretransform is no mel transform, nor a chain that begins with one")
+    if not isinstance(content.get("sample_rate"), int):
+        raise ConfigError(f"{path}: sample_rate: missing, or no whole number")
+    return node, content["sample_rate"]

@@ -1,0 +1,208 @@
+"""What `audio_to_images.py` does: a folder of audio to mel bands, in parallel, going on where it stopped."""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from stable_audio_tools.config import AudioError, ConfigError, UserError
+from stable_audio_tools.data.draws import Draw
+from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
+from stable_audio_tools.data.loader import Loader
+from stable_audio_tools.data.preencode import LatentStore, Layout, Outcome, Share, left_out_list, pre_encode
+from stable_audio_tools.inference.progress import progress_bar
+from stable_audio_tools.mel import arrow
+from stable_audio_tools.mel.pretransform import MelPretransform
+from stable_audio_tools.mel.slices import MelSlices
+from stable_audio_tools.models.factory import create_pretransform_from_config
+from stable_audio_tools.system.files import write_text
+from stable_audio_tools.system.packages import require
+from stable_audio_tools.system.ranks import rank, world_size
+
+logger = logging.getLogger(__name__)
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How the dataset is made; `pretransform` is the node of a config."""
+
+    input_dir: str
+    output_dir: str
+    pretransform: dict[str, Any]
+    sample_rate: int
+    frames: int
+    format: Literal["latents", "arrow"] = "latents"
+    half: bool = False
+    max_examples: int | None = None
+    num_workers: int = 0
+    slices_per_shard: int = 128  # of an Arrow dataset
+
+
+@dataclass
+class Done:
+    """What a run did."""
+
+    made: int = 0
+    kept: int = 0
+    left_out: str = ""  # a line for each slice, and for each file that could not be read
+
+    @property
+    def num_left_out(self) -> int:
+        return self.left_out.count("\n")
+
+
+def make_dataset(settings: ImageSettings) -> Done:
+    """Write this process's share; what is there already is kept."""
+    slices = open_slices(settings)
+    logger.info("%d slices of %d frames in %s", len(slices), settings.frames, settings.input_dir)
+    done = _write_latents(settings, slices) if settings.format == "latents" else _write_arrow(settings, slices)
+    listing = Path(settings.output_dir, f"left_out_{rank()}.txt")
+    if done.left_out:
+        write_text(listing, done.left_out)
+        logger.warning("%d slices or files were left out; see %s", done.num_left_out, listing)
+    else:
+        listing.unlink(missing_ok=True)
+    if not done.made and not done.kept:
+        raise AudioError(f"{settings.input_dir}: not one slice could be used; see {listing}")
+    return done
+
+
+def open_slices(settings: ImageSettings) -> MelSlices:
+    pretransform = create_pretransform_from_config(settings.pretransform, settings.sample_rate)
+    assert isinstance(pretransform, MelPretransform)
+    return MelSlices(settings.input_dir, pretransform, settings.frames)
+
+
+def _resume(settings: ImageSettings, slices: MelSlices) -> dict[str, Any]:
+    """What must stay the same between the runs that fill one folder."""
+    return {
+        "the mel transform": settings.pretransform["config"],
+        "the files of the dataset": slices.key,
+        "sample_rate": settings.sample_rate,
+        "frames": settings.frames,
+        "half precision": settings.half,
+    }
+
+
+# ------------------------------------------------------------------ our layout
+
+
+def _write_latents(settings: ImageSettings, slices: MelSlices) -> Done:
+    details = {
+        "pretransform": settings.pretransform,
+        "sample_size": slices.samples,
+        "sample_rate": settings.sample_rate,
+        "downsampling_ratio": slices.pretransform.downsampling_ratio,
+        "resume": _resume(settings, slices),
+    }
+    store = LatentStore(settings.output_dir, details, Layout(world_size(), 1))
+    loader = Loader(slices, 1, shuffle=False, rank=0, world_size=1, policy=FaultPolicy(max_bad_fraction=1.0))
+    share = Share(rank(), world_size(), 1, settings.num_workers, settings.max_examples)
+
+    def as_made(bands: Tensor) -> Tensor:  # workers have made the bands
+        return bands.half() if settings.half else bands
+
+    outcome, total = Outcome(), len(range(rank(), settings.max_examples or len(slices), world_size()))
+    with progress_bar("cutting", min(total, len(slices))) as show:
+        for outcome in pre_encode(loader, store, as_made, share):
+            show(outcome.encoded + outcome.kept + outcome.left_out)
+    faults = loader.report.faults if rank() == 0 else loader.report.epoch
+    return Done(outcome.encoded, outcome.kept, left_out_list(faults))
+
+
+# ------------------------------------------------------------------ Arrow
+
+
+def _write_arrow(settings: ImageSettings, slices: MelSlices) -> Done:
+    """Shards of neighbouring slices; one that is there is whole, and is kept."""
+    if world_size() > 1:
+        raise ConfigError("--format arrow is written by one process with several workers; start it without a launcher")
+    require("pyarrow", extra="parquet")
+    root, total = Path(settings.output_dir), min(len(slices), settings.max_examples or len(slices))
+    _agree(root, {**_resume(settings, slices), "slices": total})
+    shards = _Shards(slices, root, total, settings.slices_per_shard)
+    missing = [number for number in range(len(shards)) if not shards.path(number).exists()]
+    done = Done(kept=sum(arrow.count_rows(shards.path(number)) for number in {*range(len(shards))} - {*missing}))
+    written = DataLoader(shards, None, sampler=missing, num_workers=settings.num_workers, collate_fn=_as_it_is)
+    with progress_bar("cutting", len(missing)) as show:
+        for number, made in enumerate(written):
+            if isinstance(made, UserError):
+                raise made
+            done.made += made
+            show(number + 1)
+    names = [shards.path(number).name for number in range(len(shards))]
+    arrow.finish_dataset(root, names, arrow.column_of(slices.pretransform.transform), _shape(slices), slices.key)
+    lists = [path for number in range(len(shards)) if (path := shards.left_out(number)).exists()]
+    done.left_out = left_out_list(slices.known_faults) + "".join(path.read_text(encoding="utf-8") for path in lists)
+    return done
+
+
+def _as_it_is(made: int | UserError) -> int | UserError:
+    return made
+
+
+def _agree(root: Path, plan: dict[str, Any]) -> None:
+    """Note how the dataset is made, or see that it is made in the same way as what is there."""
+    path = root / PLAN
+    if not path.exists():
+        if root.exists() and any(root.iterdir()):
+            raise ConfigError(f"{root}: is not empty and holds no {PLAN} of an earlier run; choose an empty folder")
+        write_text(path, json.dumps(plan, indent=2) + "\n")
+        return
+    old = json.loads(path.read_text(encoding="utf-8"))
+    changed = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
+    if changed:
+        raise ConfigError(
+            f"{root}: was begun with another value of {', '.join(changed)}; go on with the same, or choose another "
+            "folder"
+        )
+
+
+def _shape(slices: MelSlices) -> tuple[int, int, int]:
+    channels = slices.pretransform.io_channels
+    return channels, slices.pretransform.encoded_channels // channels, slices.frames
+
+
+class _Shards(Dataset[Any]):
+    """Shards by number; to read one is to write it. Holds how many slices it has, or why it cannot be written."""
+
+    def __init__(self, slices: MelSlices, root: Path, total: int, per_shard: int) -> None:
+        self.slices, self.root, self.total, self.per_shard = slices, root, total, per_shard
+
+    def __len__(self) -> int:
+        return -(-self.total // self.per_shard)
+
+    def path(self, number: int) -> Path:
+        return self.root / "train" / arrow.shard_name(number, len(self))
+
+    def left_out(self, number: int) -> Path:
+        """Kept for each shard, because a later run does not read its slices again."""
+        return self.root / "left_out" / f"{number:05d}.txt"
+
+    def __getitem__(self, number: int) -> int | UserError:
+        try:
+            transform = self.slices.pretransform.transform
+            return arrow.write_shard(self.path(number), self._rows(number), transform, _shape(self.slices))
+        except UserError as error:  # raised again where the user sees it, without the worker's traceback
+            return error
+
+    def _rows(self, number: int) -> Iterator[arrow.Row]:
+        faults: list[Fault] = []
+        for item in range(number * self.per_shard, min((number + 1) * self.per_shard, self.total)):
+            try:
+                bands, info = self.slices.load(Draw(item))
+            except BadItem as error:
+                faults.append(error.at(self.slices.path(item)))
+            except AudioError as error:
+                faults.append(Fault(self.slices.path(item), "unreadable", str(error)))
+            else:
+                yield arrow.Row(bands, str(info["path"]), int(info["slice"]))
+        if faults:
+            write_text(self.left_out(number), left_out_list(faults))
