@@ -3,10 +3,12 @@
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.cli.command import command, make_parser
+from stable_audio_tools.cli.lora_choice import LoraChoice, lora_choice
 
 DEFAULT_MODEL = "stabilityai/stable-audio-open-1.0"
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus")
@@ -76,6 +78,14 @@ def add_model_flags(made: argparse.ArgumentParser, default: str = DEFAULT_MODEL)
     )
     model.add_argument("--model-config", type=Path, metavar="JSON", help="model config")
     model.add_argument("--ckpt-path", type=Path, metavar="FILE", help="weights")
+    model.add_argument(
+        "--lora",
+        type=lora_choice,
+        action="append",
+        default=[],
+        metavar="PATH[:STRENGTH]",
+        help="adapter to put on the model, and how strongly it acts (else 1); may be given several times",
+    )
     model.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (else the best there is)")
     model.add_argument(
         "--precision",
@@ -159,7 +169,19 @@ def load_model(arguments: argparse.Namespace, source: tuple[Any, Path | None]) -
     """The model on the device of this process."""
     from stable_audio_tools.inference.audio_model import load
 
-    return load(*source, process_device(arguments.device), precision=arguments.precision)
+    check_adapters(arguments.lora)
+    model = load(*source, process_device(arguments.device), precision=arguments.precision)
+    for choice in arguments.lora:
+        model.load_lora(choice.path, choice.strength)
+    return model
+
+
+def check_adapters(choices: Sequence[LoraChoice]) -> None:
+    """Read the adapters' files, so that their mistakes are told before weights are read."""
+    from stable_audio_tools.models.lora import read_lora
+
+    for choice in choices:
+        read_lora(choice.path)
 
 
 def process_device(name: str | None) -> Any:

@@ -1,5 +1,7 @@
 """`--lora PATH[:STRENGTH]`, as several commands take it."""
 
+import argparse
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +15,19 @@ class LoraChoice(NamedTuple):
 
 
 def lora_choice(text: str) -> LoraChoice:
-    """An adapter file, and how strongly it acts: 1 unless a number follows the last colon."""
-    path, _, strength = text.rpartition(":")
-    try:
-        return LoraChoice(Path(path), float(strength)) if path else LoraChoice(Path(text), 1.0)
-    except ValueError:
+    """An adapter file, and how strongly it acts: 1 unless a number follows the last colon.
+
+    Other colons are the path's (`C:\\loras\\a.safetensors`), and all are where a file of the whole name exists.
+    """
+    path, _, number = text.rpartition(":")
+    if not path or Path(text).exists():
         return LoraChoice(Path(text), 1.0)
+    try:
+        strength = float(number)
+    except ValueError:
+        if not Path(path).is_file():
+            return LoraChoice(Path(text), 1.0)
+        raise argparse.ArgumentTypeError(f"after {path}: a strength is expected, got {number!r}") from None
+    if not math.isfinite(strength):
+        raise argparse.ArgumentTypeError(f"{text}: the strength must be a finite number")
+    return LoraChoice(Path(path), strength)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from stable_audio_tools.cli.command import command, make_parser
-from stable_audio_tools.cli.generate import add_model_flags, source_of
+from stable_audio_tools.cli.generate import add_model_flags, check_adapters, source_of
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.config.errors import UserError
 
     source_of(arguments, default="")  # complains in the words of the flags
+    check_adapters(arguments.lora)
     password = arguments.password or (os.environ.get("STABLE_AUDIO_PASSWORD") if arguments.username else None)
     # Copies of what visitors may fetch lie beside the runs, and nowhere else; read when gradio is imported.
     os.environ["GRADIO_TEMP_DIR"] = str(Path(arguments.tmp_dir).resolve() / "served")
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.tmp_dir,
         precision=arguments.precision,
         device=arguments.device,
+        lora=arguments.lora,
     )
     try:
         serve(app, arguments.host, arguments.port, arguments.share, arguments.username, password)

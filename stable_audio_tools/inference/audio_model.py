@@ -1,6 +1,5 @@
 """One call from a name to a model, and one from a prompt to audio, for every type of model."""
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from stable_audio_tools.config import CheckpointError
 from stable_audio_tools.config import load as load_config
 from stable_audio_tools.config.sentences import nearest
 from stable_audio_tools.data import audio_io
+from stable_audio_tools.inference.adapters import Adaptable, LoraSource, fingerprint, load_all
 from stable_audio_tools.inference.audio import unpack_audio
 from stable_audio_tools.inference.generation import Audio
 from stable_audio_tools.inference.interpolation import interpolate_audio
@@ -53,7 +53,7 @@ def within_range(audio: Tensor) -> Tensor:
     return audio / audio.abs().max().clamp(min=1)
 
 
-class AudioModel:
+class AudioModel(Adaptable):
     """A model with what its config says: `model.generate(prompt="rain on a tin roof", seconds=10)`.
 
     `module` is the network itself, for the functions of `inference.generation`.
@@ -88,11 +88,7 @@ class AudioModel:
     @cached_property
     def fingerprint(self) -> str:
         """Twelve digits that change with the weights, from the first values of every tensor."""
-        digest = hashlib.blake2b(digest_size=6)
-        for name, tensor in sorted(self.module.state_dict().items()):
-            first = tensor.detach().flatten()[:32].double().cpu()
-            digest.update(f"{name} {tuple(tensor.shape)} {first.tolist()}".encode())
-        return digest.hexdigest()
+        return fingerprint(self.module.state_dict())
 
     def takes(self, option: str) -> bool:
         """Is this an option of `generate` for a model of this type?"""
@@ -115,6 +111,7 @@ class AudioModel:
         inpaint_audio: AudioSource | None = None,
         inpaint: Sequence[Span] | None = None,
         sample_size: int | None = None,
+        lora: Mapping[str, float] | None = None,
         **more: Any,
     ) -> Generated:
         """Audio for a prompt, or for several: an item does not depend on the others of its batch.
@@ -124,7 +121,8 @@ class AudioModel:
         `decode_frames`... `conditions`: the same as dicts. `num_samples`: of each prompt. `seed`: of the first item,
         the others count on from it; or one per item. `init_audio` is varied, continued (language models) or
         reconstructed (autoencoders). `inpaint_audio` is kept but for the spans `inpaint` [(from, to), ...] in seconds,
-        or else continued. `sample_size`: samples to make at once, where the model does not fix them.
+        or else continued. `sample_size`: samples to make at once, where the model does not fix them. `lora`: strengths
+        of loaded adapters in this call, by name.
         """
         given, options = self._split(more)
         items = _as_items({"prompt": prompt, **given}, conditions, num_samples)
@@ -146,7 +144,8 @@ class AudioModel:
             inpaint,
             options,
         )
-        audio = self._make(self.module, job, self.facts).float().cpu()
+        with self.strengths(lora or {}):
+            audio = self._make(self.module, job, self.facts).float().cpu()
         if seconds is not None:
             audio = audio[..., : round(seconds * self.sample_rate)]
         return Generated(audio, self.sample_rate, tuple(seeds))
@@ -270,14 +269,28 @@ def load(
     precision: str = "float32",
     revision: str | None = None,
     cache_dir: str | Path | None = None,
+    lora: LoraSource | None = None,
 ) -> AudioModel:
     """A model ready to generate, on the best device of this machine unless another is named.
 
     `model`: a name on the Hugging Face Hub, a folder with `model_config.json` and weights, a config (a path or a dict)
     with its `weights` beside it, or a weight file that holds its config. `precision`: float32 gives the published
-    numbers; float16 and bfloat16 are faster, and off by around 1e-3 and 1e-2; "auto" is float16 on a GPU.
+    numbers; float16 and bfloat16 are faster, and off by around 1e-3 and 1e-2; "auto" is float16 on a GPU. `lora`:
+    adapter files to put on, as `"song.safetensors"`, a list, or `{"song.safetensors": 0.8}` with strengths.
     """
-    place = pick_device(device)
+    made = _load(model, weights, pick_device(device), precision, revision, cache_dir)
+    load_all(made, lora)
+    return made
+
+
+def _load(
+    model: str | Path | Mapping[str, Any],
+    weights: str | Path | None,
+    place: torch.device,
+    precision: str,
+    revision: str | None,
+    cache_dir: str | Path | None,
+) -> AudioModel:
     path = None if isinstance(model, Mapping) else Path(model).expanduser()
     if path is not None and weights is None and path.suffix != ".json" and not path.is_file():
         module, config = get_pretrained_model(str(model), device=place, revision=revision, cache_dir=cache_dir)

@@ -291,7 +291,7 @@ def _run_one(
 ) -> None:
     wanted = [_told(model, item, settings) for item in batch]
     found = [None if settings.overwrite else output.settings_of(item.file) for item in batch]
-    is_kept = [old is not None and old.items() >= new.items() for old, new in zip(found, wanted)]
+    is_kept = [old is not None and _is_as_asked(old, new) for old, new in zip(found, wanted)]
     for item, old, kept in zip(batch, found, is_kept):
         if old is not None and kept:
             tell(output.record(item.file, old), False)
@@ -306,6 +306,11 @@ def _run_one(
             about = {**wanted[index], "seed": seeds[index]}
             audio = within_range(made[index])
             tell(output.write(item.file, audio, model.sample_rate, about, settings.bits), True)
+
+
+def _is_as_asked(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Nothing that is asked for differs; an adapter that is no longer asked for does."""
+    return old.items() >= new.items() and old.get("adapters") == new.get("adapters")
 
 
 def _generate(
@@ -375,6 +380,7 @@ def _told(model: AudioModel, item: Item, settings: BatchSettings) -> dict[str, A
         "model": model.name,
         "weights": model.fingerprint,
         "precision": model.precision,
+        "adapters": model.told_adapters() or None,
         "conditions": dict(item.conditions),
         "negative_prompt": item.negative_prompt,
         "seed": item.seed,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,13 @@ def create_ui(
     *,
     precision: str | None = None,
     device: str | None = None,
+    lora: Sequence[tuple[str | Path, float]] = (),
 ) -> Any:
     """The app of a model, as `gradio.Blocks`, to be launched by `serve` or by its own `launch`.
 
     `model_half`: None is float16 on a GPU and float32 on the CPU; True is never float16 on the CPU. `precision` takes
-    its place. `tmp_dir`: where runs are kept, `outputs/app` if left empty.
+    its place. `tmp_dir`: where runs are kept, `outputs/app` if left empty. `lora`: adapter files and the strengths at
+    which their sliders begin.
     """
     _check_source(model_config_path, ckpt_path, pretrained_name)
     require("gradio", extra="ui")  # before the wait for the model
@@ -52,6 +55,8 @@ def create_ui(
         logger.warning("half precision is for GPUs; the model stays in float32 on %s", model.device)
     if pretransform_ckpt_path:
         _load_pretransform(model, pretransform_ckpt_path)
+    for path, strength in lora:
+        model.load_lora(path, strength)
     return create_app(model, gradio_title, tmp_dir or DEFAULT_FOLDER)
 
 

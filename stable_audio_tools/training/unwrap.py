@@ -1,16 +1,18 @@
-"""From a training checkpoint to a file that generates."""
+"""From a training checkpoint to a file that generates: a model, an adapter, or a model with adapters in its weights."""
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from stable_audio_tools.config import ConfigError, load
-from stable_audio_tools.models.checkpoints import export_weights, open_weights
+from stable_audio_tools.models.checkpoints import export_weights, open_weights, save_weights
+from stable_audio_tools.models.lora import LoraFile, load_lora, merge_lora, write_lora
 from stable_audio_tools.models.pretrained import load_model
+from stable_audio_tools.training.lora_checkpoint import adapter_in
 
 logger = logging.getLogger(__name__)
 
@@ -22,15 +24,59 @@ def unwrap(
 
     `ema`: None takes averaged weights where there are some.
     """
+    config = _config(checkpoint, model_config)
+    export_weights(checkpoint, target, ema=ema, model_config=config, dtype=torch.float16 if half else None)
+    load_model(config, target)
+    logger.info("%s was loaded back and fits its config", target)
+
+
+def unwrap_adapter(lora: LoraFile, target: Path, half: bool = False) -> None:
+    """Write the adapter of a checkpoint as a file of its own."""
+    write_lora(lora, target, torch.float16 if half else None)
+    logger.info("%s: %d layers, %s values", target, len(lora.layers), f"{lora.num_parameters:,}")
+
+
+def unwrap_merged(
+    checkpoint: Path,
+    target: Path,
+    adapters: Sequence[tuple[Path, float]],
+    base: Path | None = None,
+    model_config: Path | None = None,
+    ema: bool | None = None,
+    half: bool = False,
+) -> None:
+    """Write a model whose weights hold adapters at their strengths: those of files, and that of the checkpoint itself.
+
+    `base`: weights of the model, where the checkpoint holds an adapter alone.
+    """
+    own = adapter_in(checkpoint, ema)
+    if own is not None and base is None:
+        raise ConfigError(f"{checkpoint}: holds an adapter alone; give the weights of its model with --base-ckpt-path")
+    if own is None and base is not None:
+        raise ConfigError(f"--base-ckpt-path: {checkpoint} holds the whole model; leave it out")
+    if own is None and not adapters:
+        raise ConfigError(f"--merge-lora: {checkpoint} holds no adapter; name the file of one")
+    config = _config(checkpoint, model_config)
+    model = load_model(config, base or checkpoint, ema=None if base else ema)
+    sources = [*([] if own is None else [(own, 1.0)]), *adapters]
+    for source, strength in sources:
+        load_lora(model, source, strength)
+    merge_lora(model)
+    told = [f"{Path(s.path if isinstance(s, LoraFile) else s).name}:{strength:g}" for s, strength in sources]
+    origin = {"source": (base or checkpoint).name, "adapters": ", ".join(told)}
+    save_weights(model, target, model_config=config, provenance=origin, dtype=torch.float16 if half else None)
+    logger.info("%s: %s in the weights of %s", target, origin["adapters"], origin["source"])
+
+
+def _config(checkpoint: Path, model_config: Path | None) -> dict[str, Any]:
+    """The config given, or else the one inside the checkpoint."""
     embedded = open_weights(checkpoint).model_config
     config = load(model_config) if model_config is not None else embedded
     if config is None:
         raise ConfigError(f"{checkpoint}: holds no model config; give it with --model-config")
     if embedded is not None and model_config is not None:
         _compare(embedded, config, model_config)
-    export_weights(checkpoint, target, ema=ema, model_config=config, dtype=torch.float16 if half else None)
-    load_model(config, target)
-    logger.info("%s was loaded back and fits its config", target)
+    return config
 
 
 def _compare(embedded: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> None:

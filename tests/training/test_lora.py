@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_models import SmallModel, small_model
 from training.test_resume import differences
 
-from stable_audio_tools.cli import train_lora
+from stable_audio_tools.cli import train_lora, unwrap_model
 from stable_audio_tools.config import load, save
-from stable_audio_tools.models.lora import AdapterType, BasePrecision, LoraFile, load_lora, read_lora
+from stable_audio_tools.models.lora import AdapterType, BasePrecision, LoraFile, load_lora, merge_lora, read_lora
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.lora import with_rate
 from stable_audio_tools.training.lora_checkpoint import adapter_in
@@ -222,3 +222,33 @@ def test_demos_are_made_with_and_without_the_adapter(base_of: Any, dataset: Path
 
 def tensors_of(lora: LoraFile) -> dict[str, torch.Tensor]:
     return {f"{path}.{name}": value for path, held in lora.layers.items() for name, value in held.items()}
+
+
+def test_checkpoints_unwrap_to_adapters_and_to_merged_models(
+    base_of: Any, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = base_of("tiny_diffusion_cond")
+    assert train_lora.main(words(base, dataset, tmp_path / "runs", 2)) == 0
+    run = next((tmp_path / "runs").glob("*/*"))
+    assert unwrap_model.main(["--ckpt-path", str(run), "--name", str(tmp_path / "mine")]) == 0
+    written = tmp_path / "mine.safetensors"
+    ours, theirs = read_lora(written), read_lora(next(run.glob("adapters/*")))
+    assert ours.facts == theirs.facts and ours.config == theirs.config
+    assert all(torch.equal(value, tensors_of(theirs)[name]) for name, value in tensors_of(ours).items())
+
+    merged = ["--ckpt-path", str(run), "--name", str(tmp_path / "merged"), "--merge-lora"]
+    assert unwrap_model.main(merged) == 2
+    assert "give the weights of its model with --base-ckpt-path" in capsys.readouterr().err
+    assert unwrap_model.main([*merged, "--base-ckpt-path", str(base.weights)]) == 0
+    assert (
+        unwrap_model.main(["--ckpt-path", str(base.weights), *merged[2:3], str(tmp_path / "same"), "--merge-lora"]) == 2
+    )
+    again = ["--model-config", str(base.config), "--ckpt-path", str(base.weights), "--name", str(tmp_path / "same")]
+    assert unwrap_model.main([*again, "--merge-lora", f"{written}:1"]) == 0
+
+    live = load_model(base.config, base.weights)
+    load_lora(live, written)
+    merge_lora(live)
+    for name in ("merged", "same"):
+        stored = load_model(None, tmp_path / f"{name}.ckpt").state_dict()
+        assert all(torch.equal(value, stored[key]) for key, value in live.state_dict().items())

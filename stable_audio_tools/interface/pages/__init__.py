@@ -1,14 +1,25 @@
 """One page per kind of model: what it asks, and what that means to `AudioModel.generate`."""
 
 from stable_audio_tools.inference.audio_model import AudioModel
-from stable_audio_tools.interface.pages import autoencoder, inpainting, language_model, text_to_audio, unconditional
+from stable_audio_tools.interface.pages import (
+    adapters,
+    autoencoder,
+    inpainting,
+    language_model,
+    text_to_audio,
+    unconditional,
+)
 from stable_audio_tools.interface.pages.page import Page
 
 __all__ = ["Page", "pages_of"]
 
 
 def pages_of(model: AudioModel) -> list[Page]:
-    """The pages of a model, the usual one first."""
+    """The pages of a model, the usual one first; with a slider for each of its adapters."""
+    return [adapters.with_adapters(page, model) for page in _plain_pages(model)]
+
+
+def _plain_pages(model: AudioModel) -> list[Page]:
     if model.facts.model_type in ("autoencoder", "diffusion_autoencoder"):
         return [autoencoder.page(model)]
     if model.facts.model_type == "diffusion_uncond":
