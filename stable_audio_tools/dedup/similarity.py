@@ -2,6 +2,12 @@
 
 The second step makes the answer the same on every device, for every block size and with or without faiss: a fast
 product only has to be right to `_MARGIN`.
+
+On the CPU most products are spared. With an orthonormal P of few columns and the rest r = |a - P P'a| of each row,
+
+    a . b  <=  P'a . P'b + r_a r_b
+
+by Cauchy and Schwarz, so rows of [P'a, r_a] whose product stays below the threshold belong to rows that are not alike.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,6 +25,11 @@ BLOCK = 2_048  # rows
 FAISS_FROM = 100_000  # rows, where the search is left to faiss if it is installed
 _MARGIN = 1e-4  # float32 sums of 10,000 products of such rows are wrong by less than 1e-5
 _AT_ONCE = 256  # pairs in float64
+_SKETCH_FROM = 4_096  # rows; below, there is little to spare
+_SKETCH_WIDTH = 256
+_SAMPLE = 512  # rows that P is made from
+_ROUNDING = 1e-5  # of a squared rest, so that the bound holds in float32
+_TOO_MANY = 0.01  # of the pairs of a block: more candidates cost more than whole products
 
 Progress = Callable[[float], None]
 
@@ -61,7 +72,8 @@ def find_similar(
     if use_faiss is None:
         use_faiss = len(features) >= FAISS_FROM and available("faiss")
     search = _search_with_faiss if use_faiss else _search_by_products
-    found = search(features, features if against is None else against, threshold - _MARGIN, block, device, progress)
+    columns = features if against is None else against
+    found = search(features, columns, threshold - _MARGIN, block, device or torch.device("cpu"), progress)
     pieces = [_exact(features, against, first, second, threshold) for first, second in found]
     first, second, similarity = (np.concatenate(column) for column in zip(*pieces)) if pieces else _NONE
     order = np.lexsort((second, first))
@@ -73,23 +85,44 @@ _Candidates = Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
 def _search_by_products(
-    rows: Features, columns: Features, least: float, block: int, device: torch.device | None, progress: Progress
+    rows: Features, columns: Features, least: float, block: int, device: torch.device, progress: Progress
 ) -> _Candidates:
     """Products of blocks; of a matrix with itself only those above the diagonal."""
-    place, own = device or torch.device("cpu"), rows is columns
+    own = rows is columns
+    sketched = device.type == "cpu" and len(rows) >= _SKETCH_FROM
+    basis = _basis(rows) if sketched else None
+    sketches = [None, None] if basis is None else [_sketch(rows, basis), _sketch(columns, basis)]
     starts = [(i, j) for i in range(0, len(rows), block) for j in range(i if own else 0, len(columns), block)]
-    held, left = -1, torch.empty(0)
     for done, (i, j) in enumerate(starts, 1):
-        if i != held:
-            held, left = i, _on(place, rows[i : i + block])
-        right = left if own and i == j else _on(place, columns[j : j + block])
-        alike = _multiply(left, right.T) >= least
+        here, there = slice(i, i + block), slice(j, j + block)
+        alike = None if basis is None else _alike(sketches[0][here], sketches[1][there], least, device)
+        if alike is None or int(alike.sum()) > _TOO_MANY * alike.numel():
+            alike = _alike(rows[here], columns[there], least, device)
         if own and i == j:
             alike = alike.triu(1)
         first, second = alike.nonzero(as_tuple=True)
         progress(done / len(starts))
         if len(first):
             yield first.cpu().numpy() + i, second.cpu().numpy() + j
+
+
+def _alike(left: Features, right: Features, least: float, device: torch.device) -> Tensor:
+    """Which products reach the threshold: (rows of left, rows of right)."""
+    return _multiply(_on(device, left), _on(device, right).T) >= least
+
+
+def _basis(rows: Features) -> NDArray[np.float64]:
+    """The directions in which a sample of the rows is largest: orthonormal columns."""
+    sample = rows[:: -(-len(rows) // _SAMPLE)]
+    _, vectors = np.linalg.eigh((sample @ sample.T).astype(np.float64))
+    return np.linalg.qr((sample.T @ vectors[:, -_SKETCH_WIDTH:].astype(np.float32)).astype(np.float64))[0]
+
+
+def _sketch(rows: Features, basis: NDArray[np.float64]) -> Features:
+    """[P'a, r_a] of each row."""
+    projected = rows @ basis.astype(np.float32)
+    rest = 1 - np.square(projected, dtype=np.float64).sum(1)
+    return np.column_stack([projected, np.sqrt(rest.clip(min=0) + _ROUNDING)]).astype(np.float32)
 
 
 def _on(device: torch.device, rows: Features) -> Tensor:
@@ -107,7 +140,7 @@ def _multiply(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _search_with_faiss(
-    rows: Features, columns: Features, least: float, block: int, device: torch.device | None, progress: Progress
+    rows: Features, columns: Features, least: float, block: int, device: torch.device, progress: Progress
 ) -> _Candidates:
     """An exact search by inner product, all cores at work."""
     faiss = require("faiss", extra="dedup")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from stable_audio_tools.dedup import similarity
 from stable_audio_tools.dedup.similarity import Features, find_similar, histogram_features
 from stable_audio_tools.system.packages import available
 
@@ -42,6 +43,27 @@ def test_equal_to_a_loop(block: int, use_faiss: bool) -> None:
     np.testing.assert_allclose(found.similarity, [value for _, _, value in expected], atol=2e-9)
     across = find_similar(rows, THRESHOLD, against=others, block=block, use_faiss=use_faiss)
     assert [(i, j) for i, j, _ in zip(*across)] == [(i, j) for i, j, _ in by_loop(rows, others, THRESHOLD, own=False)]
+
+
+@pytest.mark.parametrize("most", [0.0, 0.01, 1.0])
+def test_sketches_spare_products_and_lose_no_pair(most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`most` decides whether blocks with many candidates are multiplied whole."""
+    for name, value in (("_SKETCH_FROM", 8), ("_SKETCH_WIDTH", 6), ("_SAMPLE", 16), ("_TOO_MANY", most)):
+        monkeypatch.setattr(similarity, name, value)
+    rows, others = features(61), features(20, seed=0)
+    for threshold in (0.9, THRESHOLD):
+        found = find_similar(rows, threshold, block=9, use_faiss=False)
+        assert [(i, j) for i, j, _ in zip(*found)] == [(i, j) for i, j, _ in by_loop(rows, rows, threshold, own=True)]
+        across = find_similar(rows, threshold, against=others, block=9, use_faiss=False)
+        expected = by_loop(rows, others, threshold, own=False)
+        assert [(i, j) for i, j, _ in zip(*across)] == [(i, j) for i, j, _ in expected]
+
+
+def test_the_product_of_sketches_bounds_the_product_of_rows() -> None:
+    rows = features(700, width=400)
+    sketches = similarity._sketch(rows, similarity._basis(rows))
+    assert sketches.shape == (700, similarity._SKETCH_WIDTH + 1)
+    assert (sketches @ sketches.T >= rows @ rows.T - 1e-6).all()
 
 
 def test_bits_do_not_depend_on_blocks_or_on_the_engine() -> None:

@@ -111,7 +111,7 @@ def test_from_download_to_audio(
     weights = unwrapped(name, fit(train.main, name), tmp_path)
     assert changed(base, weights) == parts
     prompts = tmp_path / "prompts.yaml"
-    prompts.write_text("- prompt: rock\n  seconds_total: 1\n")
+    prompts.write_text("query_0000:\n  seconds_start: 0\n  seconds_total: 1\n")
     words = ["--model-config", str(tmp_path / f"{name}.json"), "--ckpt-path", str(weights), "--device", "cpu"]
     words += ["--cond-yaml-path", str(prompts), "--output-dir", str(tmp_path / "generated"), "--sample-steps", "2"]
     assert generate.main(words) == 0

@@ -58,6 +58,14 @@ def test_it_is_frozen_unless_asked() -> None:
     assert all(p.requires_grad for p in trained.parameters())
 
 
+def test_a_part_that_its_own_config_freezes_stays_frozen() -> None:
+    config = autoencoder(None)
+    config["decoder"]["requires_grad"] = False
+    trained = build(config, enable_grad=True)
+    assert {name.split(".")[1] for name, p in trained.named_parameters() if not p.requires_grad} == {"decoder"}
+    assert all(p.requires_grad for p in trained.model.encoder.parameters())
+
+
 def test_latents_are_divided_by_the_scale_and_multiplied_back(audio: torch.Tensor) -> None:
     plain, scaled = build(autoencoder({"type": "tanh"})), build(autoencoder({"type": "tanh"}), scale=0.5)
     latents = plain.encode(audio)
