@@ -47,6 +47,7 @@ class StoredWeights:
     model_config: dict[str, Any] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     is_training: bool = False
+    extra: Mapping[str, Any] = field(default_factory=dict)  # a safetensors header, or what a pickle holds besides
 
     @property
     def name(self) -> str:
@@ -71,12 +72,12 @@ def open_weights(path: str | Path, verify: bool = False) -> StoredWeights:
             head = file.read(64)
     if not size:
         raise CheckpointError(f"{path}: empty; the download or the copy did not finish")
-    if head.startswith((ZIP_MAGIC, *PICKLE_MAGICS)):
-        return _open_pickle(path, verify)
-    length = int.from_bytes(head[:8], "little")
+    length = int.from_bytes(head[:8], "little")  # of a safetensors header; 640 looks like the start of a pickle too
     looks_right = head[8:9] == b"{" and len(head) > 8
     if looks_right and length <= min(size - 8, _LARGEST_HEADER):
         return _open_safetensors(path, verify)
+    if head.startswith((ZIP_MAGIC, *PICKLE_MAGICS)):
+        return _open_pickle(path, verify)
     if looks_right and path.suffix == ".safetensors":
         raise CheckpointError(f"{path}: cut short or damaged: its header claims {length} bytes of {size} in the file")
     raise CheckpointError(f"{path}: not a weight file but {_guess(head)}")
@@ -130,9 +131,8 @@ def _open_safetensors(path: Path, verify: bool) -> StoredWeights:
         if expected != checksum(tensors, metadata):
             raise CheckpointError(f"{path}: its contents do not match its checksum; the file is damaged, copy it again")
     config, provenance = _json(metadata.get("model_config")), _json(metadata.get("provenance"))
-    return StoredWeights(
-        str(path), "a safetensors file", strip_engine_names(tensors), config, provenance or {}, is_training=False
-    )
+    names = strip_engine_names(tensors)
+    return StoredWeights(str(path), "a safetensors file", names, config, provenance or {}, extra=metadata)
 
 
 def _open_shards(index: Path, verify: bool) -> StoredWeights:
@@ -167,7 +167,8 @@ def _open_pickle(path: Path, verify: bool) -> StoredWeights:
     bare = _only_tensors(content)
     inner = {str(key): found for key, value in content.items() if (found := _only_tensors(value))}
     if "state_dict" in inner:
-        return _of_training(path, "an unwrapped checkpoint", inner["state_dict"], content)
+        stored = _of_training(path, "an unwrapped checkpoint", inner["state_dict"], content)
+        return replace(stored, extra={key: value for key, value in content.items() if key != "state_dict"})
     if bare and len(bare) >= len(content) / 2:
         return _of_training(path, "a bare state dict", bare, {})
     if len(inner) == 1:

@@ -99,10 +99,15 @@ class LoraAdapter(nn.Module):
             assert isinstance(factors, LoraFactors)
             yield path, factors
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def named_factors(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters by their state-dict names."""
         for path, factors in self.layers():
             for name, tensor in factors.tensors().items():
-                destination[f"{prefix}{path}.{name}"] = tensor if keep_vars else tensor.detach()
+                yield f"{path}.{name}", tensor
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        for name, tensor in self.named_factors():
+            destination[f"{prefix}{name}"] = tensor if keep_vars else tensor.detach()
 
     @torch.no_grad()
     def _load_from_state_dict(
@@ -115,11 +120,8 @@ class LoraAdapter(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        own = {
-            f"{path}.{name}": tensor for path, factors in self.layers() for name, tensor in factors.tensors().items()
-        }
         given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-        for name, tensor in own.items():
+        for name, tensor in self.named_factors():
             value = given.pop(name, None)
             if value is None:
                 missing_keys.append(f"{prefix}{name}")

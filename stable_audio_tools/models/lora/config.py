@@ -78,9 +78,9 @@ class LoraConfig(BaseModel):
             settled["adapter_type"] = "dora-rows"
         if given.get("include") is not None and given.get("component_whitelist") is not None:
             raise ValueError("component_whitelist and include both say what is adapted; leave one of them out")
-        for key in ("dropout", "module_dropout"):
+        for key, nothing in (("dropout", 0.0), ("module_dropout", 0.0), ("exclude", [])):
             if key in settled and settled[key] is None:
-                settled[key] = 0.0
+                settled[key] = nothing
         if settled.get("alpha") == 0:  # LoRAW's word for "the rank"
             settled["alpha"] = None
         return settled

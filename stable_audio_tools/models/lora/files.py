@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.config import CheckpointError
-from stable_audio_tools.models.checkpoints import open_weights
+from stable_audio_tools.models.checkpoints import StoredWeights, open_weights
 from stable_audio_tools.models.checkpoints.integrity import CHECKSUM, checksum
-from stable_audio_tools.models.checkpoints.pickles import PICKLE_MAGICS, ZIP_MAGIC, read_pickle
 from stable_audio_tools.models.lora.formats import assemble, parse
 from stable_audio_tools.models.lora.stored import LoraFile, check_shapes
 from stable_audio_tools.system.files import atomic_path
@@ -27,7 +26,8 @@ def read_lora(path: str | Path, alpha: float | None = None) -> LoraFile:
     path = Path(path).expanduser()
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the adapter file in it")
-    found = parse(str(path), open_weights(path).tensors, _header(path))
+    stored = open_weights(path)
+    found = parse(stored.path, stored.tensors, _header(stored))
     check_shapes(found)
     return found if alpha is None else found.with_alpha(alpha)
 
@@ -81,24 +81,20 @@ _NOUNS = {
 }
 
 
-def _header(path: Path) -> dict[str, Any]:
-    """JSON in the header of a safetensors file, or whatever a .ckpt holds beside its tensors."""
-    with path.open("rb") as file:
-        is_pickle = file.read(4).startswith((ZIP_MAGIC, *PICKLE_MAGICS))
-    if is_pickle:
-        content = read_pickle(path)
-        return {key: content[key] for key in ("lora", "lora_config") if isinstance(content.get(key), Mapping)}
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt", device="cpu") as file:
-        metadata = file.metadata() or {}
+def _header(stored: StoredWeights) -> dict[str, Any]:
+    """What the file says of its tensors: JSON in a safetensors header, objects in a .ckpt."""
     header: dict[str, Any] = {}
     for key in ("lora", "lora_config"):
-        if key in metadata:
+        value = stored.extra.get(key)
+        if isinstance(value, str):
             try:
-                header[key] = json.loads(metadata[key])
+                value = json.loads(value)
             except ValueError:
-                raise CheckpointError(f"{path}: {key!r} in its header is not JSON; the file is damaged") from None
+                raise CheckpointError(
+                    f"{stored.path}: {key!r} in its header is not JSON; the file is damaged"
+                ) from None
+        if isinstance(value, Mapping):
+            header[key] = value
     return header
 
 
