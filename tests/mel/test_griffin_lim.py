@@ -103,14 +103,14 @@ def test_the_pseudo_inverse_is_30_times_faster_at_equal_quality(clips: dict[str,
     audio = clips["chords"][None, :32768].float()
     mel = transform.to_physical(transform.encode(audio))
 
-    start = time.perf_counter()
+    start = time.process_time()
     theirs = torch.from_numpy(librosa.util.nnls(mel_filterbank(transform.bands), mel[0].numpy()))[None].float()
-    slow = time.perf_counter() - start
+    slow = time.process_time() - start
     spent = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = time.process_time()
         ours = invert_mel(mel, transform.bands)
-        spent.append(time.perf_counter() - start)
+        spent.append(time.process_time() - start)
     assert slow > 30 * min(spent)
 
     def distance(spectrum: Tensor) -> float:
