@@ -165,14 +165,13 @@ class Extraction:
             logger.info("%s is complete", paths.feature)
             return Extracted(paths, 0, stop - first, 0)
         pending = writer.pending
-        faults = list(self.items.faults) if index == 0 else []
-        faults += self._make_rows(writer, [first + row for row in pending], first)
-        left_out = len(writer.pending)
-        if left_out == stop - first > 0:
-            raise AudioError(f"not one of {left_out} items could be used; first: {faults[-1]}")
+        met = self._make_rows(writer, [first + row for row in pending], first)
+        if len(met) == stop - first:
+            raise AudioError(f"not one of {len(met)} items could be used; first: {met[0]}")
+        faults = [*self.items.faults, *met] if index == 0 else met
         writer.finish([self.items.path(number) for number in range(first, stop)])
         _tell_faults(paths, faults)
-        return Extracted(paths, len(pending) - left_out, stop - first - len(pending), len(faults))
+        return Extracted(paths, len(pending) - len(met), stop - first - len(pending), len(faults))
 
     def estimate(self) -> Estimate:
         """Time and memory of a whole run, from the first items; writes nothing."""

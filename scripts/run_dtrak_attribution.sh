@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Which training items made these files? Features of both, scores, tables and a page, in one go; started again, it goes on.
+#
+#   MODEL_CONFIG=model.json UNWRAPPED_CKPT=model.safetensors TRAIN_DATASET_CONFIG=train.json \
+#     QUERY_AUDIO_DIR=outputs/generated bash scripts/run_dtrak_attribution.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+MODEL_CONFIG="${MODEL_CONFIG:?a model config (JSON)}"
+UNWRAPPED_CKPT="${UNWRAPPED_CKPT:?weights of the model}"
+TRAIN_DATASET_CONFIG="${TRAIN_DATASET_CONFIG:?the dataset config (JSON) that it was trained on}"
+QUERY_AUDIO_DIR="${QUERY_AUDIO_DIR:-outputs/generated_queries}" # folder with the manifest of generate.py
+QUERY_DATASET_CONFIG="${QUERY_DATASET_CONFIG:-}"                # or a dataset config of the queries instead
+TRAIN_EXCLUDE_PATHS_FILE="${TRAIN_EXCLUDE_PATHS_FILE:-}"
+PRETRANSFORM_CKPT="${PRETRANSFORM_CKPT:-}"
+REMOVE_PRETRANSFORM_WEIGHT_NORM="${REMOVE_PRETRANSFORM_WEIGHT_NORM:-none}"
+OUT_DIR="${OUT_DIR:-outputs/dtrak_attribution}"
+TRAIN_COUNT="${TRAIN_COUNT:-}" # the first so many items; empty: all
+QUERY_COUNT="${QUERY_COUNT:-}"
+
+PROJ_DIM="${PROJ_DIM:-8192}"
+USED_DIM="${USED_DIM:-}"
+PROJECTION="${PROJECTION:-sketch}"
+K="${K:-10}"
+T_STRATEGY="${T_STRATEGY:-uniform}"
+NUM_TRAIN_STEPS="${NUM_TRAIN_STEPS:-1000}"
+F_OBJECTIVE="${F_OBJECTIVE:-mean-squared-l2-norm}" # D-TRAK; loss is TRAK
+LAMBDA_REG="${LAMBDA_REG:-1e-2}"                   # in units of the mean squared norm of a training feature
+CFG_DROPOUT_PROB="${CFG_DROPOUT_PROB:-0.0}"
+PARAM_REGEX="${PARAM_REGEX:-}" # such as 'layers\.(1[6-9]|2[0-3])\.' for the last eight of 24 layers
+BATCH_SIZE="${BATCH_SIZE:-16}"
+NUM_WORKERS="${NUM_WORKERS:-4}"
+DEVICE="${DEVICE:-auto}"
+PROCESSES="${PROCESSES:-1}" # more than one: torchrun, one GPU each
+PYTHON="${PYTHON:-python}"
+
+common=(
+  --model-config "$MODEL_CONFIG" --pretrained-ckpt-path "$UNWRAPPED_CKPT"
+  --remove-pretransform-weight-norm "$REMOVE_PRETRANSFORM_WEIGHT_NORM"
+  --proj-dim "$PROJ_DIM" --projection "$PROJECTION" --K "$K" --t-strategy "$T_STRATEGY"
+  --num-train-steps "$NUM_TRAIN_STEPS" --f "$F_OBJECTIVE" --cfg-dropout-prob "$CFG_DROPOUT_PROB"
+  --batch-size "$BATCH_SIZE" --num-workers "$NUM_WORKERS" --device "$DEVICE" --disable-random-crop
+)
+[[ -n "$USED_DIM" ]] && common+=(--used-dim "$USED_DIM")
+[[ -n "$PARAM_REGEX" ]] && common+=(--param-regex "$PARAM_REGEX")
+[[ -n "$PRETRANSFORM_CKPT" ]] && common+=(--pretransform-ckpt-path "$PRETRANSFORM_CKPT")
+
+train=(--dataset-config "$TRAIN_DATASET_CONFIG")
+[[ -n "$TRAIN_COUNT" ]] && train+=(--max-examples "$TRAIN_COUNT")
+[[ -n "$TRAIN_EXCLUDE_PATHS_FILE" ]] && train+=(--exclude-paths-file "$TRAIN_EXCLUDE_PATHS_FILE")
+if [[ -n "$QUERY_DATASET_CONFIG" ]]; then query=(--dataset-config "$QUERY_DATASET_CONFIG"); else query=(--generated "$QUERY_AUDIO_DIR"); fi
+[[ -n "$QUERY_COUNT" ]] && query+=(--max-examples "$QUERY_COUNT")
+
+mkdir -p "$OUT_DIR"
+echo "[1/3] features of the training items"
+if ((PROCESSES > 1)); then
+  "$PYTHON" -m torch.distributed.run --standalone --nproc_per_node "$PROCESSES" \
+    scripts/dtrak_extract_features.py "${common[@]}" "${train[@]}" --feature-path "$OUT_DIR/train_features.memmap"
+  "$PYTHON" scripts/dtrak_merge.py --feature-path "$OUT_DIR/train_features.memmap"
+else
+  "$PYTHON" scripts/dtrak_extract_features.py "${common[@]}" "${train[@]}" --feature-path "$OUT_DIR/train_features.memmap"
+fi
+echo "[2/3] features of the queries"
+"$PYTHON" scripts/dtrak_extract_features.py "${common[@]}" "${query[@]}" --feature-path "$OUT_DIR/query_features.memmap"
+echo "[3/3] scores"
+"$PYTHON" scripts/dtrak_score.py \
+  --train-feature-paths "$OUT_DIR/train_features.memmap" \
+  --query-feature-path "$OUT_DIR/query_features.memmap" \
+  --output-score-path "$OUT_DIR/scores_query_x_train.memmap" \
+  --lambda-reg "$LAMBDA_REG" --report-dir "$OUT_DIR"

@@ -1,0 +1,349 @@
+"""Features of whole data sets: the same bytes however they are made, also after a kill; and what is refused."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+
+from stable_audio_tools.attribution.extraction import Extraction, ExtractSettings
+from stable_audio_tools.attribution.features import FeaturePaths, read_features
+from stable_audio_tools.attribution.items import AudioShape, GeneratedItems, read_manifest
+from stable_audio_tools.cli import dtrak_extract_features, dtrak_merge
+from stable_audio_tools.config import AudioError, ConfigError, load, save
+from stable_audio_tools.data.example_clips import write_example_clips
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import small_models
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A narrowed conditional model and seven clips."""
+    folder = tmp_path_factory.mktemp("attribution")
+    write_example_clips(folder / "clips", per_class=2)
+    for path in sorted((folder / "clips").rglob("*.flac"))[7:]:
+        path.unlink()
+    dataset = {"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": str(folder / "clips")}]}
+    save(dataset, folder / "clips.json")
+    small_models.small_model("tiny_diffusion_cond", folder)
+    return folder
+
+
+@pytest.fixture
+def settings(folder: Path, tmp_path: Path) -> ExtractSettings:
+    return ExtractSettings(
+        model_config=str(folder / "tiny_diffusion_cond.json"),
+        pretrained_ckpt_path=str(folder / "tiny_diffusion_cond.safetensors"),
+        dataset_config=str(folder / "clips.json"),
+        feature_path=str(tmp_path / "features"),
+        proj_dim=64,
+        K=3,
+        num_workers=0,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def wanted(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Features by the plainest run."""
+    path = tmp_path_factory.mktemp("wanted") / "features"
+    run(
+        ExtractSettings(
+            model_config=str(folder / "tiny_diffusion_cond.json"),
+            pretrained_ckpt_path=str(folder / "tiny_diffusion_cond.safetensors"),
+            dataset_config=str(folder / "clips.json"),
+            feature_path=str(path),
+            proj_dim=64,
+            K=3,
+            num_workers=0,
+            device="cpu",
+            batch_size=1,
+        )
+    )
+    return path.read_bytes()
+
+
+def run(settings: ExtractSettings) -> Any:
+    return Extraction(settings).run()
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 3}, {"batch_size": 8, "num_workers": 2}], ids=str)
+def test_batches_and_workers_change_no_byte(change: dict, settings: ExtractSettings, wanted: bytes) -> None:
+    done = run(replace(settings, **change))
+    assert (done.made, done.kept, done.left_out) == (7, 0, 0)
+    assert done.paths.feature.read_bytes() == wanted
+    rows = np.frombuffer(wanted, np.float32).reshape(7, 64)
+    assert len(np.unique(rows, axis=0)) == 7 and np.abs(rows).sum(1).min() > 0
+
+
+def test_items_alone_or_in_another_order_have_the_same_rows(settings: ExtractSettings, wanted: bytes) -> None:
+    extraction = Extraction(settings)
+    rows = np.frombuffer(wanted, np.float32).reshape(7, 64)
+    for number, sample in extraction._samples([5, 0, 3], []):
+        assert np.array_equal(extraction.engine.features([sample])[0].numpy(), rows[number])
+
+
+def test_two_processes_make_the_bytes_of_one(
+    settings: ExtractSettings, wanted: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert dtrak_merge.main(["--feature-path", settings.feature_path]) == 2
+    assert "there are no finished shards of it to merge" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    run(settings)
+    assert dtrak_merge.main(["--feature-path", settings.feature_path]) == 2
+    assert "found shards [1] of [2]; all of one run must be there" in capsys.readouterr().err
+    monkeypatch.setenv("RANK", "0")
+    run(settings)
+    assert dtrak_merge.main(["--feature-path", settings.feature_path]) == 0
+    assert Path(settings.feature_path).read_bytes() == wanted
+    merged = read_features(settings.feature_path)
+    assert len(merged.ids) == 7 and "shard" not in merged.meta
+    monkeypatch.delenv("WORLD_SIZE")
+    assert run(settings).kept == 7, "the merged file is that of one process, which has nothing left to do"
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(settings: ExtractSettings, wanted: bytes, tmp_path: Path) -> None:
+    """Killed for good (SIGKILL) after its second write."""
+    code = f"""
+import os, signal
+from stable_audio_tools.attribution.extraction import Extraction, ExtractSettings
+from stable_audio_tools.attribution.features import FeatureWriter
+plain, count = FeatureWriter.write, []
+def write(self, *rows):
+    plain(self, *rows)
+    count.append(rows)
+    if len(count) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+FeatureWriter.write = write
+Extraction(ExtractSettings(**{vars(replace(settings, batch_size=2))!r})).run()
+"""
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert killed.returncode == -9, killed.stderr.decode()
+    paths = FeaturePaths.of(settings.feature_path)
+    assert paths.part.exists() and not paths.feature.exists()
+    done = run(settings)
+    assert (done.made, done.kept) == (3, 4)
+    assert paths.feature.read_bytes() == wanted
+    assert not paths.part.exists() and not paths.part_rows.exists() and not paths.part_meta.exists()
+    assert run(settings).kept == 7
+
+
+def test_bad_files_are_named_and_left_out(
+    folder: Path, settings: ExtractSettings, wanted: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(folder / "clips", clips)
+    files = sorted(clips.rglob("*.flac"))
+    audio, rate = sf.read(files[2], dtype="float32")
+    sf.write(files[2], audio * 0, rate)
+    save({"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": str(clips)}]}, tmp_path / "clips.json")
+    done = run(replace(settings, dataset_config=str(tmp_path / "clips.json")))
+    assert (done.made, done.left_out) == (6, 1)
+    assert files[2].name in done.paths.left_out.read_text() and "1 items were left out" in caplog.text
+    made = read_features(settings.feature_path)
+    others = [n for n in range(7) if n != 2]
+    assert [Path(name).name for name in made.ids] == [files[n].name for n in others]
+    rows = np.frombuffer(wanted, np.float32).reshape(7, 64)[others]
+    assert np.array_equal(np.asarray(made.rows), rows), "noise follows the item, not its place or the root folder"
+
+
+def test_other_settings_are_not_written_over(settings: ExtractSettings) -> None:
+    run(settings)
+    before = Path(settings.feature_path).read_bytes()
+    with pytest.raises(ConfigError, match=r"was made with other settings \(e_seed; e_seed is 0 there and 1 here\)"):
+        run(replace(settings, e_seed=1))
+    assert Path(settings.feature_path).read_bytes() == before
+    run(replace(settings, e_seed=1, overwrite=True))
+    assert Path(settings.feature_path).read_bytes() != before
+
+
+@pytest.mark.parametrize("name", ["tiny_diffusion_cond_inpaint", "tiny_diffusion_uncond"])
+def test_every_kind_of_diffusion_model(name: str, folder: Path, settings: ExtractSettings) -> None:
+    made = small_models.small_model(name, folder)
+    chosen = replace(settings, model_config=str(made.config), pretrained_ckpt_path=str(made.weights), max_examples=2)
+    done = run(replace(chosen, f="mean-squared-l2-norm"))
+    rows = np.asarray(read_features(done.paths.feature).rows)
+    assert rows.shape == (2, 64) and np.isfinite(rows).all() and np.abs(rows).sum(1).min() > 0
+
+
+def test_parameters_are_selected_by_name(settings: ExtractSettings) -> None:
+    chosen = Extraction(replace(settings, param_regex=r"layers\.0\.self_attn"))
+    assert 0 < chosen.about["grad_dim"] < Extraction(settings).about["grad_dim"]
+    assert all("layers.0.self_attn" in name for name in chosen.parameters)
+    with pytest.raises(ConfigError, match="--param-regex: 'nothing' is found in no name of"):
+        Extraction(replace(settings, param_regex="nothing"))
+    with pytest.raises(ConfigError, match="is no regular expression"):
+        Extraction(replace(settings, param_regex="("))
+
+
+def test_a_projection_of_all_parameters_is_the_sum_of_its_parts(settings: ExtractSettings) -> None:
+    parts = []
+    for pattern in (r"layers\.", r"^(?!.*layers\.)", None):
+        extraction = Extraction(replace(settings, param_regex=pattern))
+        sample = next(extraction._samples([1], []))[1]
+        parts.append(extraction.engine.features([sample])[0])
+    assert torch.allclose(parts[0] + parts[1], parts[2], rtol=1e-4, atol=1e-6)
+
+
+def test_conditions_are_dropped_by_key(settings: ExtractSettings, wanted: bytes) -> None:
+    rows = np.frombuffer(wanted, np.float32).reshape(7, 64)
+    for share, differs in ((0.5, True), (1e-9, False)):
+        extraction = Extraction(replace(settings, cfg_dropout_prob=share))
+        made = [extraction.engine.features([sample])[0].numpy() for _, sample in extraction._samples(range(7), [])]
+        assert (not np.allclose(made, rows)) == differs
+
+
+# ------------------------------------------------------------------ generated files
+
+
+@pytest.fixture
+def generated(tmp_path: Path) -> Path:
+    """Two files with the manifest of generate.py."""
+    folder = tmp_path / "generated"
+    (folder / "a").mkdir(parents=True)
+    for number, name in enumerate(("a/drums.wav", "bass.wav")):
+        rng = np.random.default_rng(number)
+        sf.write(folder / name, 0.2 * rng.standard_normal((9000, 2)), 22050)
+    records = [
+        {"file": "a/drums.wav", "conditions": {"sound": "drums", "seconds_total": 0.3}, "seed": 1},
+        {"file": "bass.wav", "conditions": {"sound": "bass", "seconds_total": 0.2}, "seed": 2},
+    ]
+    (folder / "manifest.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return folder
+
+
+def test_queries_from_a_manifest(generated: Path, settings: ExtractSettings, tmp_path: Path) -> None:
+    queries = replace(settings, dataset_config=None, generated=str(generated))
+    done = run(queries)
+    assert read_features(done.paths.feature).ids == tuple(str(generated / n) for n in ("a/drums.wav", "bass.wav"))
+    extraction = Extraction(queries)
+    samples = [sample for _, sample in extraction._samples([0, 1], [])]
+    assert [sample.key for sample in samples] == ["a/drums.wav", "bass.wav"]
+    assert not torch.equal(samples[0].inputs["cross_attn_cond"], samples[1].inputs["cross_attn_cond"])
+    # Kept latents stand for the audio, and go past the autoencoder.
+    np.save(generated / "bass.npy", samples[1].latents.numpy() + 1)
+    _, kept = next(Extraction(queries)._samples([1], []))
+    assert torch.allclose(kept.latents, samples[1].latents + 1) and kept.key == "bass.wav"
+
+
+def test_the_manifest_of_the_original_scripts(generated: Path) -> None:
+    plain = read_manifest(generated)
+    (generated / "manifest.jsonl").unlink()
+    items = [{"filename": record["file"], **record["conditions"]} for record in plain]
+    (generated / "prompt_manifest.json").write_text(json.dumps({"items": items}))
+    assert read_manifest(generated) == plain
+    item = GeneratedItems(generated, AudioShape(8192, 22050, 2)).load(1)
+    assert item.audio.shape == (2, 8192) and item.info["sound"] == "bass" and item.info["seconds_total"] == 0.2
+
+
+def test_what_a_manifest_names_must_be_there(generated: Path, settings: ExtractSettings) -> None:
+    for name in ("a/drums.wav", "bass.wav"):
+        (generated / name).unlink()
+    with pytest.raises(AudioError, match=r"not one of 2 items could be used; first: .*drums\.wav"):
+        run(replace(settings, dataset_config=None, generated=str(generated)))
+    (generated / "manifest.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match="names no files"):
+        read_manifest(generated)
+    (generated / "manifest.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"holds neither manifest\.jsonl nor"):
+        read_manifest(generated)
+
+
+# ------------------------------------------------------------------ the command
+
+
+def words(settings: ExtractSettings, *more: str) -> list[str]:
+    told = ["--model-config", settings.model_config, "--pretrained-ckpt-path", settings.pretrained_ckpt_path]
+    told += ["--dataset-config", str(settings.dataset_config), "--feature-path", settings.feature_path]
+    return [*told, "--proj-dim", "64", "--K", "3", "--num-workers", "0", "--device", "cpu", *more]
+
+
+def test_the_flags_are_those_of_the_settings(settings: ExtractSettings) -> None:
+    """And the published ones have their published defaults, but where that would make features depend on the run."""
+    plain = vars(dtrak_extract_features.parser().parse_args(words(settings)))
+    assert set(plain) - {"dry_run"} == set(ExtractSettings.__dataclass_fields__)
+    published = {"seed": 42, "e_seed": 0, "t_strategy": "uniform", "num_train_steps": 1000, "f": "loss", "model_id": 0}
+    published |= {"remove_pretransform_weight_norm": "none", "cfg_dropout_prob": 0.0, "used_dim": None}
+    assert published.items() <= plain.items()
+    assert "--disable-sdpa" in dtrak_extract_features.parser().format_help()
+
+
+def test_a_dry_run_writes_nothing(settings: ExtractSettings, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dtrak_extract_features.main(words(settings, "--dry-run")) == 0
+    told = capsys.readouterr().out
+    assert "items        7" in told and "s per item" in told and "engine       hooks" in told
+    assert not list(Path(settings.feature_path).parent.glob("features*"))
+
+
+def test_without_fused_attention_and_with_recomputation(settings: ExtractSettings, wanted: bytes) -> None:
+    flags = ["--disable-sdpa", "--checkpointing", "--rows-at-once", "2"]
+    assert dtrak_extract_features.main(words(settings, *flags)) == 0
+    made = np.fromfile(settings.feature_path, np.float32)
+    plain = np.frombuffer(wanted, np.float32)
+    assert np.linalg.norm(made - plain) < 1e-5 * np.linalg.norm(plain)
+
+
+def test_mistakes_end_in_a_sentence(
+    folder: Path, settings: ExtractSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*more: str) -> str:
+        assert dtrak_extract_features.main(words(settings, *more)) == 2
+        return capsys.readouterr().err
+
+    assert "--batch-size: expected at least 1, got 0" in told("--batch-size", "0")
+    assert "--used-dim: is 128, more than --proj-dim 64" in told("--used-dim", "128")
+    assert "--K: expected 1 to --num-train-steps (1000), got 0" in told("--K", "0")
+    assert "--f: expected one of loss," in told("--f", "norm")
+    assert "--cfg-dropout-prob: expected 0 to 1, got 2" in told("--cfg-dropout-prob", "2")
+    assert "or --generated" in told("--generated", str(tmp_path))
+    made = small_models.small_model("tiny_autoencoder", folder)
+    other = replace(settings, model_config=str(made.config), pretrained_ckpt_path=str(made.weights))
+    assert dtrak_extract_features.main(words(other)) == 2
+    assert "attribution needs a diffusion model" in capsys.readouterr().err
+    save({"dataset_type": "wds", "datasets": [{"id": "x", "path": str(tmp_path)}]}, tmp_path / "wds.json")
+    (tmp_path / "a.tar").write_bytes(b"")
+    stream = replace(settings, dataset_config=str(tmp_path / "wds.json"))
+    assert dtrak_extract_features.main(words(stream)) == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_timesteps() -> None:
+    from stable_audio_tools.attribution.noise import keyed_noise, select_timesteps
+
+    assert select_timesteps(10) == list(range(0, 1000, 100))
+    assert select_timesteps(3, 1000, "cumulative") == [0, 1, 2]
+    assert len(select_timesteps(7)) == 7
+    with pytest.raises(ConfigError, match="--t-strategy: expected uniform or cumulative"):
+        select_timesteps(3, 1000, "random")
+    one = keyed_noise((2, 3), 0, [0, 5], "a")
+    assert torch.equal(keyed_noise((2, 3), 0, [5], "a")[0], one[1])
+    assert not torch.equal(keyed_noise((2, 3), 0, [5], "b")[0], one[1])
+    assert not torch.equal(keyed_noise((2, 3), 1, [5], "a")[0], one[1])
+
+
+def test_files_of_other_lengths_are_refused(settings: ExtractSettings) -> None:
+    run(settings)
+    paths = FeaturePaths.of(settings.feature_path)
+    ids = paths.ids.read_text()
+    paths.ids.write_text(ids + "one more\n")
+    with pytest.raises(ConfigError, match="names 8 items for 7 rows"):
+        read_features(paths.feature)
+    paths.ids.write_text(ids)
+    paths.feature.write_bytes(paths.feature.read_bytes()[:-4])
+    with pytest.raises(ConfigError, match="does not hold the 7 x 64 float32"):
+        read_features(paths.feature)
+    about = load(paths.meta)
+    del about["proj_dim"]
+    save(about, paths.meta)
+    with pytest.raises(ConfigError, match="is it the meta file"):
+        read_features(paths.feature)

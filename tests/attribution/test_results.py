@@ -1,0 +1,200 @@
+"""From features to a matrix, tables and a page, by the command; files of the original scripts too."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+from stable_audio_tools.attribution.results import Scores, read_labels, read_scores, save_scores, sum_by_label
+from stable_audio_tools.cli import dtrak_score
+from stable_audio_tools.config import ConfigError, save
+
+ORIGIN = {
+    "weights": "w",
+    "model": "m",
+    "parameters": "p",
+    "f": "loss",
+    "projection": "normal",
+    "seed": 42,
+    "model_id": 0,
+    "timesteps": [0, 500],
+    "e_seed": 0,
+}
+
+
+def write_features(path: Path, ids: list[str], draw: int, dim: int = 6, **about: object) -> np.ndarray:
+    rows = np.random.default_rng(draw).standard_normal((len(ids), dim)).astype(np.float32)
+    rows.tofile(path)
+    Path(f"{path}.ids.txt").write_text("".join(f"{name}\n" for name in ids))
+    meta = {"num_rows_allocated": len(ids), "valid_rows": len(ids), "proj_dim": dim, **about}
+    save(meta, Path(f"{path}.meta.json"))
+    return rows
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six training items, in two shards, and two queries, all of them audio files."""
+    ids = [str(tmp_path / f"{name}.wav") for name in ("a1", "a2", "b1", "b2", "b3", "none")]
+    queries = [str(tmp_path / f"q{n}.wav") for n in range(2)]
+    for number, name in enumerate([*ids, *queries]):
+        noise = np.random.default_rng(number).standard_normal(4000)
+        sf.write(name, 0.1 * noise * (1 + number), 8000)
+    write_features(tmp_path / "train0", ids[:4], 0, **ORIGIN)
+    write_features(tmp_path / "train1", ids[4:], 1, **ORIGIN)
+    write_features(tmp_path / "query", queries, 2, **ORIGIN)
+    table = "path,artist\na1.wav,Ann\na2.wav,Ann\nb1.wav,Bob\nb2.wav,Bob\nb3.wav,Bob\n"
+    (tmp_path / "artists.csv").write_text(table)
+    return tmp_path
+
+
+def words(folder: Path, *more: str) -> list[str]:
+    train = ["--train-feature-paths", str(folder / "train0"), str(folder / "train1")]
+    return [*train, "--query-feature-path", str(folder / "query"), "--output-score-path", str(folder / "scores"), *more]
+
+
+def rows_of(folder: Path, *names: str) -> np.ndarray:
+    return np.concatenate([np.fromfile(folder / name, np.float32).reshape(-1, 6) for name in names]).astype(np.float64)
+
+
+def test_the_matrix_is_the_formula(folder: Path) -> None:
+    assert dtrak_score.main(words(folder, "--lambda-reg", "0.5")) == 0
+    phi, query = rows_of(folder, "train0", "train1"), rows_of(folder, "query")
+    unit = (phi**2).sum() / len(phi)
+    wanted = query @ np.linalg.inv(phi.T @ phi + 0.5 * unit * np.eye(6)) @ phi.T
+    raw = np.fromfile(folder / "scores", np.float32).reshape(2, 6)
+    assert np.allclose(raw, wanted, rtol=1e-5)
+    scores = read_scores(folder / "scores")
+    assert np.array_equal(scores.values, raw) and len(scores.train_ids) == 6 and scores.about["f"] == "loss"
+    assert dtrak_score.main(words(folder, "--lambda-reg", "0.5", "--negate")) == 0
+    assert np.allclose(np.fromfile(folder / "scores", np.float32).reshape(2, 6), -wanted, rtol=1e-5)
+
+
+def test_files_of_the_original_scripts(tmp_path: Path) -> None:
+    """Their meta data, their absolute regulariser, ids where the meta data says."""
+    about = {"used_dim": 4, "K": 10, "t_strategy": "uniform", "num_train_steps": 1000, "f": "l2-norm", "model_id": 0}
+    phi = write_features(tmp_path / "train", [f"t{n}" for n in range(5)], 0, **about)[:, :4].astype(np.float64)
+    query = write_features(tmp_path / "query", ["q"], 1, **about)[:, :4].astype(np.float64)
+    (tmp_path / "train.ids.txt").rename(tmp_path / "elsewhere.txt")
+    meta = json.loads((tmp_path / "train.meta.json").read_text())
+    save({**meta, "ids_path": str(tmp_path / "elsewhere.txt")}, tmp_path / "train.meta.json")
+    flags = ["--train-feature-paths", str(tmp_path / "train"), "--train-meta-paths", str(tmp_path / "train.meta.json")]
+    flags += ["--query-feature-path", str(tmp_path / "query"), "--query-meta-path", str(tmp_path / "query.meta.json")]
+    flags += ["--output-score-path", str(tmp_path / "s"), "--output-meta-path", str(tmp_path / "s.json")]
+    assert dtrak_score.main([*flags, "--lambda-reg", "100", "--query-batch-size", "1"]) == 0
+    wanted = query @ np.linalg.inv(phi.T @ phi + 100 * np.eye(4)) @ phi.T
+    assert np.allclose(np.fromfile(tmp_path / "s", np.float32), wanted[0], rtol=1e-5)
+    assert json.loads((tmp_path / "s.json").read_text())["lambda_scale"] == "absolute"
+
+
+@pytest.mark.parametrize("method", ["dot", "cosine", "similarity", "random"])
+def test_baselines(method: str, folder: Path) -> None:
+    cache = ["--embedding-cache", str(folder / "cache")]
+    assert dtrak_score.main(words(folder, "--method", method, *cache)) == 0
+    values = np.asarray(read_scores(folder / "scores").values)
+    assert values.shape == (2, 6) and np.isfinite(values).all() and values.std() > 0
+    if method in ("cosine", "similarity"):
+        assert np.abs(values).max() <= 1 + 1e-6
+
+
+def test_an_ensemble(folder: Path) -> None:
+    assert (
+        dtrak_score.main(words(folder, "--method", "dot", "--also", *[str(folder / "train"), str(folder / "query")]))
+        == 2
+    )
+    ids = [name for part in ("train0", "train1") for name in (folder / f"{part}.ids.txt").read_text().splitlines()]
+    write_features(folder / "train", ids, 5, **{**ORIGIN, "weights": "v"})
+    queries = (folder / "query.ids.txt").read_text().splitlines()
+    write_features(folder / "other", queries, 6, **{**ORIGIN, "weights": "v"})
+    assert (
+        dtrak_score.main(words(folder, "--method", "dot", "--also", str(folder / "train"), str(folder / "other"))) == 0
+    )
+    wanted = rows_of(folder, "query") @ rows_of(folder, "train0", "train1").T
+    wanted += rows_of(folder, "other") @ rows_of(folder, "train").T
+    assert np.allclose(read_scores(folder / "scores").values, wanted, atol=1e-5)
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        if tag == "audio":
+            self.sources.append(dict(attrs)["src"])
+
+
+def test_tables_and_page(folder: Path) -> None:
+    out = folder / "report"
+    tables = ["--report-dir", str(out), "--top-k", "3", "--labels", str(folder / "artists.csv")]
+    assert dtrak_score.main(words(folder, *tables)) == 0
+    values = np.asarray(read_scores(folder / "scores").values)
+    with (out / "top.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["rank"] for row in rows] == ["1", "2", "3"] * 2
+    ids = read_scores(folder / "scores").train_ids
+    assert rows[3]["item"] == ids[int(values[1].argmax())] and float(rows[3]["score"]) == pytest.approx(values[1].max())
+    told = json.loads((out / "top.json").read_text())
+    assert [len(items) for items in told["queries"].values()] == [3, 3] and told["about"]["method"] == "ridge"
+    labelled = json.loads((out / "by_artist.json").read_text())["queries"]
+    first = {entry["item"]: entry["score"] for entry in next(iter(labelled.values()))}
+    assert first["Ann"] == pytest.approx(values[0, :2].sum(), rel=1e-5) and set(first) == {"Ann", "Bob"}
+    page = Page((out / "index.html").read_text())
+    assert len(page.sources) == 2 * (1 + 5 + 5)
+    assert all((out / source).is_file() for source in page.sources)
+
+
+def test_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    ids = [str(folder / "x" / "1.wav"), str(folder / "y" / "1.wav"), "plain.wav"]
+    table = folder / "t.csv"
+    table.write_text("path,artist\nx/1.wav,Ann\nplain.wav,Bob\nother.wav,Cid\n")
+    labels = read_labels(table, "artist", ids)
+    assert labels == {ids[0]: "Ann", ids[2]: "Bob"}
+    scores = Scores(np.array([[1.0, 2.0, 4.0]]), ("q",), tuple(ids))
+    assert sum_by_label(scores, labels).values.tolist() == [[1.0, 4.0]]
+    assert "1 of 3 training items have no label" in caplog.text
+    with pytest.raises(ConfigError, match="no row of the table names a training item"):
+        sum_by_label(scores, {})
+    table.write_text("path,artist\n1.wav,Ann\n")
+    with pytest.raises(ConfigError, match=re.escape("names '1.wav', which fits 2 items; give more of the path")):
+        read_labels(table, "artist", ids)
+    with pytest.raises(ConfigError, match="no column 'album'"):
+        read_labels(table, "album", ids)
+
+
+def test_mistakes_end_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*more: str) -> str:
+        assert dtrak_score.main(words(folder, *more)) == 2
+        return capsys.readouterr().err
+
+    assert "--lambda-reg: expected more than 0, got 0" in told("--lambda-reg", "0")
+    assert "1 files for 2 --train-feature-paths" in told("--train-meta-paths", str(folder / "train0.meta.json"))
+    assert "--labels needs --report-dir" in told("--labels", str(folder / "artists.csv"))
+    assert "--top-k: expected at least 1" in told("--top-k", "0")
+    assert "--query-batch-size: expected at least 1" in told("--query-batch-size", "0")
+    write_features(folder / "query", ["q0"], 2, **{**ORIGIN, "timesteps": [0]})
+    assert "cannot be compared: timesteps [0, 500] and [0]" in told()
+    write_features(folder / "train1", ["x"], 2, **{**ORIGIN, "seed": 1})
+    assert "cannot be compared: seed 42 and 1" in told()
+    write_features(folder / "train1", (folder / "train0.ids.txt").read_text().splitlines(), 2, **ORIGIN)
+    assert "name the same items more than once" in told()
+    (folder / "train1.ids.txt").unlink()
+    assert "missing; it names the items" in told()
+    (folder / "train1.meta.json").unlink()
+    assert "no such file" in told()
+
+
+def test_scores_whose_files_are_not_whole(folder: Path) -> None:
+    path = folder / "scores"
+    save_scores(Scores(np.ones((1, 2)), ("q",), ("a", "b")), path)
+    path.write_bytes(b"1234")
+    with pytest.raises(ConfigError, match="does not hold 1 x 2 float32"):
+        read_scores(path)
+    save({}, folder / "scores.meta.json")
+    with pytest.raises(ConfigError, match="is it a file of scores"):
+        read_scores(path)

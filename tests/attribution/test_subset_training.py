@@ -1,0 +1,138 @@
+"""The linear datamodeling score by its commands: subsets, train.py on each, outputs, the verdict."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stable_audio_tools.attribution import subset_training
+from stable_audio_tools.attribution.validation import read_plan, write_outputs
+from stable_audio_tools.cli import dtrak_validate
+from stable_audio_tools.cli.main import main as toolkit
+from stable_audio_tools.config import UserError, load, save
+from stable_audio_tools.data.example_clips import write_example_clips
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import small_models
+from test_results import ORIGIN, write_features
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands of a subset, without a fresh interpreter for each."""
+
+    def run(log: Path, *words: str) -> None:
+        log.write_text(" ".join(words))
+        assert toolkit(words) == 0
+
+    monkeypatch.setattr(subset_training, "_run", run)
+
+
+def test_from_subsets_to_outputs(tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of four subset models, each trained for a step by train.py on its own files, and measured."""
+    write_example_clips(tmp_path / "clips", per_class=1)
+    clips = sorted((tmp_path / "clips").rglob("*.flac"))
+    save({"dataset_type": "audio_dir", "datasets": [{"id": "c", "path": str(tmp_path / "clips")}]}, tmp_path / "d.json")
+    config = small_models.narrowed(load(next(small_models.CONFIGS.rglob("tiny_diffusion_cond.json"))))
+    save(config, tmp_path / "model.json")
+    (tmp_path / "ids.txt").write_text("".join(f"{path}\n" for path in clips))
+    folder = ["--folder", str(tmp_path / "plan")]
+    plan = ["make-subsets", *folder, "--ids", str(tmp_path / "ids.txt"), "--num-subsets", "4", "--fraction", "0.6"]
+    assert dtrak_validate.main(plan) == 0
+    flags = ["--model-config", str(tmp_path / "model.json"), "--dataset-config", str(tmp_path / "d.json")]
+    flags += ["--max-steps", "1", "--batch-size", "1", "--num-workers", "0", "--logger", "none", "--accelerator", "cpu"]
+    assert dtrak_validate.main(["train", *folder, "--part", "1", "2", "--", *flags]) == 0
+    made = sorted(path.name for path in (tmp_path / "plan" / "models").iterdir())
+    assert made == ["subset_001.safetensors", "subset_003.safetensors"]
+    assert not list((tmp_path / "plan" / "runs").glob("*")), "run folders are not kept"
+    assert dtrak_validate.main(["train", *folder, "--part", "1", "2", "--", *flags]) == 0
+    assert "0 models trained" in capsys.readouterr().out
+    measure = ["measure", *folder, "--model-config", str(tmp_path / "model.json"), "--K", "2", "--e-seeds", "0"]
+    assert dtrak_validate.main([*measure, "--dataset-config", str(tmp_path / "d.json"), "--device", "cpu"]) == 0
+    outputs = (tmp_path / "plan" / "outputs" / "subset_003.csv").read_text().splitlines()
+    assert outputs[0] == "query,output" and len(outputs) == 6 and float(outputs[1].split(",")[1]) > 0
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """Twelve measured subsets of twenty items, whose outputs are sums of products of features."""
+    names, queries = [f"t{n}" for n in range(20)], ["q0", "q1", "q2"]
+    train = write_features(tmp_path / "train", names, 0, dim=4, **ORIGIN)
+    query = write_features(tmp_path / "query", queries, 1, dim=4, **ORIGIN)
+    (tmp_path / "ids.txt").write_text("".join(f"{name}\n" for name in names))
+    words = ["make-subsets", "--folder", str(tmp_path / "plan"), "--ids", str(tmp_path / "ids.txt")]
+    assert dtrak_validate.main([*words, "--num-subsets", "12"]) == 0
+    membership = read_plan(tmp_path / "plan").membership()
+    gram = train.T @ train + 0.01 * np.eye(4) * (train**2).sum() / 20
+    outputs = -membership @ (query @ np.linalg.inv(gram) @ train.T).T
+    for number, row in enumerate(outputs):
+        write_outputs(tmp_path / "plan" / "outputs" / f"subset_{number:03d}.csv", queries, row)
+    return tmp_path
+
+
+def test_the_verdict(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from stable_audio_tools.cli import dtrak_score
+
+    features = ["--train-feature-paths", str(plan / "train"), "--query-feature-path", str(plan / "query")]
+    for method in ("random", "ridge"):
+        words = [*features, "--output-score-path", str(plan / method), "--method", method, "--lambda-reg", "1e-2"]
+        assert dtrak_score.main(words) == 0
+    capsys.readouterr()
+    lds = ["lds", "--folder", str(plan / "plan"), "--scores", str(plan / "random"), str(plan / "ridge")]
+    assert dtrak_validate.main([*lds, *features, "--lambda-grid", "1e-2", "100"]) == 0
+    told = capsys.readouterr().out
+    found = json.loads((plan / "plan" / "lds.json").read_text())
+    assert found[str(plan / "ridge")]["mean"] > 0.999 > found[str(plan / "random")]["mean"]
+    assert found["lambda 0.01"]["mean"] > found["lambda 100"]["mean"]
+    assert "lambda 0.01, chosen on half of the models and judged on the others" in told and "[95 % interval]" in told
+
+
+def test_the_counterfactual_check(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from stable_audio_tools.cli import dtrak_score
+
+    words = ["--train-feature-paths", str(plan / "train"), "--query-feature-path", str(plan / "query")]
+    assert dtrak_score.main([*words, "--output-score-path", str(plan / "scores")]) == 0
+    folder = ["--folder", str(plan / "removals")]
+    assert dtrak_validate.main(["make-removals", *folder, "--scores", str(plan / "scores"), "--top-k", "3"]) == 0
+    assert len(list((plan / "removals").glob("*.txt"))) == 6
+    write_outputs(plan / "whole.csv", ["q0", "q1", "q2"], [1.0, 1.0, 1.0])
+    for number in range(3):
+        for kind, value in (("named", 2.0 + number), ("random", 3.5)):
+            outputs = [value] * 3
+            write_outputs(plan / "removals" / "outputs" / f"query_{number:03d}_{kind}.csv", ["q0", "q1", "q2"], outputs)
+    capsys.readouterr()
+    assert dtrak_validate.main(["counterfactual", *folder, "--whole", str(plan / "whole.csv")]) == 0
+    assert "did more for 1 of 3 queries" in capsys.readouterr().out
+
+
+def test_a_run_that_fails_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho started $*\necho error: no such file\nexit 2\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    log = tmp_path / "one.txt"
+    with pytest.raises(UserError, match=r"train failed with status 2 \(error: no such file\); see .*one\.txt"):
+        subset_training._run(log, "train", "--seed", "1")
+    assert log.read_text().startswith("started -m stable_audio_tools.cli.main train --seed 1")
+
+
+def test_mistakes_end_in_a_sentence(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def told(*words: str) -> str:
+        assert dtrak_validate.main(words) == 2
+        return capsys.readouterr().err
+
+    folder = ["--folder", str(plan / "plan")]
+    assert "--name: set for each subset" in told("train", *folder, "--", "--name", "x")
+    assert "--part: expected I N with I from 0 to N - 1, got 2 2" in told("train", *folder, "--part", "2", "2")
+    assert "holds no lists (*.txt)" in told("train", "--folder", str(plan / "empty"))
+    assert "holds no models" in told("measure", *folder, "--model-config", "m.json")
+    assert "give --scores, or --train-feature-paths" in told("lds", *folder)
+    assert "cannot be read" in told("make-subsets", *folder, "--ids", str(plan / "none.txt"))
+    for path in list((plan / "plan" / "outputs").iterdir())[3:]:
+        path.unlink()
+    features = ["--train-feature-paths", str(plan / "train"), "--query-feature-path", str(plan / "query")]
+    assert "3 models are measured; the score needs at least 4" in told("lds", *folder, *features)
