@@ -22,7 +22,7 @@ from stable_audio_tools.config import ConfigError
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=name_of)
 GUIDES = ("stable_audio_2_0", "stable_audio_open", "stable_audio_open_small")  # carried out by tests/guides
 # Flags of other programs that prose mentions.
-FOREIGN_FLAGS = {"--nproc_per_node", "--help", "--strict", "--gpus", "--nv", "--rdzv_endpoint", "--gres", "--requeue"}
+FOREIGN_FLAGS = {"--help", "--nproc_per_node", "--build-arg", "--ntasks-per-node", "--gpus-per-node"}
 
 
 @EVERY_PAGE
