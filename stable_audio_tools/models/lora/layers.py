@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.models.lora.factors import LoraFactors
+from stable_audio_tools.models.lora.formula import enlarged
 from stable_audio_tools.models.lora.precision import dense_weight, is_quantized
 
 
@@ -83,11 +84,13 @@ class AdaptedLayer(nn.Module):
             return self._base(products[0][0])
         total: Tensor | None = None
         for source, share, on_rows in products:
-            made = self._product(source)
-            out = made if share == 1.0 else made * share
-            if on_rows is not None:
-                # Added to rather than multiplied by: 1 + 1e-3 is 1 in bfloat16.
-                out = torch.addcmul(out, made, self._as_rows(on_rows, made))
+            out = self._product(source)
+            if share == 1.0 and on_rows is not None:
+                out = enlarged(out, self._as_rows(on_rows, out))
+            elif on_rows is not None:
+                out = out * self._as_rows(share + on_rows, out)
+            elif share != 1.0:
+                out = out * share
             total = out if total is None else total + out
         assert total is not None
         return total if self.bias is None else total + self._as_rows(self.bias, total)
@@ -114,6 +117,11 @@ class AdaptedLayer(nn.Module):
 class AdaptedLinear(AdaptedLayer):
     """x (..., cols) -> (..., rows)"""
 
+    def _adapted(self, x: Tensor, active: list[LoraFactors]) -> Tensor:
+        # With two axes throughout: autograd would copy the gradient of what is added to through a view.
+        out = super()._adapted(x.reshape(-1, x.shape[-1]), active)
+        return out.view(*x.shape[:-1], out.shape[-1])
+
     def _product(self, x: Tensor) -> Tensor:
         if is_quantized(self):
             out = self._base(x)
@@ -121,7 +129,7 @@ class AdaptedLinear(AdaptedLayer):
         return F.linear(x, self.weight)
 
     def _scale_inputs(self, x: Tensor, more: Tensor) -> Tensor:
-        return torch.addcmul(x, x, more.to(x.dtype))
+        return enlarged(x, more.to(x.dtype))
 
     def _as_rows(self, values: Tensor, like: Tensor) -> Tensor:
         return values.to(like.dtype)
@@ -133,8 +141,7 @@ class AdaptedLinear(AdaptedLayer):
         hidden = factors.drop(F.linear(x, down.to(x.dtype))) * (strength * factors.scale)
         up = up if rows is None else up * rows[:, None]
         # In place: nothing keeps the output of a product for its gradient.
-        out.view(-1, out.shape[-1]).addmm_(hidden.reshape(-1, hidden.shape[-1]).to(out.dtype), up.T.to(out.dtype))
-        return out
+        return out.addmm_(hidden.to(out.dtype), up.T.to(out.dtype))
 
 
 class AdaptedConv1d(AdaptedLayer):
@@ -157,7 +164,7 @@ class AdaptedConv1d(AdaptedLayer):
         return self._conv_forward(x, self.weight, None)
 
     def _scale_inputs(self, x: Tensor, more: Tensor) -> Tensor:
-        return torch.addcmul(x, x, more.to(x.dtype)[:, None])
+        return enlarged(x, more.to(x.dtype)[:, None])
 
     def _as_rows(self, values: Tensor, like: Tensor) -> Tensor:
         return values.to(like.dtype)[:, None]
