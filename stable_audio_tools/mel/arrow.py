@@ -65,7 +65,7 @@ def count_rows(path: Path) -> int:
 def finish_dataset(root: Path, files: Sequence[str], column: Column, shape: tuple[int, int, int], key: str) -> None:
     """Write what names the files: with it the dataset can be opened."""
     info = {"citation": "", "description": "", "features": _features(column, shape), "homepage": "", "license": ""}
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": name} for name in files],
         "_fingerprint": key[:16],
         "_format_columns": None,

@@ -130,7 +130,13 @@ def _write_arrow(settings: ImageSettings, slices: MelSlices) -> Done:
     shards = _Shards(slices, root, total, settings.slices_per_shard)
     missing = [number for number in range(len(shards)) if not shards.path(number).exists()]
     done = Done(kept=sum(arrow.count_rows(shards.path(number)) for number in {*range(len(shards))} - {*missing}))
-    written = DataLoader(shards, None, sampler=missing, num_workers=settings.num_workers, collate_fn=_as_it_is)
+    written = DataLoader(
+        shards,
+        batch_size=None,
+        sampler=missing,
+        num_workers=settings.num_workers,
+        collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it is given single results
+    )
     with progress_bar("cutting", len(missing)) as show:
         for number, made in enumerate(written):
             if isinstance(made, UserError):

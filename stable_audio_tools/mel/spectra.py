@@ -53,14 +53,17 @@ class Framing:
             return_complex=True,
         )
 
-    def synthesise(self, spectra: Tensor) -> Tensor:
+    def envelope(self, frames: int, like: Tensor) -> Tensor:
+        """The squares of all windows over `frames` hops, which `synthesise` divides by."""
+        square = self.window(like).square()
+        return self._overlap_add(square.expand(1, frames, -1)).clamp_min(_LEAST_ENVELOPE * square.max())
+
+    def synthesise(self, spectra: Tensor, envelope: Tensor | None = None) -> Tensor:
         """Complex (b, bins, t) -> (b, t * hop): the signal whose spectra are nearest (Griffin & Lim 1984, eq. 6)."""
         waves = torch.fft.irfft(spectra.mT, n=self.n_fft)  # (b, t, n_fft)
-        window = self.window(waves)
-        envelope = self._overlap_add(window.square().expand(1, waves.shape[1], -1))
-        envelope = envelope.clamp_min(_LEAST_ENVELOPE * float(window.square().max()))
-        length = waves.shape[1] * self.hop_length
-        return (self._overlap_add(waves * window) / envelope)[:, self.margin : self.margin + length]
+        summed = self._overlap_add(waves * self.window(waves))
+        envelope = self.envelope(waves.shape[1], waves) if envelope is None else envelope
+        return (summed / envelope)[:, self.margin : self.margin + waves.shape[1] * self.hop_length]
 
     def _overlap_add(self, waves: Tensor) -> Tensor:  # (b, t, n_fft) -> (b, at least margin + t * hop)
         hop, frames = self.hop_length, waves.shape[1]

@@ -133,7 +133,7 @@ def test_a_full_scale_sine_on_a_bin_reaches_the_top() -> None:
     """Its level is kept: half the amplitude is 6 dB less."""
     transform = DecibelMel(MelBands(RATE, 1024, 64), 1024, 256, 1024)
     place = torch.arange(8192, dtype=torch.float64)
-    sines = torch.stack([torch.sin(2 * math.pi * bin / 1024 * place) for bin in range(2, 400)])
+    sines = torch.stack([torch.sin(2 * math.pi * bin / 1024 * place) for bin in range(2, 60)])
     levels = (transform.encode(sines)[:, :, 4:-4].amax((1, 2)) - 1) * 40
     assert levels.max() == pytest.approx(0, abs=1e-3)
     halved = (transform.encode(sines / 2)[:, :, 4:-4].amax((1, 2)) - 1) * 40

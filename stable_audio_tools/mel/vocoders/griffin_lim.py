@@ -18,12 +18,13 @@ def find_phases(magnitude: Tensor, framing: Framing, n_iter: int = 32, momentum:
     noise = torch.rand(magnitude.shape[1:], generator=torch.Generator().manual_seed(seed))
     angle = noise.to(magnitude) * (2 * torch.pi)
     spectra = torch.polar(magnitude, angle.expand_as(magnitude))
+    envelope = framing.envelope(magnitude.shape[2], magnitude)
     previous: Tensor | None = None
     for _ in range(n_iter):
-        rebuilt = framing.analyse(framing.synthesise(spectra))
+        rebuilt = framing.analyse(framing.synthesise(spectra, envelope))
         moved = rebuilt if previous is None else torch.add(rebuilt, previous, alpha=-momentum / (1 + momentum))
         spectra, previous = magnitude * moved.sgn(), rebuilt
-    return framing.synthesise(spectra)
+    return framing.synthesise(spectra, envelope)
 
 
 @register("vocoder", "griffin_lim")
