@@ -37,11 +37,15 @@ def seconds(work: Callable[[], float], repeats: int = 5) -> tuple[float, float]:
     return value, statistics.median(times)
 
 
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--dimensions", type=int, default=512)
+    made.add_argument("--frames", type=int, default=2000)
+    return made
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dimensions", type=int, default=512)
-    parser.add_argument("--frames", type=int, default=2000)
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     generator = np.random.default_rng(0)
     scales = 1 / np.sqrt(np.arange(1, arguments.dimensions + 1))
     sets = [generator.normal(size=(arguments.frames, arguments.dimensions)) * scales + shift for shift in (0, 0.1)]

@@ -141,10 +141,10 @@ def log_to_tensorboard(folder: Path, step: int, rows: Mapping[str, Mapping[str, 
     """A scalar for each distance, named after its sets and its embedder."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    writer = SummaryWriter(str(folder))
     for name, row in rows.items():
-        writer.add_scalar(name, row["fad"], step)  # type: ignore[no-untyped-call]
-    writer.close()  # type: ignore[no-untyped-call]
+        writer.add_scalar(name, row["fad"], step)
+    writer.close()
 
 
 main = command(parser, run)

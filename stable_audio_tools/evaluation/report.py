@@ -13,8 +13,9 @@ _WIDTH, _HEIGHT, _LEFT = 520, 220, 60
 _COLOURS = ("#4f127b", "#b5367a", "#e98a3b", "#2a788e", "#5ec962")
 _STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;"
-    "text-align:left;font-variant-numeric:tabular-nums}svg{max-width:100%;height:auto}code,pre{font-size:.85em}"
+    "table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}"
+    "td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:left;font-variant-numeric:tabular-nums}"
+    "svg{max-width:100%;height:auto}"
 )
 
 
@@ -123,7 +124,8 @@ def _line(result: Result) -> str:
         told = f"<title>n {1 / x:.0f}: {y:.5g}</title>"
         return f'<circle cx="{place[0]}" cy="{place[1]}" r="3" fill="#b5367a">{told}</circle>'
 
-    body = f'<path d="M{at(0, ends[0])}L{at(right, ends[1])}" stroke="#4f127b" fill="none"/>'
+    body = f'<path d="M{_LEFT} 20V{_HEIGHT + 20}H{_WIDTH}" stroke="#999" fill="none"/>'
+    body += f'<path d="M{at(0, ends[0])}L{at(right, ends[1])}" stroke="#4f127b" fill="none"/>'
     body += "".join(dot(x, y) for x, y in points)
     body += "".join(
         f'<text x="{_LEFT - 6}" y="{float(at(0, y).split()[1]) + 4:.1f}" text-anchor="end">{y:.4g}</text>'

@@ -263,6 +263,19 @@ def test_a_killed_run_goes_on_and_processes_share(
     assert other["scores"] != whole["scores"]
 
 
+def test_a_model_that_makes_nan_is_told_with_its_caption(
+    model: tuple[Path, Path], references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = create_model_from_config(load(model[0]))
+    with torch.no_grad():
+        next(made.pretransform.model.decoder.parameters()).fill_(float("nan"))
+    save_weights(made, tmp_path / "nan.safetensors")
+    words = ["--model-config", str(model[0]), "--ckpt-path", str(tmp_path / "nan.safetensors"), "--device", "cpu"]
+    words += ["--precomputed-embeddings-path", str(references), "--steps", "1", "--output", str(tmp_path)]
+    assert score_song_describer.main(words) == 2
+    assert "what the model made of caption 1000 ('drums'): the audio holds NaN" in capsys.readouterr().err
+
+
 def test_agreement_with_captions_by_a_tiny_clap(
     model: tuple[Path, Path], clap_folder: str, dataset: Path, tmp_path: Path
 ) -> None:

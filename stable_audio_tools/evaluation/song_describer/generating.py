@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.config import AudioError, UserError
 from stable_audio_tools.data.resampling import resample
 from stable_audio_tools.evaluation.embedders import Embedder, Frames, mean_vector
 from stable_audio_tools.evaluation.song_describer.references import References
@@ -86,7 +86,12 @@ class CaptionRun:
         for row, clip in zip(batch, audio):
             heard = clip[:, : round(self.seconds(row) * self.model.sample_rate)].mean(0)
             mono = resample(heard, self.model.sample_rate, self.embedder.sample_rate)
-            yield row, mean_vector(self.embedder.frames(mono, self.embedder_batch))
+            try:
+                frames = self.embedder.frames(mono, self.embedder_batch)
+            except AudioError as error:
+                caption, prompt = int(self.references.caption_ids[row]), self.references.prompts[row]
+                raise AudioError(f"what the model made of caption {caption} ({prompt!r}): {error}") from None
+            yield row, mean_vector(frames)
 
     def generate(self, batch: Sequence[int]) -> Tensor:
         """(b, c, n) on the CPU; the noise of a row follows from the seed and the row alone."""

@@ -112,7 +112,9 @@ def read_references(path: str | Path) -> References:
     if not count or uneven or not (np.isfinite(audio).all() and np.isfinite(texts).all()):
         raise UserError(f"{path}: is empty, or its rows do not fit together; make it again")
     name = str(data["clap_model_name"][0]) if "clap_model_name" in data else DEFAULT_CLAP
-    about = json.loads(str(data["embedder"][0])) if "embedder" in data else {"node": clap_node(name), "identity": None}
+    about: dict[str, Any] = {"node": clap_node(name), "identity": None}
+    if "embedder" in data:
+        about = json.loads(str(data["embedder"][0]))
     digest = hashlib.blake2b(audio.tobytes() + texts.tobytes() + "\n".join(map(str, data["prompts"])).encode())
     return References(
         data["caption_ids"].astype(np.int64),

@@ -93,7 +93,7 @@ class SongDescriberCallback(pl.Callback):
             with judged(module):
                 for batch in caption_run.batches(rows, trainer.global_rank, trainer.world_size):
                     outcome.update({str(row): torch.from_numpy(found) for row, found in caption_run.vectors(batch)})
-                weights = digest_of(module.diffusion)
+                subject = {"name": f"step {trainer.global_step}", "weights": digest_of(module.diffusion)}
         except Exception as error:  # the other processes must hear of it, or they would wait for ever
             outcome = {"error": f"{type(error).__name__}: {error}"}
             if outcome["error"] not in self._told:
@@ -103,11 +103,15 @@ class SongDescriberCallback(pl.Callback):
                 self._embedder.to("cpu")  # the memory is the training's
         shares = gather(outcome)
         errors = [share["error"] for share in shares if "error" in share]
+        if not errors:
+            vectors = {int(row): found.numpy() for share in shares for row, found in share.items()}
+            try:  # the same sums in every process, so all fail here or none
+                result = score_captions(caption_run, rows, vectors, subject)
+            except Exception as error:
+                errors = [f"{type(error).__name__}: {error}"]
         if errors:
             self._fail(trainer, errors[0])
             return None
-        vectors = {int(row): found.numpy() for share in shares for row, found in share.items()}
-        result = score_captions(caption_run, rows, vectors, {"name": f"step {trainer.global_step}", "weights": weights})
         self._report(trainer, module, result)
         return result
 
@@ -132,13 +136,19 @@ class SongDescriberCallback(pl.Callback):
         told = ", ".join(f"{name} {value:.5g}" for name, value in known.items())
         logger.info("captions at step %d: %s", trainer.global_step, told)
         if trainer.is_global_zero:
-            write_results(self._folder(trainer) / f"step_{trainer.global_step:08d}.json", [result])
+            self._write(self._folder(trainer) / f"step_{trainer.global_step:08d}.json", result)
         value = result.scores.get(f"{self._embedder.tag}_{self.monitor}")
         if value is None:
             self._tell_once(f"training.song_describer_eval: {self.monitor} is not measured here; no best is kept")
         elif self.best.judge(trainer, -value if self.monitor == "alignment_mean" else value):
             logger.info("captions: %d evaluations without a better %s; stopping", self.best.patience, self.monitor)
             trainer.should_stop = True
+
+    def _write(self, path: Path, result: Result) -> None:
+        try:
+            write_results(path, [result])
+        except OSError as error:  # the scores are logged all the same, and the other processes go on
+            logger.error("%s was not written (%s)", path, error.strerror or error)
 
     def _fail(self, trainer: pl.Trainer, error: str) -> None:
         sentence = f"the evaluation on captions at step {trainer.global_step} failed: {error}"
