@@ -98,13 +98,13 @@ class LoraFactors(nn.Module):
         form = self.control.config.form
         return form.rows or form.cols
 
-    def gains(self, weight: Tensor | None) -> Gains:
-        """Of the base weight (rows, cols), in the precision of the factors."""
+    def gains(self, weight: Tensor | None, made_of: Any) -> Gains:
+        """Of the base weight (rows, cols), in the precision of the factors; `made_of` changes when the weight does."""
         if weight is None or not self.has_gains:
             return Gains(None, None)
         with torch.autocast(weight.device.type, enabled=False):
             up, down = self.pair()
-            return gains(weight, up, down, self.scale, self.magnitudes, self._squares_of(weight))
+            return gains(weight, up, down, self.scale, self.magnitudes, self._squares_of(weight, made_of))
 
     def change(self, weight: Tensor, drop: bool = False) -> Tensor:
         """W' - W, (rows, cols)"""
@@ -133,13 +133,11 @@ class LoraFactors(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def _squares_of(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _squares_of(self, weight: Tensor, made_of: Any) -> tuple[Tensor, Tensor]:
         """Kept until the base weight changes."""
-        version = None if weight.is_inference() else weight._version
-        state = (weight.data_ptr(), version, weight.dtype, weight.device)
-        if self._squares is None or self._squares[0] != state:
+        if self._squares is None or self._squares[0] != made_of:
             with torch.no_grad():
-                self._squares = (state, (row_squares(weight), col_squares(weight)))
+                self._squares = (made_of, (row_squares(weight), col_squares(weight)))
         return self._squares[1]
 
     def __getstate__(self) -> dict[str, Any]:

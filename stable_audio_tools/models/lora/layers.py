@@ -35,6 +35,11 @@ class AdaptedLayer(nn.Module):
         """W as a matrix (rows, cols)."""
         return dense_weight(self)
 
+    def _made_of(self) -> tuple[Any, ...]:
+        """The memory and version of what the base weight comes from."""
+        own = self.named_parameters(recurse=False)
+        return tuple((p.data_ptr(), p.dtype, _version(p)) for name, p in own if name != "bias")
+
     def adapted_weight(self) -> Tensor:
         """W + sum of strength (W' - W), (rows, cols), in the precision of the factors."""
         weight, made = self.base_weight(), None
@@ -62,7 +67,7 @@ class AdaptedLayer(nn.Module):
         products: list[tuple[Tensor, float, Tensor | None]] = []
         low_rank = []
         for factors in active:
-            strength, (rows, cols) = factors.strength, factors.gains(weight)
+            strength, (rows, cols) = factors.strength, factors.gains(weight, self._made_of())
             source = x if cols is None else self._scale_inputs(x, cols - 1)
             low_rank.append((source, factors, strength, rows))
             if cols is not None:
@@ -187,7 +192,7 @@ class AdaptedEmbedding(AdaptedLayer):
         weight = self.base_weight()
         for factors in active:
             up, down = factors.pair()
-            rows, cols = factors.gains(weight)
+            rows, cols = factors.gains(weight, self._made_of())
             changed = base + factors.drop(F.embedding(x, up)) @ down * factors.scale
             if rows is not None:
                 changed = changed * F.embedding(x, rows[:, None])
@@ -195,6 +200,10 @@ class AdaptedEmbedding(AdaptedLayer):
                 changed = changed * cols
             out = out + (factors.strength * (changed - base)).to(out.dtype)
         return out
+
+
+def _version(parameter: Tensor) -> int:
+    return 0 if parameter.is_inference() else parameter._version
 
 
 _MIXINS: dict[type[nn.Module], type[AdaptedLayer]] = {

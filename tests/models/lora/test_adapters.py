@@ -9,6 +9,7 @@ from torch import nn
 from torch.func import functional_call
 
 from stable_audio_tools.config import ConfigError, UserError
+from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 from stable_audio_tools.models.checkpoints import load_into, save_weights
 from stable_audio_tools.models.lora import (
     LoraConfig,
@@ -171,6 +172,34 @@ def test_base_checkpoints_load_and_save_with_adapters_on(tmp_path) -> None:
     assert list(other.state_dict()) == list(model.state_dict())
     assert torch.equal(other(x), model(x))
     assert len(adapter.state_dict()) == 10
+
+
+@pytest.mark.parametrize("kind", ["dora-rows", "bora"])
+def test_another_base_in_place_is_noticed(kind: str) -> None:
+    model, x = layered()
+    adapter = trained(model, kind)
+    model(x)
+    with torch.no_grad():
+        for layer in model.children():
+            layer.weight.mul_(torch.linspace(0.5, 2, layer.weight.numel()).view(layer.weight.shape))
+    expected = defined_model(model, [(kind, 1.0, factors_of(adapter))], SCALE)(x)
+    torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora-rows", "bora"])
+def test_weight_normed_convolutions_are_adapted_and_merged(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(WNConv1d(4, 6, 3, padding=1)).eval(), torch.randn(2, 4, 9)
+    base, names = model(x), list(model.state_dict())
+    trained(model, kind)
+    live = model(x)
+    assert (live - base).abs().max() > 1e-2
+    merge_lora(model)
+    assert list(model.state_dict()) == names
+    torch.testing.assert_close(model(x), live)
+    unmerge_lora(model)
+    unload_lora(model)
+    assert torch.equal(model(x), base)
 
 
 def test_a_copy_has_an_adapter_of_its_own() -> None:
