@@ -28,7 +28,7 @@ CODEBOOKS, ENTRIES, FRAMES = 9, 1024, 10_320
 CHUNK = 2048
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rows", type=int, nargs="+", default=[2_000, 5_000, 10_000, 20_000])
     made.add_argument("--device", default="cpu", help="cpu or cuda, for both")
@@ -37,7 +37,11 @@ def main() -> int:
         "--greedy-every", type=int, default=1, metavar="N", help="take every Nth step of the loop, and N times its time"
     )
     made.add_argument("--faiss", action="store_true", help="time faiss, too")
-    arguments = made.parse_args()
+    return made
+
+
+def main() -> int:
+    arguments = parser().parse_args()
     device = pick_device(arguments.device)
     print(f"{torch.get_num_threads()} threads, {device}, torch {torch.__version__}")
     for rows in arguments.rows:

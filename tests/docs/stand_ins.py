@@ -19,6 +19,11 @@ def clips(folder: Path) -> None:
     save({"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": "clips"}]}, folder / "clips.json")
 
 
+def jamendo(folder: Path) -> None:
+    """`dataset/`: what the guide to Jamendo downloads, which none of its blocks that are carried out looks into."""
+    (folder / "dataset").mkdir()
+
+
 def weights(folder: Path, config: str, name: str) -> None:
     """`NAME.json` and `NAME.safetensors`: a shipped tiny model, narrower, with random weights and its own window."""
     made = small_models.small_model(config, folder / ".stand_ins")
@@ -29,6 +34,7 @@ def weights(folder: Path, config: str, name: str) -> None:
 
 STAND_INS: dict[str, Callable[[Path], None]] = {
     "clips": clips,
+    "dataset": jamendo,
     "vae.safetensors": partial(weights, config="tiny_autoencoder", name="vae"),
     "codec.safetensors": partial(weights, config="tiny_codec", name="codec"),
     "dit.safetensors": partial(weights, config="tiny_diffusion_cond", name="dit"),
