@@ -2,8 +2,8 @@
 
 The model is the transformer of a Stable Audio Open config, narrowed by flags. "base" is forward and backward through
 the frozen transformer to its input; the others end with an AdamW step. One step of each kind is timed in turn, and
-ratios are medians of ratios. On a CPU the time of the processor counts, which other programs change little; let malloc keep its
-memory there, as GPUs do: MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592.
+ratios are medians of ratios. On a CPU the time of the processor counts, which other programs change little; let malloc
+keep its memory there, as GPUs do: MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592.
 
     python benchmarks/lora_step.py --device cuda --dim 1536 --depth 24 --frames 1024 --batch 4 --autocast bf16
 """

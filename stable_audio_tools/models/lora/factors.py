@@ -135,6 +135,8 @@ class LoraFactors(nn.Module):
 
     def _squares_of(self, weight: Tensor, made_of: Any) -> tuple[Tensor, Tensor]:
         """Kept until the base weight changes."""
+        if made_of is None:
+            return row_squares(weight), col_squares(weight)
         if self._squares is None or self._squares[0] != made_of:
             with torch.no_grad():
                 self._squares = (made_of, (row_squares(weight), col_squares(weight)))

@@ -35,8 +35,10 @@ class AdaptedLayer(nn.Module):
         """W as a matrix (rows, cols)."""
         return dense_weight(self)
 
-    def _made_of(self) -> tuple[Any, ...]:
-        """The memory and version of what the base weight comes from."""
+    def _made_of(self) -> tuple[Any, ...] | None:
+        """The memory and version of what the base weight comes from; None where a compiler cannot ask."""
+        if torch.compiler.is_compiling():
+            return None
         own = self.named_parameters(recurse=False)
         return tuple((p.data_ptr(), p.dtype, _version(p)) for name, p in own if name != "bias")
 

@@ -64,7 +64,7 @@ def load_lora(
 
 
 def fill_lora(adapter: LoraAdapter, source: Source) -> None:
-    """Start an attached adapter from a file of the same type, ranks and layers."""
+    """Start an attached adapter from a file of the same type, ranks and layers; another alpha changes no output."""
     lora = source if isinstance(source, LoraFile) else read_lora(source)
     lora = _renamed(lora, dict(adapter.layers()))
     ours, theirs = adapter.config.adapter_type, lora.config.adapter_type
@@ -86,7 +86,7 @@ def fill_lora(adapter: LoraAdapter, source: Source) -> None:
                     f"{lora.path}: {path}.{factor} has shape {list(tensor.shape)}, and rank {known[path].rank} needs "
                     f"{list(wanted.shape)}; set rank to {lora.config.rank}"
                 )
-    _fill(adapter, lora)
+    _fill(adapter, _rescaled(lora, known) if lora.knows_alpha else lora)
 
 
 def save_lora(
@@ -197,6 +197,15 @@ def _compare_base(model: nn.Module, lora: LoraFile) -> None:
     logger.warning(
         "%s was made for other weights (%s) of the same shape; it loads, and may act less well", lora.name, base
     )
+
+
+def _rescaled(lora: LoraFile, known: Mapping[str, LoraFactors]) -> LoraFile:
+    """The same changes of the weights under the scales of other factors."""
+    layers: Layers = {}
+    for path, held in lora.layers.items():
+        last, ratio = "M_xs" if "M_xs" in held else "lora_B", lora.scale(path) / known[path].scale
+        layers[path] = {**held, last: held[last] if ratio == 1 else held[last] * ratio}
+    return replace(lora, layers=layers)
 
 
 @torch.no_grad()

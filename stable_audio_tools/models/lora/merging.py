@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from stable_audio_tools.config import CheckpointError, UserError
 from stable_audio_tools.models.lora.adapter import adapted_layers, refuse_merged
 from stable_audio_tools.models.lora.config import LoraConfig
+from stable_audio_tools.models.lora.formula import TINY, leading_vectors
 from stable_audio_tools.models.lora.identity import base_facts
 from stable_audio_tools.models.lora.layers import AdaptedLayer
 from stable_audio_tools.models.lora.precision import dense_weight, is_quantized
@@ -84,11 +85,10 @@ def extract_lora(
         if not change.any():
             unchanged += 1
             continue
-        left, values, right = torch.linalg.svd(change, full_matrices=False)
-        width = min(rank_of(path, config), len(values))
-        root = values[:width].sqrt()
-        layers[path] = {"lora_A": root[:, None] * right[:width], "lora_B": left[:, :width] * root}
-        total, kept = total + float(values.square().sum()), kept + float(values[:width].square().sum())
+        up, down = _closest_factors(change, min(rank_of(path, config), *change.shape))
+        layers[path] = {"lora_A": down, "lora_B": up}
+        total += float(change.square().sum())
+        kept += float((up @ down).square().sum())
     if not layers:
         raise CheckpointError(f"none of the {len(targets)} layers differs between the two models; nothing to extract")
     inside = {
@@ -97,6 +97,17 @@ def extract_lora(
     beyond = [name for name, value in ours.items() if name not in inside and not torch.equal(value, theirs[name])]
     facts = base_facts(base, layers)
     return Extracted(LoraFile("extracted", "native", layers, config, facts=facts), kept / total, unchanged, beyond)
+
+
+def _closest_factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """B (rows, r) and A (r, cols) of like size, with B A the closest of rank r to a matrix."""
+    if len(change) > change.shape[1]:
+        down, up = _closest_factors(change.T, rank)
+        return up.T.contiguous(), down.T.contiguous()
+    matrix = change.double()
+    left, values = leading_vectors(matrix, rank)
+    root = values.clamp_min(TINY).sqrt()
+    return (left * root).float(), (left.T @ matrix / root[:, None]).float()
 
 
 def _weights(layer: AdaptedLayer) -> dict[str, nn.Parameter]:

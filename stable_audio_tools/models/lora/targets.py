@@ -10,7 +10,7 @@ from stable_audio_tools.config import ConfigError
 from stable_audio_tools.models.lora.config import LoraConfig
 
 _ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Embedding)
-_LEFT_ALONE = "pretransform"  # adapted only where a pattern names it: latents of another shape would fit no other file
+_LEFT_ALONE = "pretransform"  # adapted only where a pattern names it: the model knows the latents of this very one
 
 
 def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -305,11 +305,25 @@ def test_a_base_in_half_precision_keeps_factors_in_float32(dtype: torch.dtype) -
         assert all(p.grad is not None for p in adapter.parameters())
 
 
-def test_singular_vectors_have_one_sign() -> None:
-    weight = torch.randn(6, 4, dtype=torch.float64)
+@pytest.mark.parametrize("shape", [(6, 9), (9, 6), (5, 5)])
+@pytest.mark.parametrize("defect", [0, 3])
+def test_singular_vectors_are_those_of_an_svd_in_one_sign(shape: tuple[int, int], defect: int) -> None:
+    weight = torch.randn(shape, dtype=torch.float64)
+    weight[:, : shape[1] - defect if defect else 0] = 0  # of rank 3, when not whole
     left, right = singular_bases(weight, 4)
     assert all(column[column.abs().argmax()] > 0 for column in left.T)
-    torch.testing.assert_close(left @ (left.T @ weight @ right) @ right.T, weight)
+    expected = torch.linalg.svdvals(weight)[:4]
+    torch.testing.assert_close((left.T @ weight @ right).diagonal(), expected)
+    for vectors in (left, right):
+        torch.testing.assert_close(vectors.T @ vectors, torch.eye(4, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora-rows", "bora-xs"])
+def test_adapted_layers_compile_in_one_piece(kind: str) -> None:
+    model, x = layered(torch.float32)
+    trained(model, kind)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), model(x))
 
 
 def test_mistakes_about_adapters_on_a_model() -> None:
