@@ -18,6 +18,7 @@ from stable_audio_tools.models.bottleneck import (
     RVQVAEBottleneck,
     VAEBottleneck,
 )
+from stable_audio_tools.models.pretransforms import Pretransform
 
 logger = logging.getLogger(__name__)
 
@@ -142,8 +143,16 @@ def require_same_autoencoder(model: nn.Module, dataset_config: Mapping[str, Any]
     if dataset_config is None or dataset_config.get("dataset_type") != "pre_encoded":
         return
     stored = {}
+    pretransform = getattr(model, "pretransform", None)
     for entry in dataset_config.get("datasets", ()):
         details = read_details(entry["path"]) or {}
+        if isinstance(details.get("pretransform"), dict) and isinstance(pretransform, Pretransform):
+            difference = pretransform.unlike(details["pretransform"], details["sample_rate"])
+            if difference is not None:
+                raise ConfigError(
+                    f"{entry['path']}: these latents were made by another pretransform than that of this model "
+                    f"({difference}); cut the audio again with --model-config, or change the model"
+                )
         if isinstance(details.get("autoencoder"), dict) and "probe" in details["autoencoder"]:
             stored[entry["path"]] = details["autoencoder"]
     if not stored:

@@ -6,7 +6,7 @@
 n samples give n // hop_length frames, and t frames give t * hop_length samples. The sample rate is that of the model.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, load, register
+from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, load, register, validate
 from stable_audio_tools.mel.filterbank import MelBands
 from stable_audio_tools.mel.transforms import BIGVGAN_RANGE, DecibelMel, LogAmplitudeMel, MelTransform, Reference
 from stable_audio_tools.mel.vocoders.base import Vocoder
@@ -49,6 +49,14 @@ class MelPretransform(Pretransform):
         with torch.autocast(z.device.type, enabled=False):
             audio = self.vocoder.decode(bands.float(), self.transform)
         return audio.unflatten(0, (len(z), self.io_channels)).to(z.dtype)
+
+    def unlike(self, node: Mapping[str, Any], sample_rate: int) -> str | None:
+        if node.get("type") != "mel":
+            return f"they come from {node.get('type')!r}"
+        other: MelPretransform = validate("pretransform", node).build(sample_rate=sample_rate)
+        ours, theirs = ({**one.transform.settings, "channels": one.io_channels} for one in (self, other))
+        wrong = [f"{key} is {theirs.get(key)}, not {ours.get(key)}" for key in ours if ours[key] != theirs.get(key)]
+        return ", ".join(wrong) or None
 
 
 def _check(config: Any) -> Iterator[tuple[str, str]]:

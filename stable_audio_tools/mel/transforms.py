@@ -8,18 +8,15 @@
 Both give n // hop frames for n samples. With `quantize` 8 values are those of an 8-bit image, p / 255 * 2 - 1.
 """
 
-import logging
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from stable_audio_tools.mel.filterbank import MelBands, check_filterbank, mel_filterbank
+from stable_audio_tools.mel.filterbank import MelBands, mel_filterbank
 from stable_audio_tools.mel.spectra import Framing
-
-logger = logging.getLogger(__name__)
 
 Reference = Literal["slice_max", "full_scale"] | float
 
@@ -37,9 +34,6 @@ class MelTransform(ABC):
         self.bands = bands
         self.framing = framing
         self.levels = None if quantize is None else 2**quantize - 1
-        problem = check_filterbank(bands).problem(bands)
-        if problem is not None:
-            logger.warning("%s", problem)
 
     def encode(self, audio: Tensor) -> Tensor:
         """In float64 where values are quantised: which of two levels is nearer can hang on the last digits."""
@@ -58,6 +52,21 @@ class MelTransform(ABC):
     def filterbank(self, like: Tensor) -> Tensor:
         """(mels, bins)"""
         return torch.tensor(mel_filterbank(self.bands), dtype=like.dtype, device=like.device)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every number that the bands depend on, by its key in a config."""
+        bands, framing = self.bands, self.framing
+        return {
+            "sample_rate": bands.sample_rate,
+            "n_fft": bands.n_fft,
+            "hop_length": framing.hop_length,
+            "win_length": framing.win_length,
+            "n_mels": bands.n_mels,
+            "fmin": bands.fmin,
+            "fmax": bands.top,
+            "levels": self.levels,
+        }
 
     @abstractmethod
     def _to_unit(self, spectra: Tensor) -> Tensor:
@@ -88,6 +97,10 @@ class DecibelMel(MelTransform):
         self.ref = ref
         self.reference = full_scale_power(bands, win_length) if isinstance(ref, str) else float(ref)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"variant": "db_image", **super().settings, "top_db": self.top_db, "ref": self.ref}
+
     def _to_unit(self, spectra: Tensor) -> Tensor:
         power = self.filterbank(spectra.real) @ spectra.abs().square()
         reference = power.amax((1, 2), keepdim=True) if self.ref == "slice_max" else power.new_tensor(self.reference)
@@ -117,6 +130,10 @@ class LogAmplitudeMel(MelTransform):
     ) -> None:
         super().__init__(bands, Framing(n_fft, hop_length, win_length, "between"), quantize)
         self.range = range
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"variant": "bigvgan", **super().settings, "range": list(self.range)}
 
     def log_mel(self, audio: Tensor) -> Tensor:
         """(b, n) -> (b, mels, n // hop) in natural units, as BigVGAN is trained on."""

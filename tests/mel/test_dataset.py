@@ -10,10 +10,13 @@ import pytest
 import soundfile as sf
 import torch
 from PIL import Image
+from torch import nn
 
 from stable_audio_tools.cli.audio_to_images import main
+from stable_audio_tools.config import ConfigError, build
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.inference.latents import require_same_autoencoder
 from stable_audio_tools.mel import hub
 from stable_audio_tools.mel.dataset import ImageSettings, make_dataset
 from stable_audio_tools.mel.filterbank import MelBands
@@ -169,6 +172,31 @@ def test_the_transform_of_a_model_config(folder: Path, tmp_path: Path) -> None:
         audio = torch.from_numpy(sf.read(folder / "below" / "short.flac", dtype="float32")[0])
         wanted = transform.encode(torch.nn.functional.pad(audio, (0, SLICE // 2))[None])[0]
         assert np.allclose(stored, wanted.numpy(), atol=1e-5)
+
+
+def test_a_model_with_other_bands_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Training would go on with bands that its own decoder reads otherwise."""
+    assert cut(folder, tmp_path / "out", "--max_examples", "1") == 0
+    dataset = {"dataset_type": "pre_encoded", "datasets": [{"id": "mel", "path": str(tmp_path / "out")}]}
+    same = {"variant": "db_image", "n_fft": 256, "hop_length": HOP, "n_mels": BANDS, "ref": "slice_max", "quantize": 8}
+    patches = {"type": "patched", "config": {"channels": BANDS, "patch_size": 2}}
+    for config, message in (
+        (same, None),
+        ({**same, "quantize": None}, "levels is 255, not None"),
+        ({**same, "ref": "full_scale", "hop_length": 32}, "hop_length is 64, not 32, ref is slice_max, not full_scale"),
+    ):
+        node = {"type": "mel", "config": config}
+        model = nn.Module()
+        model.pretransform = build("pretransform", node, sample_rate=RATE)
+        if message is None:
+            require_same_autoencoder(model, dataset)
+            continue
+        with pytest.raises(ConfigError, match=f"made by another pretransform .*{message}.*cut the audio again"):
+            require_same_autoencoder(model, dataset)
+    chain = {"type": "chain", "config": {"stages": [{"type": "mel", "config": same}, patches]}}
+    model.pretransform = build("pretransform", chain, sample_rate=RATE)
+    with pytest.raises(ConfigError, match="'mel' alone, which is one of 2 stages"):
+        require_same_autoencoder(model, dataset)
 
 
 @pytest.mark.parametrize(

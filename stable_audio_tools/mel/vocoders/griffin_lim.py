@@ -1,5 +1,6 @@
 """Griffin-Lim with momentum (Perraudin, Balazs & Soendergaard 2013): phases that make neighbouring frames agree."""
 
+import logging
 from typing import Annotated
 
 import torch
@@ -7,10 +8,13 @@ from pydantic import Field
 from torch import Tensor
 
 from stable_audio_tools.config import register
+from stable_audio_tools.mel.filterbank import check_filterbank
 from stable_audio_tools.mel.inversion import Inversion, invert_mel
 from stable_audio_tools.mel.spectra import Framing
 from stable_audio_tools.mel.transforms import MelTransform
 from stable_audio_tools.mel.vocoders.base import Vocoder
+
+logger = logging.getLogger(__name__)
 
 
 def find_phases(magnitude: Tensor, framing: Framing, n_iter: int = 32, momentum: float = 0.99, seed: int = 0) -> Tensor:
@@ -44,6 +48,13 @@ class GriffinLimVocoder(Vocoder):
         self.momentum = momentum
         self.inversion: Inversion = inversion
         self.seed = seed
+
+    def problem(self, transform: MelTransform) -> str | None:
+        """Bands that cannot be told apart again are no mistake; what they lose is said, since it is lost here."""
+        loss = check_filterbank(transform.bands).problem(transform.bands)
+        if loss is not None:
+            logger.warning("%s", loss)
+        return None
 
     def decode(self, mel: Tensor, transform: MelTransform) -> Tensor:
         spectrum = invert_mel(transform.to_physical(mel), transform.bands, self.inversion)

@@ -1,5 +1,6 @@
 """What every pretransform is: a fixed, invertible step between audio and the space that a model works in."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -34,6 +35,10 @@ class Pretransform(nn.Module):
     def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
         """Codes (b, q, t) to audio (b, c, n)."""
         raise ValueError(f"{type(self).__name__} has no tokens to decode; only a discrete pretransform has")
+
+    def unlike(self, node: Mapping[str, Any], sample_rate: int) -> str | None:
+        """Why latents that the pretransform `node` made are not this one's; None where they are, or nobody can tell."""
+        return None
 
 
 def facts(

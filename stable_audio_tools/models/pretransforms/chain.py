@@ -1,6 +1,6 @@
 """Pretransforms one after another: each works on what the one before it made."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from typing import Annotated, Any
 
@@ -49,6 +49,12 @@ class ChainPretransform(Pretransform):
 
     def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
         return self._back(self._last.decode_tokens(tokens, **kwargs))
+
+    def unlike(self, node: Mapping[str, Any], sample_rate: int) -> str | None:
+        stages = [stage for stage in self.stages if isinstance(stage, Pretransform)]
+        if len(stages) > 1 and node.get("type") != "chain":
+            return f"they come from {node.get('type')!r} alone, which is one of {len(stages)} stages of this model"
+        return stages[0].unlike(node, sample_rate)
 
     def _back(self, x: Tensor) -> Tensor:
         for stage in reversed(self._all_but_last):
