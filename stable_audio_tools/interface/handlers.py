@@ -85,10 +85,16 @@ def _run(
     assert made is not None, "a run ends with what it made, or raises"
     uploaded = {control.name for control in page.controls if control.kind == "audio"}
     asked = {name: Path(value).name if name in uploaded and value else value for name, value in values.items()}
-    about = {"page": page.title, "model": model.name, "model_type": model.facts.model_type, "settings": asked}
     adapters = model.told_adapters(arguments.get("lora"))
-    about |= {"adapters": adapters} if adapters else {}
-    takes = services.gallery.add(owner, made, about | {"precision": model.precision}, page.keeps_level)
+    about = {
+        "page": page.title,
+        "model": model.name,
+        "model_type": model.facts.model_type,
+        "precision": model.precision,
+        "settings": asked,
+        **({"adapters": adapters} if adapters else {}),
+    }
+    takes = services.gallery.add(owner, made, about, page.keeps_level)
     files = [served(panel.audio, take.audio) for take in takes]
     final = [*((served(panel.pictures, take.picture), _take_caption(take, len(takes))) for take in takes), *pictures]
     seeds = ", ".join(map(str, made.seeds))

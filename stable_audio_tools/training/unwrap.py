@@ -58,7 +58,7 @@ def unwrap_merged(
         raise ConfigError(f"--merge-lora: {checkpoint} holds no adapter; name the file of one")
     config = _config(checkpoint, model_config)
     model = load_model(config, base or checkpoint, ema=None if base else ema)
-    sources = [*([] if own is None else [(own, 1.0)]), *adapters]
+    sources: list[tuple[LoraFile | Path, float]] = [*([] if own is None else [(own, 1.0)]), *adapters]
     for source, strength in sources:
         load_lora(model, source, strength)
     merge_lora(model)

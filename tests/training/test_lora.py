@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from small_models import SmallModel, small_model
+from small_models import CONFIGS, SmallModel, narrowed, small_model
 from training.test_resume import differences
 
 from stable_audio_tools.cli import train_lora, unwrap_model
 from stable_audio_tools.config import load, save
+from stable_audio_tools.models.checkpoints import save_weights
+from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.lora import AdapterType, BasePrecision, LoraFile, load_lora, merge_lora, read_lora
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.lora import with_rate
@@ -252,3 +254,36 @@ def test_checkpoints_unwrap_to_adapters_and_to_merged_models(
     for name in ("merged", "same"):
         stored = load_model(None, tmp_path / f"{name}.ckpt").state_dict()
         assert all(torch.equal(value, stored[key]) for key, value in live.state_dict().items())
+
+
+def test_the_command_of_the_jamendo_guide(dataset: Path, tmp_path: Path) -> None:
+    """Its config, narrowed and told names in place of a text, with every flag of the guide."""
+    config = narrowed(load(next(CONFIGS.rglob("jamendo_lora.json"))))
+    config["model"]["conditioning"]["configs"][0] = {"id": "prompt", "type": "list", "config": {"options": ["rain"]}}
+    config["model"]["diffusion"]["config"]["project_cond_tokens"] = True  # 768 wide ones do not fit narrowed heads
+    config["training"]["demo"] |= {"demo_every": 1000, "demo_steps": 1}
+    save(config, tmp_path / "model_config_lora.json")
+    model = create_model_from_config(config)
+    save_weights(model, tmp_path / "model.ckpt")
+    save_weights(model.pretransform.model, tmp_path / "vae_model.ckpt")
+    save({**load(dataset), "drop_last": False}, tmp_path / "clips.json")  # there are ten
+    command = f"""
+      --model-config {tmp_path}/model_config_lora.json
+      --dataset-config {tmp_path}/clips.json
+      --pretrained-ckpt-path {tmp_path}/model.ckpt
+      --pretransform-ckpt-path {tmp_path}/vae_model.ckpt
+      --batch-size 32
+      --num-workers 8
+      --precision 16-mixed
+      --name stable_audio_lora_jamendo
+      --save-dir {tmp_path}/outputs
+    """
+    here = ["--max-steps", "1", "--accelerator", "cpu", "--logger", "none", "--num-workers", "0"]
+    assert train_lora.main([*command.split(), *here]) == 0
+    (written,) = tmp_path.glob("outputs/stable_audio_lora_jamendo/*/adapters/*.safetensors")
+    lora = read_lora(written)
+    assert (lora.config.adapter_type, lora.config.rank, lora.config.dropout) == ("dora-rows", 32, 0.1)
+    assert all(".transformer." in path for path in lora.layers)
+    told = load(next(written.parents[1].glob("model_config.json")))
+    adam = told["training"]["optimizer_configs"]["diffusion"]["optimizer"]
+    assert (adam["type"], adam["config"]["lr"]) == ("AdamW", 1e-4)
