@@ -28,7 +28,7 @@ from stable_audio_tools.attribution.validation import LDS, choose_regulariser, l
 from stable_audio_tools.models.diffusion.objectives import corrupt
 from stable_audio_tools.models.dit import DiffusionTransformer
 
-CHANNELS, FRAMES, CLASSES = 4, 32, 6
+CHANNELS, FRAMES, CLASSES, BATCH = 4, 16, 6, 16
 OBJECTIVE = "rectified_flow"
 
 
@@ -49,7 +49,7 @@ def make_items(count: int, seed: int) -> Tensor:
     """(count, channels, frames)"""
     rng = torch.Generator().manual_seed(seed)
     classes = torch.Generator().manual_seed(0)
-    frequencies = 1 + 6 * torch.rand(CLASSES, CHANNELS, 2, generator=classes)
+    frequencies = 1 + 4 * torch.rand(CLASSES, CHANNELS, 2, generator=classes)
     time_axis = torch.linspace(0, 1, FRAMES)
     items = []
     for index in range(count):
@@ -61,9 +61,9 @@ def make_items(count: int, seed: int) -> Tensor:
 
 
 def make_network(seed: int) -> torch.nn.Module:
-    """A diffusion transformer of a quarter of a million parameters."""
+    """A diffusion transformer of 0.04 million parameters."""
     torch.manual_seed(seed)
-    return DiffusionTransformer(io_channels=CHANNELS, embed_dim=48, depth=2, num_heads=2)
+    return DiffusionTransformer(io_channels=CHANNELS, embed_dim=32, depth=2, num_heads=2)
 
 
 def train(items: Tensor, steps: int, seed: int) -> torch.nn.Module:
@@ -73,8 +73,8 @@ def train(items: Tensor, steps: int, seed: int) -> torch.nn.Module:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     rng = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        clean = items[torch.randint(len(items), (32,), generator=rng)]
-        t, noise = torch.rand(32, generator=rng), torch.randn(clean.shape, generator=rng)
+        clean = items[torch.randint(len(items), (BATCH,), generator=rng)]
+        t, noise = torch.rand(BATCH, generator=rng), torch.randn(clean.shape, generator=rng)
         noisy, target = corrupt(clean, noise, t, OBJECTIVE)
         loss = (network(noisy, t) - target).square().mean()
         optimizer.zero_grad()
@@ -99,9 +99,9 @@ def features_of(network: torch.nn.Module, items: Tensor, kind: str, f: str, sett
 
 @torch.no_grad()
 def outputs_of(network: torch.nn.Module, items: Tensor) -> np.ndarray:
-    """The loss of each item, averaged over 50 timesteps and 3 noise seeds."""
+    """The loss of each item, averaged over 50 timesteps and 2 noise seeds."""
     measure, steps = find_measure("loss"), list(range(0, 1000, 20))
-    tasks = [DiffusionTask(network, OBJECTIVE, Recipe(measure, steps, noise_seed=seed)) for seed in (11, 12, 13)]
+    tasks = [DiffusionTask(network, OBJECTIVE, Recipe(measure, steps, noise_seed=seed)) for seed in (11, 12)]
     samples = samples_of(items, "query")
     return np.array([np.mean([float(task.values(task.prepare(s)).mean()) for task in tasks]) for s in samples])
 

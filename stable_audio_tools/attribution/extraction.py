@@ -47,6 +47,7 @@ class ExtractSettings:
     exclude_paths_file: str | None = None
     pretransform_ckpt_path: str | None = None
     remove_pretransform_weight_norm: str = "none"
+    lora: tuple[str | Path, float] | None = None
     batch_size: int = 8
     num_workers: int = 4
     device: str = "auto"
@@ -129,6 +130,7 @@ class Extraction:
             settings.pretransform_ckpt_path,
             settings.remove_pretransform_weight_norm,
             _own_device(settings.device),
+            settings.lora,
         )
         self.attributed = AttributedModel.load(source)
         self.attributed.set_checkpointing(settings.checkpointing)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +19,11 @@ from stable_audio_tools.data.loader import Item
 from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
 from stable_audio_tools.models.checkpoints import load_into
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper, DiffusionModelWrapper, DiTWrapper
+from stable_audio_tools.models.lora import attached_loras, load_lora
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.system.devices import autocast, pick_device
+
+ADAPTERS = r"\.lora_factors\."  # found in the names of all parameters of adapters
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class ModelSource:
     pretransform_ckpt_path: str | None = None
     remove_pretransform_weight_norm: str = "none"
     device: str = "auto"
+    lora: tuple[str | Path, float] | None = None  # an adapter file, and its strength
 
 
 class AttributedModel:
@@ -63,6 +68,8 @@ class AttributedModel:
             load_into(getattr(pretransform, "model", pretransform), source.pretransform_ckpt_path, ema=None)
         if source.remove_pretransform_weight_norm == "post_load":
             remove_weight_norm_from_model(pretransform)
+        if source.lora is not None:
+            load_lora(model, *source.lora)
         return cls(model, config, device)
 
     @property
@@ -86,7 +93,9 @@ class AttributedModel:
         return DiffusionTask(self.network, self.model.diffusion_objective, recipe, shift)
 
     def select_parameters(self, pattern: str | None = None) -> dict[str, nn.Parameter]:
-        """Parameters of the backbone whose names the pattern is found in; all without one."""
+        """Parameters of the backbone whose names the pattern is found in; without one the adapter's, or else all."""
+        if pattern is None and attached_loras(self.model):
+            pattern = ADAPTERS
         try:
             wanted = re.compile(pattern or "")
         except re.error as error:
@@ -113,7 +122,8 @@ class AttributedModel:
     def fingerprint(self) -> str:
         """Sixteen digits that change with any bit of the weights."""
         digest = sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
+        # State dicts leave adapters out.
+        for name, tensor in sorted({**self.model.state_dict(), **dict(self.model.named_parameters())}.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]

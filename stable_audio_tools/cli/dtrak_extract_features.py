@@ -3,6 +3,7 @@
 import argparse
 
 from stable_audio_tools.cli.command import command, make_parser
+from stable_audio_tools.cli.lora_choice import lora_choice
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,7 +52,13 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         choices=("none", "pre_load", "post_load"),
         help="fold weight norm of the autoencoder, before or after its weights load",
     )
-    group.add_argument("--param-regex", metavar="REGEX", help="parameters whose names this is found in; all without it")
+    group.add_argument(
+        "--lora",
+        type=lora_choice,
+        metavar="PATH[:STRENGTH]",
+        help="adapter that is on the model; its parameters alone count",
+    )
+    group.add_argument("--param-regex", metavar="REGEX", help="parameters whose names this is found in; else all")
 
 
 def _add_feature(group: argparse._ArgumentGroup) -> None:

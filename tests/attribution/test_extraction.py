@@ -19,6 +19,8 @@ from stable_audio_tools.attribution.items import AudioShape, GeneratedItems, rea
 from stable_audio_tools.cli import dtrak_extract_features, dtrak_merge
 from stable_audio_tools.config import AudioError, ConfigError, load, save
 from stable_audio_tools.data.example_clips import write_example_clips
+from stable_audio_tools.models.lora import LoraConfig, attach_lora, save_lora
+from stable_audio_tools.models.pretrained import load_model
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -201,6 +203,29 @@ def test_conditions_are_dropped_by_key(settings: ExtractSettings, wanted: bytes)
         extraction = Extraction(replace(settings, cfg_dropout_prob=share))
         made = [extraction.engine.features([sample])[0].numpy() for _, sample in extraction._samples(range(7), [])]
         assert (not np.allclose(made, rows)) == differs
+
+
+@pytest.mark.parametrize("adapter_type", ["lora", "dora-rows"])
+def test_an_adapter_alone(adapter_type: str, folder: Path, settings: ExtractSettings, tmp_path: Path) -> None:
+    """Its parameters and no others, by hooks as by the loop; and features tell adapters apart."""
+    path, fingerprints = tmp_path / "adapter.safetensors", []
+    for seed in (0, 1):
+        model = load_model(settings.model_config, settings.pretrained_ckpt_path)
+        adapter = attach_lora(model, LoraConfig(rank=2, adapter_type=adapter_type), seed=seed)
+        with torch.no_grad():
+            for parameter in adapter.parameters():
+                parameter += 0.05
+        save_lora(adapter, path, model=model)
+        made = [
+            Extraction(replace(settings, lora=(str(path), 1.0), engine=engine, checkpointing=engine == "hooks"))
+            for engine in ("hooks", "loop")
+        ]
+        assert all("lora_factors" in name for name in made[0].parameters)
+        sample = next(made[0]._samples([0], []))[1]
+        hooks, loop = (extraction.engine.features([sample])[0] for extraction in made)
+        assert hooks.norm() > 0 and (hooks - loop).norm() < 1e-5 * loop.norm()
+        fingerprints.append(made[0].about["weights"])
+    assert fingerprints[0] != fingerprints[1]
 
 
 # ------------------------------------------------------------------ generated files

@@ -82,9 +82,10 @@ def _wide_layers(network: nn.Module, parameters: Mapping[str, Tensor], projectio
     layers = {}
     for path, module in network.named_modules():
         name = f"{path}.weight" if path else "weight"
-        # A parametrised weight is computed from other parameters, which have hooks of their own.
-        plain = isinstance(module, nn.Linear) and isinstance(module._parameters.get("weight"), nn.Parameter)
-        if plain and name in parameters and projection.saves_gradient(module.out_features, module.in_features):
+        # Of a subclass (parametrised, or with an adapter) the weight may count in more ways than by W x.
+        if type(module) is not nn.Linear or name not in parameters:
+            continue
+        if projection.saves_gradient(module.out_features, module.in_features):
             layers[name] = module
     shared = [id(layer.weight) for layer in layers.values()]
     return {name: layer for name, layer in layers.items() if shared.count(id(layer.weight)) == 1}
