@@ -13,6 +13,7 @@ from stable_audio_tools.config import CheckpointError, load
 from stable_audio_tools.models.checkpoints import StoredWeights, load_into, open_weights, parameters_on_meta
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME, WEIGHT_NAMES
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.models.pipeline_folders import is_pipeline, load_pipeline
 from stable_audio_tools.system.devices import parse_dtype, pick_device
 
 logger = logging.getLogger(__name__)
@@ -61,10 +62,17 @@ def get_pretrained_model(
     """A model and its config, from a local folder or a Hugging Face repository (`stabilityai/stable-audio-open-1.0`).
 
     Both hold `model_config.json` beside `model.safetensors` (preferred, also in shards) or `model.ckpt`. What was
-    downloaded before is used without asking the network; `revision` picks another version.
+    downloaded before is used without asking the network; `revision` picks another version. A local folder may also be
+    an audio diffusion pipeline of diffusers.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if is_pipeline(folder) and not (folder / CONFIG_NAME).exists():
+            model, told = load_pipeline(folder)
+            return model.to(
+                device=torch.device("cpu") if device is None else pick_device(device),
+                dtype=None if dtype is None else parse_dtype(dtype),
+            ), told
         if not (folder / CONFIG_NAME).exists():
             raise CheckpointError(
                 f"{folder}: no {CONFIG_NAME} in this folder; a model folder holds it beside its weights"

@@ -1,0 +1,328 @@
+"""Folders of diffusers' audio diffusion pipelines, read and written: `unet/`, `vqvae/`, `mel/`, `scheduler/`.
+
+Published models of spectrogram images are such folders. Their images are `db_image` mels relative to the loudest pixel,
+with 8 bits; their autoencoder's latents are multiplied by `scaling_factor`, where ours are divided by `scale`.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.config import CheckpointError, ConfigError
+from stable_audio_tools.config import load as load_config
+from stable_audio_tools.models.diffusion.ddpm import DDPM
+from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.system.files import write_text
+from stable_audio_tools.system.packages import require
+
+logger = logging.getLogger(__name__)
+
+INDEX_NAME = "model_index.json"
+_PIPELINE = "AudioDiffusionPipeline"
+_UNETS = {"UNet2DModel": "unet2d", "UNet2DConditionModel": "unet2d_cond"}
+_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
+_BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
+_PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
+_MEL = {"x_res": 256, "y_res": 256, "sample_rate": 22050, "n_fft": 2048, "hop_length": 512, "top_db": 80, "n_iter": 32}
+_CONDITION = "encoding"  # the id under which a conditional model is given its vector
+
+
+def is_pipeline(folder: str | Path) -> bool:
+    """Does the folder hold a diffusers pipeline?"""
+    return (Path(folder) / INDEX_NAME).is_file()
+
+
+def read_pipeline(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A model config and the weights of the model that it builds."""
+    folder = Path(folder)
+    index = load_config(folder / INDEX_NAME)
+    kind = _class_in(index, "unet", folder)
+    if kind not in _UNETS:
+        raise CheckpointError(f"{folder}: unet is a {kind}, and only {' and '.join(_UNETS)} are known here")
+    diffusers = require("diffusers", extra="mel")
+    unet = getattr(diffusers, kind).from_pretrained(folder / "unet")
+    codec = None
+    if (index.get("vqvae") or [None, None])[1] is not None:
+        codec = diffusers.AutoencoderKL.from_pretrained(folder / "vqvae")
+    mel = {**_MEL, **_settings(folder / "mel" / "mel_config.json")}
+    config = _model_config(unet, codec, mel, _objective(folder))
+    weights = {f"model.unet.{name}": tensor for name, tensor in unet.state_dict().items()}
+    if codec is not None:
+        weights |= _codec_weights(codec.state_dict())
+    _check_same(config, unet, folder)
+    return config, weights
+
+
+def load_pipeline(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a pipeline folder, in eval mode, and its config."""
+    config, weights = read_pipeline(folder)
+    model = create_model_from_config(config)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        name = [*missing, *unexpected][0]
+        raise CheckpointError(f"{folder}: weights do not fit the model: {name!r} is on one side only")
+    return model.eval(), config
+
+
+def write_pipeline(model: nn.Module, config: Mapping[str, Any], folder: str | Path) -> None:
+    """Write a model as diffusers opens it."""
+    folder = Path(folder)
+    codec_node, mel_node = _check_writable(config)
+    diffusers = require("diffusers", extra="mel")
+    objective = model.diffusion_objective
+    assert isinstance(objective, DDPM)
+    unet, mel = model.model.unet, mel_node["config"]
+    rate, hop, bands = config["sample_rate"], mel.get("hop_length", 256), mel.get("n_mels", 128)
+    frames = config["sample_size"] // hop
+    shrink = 1 if codec_node is None else 2 ** codec_node["encoder"]["config"].get("downsamplings", 2)
+    size = (math.ceil(bands / shrink), frames // shrink)
+    before = unet.config.sample_size
+    try:
+        unet.register_to_config(sample_size=size)
+        unet.save_pretrained(folder / "unet")
+    finally:
+        unet.register_to_config(sample_size=before)
+    _scheduler(diffusers, objective).save_pretrained(folder / "scheduler")
+    if codec_node is not None:
+        _diffusers_codec(diffusers, model.pretransform, codec_node, bands).save_pretrained(folder / "vqvae")
+    vocoder = mel.get("vocoder") or {}
+    told = {
+        "x_res": frames,
+        "y_res": bands,
+        "sample_rate": rate,
+        "n_fft": mel.get("n_fft", 1024),
+        "hop_length": hop,
+        "top_db": mel.get("top_db") or 80,
+        "n_iter": (vocoder.get("config") or {}).get("n_iter", 32),
+    }
+    version = {"_diffusers_version": diffusers.__version__}
+    _write_json(folder / "mel" / "mel_config.json", {"_class_name": "Mel", **version, **told})
+    index = {
+        "_class_name": _PIPELINE,
+        **version,
+        "mel": ["diffusers", "Mel"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", type(unet).__name__],
+        "vqvae": [None, None] if codec_node is None else ["diffusers", "AutoencoderKL"],
+    }
+    _write_json(folder / INDEX_NAME, index)
+
+
+# ------------------------------------------------------------------ reading
+
+
+def _class_in(index: Mapping[str, Any], part: str, folder: Path) -> str:
+    entry = index.get(part)
+    if index.get("_class_name") != _PIPELINE or not isinstance(entry, list) or len(entry) != 2:
+        raise CheckpointError(f"{folder}: {INDEX_NAME} tells of a {index.get('_class_name')}, not of an {_PIPELINE}")
+    return str(entry[1])
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; a pipeline folder tells its settings there")
+    return {name: value for name, value in load_config(path).items() if not name.startswith("_")}
+
+
+def _objective(folder: Path) -> dict[str, Any]:
+    path = folder / "scheduler" / "scheduler_config.json"
+    told = _settings(path)
+    known = {
+        "beta_schedule": _BETAS,
+        "prediction_type": _PREDICTIONS,
+    }
+    for key, names in known.items():
+        if told.get(key, next(iter(names))) not in names:
+            raise CheckpointError(f"{path}: {key} is {told[key]!r}; known are {', '.join(names)}")
+    if told.get("trained_betas") is not None or told.get("thresholding") or told.get("rescale_betas_zero_snr"):
+        raise CheckpointError(f"{path}: trained_betas, thresholding and rescale_betas_zero_snr are not known here")
+    objective: dict[str, Any] = {
+        name: told[name] for name in ("num_train_timesteps", "beta_start", "beta_end") if name in told
+    }
+    objective["beta_schedule"] = _BETAS[told.get("beta_schedule", "linear")]
+    objective["prediction_type"] = _PREDICTIONS[told.get("prediction_type", "epsilon")]
+    if told.get("clip_sample", True):
+        objective["clip_sample"] = float(told.get("clip_sample_range", 1.0))
+    return {"type": "ddpm", "config": objective}
+
+
+def _model_config(unet: Any, codec: Any, mel: Mapping[str, Any], objective: dict[str, Any]) -> dict[str, Any]:
+    bands, hop = int(mel["y_res"]), int(mel["hop_length"])
+    pretransform: dict[str, Any] = {
+        "type": "mel",
+        "config": {
+            "variant": "db_image",
+            "n_fft": int(mel["n_fft"]),
+            "hop_length": hop,
+            "n_mels": bands,
+            "top_db": float(mel["top_db"]),
+            "ref": "slice_max",
+            "quantize": 8,
+            "vocoder": {"type": "griffin_lim", "config": {"n_iter": int(mel["n_iter"])}},
+        },
+    }
+    rows = bands
+    if codec is not None:
+        pretransform = _codec_node(codec, pretransform, bands, hop)
+        rows = pretransform["config"]["latent_dim"] // codec.config.latent_channels
+    backbone = _unet_node(unet, rows)
+    common = {"pretransform": pretransform}
+    if backbone["type"] == "unet2d":
+        model = {**backbone, "diffusion_objective": objective, **common}
+    else:
+        model = _conditioned(backbone, objective, unet.config.cross_attention_dim) | common
+    return {
+        "model_type": "diffusion_uncond" if backbone["type"] == "unet2d" else "diffusion_cond",
+        "sample_rate": int(mel["sample_rate"]),
+        "sample_size": int(mel["x_res"]) * hop,
+        "audio_channels": 1,
+        "model": model,
+    }
+
+
+def _conditioned(backbone: dict[str, Any], objective: dict[str, Any], width: int) -> dict[str, Any]:
+    vector = {"id": _CONDITION, "type": "precomputed", "config": {"dim": width}}
+    return {
+        "io_channels": backbone["config"]["io_channels"],
+        "conditioning": {"cond_dim": width, "configs": [vector]},
+        "diffusion": {**backbone, "diffusion_objective": objective, "cross_attention_cond_ids": [_CONDITION]},
+    }
+
+
+def _unet_node(unet: Any, rows: int) -> dict[str, Any]:
+    told = unet.config
+    node: dict[str, Any] = {
+        "io_channels": told.in_channels * rows,
+        "image_channels": told.in_channels,
+        "block_out_channels": list(told.block_out_channels),
+        "attention_levels": [index for index, name in enumerate(told.down_block_types) if "Attn" in name],
+        "layers_per_block": told.layers_per_block,
+        "norm_groups": told.norm_num_groups,
+        "dropout": float(told.dropout),
+    }
+    if type(unet).__name__ == "UNet2DModel":
+        return {"type": "unet2d", "config": {**node, "attention_head_dim": told.attention_head_dim}}
+    more = {"attention_heads": told.attention_head_dim, "cond_token_dim": told.cross_attention_dim}
+    return {"type": "unet2d_cond", "config": {**node, **more}}
+
+
+def _codec_node(codec: Any, mel: dict[str, Any], bands: int, hop: int) -> dict[str, Any]:
+    told = codec.config
+    downsamplings = len(told.block_out_channels) - 1
+    part = {
+        "bands": bands,
+        "image_channels": told.in_channels,
+        "latent_channels": told.latent_channels,
+        "downsamplings": downsamplings,
+        "block_out_channels": list(told.block_out_channels),
+        "layers_per_block": told.layers_per_block,
+        "mid_attention": bool(told.mid_block_add_attention),
+        "norm_groups": told.norm_num_groups,
+    }
+    config = {
+        "encoder": {"type": "kl_2d", "config": part},
+        "decoder": {"type": "kl_2d", "config": dict(part)},
+        "bottleneck": {"type": "kl"},
+        "pretransform": mel,
+        "latent_dim": told.latent_channels * math.ceil(bands / 2**downsamplings),
+        "downsampling_ratio": hop * 2**downsamplings,
+        "io_channels": 1,
+    }
+    return {"type": "autoencoder", "scale": 1 / told.scaling_factor, "config": config}
+
+
+def _codec_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    halves = {"encoder": ("encoder.", "quant_conv."), "decoder": ("decoder.", "post_quant_conv.")}
+    return {
+        f"pretransform.model.{half}.{name}": tensor
+        for half, prefixes in halves.items()
+        for name, tensor in state.items()
+        if name.startswith(prefixes)
+    }
+
+
+def _check_same(config: dict[str, Any], unet: Any, folder: Path) -> None:
+    """The U-Net that we build must be theirs in every setting, not only in the shapes of its weights."""
+    with torch.device("meta"):
+        ours = create_model_from_config(config).model.unet  # type: ignore[union-attr]
+    for key, value in unet.config.items():
+        other = ours.config.get(key)
+        as_lists = [list(item) if isinstance(item, tuple) else item for item in (value, other)]
+        if not key.startswith("_") and key != "sample_size" and as_lists[0] != as_lists[1]:
+            raise CheckpointError(f"{folder}/unet/config.json: {key} is {value!r}, and only {other!r} is known here")
+
+
+# ------------------------------------------------------------------ writing
+
+
+def _check_writable(config: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The autoencoder's config or None, and the mel's node."""
+    model = config["model"]
+    backbone = model if config["model_type"] == "diffusion_uncond" else model.get("diffusion", {})
+    if backbone.get("type") not in _UNETS.values():
+        raise ConfigError(f"model: a pipeline folder holds unet2d or unet2d_cond, and this is {backbone.get('type')!r}")
+    objective = backbone.get("diffusion_objective")
+    if not isinstance(objective, Mapping):
+        raise ConfigError(f"model.diffusion_objective: a pipeline folder holds 'ddpm', and this is {objective!r}")
+    node = model.get("pretransform") or {}
+    codec = None
+    if node.get("type") == "chain" and len(node["config"]["stages"]) == 2:
+        mel, outer = node["config"]["stages"]
+        node = {**outer, "config": {**outer["config"], "pretransform": mel}}
+    if node.get("type") == "autoencoder":
+        codec, node = node["config"], node["config"].get("pretransform") or {}
+        if codec["encoder"]["type"] != "kl_2d":
+            raise ConfigError(f"model.pretransform: a pipeline folder holds a kl_2d, not {codec['encoder']['type']!r}")
+    if node.get("type") != "mel" or node["config"].get("variant") != "db_image":
+        raise ConfigError("model.pretransform: a pipeline folder holds mels of the variant 'db_image', and no others")
+    reference = node["config"].get("ref")
+    if reference != "slice_max":
+        logger.warning("pipelines take images relative to their loudest pixel, and this model ref %r", reference)
+    return codec, node
+
+
+def _scheduler(diffusers: Any, objective: DDPM) -> Any:
+    betas = {ours: theirs for theirs, ours in _BETAS.items()}
+    predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
+    return diffusers.DDIMScheduler(
+        num_train_timesteps=objective.num_train_timesteps,
+        beta_start=objective.beta_start,
+        beta_end=objective.beta_end,
+        beta_schedule=betas[objective.beta_schedule],
+        prediction_type=predictions[objective.prediction_type],
+        clip_sample=objective.clip_sample is not None,
+        clip_sample_range=objective.clip_sample or 1.0,
+    )
+
+
+def _diffusers_codec(diffusers: Any, pretransform: Any, config: Mapping[str, Any], bands: int) -> Any:
+    stage = pretransform if hasattr(pretransform, "scale") else pretransform.stages[-1]
+    encoder, decoder = stage.model.encoder, stage.model.decoder
+    told = encoder.encoder
+    widths = tuple(block.resnets[0].out_channels for block in told.down_blocks)
+    made = diffusers.AutoencoderKL(
+        in_channels=encoder.image_channels,
+        out_channels=encoder.image_channels,
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        block_out_channels=widths,
+        layers_per_block=len(told.down_blocks[0].resnets),
+        latent_channels=decoder.latent_channels,
+        norm_num_groups=told.conv_norm_out.num_groups,
+        mid_block_add_attention=told.mid_block.attentions[0] is not None,
+        scaling_factor=1 / stage.scale,
+        sample_size=bands,
+    )
+    made.load_state_dict({**encoder.state_dict(), **decoder.state_dict()})
+    return made
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=2) + "\n")
