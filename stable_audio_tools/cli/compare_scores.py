@@ -17,13 +17,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from stable_audio_tools.evaluation.results import as_table, read_results, require_same_setup
+    from stable_audio_tools.evaluation.results import as_table, group_comparable, read_results
 
-    found = [
-        (f"{path} ({result.subject['name']})", result) for path in arguments.results for result in read_results(path)
+    named = [
+        (f"{path}: {result.subject['name']}", result) for path in arguments.results for result in read_results(path)
     ]
-    require_same_setup(dict(found))
-    print(as_table([{"result": name, **result.scores} for name, result in found]))
+    tables = []
+    for title, group in group_comparable(named).items():
+        table = as_table([{"result": name, **result.scores} for name, result in group])
+        tables.append(f"{title}\n{table}" if title else table)
+    print("\n\n".join(tables))
 
 
 main = command(parser, run)

@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         read_fadtk=arguments.read_fadtk,
         batch_size=arguments.batch_size,
-        workers=arguments.num_workers,
+        num_workers=arguments.num_workers,
     )
     output = arguments.output
     cache = arguments.cache_dir or output / "embeddings"

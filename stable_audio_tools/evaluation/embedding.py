@@ -20,6 +20,8 @@ from stable_audio_tools.system.ranks import rank, world_size
 
 logger = logging.getLogger(__name__)
 
+_CONVERTED = "convert/"  # where fadtk keeps copies at other rates, beside its folder of embeddings
+
 
 @dataclass(frozen=True)
 class EmbeddedFiles:
@@ -50,6 +52,11 @@ def find_audio(folder: str | Path, limit: int | None = None) -> dict[str, Path]:
         raise UserError(f"{root}: no such folder")
     unreachable: list[Unreachable] = []
     found = {entry.name: root / entry.name for entry in walk(root, SCANNED_EXTENSIONS, unreachable)}
+    converted = [name for name in found if name.startswith(_CONVERTED)] if (root / "embeddings").is_dir() else []
+    for name in converted:
+        del found[name]
+    if converted:
+        logger.info("%s: left out %d files in %s, which fadtk made of the others", root, len(converted), _CONVERTED)
     for missed in unreachable:
         logger.warning("%s: left out (%s)", missed.path, missed.reason)
     if not found:

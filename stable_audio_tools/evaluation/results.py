@@ -60,9 +60,25 @@ def read_results(path: str | Path) -> list[Result]:
     return [Result(**result) for result in document["results"]]
 
 
-def require_same_setup(named: Mapping[str, Result]) -> None:
+Named = tuple[str, Result]
+
+
+def group_comparable(named: Sequence[Named]) -> dict[str, list[Named]]:
+    """Results of one embedder and one reference set together; those of different setups are refused."""
+    groups: dict[str, list[Named]] = {}
+    for name, result in named:
+        told = (result.subject.get("embedder"), result.subject.get("reference"))
+        groups.setdefault(" against ".join(str(part) for part in told if part), []).append((name, result))
+    if len(groups) > 1 and all(len(group) == 1 for group in groups.values()):
+        require_same_setup(named)  # nothing stands beside anything: say why
+    for group in groups.values():
+        require_same_setup(group)
+    return groups
+
+
+def require_same_setup(named: Sequence[Named]) -> None:
     """Refuse results of different setups, with what differs."""
-    (first, base), *others = named.items()
+    (first, base), *others = named
     problems = []
     for name, other in others:
         differing = list(_differences(base.setup, other.setup))

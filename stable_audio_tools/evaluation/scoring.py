@@ -33,10 +33,10 @@ class ScoreSettings:
     limit: int | None = None
     read_fadtk: bool = False
     batch_size: int = 8
-    workers: int = 4
+    num_workers: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (("limit", 1), ("batch_size", 1), ("workers", 1), ("seed", 0)):
+        for name, least in (("limit", 1), ("batch_size", 1), ("num_workers", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
@@ -80,7 +80,9 @@ def load_set(source: str, name: str, embedder: Embedder, cache_dir: Path, settin
         if found is not None:
             return found
         logger.info("%s: fadtk left nothing of %s there; embedding its audio", source, name)
-    return audio_set(source, embedder, cache_dir, settings.unit, settings.limit, settings.batch_size, settings.workers)
+    return audio_set(
+        source, embedder, cache_dir, settings.unit, settings.limit, settings.batch_size, settings.num_workers
+    )
 
 
 @dataclass(frozen=True)

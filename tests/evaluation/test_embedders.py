@@ -319,6 +319,27 @@ def test_passt_takes_scores_or_features_of_its_package(monkeypatch: pytest.Monke
     assert features.frames(torch.zeros(32000))[0].tolist() == list(range(527, 527 + 768))
 
 
+def test_openl3_takes_a_vector_per_second_of_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its function gives lists of vectors (frames, d) for lists of sounds."""
+
+    class Model:
+        def get_weights(self) -> list[np.ndarray]:
+            return [np.ones(3)]
+
+    def get_audio_embedding(clips: list[np.ndarray], rate: int, model: Model, **options: Any) -> tuple[Any, Any]:
+        assert rate == 48000 and {len(clip) for clip in clips} == {48000} and options["center"] is False
+        return [np.full((1, 512), clip.sum()) for clip in clips], [np.zeros(1) for _ in clips]
+
+    package = ModuleType("openl3")
+    package.models = ModuleType("openl3.models")  # type: ignore[attr-defined]
+    package.models.load_audio_embedding_model = lambda input_repr, content_type, embedding_size: Model()
+    package.get_audio_embedding = get_audio_embedding  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "openl3", package)
+    embedder = create_embedder("openl3")
+    assert embedder.frames(torch.ones(2 * 48000 + 100)).tolist() == [[48000.0] * 512] * 2
+    assert len(embedder.weights) == 16
+
+
 @pytest.mark.parametrize(("name", "package"), [("passt", "hear21passt"), ("openl3", "openl3")])
 def test_a_missing_package_is_named(name: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)

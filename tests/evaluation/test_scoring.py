@@ -223,16 +223,29 @@ def test_scalars_for_tensorboard(sets: Path, tmp_path: Path) -> None:
 def test_results_of_one_setup_are_compared_and_others_refused(
     sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    score(sets, tmp_path / "near", generated=("near",))
-    score(sets, tmp_path / "far", generated=("far",))
+    score(
+        sets, tmp_path / "near", "--embedder", EMBEDDER, "mfcc:window_seconds=0.25,coefficients=4", generated=("near",)
+    )
+    score(sets, tmp_path / "far", "--embedder", EMBEDDER, "mfcc:window_seconds=0.25,coefficients=4", generated=("far",))
     score(sets, tmp_path / "seed", "--seed", "3", generated=("far",))
-    paths = {name: str(tmp_path / name / "scores.json") for name in ("near", "far", "seed")}
+    score(sets, tmp_path / "other", "--embedder", "logmel:bands=10,window_seconds=0.25", generated=("far",))
+    paths = {name: str(tmp_path / name / "scores.json") for name in ("near", "far", "seed", "other")}
     capsys.readouterr()
     assert compare_scores.main([paths["near"], paths["far"]]) == 0
-    table = capsys.readouterr().out
-    assert "near" in table and "far" in table and len(table.splitlines()) == 4
+    told = capsys.readouterr().out
+    assert told.count("/near") == told.count("/far") == 2 * 2 and told.count("against") == 2  # path and set, two tables
     assert compare_scores.main([paths["near"], paths["seed"]]) == 2
     assert "were not measured alike: seed is 0 and 3" in capsys.readouterr().err
+    assert compare_scores.main([paths["seed"], paths["other"]]) == 2
+    assert "embedder.settings.bands is 8 and 10" in capsys.readouterr().err
     assert compare_scores.main([str(sets / "near" / "tone_00.wav")]) == 2
     assert compare_scores.main([str(tmp_path / "absent.json")]) == 2
     assert capsys.readouterr().err.count("error:") == 2
+
+
+def test_copies_that_fadtk_makes_are_no_part_of_a_set(tmp_path: Path) -> None:
+    write_tones(tmp_path, 2)
+    write_tones(tmp_path / "convert" / "16000", 2)
+    assert len(find_audio(tmp_path)) == 4
+    (tmp_path / "embeddings").mkdir()
+    assert list(find_audio(tmp_path)) == ["tone_00.wav", "tone_01.wav"]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from stable_audio_tools.cli import embed_song_describer, score_song_describer, unwrap_model
 from stable_audio_tools.data.audio_io import write
@@ -82,9 +81,18 @@ def scores_of(folder: Path, step: int) -> dict[str, Any]:
 
 
 def test_scores_in_training_are_those_of_the_script(
-    references: Path, prompted: Path, write_config: Any, run_training: Any, checkpoint_of: Any, tmp_path: Path
-) -> None:
+    references: Path, prompted: Path, write_config: Any, run_training: Any, checkpoint_of: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """The averaged weights, the same noise, the same sampler."""
+    seen: list[float] = []
+    save = BestCheckpoint._save
+
+    def watch(self: BestCheckpoint, trainer: Any) -> None:
+        seen.append(float(trainer.callback_metrics["songscriber/logmel_fad"]))  # what EarlyStopping would look at
+        save(self, trainer)
+
+    monkeypatch.setattr(BestCheckpoint, "_save", watch)
     path = write_config("tiny_diffusion_cond", judged_by(references, keep_best=True))
     folder = run_training(path, "--max-steps", "4", "--dataset-config", str(prompted))
     found = {step: scores_of(folder, step) for step in (2, 4)}
@@ -94,6 +102,7 @@ def test_scores_in_training_are_those_of_the_script(
     best = min(found, key=lambda step: found[step]["scores"]["logmel_fad"])
     (kept,) = (folder / "checkpoints" / "best").glob("*.ckpt")
     assert kept.name.endswith(f"step={best}.ckpt")
+    assert seen[-1] == pytest.approx(found[best]["scores"]["logmel_fad"], rel=1e-6)
 
     target = tmp_path / "exported"
     arguments = ["--ckpt-path", str(checkpoint_of(folder)), "--name", str(target), "--use-safetensors"]
@@ -226,6 +235,6 @@ def test_keys_of_the_jamendo_fork_are_taken(write_config: Any) -> None:
     found = check_training_config(json.loads(write_config("tiny_diffusion_cond", section).read_text()))
     assert found.song_describer_eval is not None
     callback = found.song_describer_eval.build(sample_size=8192, demo=found.demo)
-    assert (callback.every, callback.num_prompts, callback.sampling["cfg_scale"]) == (2000, 128, 7.0)
-    with torch.no_grad():
-        assert callback.node == {"type": "clap", "config": {"name": "laion/clap-htsat-fused"}}
+    plan = callback.plan
+    assert (plan.every, plan.num_prompts, plan.sampling["cfg_scale"]) == (2000, 128, 7.0)
+    assert plan.node == {"type": "clap", "config": {"name": "laion/clap-htsat-fused"}}

@@ -150,7 +150,7 @@ def matching_embedder(references: References, node: Mapping[str, Any] | None = N
 
 def _require_same(stored: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     known = {key: value for key, value in stored.items() if key in found}
-    require_same_setup({"the references": Result({}, known, {}), "the embedder": Result({}, found, {})})
+    require_same_setup([("the references", Result({}, known, {})), ("the embedder", Result({}, found, {}))])
 
 
 def _short(node: Mapping[str, Any]) -> str:

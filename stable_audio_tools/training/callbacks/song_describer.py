@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,28 +33,29 @@ logger = logging.getLogger(__name__)
 Monitor = Literal["fad", "fad_inf", "kernel_distance", "alignment_mean"]
 
 
-class SongDescriberCallback(pl.Callback):
-    """Every `every` steps the averaged weights are judged by the captions; keeps the best, and may end the run."""
+@dataclass(frozen=True)
+class CaptionPlan:
+    """What is judged, how, and when."""
 
-    def __init__(
-        self,
-        path: Path,
-        every: int,
-        num_prompts: int,
-        sampling: Mapping[str, Any],
-        node: Mapping[str, Any] | None,
-        device: str,
-        batch_sizes: tuple[int, int],
-        prefix: str,
-        monitor: Monitor,
-        best: BestCheckpoint,
-        on_error: Literal["warn", "stop"],
-        sample_size: int,
-        folder: Path | None,
-    ) -> None:
-        self.path, self.every, self.num_prompts, self.prefix, self.folder = path, every, num_prompts, prefix, folder
-        self.sampling, self.node, self.device, self.batch_sizes = dict(sampling), node, device, batch_sizes
-        self.monitor, self.best, self.on_error, self.sample_size = monitor, best, on_error, sample_size
+    path: Path  # of the references
+    every: int
+    num_prompts: int
+    sampling: Mapping[str, Any]
+    node: Mapping[str, Any] | None  # of the embedder; None: that of the references
+    device: str
+    batch_sizes: tuple[int, int]  # to generate, to embed
+    prefix: str
+    monitor: Monitor
+    on_error: Literal["warn", "stop"]
+    sample_size: int
+
+
+class SongDescriberCallback(pl.Callback):
+    """Every so many steps the averaged weights are judged by captions; keeps the best, and may end the run."""
+
+    def __init__(self, plan: CaptionPlan, best: BestCheckpoint, folder: Path | None = None) -> None:
+        """`folder` is where results go; None: the run's."""
+        self.plan, self.best, self.folder = plan, best, folder
         self._references: References | None = None
         self._embedder: Embedder | None = None
         self._last_step = -1
@@ -64,21 +66,22 @@ class SongDescriberCallback(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
         step = trainer.global_step
-        if step and step % self.every == 0 and step != self._last_step:
+        if step and step % self.plan.every == 0 and step != self._last_step:
             self._last_step = step
-            if self._ready():
+            # A file may be there for one process and not yet for another; they must judge together.
+            if all(share["ready"] for share in gather({"ready": self._ready()})):
                 self.run(trainer, pl_module)
 
     def _ready(self) -> bool:
         """Are the references there? Looked for anew each time, so that they may come while training runs."""
-        if self._references is None and self.path.is_file():
-            self._references = read_references(self.path)
+        if self._references is None and self.plan.path.is_file():
+            self._references = read_references(self.plan.path)
             if self._references.identity is None:  # then a name is all there is to check, and nothing is loaded for it
-                self._embedder = matching_embedder(self._references, self.node)
+                self._embedder = matching_embedder(self._references, self.plan.node)
         if self._references is None:
             self._tell_once(
-                f"training.song_describer_eval: {self.path} is not there, so captions are not judged; make it with "
-                f"python {COMMAND} --output-path {self.path}"
+                f"training.song_describer_eval: {self.plan.path} is not there, so captions are not judged; make it "
+                f"with python {COMMAND} --output-path {self.plan.path}"
             )
         return self._references is not None
 
@@ -117,31 +120,33 @@ class SongDescriberCallback(pl.Callback):
 
     def _prepare(self, module: Any) -> tuple[CaptionRun, list[int]]:
         assert self._references is not None
-        device = module.device if self.device in ("auto", module.device.type) else pick_device(self.device)
+        device = module.device if self.plan.device in ("auto", module.device.type) else pick_device(self.plan.device)
         if self._embedder is None:
-            self._embedder = matching_embedder(self._references, self.node)
+            self._embedder = matching_embedder(self._references, self.plan.node)
         self._embedder.to(device)
-        sampling = sampling_for(module.diffusion, **self.sampling)
+        sampling = sampling_for(module.diffusion, **self.plan.sampling)
         run = CaptionRun(
-            module.diffusion, self.sample_size, self._references, sampling, self._embedder, *self.batch_sizes
+            module.diffusion, self.plan.sample_size, self._references, sampling, self._embedder, *self.plan.batch_sizes
         )
-        return run, self._references.choose(self.num_prompts)
+        return run, self._references.choose(self.plan.num_prompts)
 
     def _report(self, trainer: pl.Trainer, module: Any, result: Result) -> None:
         assert self._embedder is not None
         known = {name: value for name, value in result.scores.items() if value is not None}
         self._log(trainer, known)
         # For Lightning's own EarlyStopping and ModelCheckpoint.
-        module.log_dict({f"{self.prefix}/{name}": value for name, value in known.items()}, logger=False, on_step=True)
+        module.log_dict(
+            {f"{self.plan.prefix}/{name}": value for name, value in known.items()}, logger=False, on_step=True
+        )
         told = ", ".join(f"{name} {value:.5g}" for name, value in known.items())
         logger.info("captions at step %d: %s", trainer.global_step, told)
         if trainer.is_global_zero:
             self._write(self._folder(trainer) / f"step_{trainer.global_step:08d}.json", result)
-        value = result.scores.get(f"{self._embedder.tag}_{self.monitor}")
+        value = result.scores.get(f"{self._embedder.tag}_{self.plan.monitor}")
         if value is None:
-            self._tell_once(f"training.song_describer_eval: {self.monitor} is not measured here; no best is kept")
-        elif self.best.judge(trainer, -value if self.monitor == "alignment_mean" else value):
-            logger.info("captions: %d evaluations without a better %s; stopping", self.best.patience, self.monitor)
+            self._tell_once(f"training.song_describer_eval: {self.plan.monitor} is not measured here; no best is kept")
+        elif self.best.judge(trainer, -value if self.plan.monitor == "alignment_mean" else value):
+            logger.info("captions: %d evaluations without a better %s; stopping", self.best.patience, self.plan.monitor)
             trainer.should_stop = True
 
     def _write(self, path: Path, result: Result) -> None:
@@ -152,7 +157,7 @@ class SongDescriberCallback(pl.Callback):
 
     def _fail(self, trainer: pl.Trainer, error: str) -> None:
         sentence = f"the evaluation on captions at step {trainer.global_step} failed: {error}"
-        if self.on_error == "stop":
+        if self.plan.on_error == "stop":
             raise UserError(sentence)
         if error not in self._told:
             self._told.add(error)
@@ -161,7 +166,7 @@ class SongDescriberCallback(pl.Callback):
 
     def _log(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
         for one in trainer.loggers if trainer.is_global_zero else ():
-            named = {f"{self.prefix}/{name}": value for name, value in values.items()}
+            named = {f"{self.plan.prefix}/{name}": value for name, value in values.items()}
             one.log_metrics(named, step=trainer.global_step)
 
     def _folder(self, trainer: pl.Trainer) -> Path:
@@ -255,7 +260,7 @@ def song_describer_evaluation(
         "seed": eval_seed,
     }
     assert precomputed_embeddings_path is not None
-    return SongDescriberCallback(
+    plan = CaptionPlan(
         Path(precomputed_embeddings_path),
         eval_every or given.get("demo_every") or 2000,
         num_prompts,
@@ -265,8 +270,8 @@ def song_describer_evaluation(
         (gen_batch_size, clap_batch_size),
         metric_prefix,
         monitor,
-        BestCheckpoint(None if folder is None else folder / "checkpoints" / "best", keep_best, patience),
         on_error,
         sample_size,
-        None if folder is None else folder / "song_describer",
     )
+    best = BestCheckpoint(None if folder is None else folder / "checkpoints" / "best", keep_best, patience)
+    return SongDescriberCallback(plan, best, None if folder is None else folder / "song_describer")
