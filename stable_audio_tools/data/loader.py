@@ -49,6 +49,20 @@ class ItemSource(Protocol):
         """The file of an item, for messages."""
 
 
+class SamePass:
+    """Held-out data: each pass gives the same crops, so that what is measured on them can be compared."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.loader.rewind()
+        return iter(self.loader)
+
+
 class Loader:
     """Iterates over one epoch at a time; `state_dict` is the place after the batch that was given last.
 
@@ -163,6 +177,10 @@ class Loader:
             self._batches = self._position // self.batch_size
             logger.warning("resuming with another batch size or number of processes: the order goes on where it was")
         self._resuming = self.epoch >= 0 and self._batches < len(self)
+
+    def rewind(self) -> None:
+        """The next iteration is the first epoch again."""
+        self.epoch, self._batches, self._position, self._resuming = -1, 0, 0, False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_workers": None}

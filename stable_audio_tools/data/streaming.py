@@ -186,6 +186,12 @@ class StreamLoader:
         self._waiting.clear()
         self._resuming = self.epoch >= 0
 
+    def rewind(self) -> None:
+        """The next iteration is the first epoch again."""
+        self.epoch, self._batches, self._resuming = -1, 0, False
+        self._left, self._events, self._before = {}, None, None
+        self._waiting.clear()
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_events": None, "_waiting": deque()}
 

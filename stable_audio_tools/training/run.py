@@ -15,6 +15,7 @@ from stable_audio_tools import configs
 from stable_audio_tools.config import CheckpointError, ConfigError, UserError, load, save
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.example_clips import write_example_clips
+from stable_audio_tools.data.loader import SamePass
 from stable_audio_tools.inference.latents import require_same_autoencoder
 from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
 from stable_audio_tools.models.checkpoints import load_into, open_weights
@@ -98,13 +99,13 @@ def fit(settings: TrainSettings, recipe: Recipe | None = None) -> Path:
     # Each process draws noise of its own; the weights above are the same in all.
     seed_everything((settings.seed + rank()) % MAX_SEED)
     loader = _loader(settings, files.model, files.dataset, shuffle=True)
-    val_loader = _loader(settings, files.model, files.val_dataset, shuffle=False)
+    held_out = _loader(settings, files.model, files.val_dataset, shuffle=False)
     if settings.compile:
         compile_network(wrapper)
     logger.info("run folder: %s", folder)
     os.environ[_RUN_FOLDER] = str(folder)
     try:
-        trainer.fit(wrapper, loader, val_loader, ckpt_path=resumed)
+        trainer.fit(wrapper, loader, None if held_out is None else SamePass(held_out), ckpt_path=resumed)
     except torch.OutOfMemoryError as error:
         raise UserError(out_of_memory_advice(error, settings.batch_size)) from error
     except RuntimeError as error:

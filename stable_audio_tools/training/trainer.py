@@ -9,8 +9,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from stable_audio_tools.config import UserError
+from stable_audio_tools.system.packages import require
 from stable_audio_tools.system.ranks import world_size
 from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from stable_audio_tools.training.callbacks.guards import NonFiniteGuard
@@ -54,12 +57,12 @@ def create_trainer(
         *more,
         DryRun() if settings.dry_run else None,
     ]
-    return pl.Trainer(
+    return _lightning(
         accelerator=accelerator,
         devices=devices,
         num_nodes=settings.num_nodes,
         strategy=_strategy(settings, wrapper, devices),
-        precision=_precision(settings, accelerator),  # type: ignore[arg-type]
+        precision=_precision(settings, accelerator),
         plugins=[AtomicCheckpointIO()],
         max_steps=1 if settings.dry_run else settings.max_steps,
         max_epochs=settings.max_epochs,
@@ -80,6 +83,14 @@ def create_trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
+
+
+def _lightning(**options: Any) -> pl.Trainer:
+    """Lightning knows which devices, strategies and precisions go together; what it says of them is the user's."""
+    try:
+        return pl.Trainer(**options)
+    except (MisconfigurationException, ValueError) as error:
+        raise UserError(f"the trainer cannot be set up as asked: {error}") from error
 
 
 def _quieten() -> None:
@@ -115,6 +126,7 @@ def _devices(settings: TrainSettings) -> tuple[Any, str]:
 
 def _strategy(settings: TrainSettings, wrapper: TrainingModule, devices: Any) -> Any:
     if settings.strategy == "deepspeed":
+        require("deepspeed")
         from pytorch_lightning.strategies import DeepSpeedStrategy
 
         return DeepSpeedStrategy(stage=2, load_full_weights=True)

@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from stable_audio_tools.config import AudioError, ConfigError
+from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.draws import Draw, make_order, order_length, seeded
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
-from stable_audio_tools.data.loader import Item, Loader
+from stable_audio_tools.data.loader import Item, Loader, SamePass
+from tests.data.test_webdataset import write_shards
 
 
 def mask_of(item: int) -> torch.Tensor:
@@ -393,3 +395,24 @@ def test_an_epoch_is_summed_up_with_its_last_batch(
     assert len(found) == 1
     assert summary in found[0]
     assert sum(message.startswith("epoch 0: ") for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["audio_dir", "wds"])
+def test_held_out_data_is_the_same_in_every_pass(tmp_path: Path, write_clip: Any, kind: str, workers: int) -> None:
+    for number in range(3):
+        write_clip(f"{number}.wav", samples=30_000)
+    folder = tmp_path / "audio" if kind == "audio_dir" else write_shards(tmp_path / "tars", (2, 1))
+    loader = create_dataloader_from_config(
+        {"dataset_type": kind, "datasets": [{"path": str(folder)}]},
+        batch_size=1,
+        sample_size=2_000,
+        sample_rate=16_000,
+        num_workers=workers,
+        shuffle=False,
+    )
+    held_out = SamePass(loader)
+    passes = [[audio for audio, _ in held_out] for _ in range(3)]
+    assert len(held_out) == len(passes[0]) == 3
+    assert all(torch.equal(a, b) for other in passes[1:] for a, b in zip(passes[0], other))
+    assert not all(torch.equal(a, b) for (a, _), b in zip(loader, passes[0])), "the loader itself goes on"

@@ -1,0 +1,152 @@
+"""What a run can be told: loggers, precision, compilation, strategies, held-out data."""
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.training import create_training_wrapper_from_config
+from stable_audio_tools.training.factory import check_training_config
+from stable_audio_tools.training.settings import TrainSettings
+from stable_audio_tools.training.trainer import compile_network, create_trainer
+from tests.training.conftest import training_config
+
+
+def column(folder: Path, name: str) -> list[float]:
+    """The logged values of one metric."""
+    with (folder / "metrics" / "metrics.csv").open() as file:
+        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+def test_tensorboard_needs_no_account(write_config: Any, run_training: Any) -> None:
+    folder = run_training(write_config("tiny_diffusion_uncond"), "--max-steps", "2", "--logger", "tensorboard")
+    events = EventAccumulator(str(folder / "metrics")).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [0, 1]
+    assert events.Tags()["audio"] and events.Tags()["images"], "demos can be heard and seen there"
+
+
+def test_wandb_works_offline(write_config: Any, run_training: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folder = run_training(write_config("tiny_diffusion_uncond"), "--max-steps", "1", "--logger", "wandb")
+    wandb.finish()
+    (record,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    content = record.read_bytes()
+    assert b"train/loss" in content and b"model_config" in content
+
+
+def test_no_logger_is_a_choice(write_config: Any, run_training: Any, checkpoint_of: Any) -> None:
+    folder = run_training(write_config("tiny_diffusion_uncond"), "--max-steps", "1", "--logger", "none")
+    assert checkpoint_of(folder).exists() and not (folder / "metrics").exists()
+
+
+PRECISIONS = {
+    "auto": "32-true",
+    "16": "bf16-mixed",  # no CPU has a float16 mode
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "bf16-mixed": "bf16-mixed",
+    "bf16-true": "bf16-true",
+    "64": "64-true",
+}
+
+
+@pytest.mark.parametrize("asked", PRECISIONS)
+def test_precision_is_spelled_as_lightning_does(asked: str, tmp_path: Path) -> None:
+    config = training_config("tiny_diffusion_uncond")
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    settings = TrainSettings(precision=asked, accelerator="cpu", logger="none")
+    trainer = create_trainer(settings, config, check_training_config(config), wrapper, tmp_path)
+    assert trainer.precision == PRECISIONS[asked]
+
+
+def test_bfloat16_trains(write_config: Any, run_training: Any, losses_of: Any) -> None:
+    config = write_config("tiny_diffusion_uncond")
+    exact = losses_of(run_training(config, "--max-steps", "2", name="float32"))
+    mixed = losses_of(run_training(config, "--max-steps", "2", "--precision", "bf16-mixed", name="bfloat16"))
+    assert mixed == pytest.approx(exact, rel=0.05) and mixed != exact
+
+
+def test_a_precision_that_is_none(write_config: Any, run_training: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    run_training(write_config("tiny_diffusion_uncond"), "--precision", "17", status=2)
+    told = capfd.readouterr().err
+    assert "17" in told and "bf16-mixed" in told and "Traceback" not in told
+
+
+def test_compilation_keeps_the_names_of_weights() -> None:
+    config = training_config("tiny_diffusion_cond")
+    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
+    names = list(wrapper.state_dict())
+    compile_network(wrapper)
+    compiled = [module for module in wrapper.modules() if module._compiled_call_impl is not None]
+    assert compiled == [wrapper.diffusion.model] and list(wrapper.state_dict()) == names
+
+
+def held_out(config: dict[str, Any]) -> None:
+    config["training"].pop("demo")
+
+
+@pytest.mark.parametrize(
+    ("name", "metrics"),
+    [
+        ("tiny_diffusion_cond", ["val/avg_loss", "val/loss_0.1", "val/loss_0.9"]),
+        ("tiny_diffusion_uncond", ["val/avg_loss", "val/loss_0.5"]),
+        ("tiny_autoencoder", ["val/mrstft_loss"]),
+        ("tiny_lm", ["val/cross_entropy"]),
+    ],
+)
+def test_held_out_data_is_judged(
+    name: str, metrics: list[str], write_config: Any, run_training: Any, dataset: Path
+) -> None:
+    flags = ("--val-dataset-config", str(dataset), "--val-every", "1", "--limit-val-batches", "2", "--max-steps", "2")
+    folder = run_training(write_config(name, held_out), *flags)
+    for metric in metrics:
+        values = column(folder, metric)
+        assert len(values) == 2 and all(value == value and value > 0 for value in values), metric
+    if name == "tiny_diffusion_cond":
+        levels = [column(folder, f"val/loss_{level:g}")[0] for level in (0.1, 0.3, 0.5, 0.7, 0.9)]
+        assert column(folder, "val/avg_loss")[0] == pytest.approx(sum(levels) / 5, rel=1e-5)
+
+
+def test_the_same_weights_have_the_same_held_out_loss(write_config: Any, run_training: Any, dataset: Path) -> None:
+    """The noise of a validation does not depend on when it comes."""
+
+    def still(config: dict[str, Any]) -> None:
+        held_out(config)
+        config["training"]["learning_rate"] = 1e-30
+
+    flags = ("--val-dataset-config", str(dataset), "--val-every", "1", "--limit-val-batches", "2", "--max-steps", "3")
+    values = column(run_training(write_config("tiny_diffusion_uncond", still), *flags), "val/avg_loss")
+    assert len(values) == 3 and values[0] == values[1] == values[2]
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
+def test_strategies_of_gpus_say_so_without_one(
+    strategy: str, write_config: Any, run_training: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_training(write_config("tiny_diffusion_uncond"), "--strategy", strategy, "--max-steps", "1", status=2)
+    told = capfd.readouterr().err
+    assert strategy in told.lower() and "Traceback" not in told
+
+
+def test_one_process_works_where_torchrun_starts_two(
+    write_config: Any, run_training: Any, checkpoint_of: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    """unwrap_model.py under the guides' `torchrun --nproc_per_node gpu`: rank zero works, the other leaves."""
+    config = write_config("tiny_diffusion_uncond")
+    checkpoint = checkpoint_of(run_training(config, "--max-steps", "1"))
+    script = Path(__file__).parents[2] / "unwrap_model.py"
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    words = ["--model-config", str(config), "--ckpt-path", str(checkpoint), "--name", str(tmp_path / "out")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*start, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]
