@@ -22,6 +22,8 @@ COMMANDS = {
     "pre-encode": Entry("pre_encode", "encode a dataset of audio to a dataset of latents"),
     "audio-to-images": Entry("audio_to_images", "cut audio into mel spectrograms: latents, or a Hugging Face dataset"),
     "decode-mel": Entry("decode_mel", "make audio of mel spectrograms"),
+    "encode-text": Entry("encode_text", "encode texts once, for conditions that are looked up"),
+    "convert-pipeline": Entry("convert_pipeline", "turn audio diffusion pipelines of diffusers into models, and back"),
     "check-data": Entry("check_data", "look through a dataset for files that are broken, silent, doubled, unlabelled"),
     "deduplicate": Entry("deduplicate", "find files of a dataset that hold the same recording"),
     "download-jamendo": Entry("download_jamendo", "download audio and tables of MTG-Jamendo"),

@@ -1,0 +1,96 @@
+"""`encode-text`: texts to a file of encodings, for the conditioner `precomputed`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from stable_audio_tools.cli.command import command, make_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    made = make_parser(
+        "encode_text.py",
+        "Encode texts once with T5 or CLAP, or take over a pickle of encodings, into a safetensors file that the "
+        "conditioner 'precomputed' reads.",
+    )
+    made.add_argument("--output", type=Path, required=True, metavar="FILE", help="the .safetensors file to write")
+    source = made.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--texts", type=Path, metavar="FILE", help=".txt (a text per line), or .csv or .jsonl with prompt and name"
+    )
+    source.add_argument("--from-pickle", type=Path, metavar="FILE", help="encodings by name, of an older toolkit")
+    encoder = made.add_argument_group("encoder of --texts")
+    encoder.add_argument("--t5", metavar="NAME", help="T5 model, by name on the Hub or folder (else t5-small)")
+    encoder.add_argument("--clap-ckpt", metavar="FILE", help="LAION's CLAP weights, instead of T5")
+    encoder.add_argument(
+        "--clap-model", metavar="NAME", help="CLAP model of transformers, by name or folder, instead of T5"
+    )
+    encoder.add_argument(
+        "--pooling", default="mean", choices=("first", "mean", "none"), help="one vector per text, or all its tokens"
+    )
+    encoder.add_argument("--max-length", type=int, default=128, metavar="N", help="longest text, in tokens of T5")
+    encoder.add_argument("--batch-size", type=int, default=16, metavar="N", help="texts through the encoder at once")
+    encoder.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (else the best there is)")
+    made.add_argument(
+        "--names",
+        default="whole",
+        choices=("whole", "name", "stem"),
+        help="of --from-pickle: what to keep of names that are paths",
+    )
+    return made
+
+
+def conditioner_of(arguments: argparse.Namespace) -> Any:
+    """What encodes, from texts to a condition."""
+    from stable_audio_tools.config import ConfigError, build
+    from stable_audio_tools.models.conditioners.clap import LAION_WIDTHS, clap_widths
+    from stable_audio_tools.models.conditioners.text import encoder_width
+    from stable_audio_tools.system.devices import pick_device
+
+    named = [name for name in ("t5", "clap_ckpt", "clap_model") if getattr(arguments, name) is not None]
+    if len(named) > 1:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in named)
+        raise ConfigError(f"{flags}: give one encoder")
+    if named and named[0] != "t5":
+        tokens = arguments.pooling == "none"
+        key = "clap_ckpt_path" if arguments.clap_ckpt else "clap_model_name"
+        widths = LAION_WIDTHS if arguments.clap_ckpt else clap_widths(arguments.clap_model, "--clap-model")
+        config = {
+            key: getattr(arguments, named[0]),
+            "use_text_features": tokens,
+            "output_dim": widths[0 if tokens else 1],
+        }
+        node = {"type": "clap_text", "id": "prompt", "config": config}
+    else:
+        name = arguments.t5 or "t5-small"
+        config = {"t5_model_name": name, "max_length": arguments.max_length, "output_dim": encoder_width(name)}
+        node = {"type": "t5", "id": "prompt", "config": config}
+    conditioner = build("conditioner", node, "encoder").eval()
+    return lambda texts: conditioner(texts, pick_device(arguments.device))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from safetensors.torch import save_file
+
+    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.inference.text_encodings import encode_texts, read_pickled_encodings, read_texts
+    from stable_audio_tools.system.files import atomic_path
+
+    if arguments.output.suffix != ".safetensors":
+        raise ConfigError(f"--output: expected a name ending in .safetensors, got {arguments.output.name!r}")
+    if arguments.batch_size < 1 or arguments.max_length < 1:
+        raise ConfigError("--batch-size, --max-length: expected at least 1")
+    if arguments.from_pickle is not None:
+        encodings = read_pickled_encodings(arguments.from_pickle, arguments.names)
+    else:
+        texts = read_texts(arguments.texts)
+        encodings = encode_texts(conditioner_of(arguments), texts, arguments.pooling, arguments.batch_size)
+    with atomic_path(arguments.output) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in encodings.items()}, temporary)
+    longest = max((len(tensor) if tensor.ndim == 2 else 1 for tensor in encodings.values()), default=0)
+    width = next(iter(encodings.values())).shape[-1] if encodings else 0
+    print(f"{arguments.output}: {len(encodings)} encodings, dim {width}, max_length {longest}")
+    return 0
+
+
+main = command(parser, run)

@@ -1,0 +1,57 @@
+"""encode-text and convert-pipeline by their flags; --mode of generate."""
+
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from stable_audio_tools.cli.convert_pipeline import main as convert_pipeline
+from stable_audio_tools.cli.encode_text import main as encode_text
+from stable_audio_tools.cli.generate import edit_of
+from stable_audio_tools.cli.generate import parser as generate_parser
+from stable_audio_tools.config import ConfigError
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_t5 import write_t5
+
+
+def test_encode_text_writes_what_the_conditioner_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_t5(tmp_path / "t5")
+    (tmp_path / "texts.txt").write_text("slow drums\nrain\n")
+    flags = ["--texts", str(tmp_path / "texts.txt"), "--t5", str(folder), "--output", str(tmp_path / "e.safetensors")]
+    assert encode_text([*flags, "--device", "cpu"]) == 0
+    assert "2 encodings, dim" in capsys.readouterr().out
+    assert set(load_file(tmp_path / "e.safetensors")) == {"slow drums", "rain"}
+
+
+def test_encode_text_takes_over_pickles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "e.p").write_bytes(pickle.dumps({"/music/x.wav": np.ones((1, 5), dtype=np.float32)}))
+    out = tmp_path / "e.safetensors"
+    assert encode_text(["--from-pickle", str(tmp_path / "e.p"), "--names", "stem", "--output", str(out)]) == 0
+    assert load_file(out)["x"].shape == (5,)
+    assert encode_text(["--from-pickle", str(tmp_path / "e.p"), "--output", str(tmp_path / "e.npz")]) == 2
+    assert "--output: expected a name ending in .safetensors" in capsys.readouterr().err
+
+
+def test_convert_pipeline_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert_pipeline(["--output-dir", str(tmp_path / "out")]) == 2
+    assert "give --from-pipeline, or --model-config with --ckpt-path" in capsys.readouterr().err
+    assert convert_pipeline(["--output-dir", str(tmp_path / "out"), "--from-pipeline", str(tmp_path)]) == 2
+    assert "holds no model_index.json" in capsys.readouterr().err
+
+
+def test_modes_of_generate() -> None:
+    base = ["--output-dir", "out"]
+    flags = ["--mode", "inpaint", "--audio", "a.wav", "--spans", "1-2,3-4.5"]
+    edit = edit_of(generate_parser().parse_args([*base, *flags]))
+    assert edit.spans == ((1.0, 2.0), (3.0, 4.5))
+    for flags, message in (
+        (["--audio", "a.wav"], "--audio: needs --mode"),
+        (["--mode", "outpaint"], "--audio: missing; --mode outpaint needs the audio"),
+        (["--mode", "inpaint", "--audio", "a.wav", "--spans", "2-1"], "--spans: '2-1' ends before it starts"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            edit_of(generate_parser().parse_args([*base, *flags]))
