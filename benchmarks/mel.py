@@ -119,12 +119,16 @@ def vocoders() -> list[Row]:
     return [Row("1 s", name, spent)]
 
 
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--repeats", type=int, default=3, help="of which the median counts")
+    made.add_argument("--seconds", type=float, default=12.0, help="length of each of five clips")
+    made.add_argument("--json", type=Path, help="write the figures there too")
+    return made
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3, help="of which the median counts")
-    parser.add_argument("--seconds", type=float, default=12.0, help="length of each of five clips")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     torch.set_num_threads(1)
     rows = []
     for work in (*(partial(measure_decoding, one, arguments.seconds, arguments.repeats) for one in SETTINGS), vocoders):
