@@ -1,6 +1,6 @@
 """Do attribution scores mean anything? Planted duplicates, and the linear datamodeling score; minutes on one core.
 
-python benchmarks/attribution_validity.py [--subsets 32] [--out outputs/attribution_validity.json]
+python benchmarks/attribution_validity.py [--subsets 64] [--out outputs/attribution_validity.json]
 
 Items are short "latents": a few sinusoids of one of six classes, with amplitudes and phases of their own, and noise.
 """
@@ -38,9 +38,9 @@ class Setting:
 
     items: int = 96
     queries: int = 20
-    subsets: int = 32
-    steps: int = 400
-    seeds: int = 2
+    subsets: int = 64
+    steps: int = 300
+    seeds: int = 1
     dim: int = 1024
     timesteps: int = 50
 
@@ -137,12 +137,12 @@ def validity(setting: Setting, workers: int) -> dict[str, LDS]:
         outputs = np.stack(list(pool.map(subset_outputs, [(list(subset), setting) for subset in plan.subsets])))
     membership, grid = plan.membership(), list(DEFAULT_GRID)
     network = train(items, setting.steps, 0)
-    half = setting.subsets // 2
+    choosing = setting.subsets // 4
     found: dict[str, LDS] = {}
 
     def judge(name: str, scores: Tensor) -> None:
         """On the models that no regulariser was chosen by."""
-        found[name] = linear_datamodeling_score(scores.numpy(), membership[half:], outputs[half:])
+        found[name] = linear_datamodeling_score(scores.numpy(), membership[choosing:], outputs[choosing:])
 
     judge("random", random_scores(setting.queries, setting.items))
     judge("raw similarity", similarity(queries.flatten(1), items.flatten(1)))
@@ -151,7 +151,7 @@ def validity(setting: Setting, workers: int) -> dict[str, LDS]:
         train_features = features_of(network, items, "train", f, setting)
         member = Member(train_features, features_of(network, queries, "query", f, setting))
         scores = score_member(member, grid)
-        best, _ = choose_regulariser(scores, grid, membership[:half], outputs[:half])
+        best, _ = choose_regulariser(scores, grid, membership[:choosing], outputs[:choosing])
         judge(f"{name}, lambda {best:g}", scores[grid.index(best)])
         judge(f"gradient cosine, f {f}", score_by_products([member], cosine=True))
     return found
@@ -163,9 +163,11 @@ def _spectra(items: Tensor) -> Tensor:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subsets", type=int, default=32, help="models; half choose the regulariser, half judge")
-    parser.add_argument("--steps", type=int, default=400, help="training steps of each model")
-    parser.add_argument("--seeds", type=int, default=2, help="models of each subset that are averaged")
+    parser.add_argument(
+        "--subsets", type=int, default=64, help="models; a quarter chooses the regulariser, the rest judge"
+    )
+    parser.add_argument("--steps", type=int, default=300, help="training steps of each model")
+    parser.add_argument("--seeds", type=int, default=1, help="models of each subset that are averaged")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     arguments = parser.parse_args()
@@ -176,7 +178,7 @@ def main() -> int:
     for name, count in planted.items():
         print(f"{name}: the planted duplicate is first for {count} of {setting.queries} queries", flush=True)
     found = validity(setting, arguments.workers)
-    judged = setting.subsets - setting.subsets // 2
+    judged = setting.subsets - setting.subsets // 4
     print(f"LDS over {judged} subsets and {setting.queries} queries, mean [95 % interval]")
     for name, value in found.items():
         print(f"  {name:40} {value}")

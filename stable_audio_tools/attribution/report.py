@@ -6,9 +6,12 @@ from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stable_audio_tools.attribution.results import Scores, rank_items
+from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
+from stable_audio_tools.data.sources.latents import read_latent_metadata
 from stable_audio_tools.system.files import write_text
 
 _BINS = 40
@@ -36,9 +39,9 @@ def write_report(scores: Scores, path: str | Path, top_k: int = 5) -> None:
 
 
 def _card(page: Path, item: str, caption: str) -> str:
-    player = ""
-    if Path(item).suffix.lower() in SCANNED_EXTENSIONS:
-        relative = Path(os.path.relpath(Path(item).absolute(), page.absolute().parent)).as_posix()
+    player, sound = "", _sound_of(item)
+    if sound.suffix.lower() in SCANNED_EXTENSIONS:
+        relative = Path(os.path.relpath(sound.absolute(), page.absolute().parent)).as_posix()
         player = f'<audio controls preload=none src="{quote(relative)}"></audio>'
     name = html.escape(Path(item).name)
     return (
@@ -46,7 +49,18 @@ def _card(page: Path, item: str, caption: str) -> str:
     )
 
 
-def _histogram(values: np.ndarray, width: int = 600, height: int = 60) -> str:
+def _sound_of(item: str) -> Path:
+    """The file itself, or what latents say that they were made from."""
+    path = Path(item)
+    if path.suffix != ".npy":
+        return path
+    try:
+        return Path(str(read_latent_metadata(path).get("path", path)))
+    except BadItem:
+        return path
+
+
+def _histogram(values: NDArray[np.float64], width: int = 600, height: int = 60) -> str:
     """How the scores of all items are spread, on a scale of square roots, so that single ones can be seen."""
     counts, edges = np.histogram(values, bins=_BINS)
     heights = np.sqrt(counts / max(1, counts.max())) * height

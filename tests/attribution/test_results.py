@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from stable_audio_tools.attribution.report import write_report
 from stable_audio_tools.attribution.results import Scores, read_labels, read_scores, save_scores, sum_by_label
 from stable_audio_tools.cli import dtrak_score
 from stable_audio_tools.config import ConfigError, save
@@ -147,6 +148,14 @@ def test_tables_and_page(folder: Path) -> None:
     page = Page((out / "index.html").read_text())
     assert len(page.sources) == 2 * (1 + 5 + 5)
     assert all((out / source).is_file() for source in page.sources)
+
+
+def test_the_page_plays_what_latents_were_made_from(tmp_path: Path) -> None:
+    (tmp_path / "0.json").write_text(json.dumps({"path": str(tmp_path / "song.mp3")}))
+    scores = Scores(np.array([[1.0, 2.0]]), ("q.wav",), (str(tmp_path / "0.npy"), str(tmp_path / "1.npy")))
+    write_report(scores, tmp_path / "index.html")
+    sources = Page((tmp_path / "index.html").read_text()).sources
+    assert sources.count("song.mp3") == 2 and len(sources) == 3
 
 
 def test_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
