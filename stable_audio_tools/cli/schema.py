@@ -18,12 +18,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.config.schema import flat_schema, tagged_schema
+    from stable_audio_tools.config.schema import body_of, flat_schema, tagged_schema
     from stable_audio_tools.models.factory import ModelFile
     from stable_audio_tools.system.files import write_text
+    from stable_audio_tools.training.section_schema import training_body
 
     schemas = {
-        "model": tagged_schema(ModelFile, "model_type", {"model": "model"}),
+        "model": tagged_schema(
+            ModelFile, "model_type", "model", {"model": body_of("model"), "training": training_body}
+        ),
         "dataset": flat_schema("Dataset config", "dataset", "dataset_type"),
     }
     if arguments.out is None:

@@ -1,6 +1,6 @@
 """JSON Schemas for editors (completion, red underlines), from the same signatures that check the configs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,18 +13,27 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCE = "#/$defs/{model}"
 
 
-def tagged_schema(top: type[BaseModel], tag_key: str, bodies: Mapping[str, str]) -> dict[str, Any]:
-    """The schema of a file whose key `tag_key` says which component stands under each key of `bodies` (key -> kind)."""
-    definitions: dict[str, Any] = {}
+Definitions = dict[str, Any]  # of the schema's records and kinds, by name
+Body = Callable[[str, Definitions], dict[str, Any]]  # (tag, definitions to add to) -> schema of an object
+
+
+def body_of(kind: str) -> Body:
+    """The keys of a component, by its tag."""
+    return lambda tag, definitions: _body(components(kind)[tag], definitions)
+
+
+def tagged_schema(top: type[BaseModel], tag_key: str, kind: str, bodies: Mapping[str, Body]) -> dict[str, Any]:
+    """The schema of a file whose key `tag_key` names a component of `kind`, on which the keys of `bodies` depend."""
+    definitions: Definitions = {}
     document = top.model_json_schema(ref_template=_REFERENCE)
     definitions.update(document.pop("$defs", {}))
-    tags = sorted(set.intersection(*(set(components(kind)) for kind in bodies.values())))
+    tags = sorted(components(kind))
     document["properties"]["$schema"] = {"type": "string"}
-    document["properties"][tag_key]["enum"] = sorted(components(next(iter(bodies.values()))))
+    document["properties"][tag_key]["enum"] = tags
     document["allOf"] = [
         {
             "if": {"properties": {tag_key: {"const": tag}}},
-            "then": {"properties": {key: _body(components(kind)[tag], definitions) for key, kind in bodies.items()}},
+            "then": {"properties": {key: body(tag, definitions) for key, body in bodies.items()}},
         }
         for tag in tags
     ]

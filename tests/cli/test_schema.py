@@ -45,6 +45,9 @@ def test_shipped_dataset_configs_fit(path: Path, validators: dict[str, Any]) -> 
         (("model", "encoder"), "type", "ooblek"),
         (("model", "encoder", "config"), "use_snakee", True),
         (("model", "encoder", "config"), "strides", [2, "4"]),
+        (("training",), "learning_rat", 1e-4),
+        (("training", "demo"), "demo_evry", 10),
+        (("training", "demo"), "enabled", "yes"),
     ],
 )
 def test_mistakes_are_underlined(where: tuple[str, ...], key: str, value: Any, validators: dict[str, Any]) -> None:
