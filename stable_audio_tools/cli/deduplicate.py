@@ -125,7 +125,8 @@ def _add_output_flags(made: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.dedup.codecs import CodecSettings
-    from stable_audio_tools.dedup.run import DedupSettings, deduplicate
+    from stable_audio_tools.dedup.run import deduplicate
+    from stable_audio_tools.dedup.settings import DedupSettings
 
     check(arguments)
     given = vars(arguments)
@@ -134,7 +135,7 @@ def run(arguments: argparse.Namespace) -> int:
     if outcome is None:
         return 0
     for row in outcome.sweep:
-        print(", ".join(f"{key} {value}" for key, value in row.items()))
+        print(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row.items()))
     print(describe(outcome.summary))
     return 1 if outcome.leaks else 0
 

@@ -6,6 +6,7 @@ again does so at one offset.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -34,7 +35,7 @@ def align(one: Frames, other: Frames) -> Aligned:
     return Aligned(round(float(score), 6), later / FRAMES_PER_SECOND)
 
 
-def _moving(bands: NDArray) -> Tensor:
+def _moving(bands: NDArray[np.uint8]) -> Tensor:
     """What is left of each band without its mean: (bands, t) in float64."""
     values = torch.from_numpy(bands).double()
     return values - values.mean(1, keepdim=True)

@@ -27,6 +27,6 @@ def complete_link(count: int, pairs: Sequence[tuple[int, int]], similarity: Sequ
         one, other = group[first], group[second]
         if one is not other and all(frozenset((a, b)) in known for a in one for b in other):
             joined = one + other
-            group.update(dict.fromkeys(joined, joined))  # type: ignore[arg-type]
+            group.update(dict.fromkeys(joined, joined))
     unique = {min(members): sorted(members) for members in group.values() if len(members) > 1}
     return [unique[first] for first in sorted(unique)]

@@ -3,16 +3,71 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from stable_audio_tools.config import ConfigError
 from stable_audio_tools.data.path_lists import PathList, read_path_list
+from stable_audio_tools.dedup.audit import write_audit
+from stable_audio_tools.dedup.codecs import Codec
 from stable_audio_tools.dedup.copies import Copy, Group, Likeness
+from stable_audio_tools.dedup.settings import DedupSettings, PathFormat
 from stable_audio_tools.dedup.store import Failure
 from stable_audio_tools.dedup.tracks import Track
+from stable_audio_tools.dedup.verdict import Evidence, Verdict
 from stable_audio_tools.system.files import atomic_path, write_text
 
-PathFormat = Literal["qualified", "relative", "absolute"]
+
+def write_outputs(
+    settings: DedupSettings, codec: Codec, evidence: Evidence, verdict: Verdict, sweep: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write everything -> the summary."""
+    places, heard = settings.outputs(), evidence.heard
+    excluded = sorted(verdict.dropped | verdict.leaking | (verdict.broken if settings.exclude_failed else set()))
+    counts = {
+        "total_scanned_files": evidence.scanned,
+        "processed_files": len(evidence.tracks),
+        "encoded_files": len(heard),
+        "failed_files": len(verdict.broken),
+        **verdict.counts(),
+        "excluded_files": len(excluded),
+        "kept_files": len(evidence.tracks) - len(excluded),
+    }
+    paths = {name: str(place.absolute()) for name, place in places.items()}
+    summary = {**_setup(settings, codec), **counts, "sweep": sweep, **paths}
+    header = f"{len(excluded)} files that training leaves out, as {settings.exclude_path_format} paths"
+    write_excluded(places["exclude_output"], excluded, evidence.tracks, settings.exclude_path_format, header)
+    write_pairs(places["pairs_output"], verdict.groups)
+    write_clusters(places["clusters_output"], verdict.groups)
+    write_failures(places["failed_output"], evidence.failures)
+    told = f"{len(verdict.dropped)} copies in {len(verdict.groups)} groups among {len(heard)} files"
+    write_audit(places["audit_output"], verdict.groups, told, settings.audit_groups)
+    if settings.against:
+        write_leaks(places["leaks_output"], heard, evidence.heard_others, verdict.leaks)
+    write_json(places["summary_output"], summary)
+    return summary
+
+
+def _setup(settings: DedupSettings, codec: Codec) -> dict[str, Any]:
+    """What the result depends on."""
+    return {
+        "dataset_config": settings.dataset_config,
+        "dataset_dirs": list(settings.dataset_dir) or None,
+        "against": settings.against,
+        "codec": settings.codec.codec,
+        "codec_identity": codec.identity,
+        "model_type": settings.codec.model_type if settings.codec.codec == "dac" else None,
+        "model_path": settings.codec.model_path or settings.codec.ckpt_path or settings.codec.pretrained_name,
+        "codebook_size": codec.codebook_size,
+        "num_codebooks": codec.num_codebooks,
+        "histogram_mode": settings.histogram_mode,
+        "max_audio_seconds": settings.max_audio_seconds,
+        "similarity_threshold": settings.threshold(codec),
+        "aligned_threshold": settings.aligned_threshold if settings.second_look else None,
+        "linkage": settings.linkage,
+        "keep": list(settings.keep),
+        "limit": settings.limit,
+        "exclude_path_format": settings.exclude_path_format,
+    }
 
 
 def entry_of(track: Track, format: PathFormat) -> str:

@@ -89,13 +89,14 @@ def _search_by_products(
 ) -> _Candidates:
     """Products of blocks; of a matrix with itself only those above the diagonal."""
     own = rows is columns
-    sketched = device.type == "cpu" and len(rows) >= _SKETCH_FROM
-    basis = _basis(rows) if sketched else None
-    sketches = [None, None] if basis is None else [_sketch(rows, basis), _sketch(columns, basis)]
+    sketches: tuple[Features, Features] | None = None
+    if device.type == "cpu" and len(rows) >= _SKETCH_FROM:
+        basis = _basis(rows)
+        sketches = _sketch(rows, basis), _sketch(columns, basis)
     starts = [(i, j) for i in range(0, len(rows), block) for j in range(i if own else 0, len(columns), block)]
     for done, (i, j) in enumerate(starts, 1):
         here, there = slice(i, i + block), slice(j, j + block)
-        alike = None if basis is None else _alike(sketches[0][here], sketches[1][there], least, device)
+        alike = _alike(sketches[0][here], sketches[1][there], least, device) if sketches else None
         if alike is None or int(alike.sum()) > _TOO_MANY * alike.numel():
             alike = _alike(rows[here], columns[there], least, device)
         if own and i == j:

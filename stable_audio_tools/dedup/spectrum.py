@@ -51,7 +51,8 @@ def _frequencies() -> NDArray[np.float64]:
 @cache
 def _mel_bank(lowest: float = 60.0, highest: float = 7_000.0) -> Tensor:
     """Triangles (32, bins), equally wide in mel = 2595 log10(1 + f / 700)."""
-    mels = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (lowest, highest)), MEL_BANDS + 2)
+    first, last = (2595 * math.log10(1 + f / 700) for f in (lowest, highest))
+    mels = np.linspace(first, last, MEL_BANDS + 2)
     edges, f = 700 * (10 ** (mels / 2595) - 1), _frequencies()
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (f - low) / (middle - low), (high - f) / (high - middle)

@@ -23,7 +23,7 @@ class Track:
 
     id: str
     relpath: str
-    path: str = field(compare=False)
+    path: str
     size: int = field(compare=False)
     mtime_ns: int = field(compare=False)
     frames: int = field(compare=False)
@@ -54,21 +54,21 @@ class Track:
         return self.in_table or any(info.get(key) for key in _CAPTION_KEYS)
 
 
-def tracks_of_config(path: str | Path, extensions: Sequence[str], limit: int | None = None) -> list[Track]:
+def tracks_of_config(path: str | Path, extensions: Sequence[str]) -> list[Track]:
     """Every file below the folders of an `audio_dir` config; its path lists are not applied."""
     part = check_dataset_config(load(path))
     if part.type != "audio_dir":
         raise ConfigError(f"{path}: dataset_type: deduplication looks at 'audio_dir', got {part.type!r}")
     entries = [folder.as_config(None) for folder in part.config.datasets]
-    return _scan([(entry.id, entry.path, entry.metadata_path) for entry in entries], extensions, limit)
+    return _scan([(entry.id, entry.path, entry.metadata_path) for entry in entries], extensions)
 
 
-def tracks_of_folders(folders: Sequence[str], extensions: Sequence[str], limit: int | None = None) -> list[Track]:
+def tracks_of_folders(folders: Sequence[str], extensions: Sequence[str]) -> list[Track]:
     """Every file below the folders, each of which is a dataset by its own name."""
-    return _scan([(Path(folder).absolute().name, folder, None) for folder in folders], extensions, limit)
+    return _scan([(Path(folder).absolute().name, folder, None) for folder in folders], extensions)
 
 
-def _scan(folders: Sequence[tuple[str, str, str | None]], extensions: Sequence[str], limit: int | None) -> list[Track]:
+def _scan(folders: Sequence[tuple[str, str, str | None]], extensions: Sequence[str]) -> list[Track]:
     ids = [id for id, _, _ in folders]
     if repeated := sorted({id for id in ids if ids.count(id) > 1}):
         raise ConfigError(
@@ -103,7 +103,7 @@ def _scan(folders: Sequence[tuple[str, str, str | None]], extensions: Sequence[s
     if not found:
         looked = ", ".join(folder for _, folder, _ in folders)
         raise ConfigError(f"no audio file in {looked}; looked for {', '.join(extensions)}")
-    return sorted(found)[:limit]
+    return sorted(found)
 
 
 # ------------------------------------------------------------------ which one to keep

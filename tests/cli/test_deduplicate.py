@@ -37,7 +37,7 @@ def test_a_run_tells_what_it_found(folder: Path, capsys: pytest.CaptureFixture[s
     assert main([*flags(folder), "--keep", "first", "--sweep", "0.999"]) == 0
     printed = capsys.readouterr().out
     assert "4 files: 1 copies in 1 groups, 1 could not be heard" in printed
-    assert "threshold 0.999, candidates" in printed
+    assert "threshold 0.999, candidate pairs" in printed
     assert read_path_list(folder.parent / "out" / "exclude_paths.txt") == ["audio:copy.wav"]
 
 

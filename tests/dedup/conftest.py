@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from planted_songs import plant
 
 from stable_audio_tools.dedup.codecs import CodecSettings
-from stable_audio_tools.dedup.run import DedupSettings, Outcome, deduplicate
+from stable_audio_tools.dedup.run import Outcome, deduplicate
+from stable_audio_tools.dedup.settings import DedupSettings
 
 SPECTRAL = CodecSettings(codec="spectral")
 Run = Callable[..., Outcome]

@@ -17,7 +17,8 @@ from stable_audio_tools.config import AudioError, ConfigError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.path_lists import read_path_list
-from stable_audio_tools.dedup.run import DedupSettings, Outcome, deduplicate
+from stable_audio_tools.dedup.run import Outcome, deduplicate
+from stable_audio_tools.dedup.settings import DedupSettings
 from stable_audio_tools.dedup.store import FeatureStore
 
 Run = Callable[..., Outcome]
@@ -134,10 +135,11 @@ def test_keep_rules(run: Run, tmp_path: Path, planted: Any) -> None:
 
 
 def test_leaks_between_two_data_sets_are_left_out_with_their_copies(run: Run, planted: Any, tmp_path: Path) -> None:
-    other = tmp_path / "eval"
-    other.mkdir()
+    """The other folder has the same name, and another recording under the name of one of the first."""
+    other = tmp_path / "songs"
+    (other / "song1").mkdir(parents=True)
     shutil.copy(planted.folder / "song2" / "mp3_small.mp3", other / "test.mp3")
-    shutil.copy(planted.folder / "song1" / "twin0.wav", other / "style.wav")
+    shutil.copy(planted.folder / "song1" / "twin0.wav", other / "song1" / "exact.wav")
     outcome = run(against=str(other))
     leaks = lines(tmp_path / "out" / "leaks.jsonl")
     leaking = {Path(row["path"]).relative_to(planted.folder).as_posix() for row in leaks}
