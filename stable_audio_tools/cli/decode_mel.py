@@ -70,13 +70,18 @@ def check(arguments: argparse.Namespace) -> None:
 
 def _decoder(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """(what decodes, what is told of it in the files)"""
+    from stable_audio_tools.config import ConfigError
     from stable_audio_tools.mel.decoding import LogMelDecoder
     from stable_audio_tools.mel.pretransform import mel_node_of
+    from stable_audio_tools.mel.vocoders import GriffinLimVocoder
     from stable_audio_tools.models.factory import create_pretransform_from_config
 
     if arguments.model_config is not None:
         node, rate = mel_node_of(arguments.model_config)
-        return create_pretransform_from_config(node, rate), {"pretransform": node}
+        made = create_pretransform_from_config(node, rate)
+        if arguments.chunk_frames is not None and isinstance(made.vocoder, GriffinLimVocoder):
+            raise ConfigError("--chunk-frames: Griffin-Lim finds the phases of a spectrogram as a whole; leave it out")
+        return made, {"pretransform": node}
     return LogMelDecoder(arguments.bigvgan_model, arguments.bigvgan_config), {"vocoder": arguments.bigvgan_model}
 
 

@@ -6,4 +6,7 @@
 | `transforms.py` | `db_image` and `bigvgan`: audio to bands in [-1, 1], and back to physical units |
 | `pretransform.py` | `{"pretransform": {"type": "mel"}}`: bands as channels, `(b, mels, frames)` |
 | `inversion.py`, `vocoders/` | bands to STFT magnitudes; `{"vocoder": {"type": "griffin_lim" or "bigvgan"}}` |
+| `bigvgan/` | the network, its published configs, its weight files |
+| `slices.py`, `dataset.py`, `arrow.py`, `hub.py` | `audio_to_images.py`: audio files to a dataset of bands |
+| `decoding.py` | `decode_mel.py`: files of bands to audio |
 """

@@ -32,9 +32,9 @@ class LogMelDecoder(Pretransform):
     """Decoding alone: log amplitudes in natural units through BigVGAN."""
 
     def __init__(self, source: str, config_path: str | None = None) -> None:
+        super().__init__(enable_grad=False, io_channels=1, is_discrete=False)
         self.vocoder = BigVGANVocoder(source, config_path)
         config = self.vocoder.network.config
-        super().__init__(enable_grad=False, io_channels=1, is_discrete=False)
         self.sample_rate = config.sampling_rate
         self.downsampling_ratio = config.hop_size
         self.encoded_channels = config.num_mels

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.config import UserError
 
 
 def upload_dataset(folder: str | Path, name: str) -> str:
@@ -15,10 +15,10 @@ def upload_dataset(folder: str | Path, name: str) -> str:
         api.create_repo(name, repo_type="dataset", exist_ok=True)
         api.upload_folder(folder_path=str(folder), repo_id=name, repo_type="dataset")
     except HFValidationError:
-        raise CheckpointError(f"--push-to-hub: expected a name of the form 'owner/dataset', got {name!r}") from None
+        raise UserError(f"--push-to-hub: expected a name of the form 'owner/dataset', got {name!r}") from None
     except (HfHubHTTPError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
+        raise UserError(
             f"{name}: not uploaded ({reason}); {folder} is complete, log in with: hf auth login, and run again"
         ) from None
     return f"https://huggingface.co/datasets/{name}"

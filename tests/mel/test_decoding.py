@@ -92,7 +92,9 @@ def test_chunks_are_the_whole(tmp_path: Path, mels: dict[str, Tensor], vocoder: 
 
 
 @pytest.mark.parametrize("chained", [False, True])
-def test_the_vocoder_of_a_model_config(tmp_path: Path, mels: dict[str, Tensor], chained: bool) -> None:
+def test_the_vocoder_of_a_model_config(
+    tmp_path: Path, mels: dict[str, Tensor], capsys: pytest.CaptureFixture[str], chained: bool
+) -> None:
     node: dict[str, Any] = {"type": "mel", "config": {"n_fft": 64, "hop_length": HOP, "n_mels": 8}}
     wanted = build("pretransform", node, sample_rate=RATE).decode(mels["b"][None])[0, 0]
     held = {"type": "chain", "config": {"stages": [node]}} if chained else node
@@ -101,6 +103,8 @@ def test_the_vocoder_of_a_model_config(tmp_path: Path, mels: dict[str, Tensor], 
     assert decode(tmp_path, "--model-config", config, "--bits", "32") == 0
     audio = sf.read(tmp_path / "mels" / "audio" / "b.wav", dtype="float32")[0]
     assert np.allclose(audio, wanted / wanted.abs().max().clamp(min=1), atol=1e-6)
+    assert decode(tmp_path, "--model-config", config, "--chunk-frames", "80") == 2
+    assert "Griffin-Lim finds the phases of a spectrogram as a whole" in capsys.readouterr().err
 
 
 def test_files_that_cannot_be_used_are_named_and_the_rest_is_decoded(
