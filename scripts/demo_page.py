@@ -23,7 +23,8 @@ def write_page(root: Path, done: Sequence[Any], figures: Sequence[Figure]) -> Pa
         _section(
             "generated",
             "What it plays",
-            "Each pair is one word, twice, from different noise. Nothing here is a clip of the data set.",
+            "Each pair is one word, twice, from different noise. After minutes of training these are sketches: kinds "
+            "of sound can be told apart, and more steps make them cleaner. Nothing here is a clip of the data set.",
             "".join(_generated(root, name) for name in CLASSES),
             done,
         ),
@@ -142,10 +143,10 @@ def _dit_curves(out: Path) -> dict[str, Points]:
 
 
 def _logged(out: Path, run: str, key: str) -> Points:
-    """A logged value by step, of the newest run of that name."""
+    """A logged value by steps done, of the newest run of that name."""
     path = max((out / "runs" / run).glob("*/metrics/metrics.csv"), key=lambda path: path.stat().st_mtime)
     with path.open() as stream:
-        return [(int(row["step"]), float(row[key])) for row in csv.DictReader(stream) if row.get(key)]
+        return [(int(row["step"]) + 1, float(row[key])) for row in csv.DictReader(stream) if row.get(key)]
 
 
 def _smooth(points: Points, width: int = 5) -> Points:
@@ -159,7 +160,7 @@ def _smooth(points: Points, width: int = 5) -> Points:
 
 
 def _chart(title: str, curves: dict[str, Points], width: int = 900, height: int = 260) -> str:
-    left, bottom, right = 48, 34, 90
+    left, bottom, right = 48, 34, 16
     every = [point for points in curves.values() for point in points]
     last, high = max(step for step, _ in every), max(value for _, value in every)
     low = min(value for _, value in every)
@@ -179,15 +180,12 @@ def _chart(title: str, curves: dict[str, Points], width: int = 900, height: int 
             f"<text x={x:.1f} y={height - 12} text-anchor=middle>{step:.0f}</text>"
         )
     lines = []
-    for number, (name, points) in enumerate(curves.items()):
+    for number, points in enumerate(curves.values()):
         path = " ".join("{:.1f},{:.1f}".format(*place(*point)) for point in points)
-        x, y = place(*points[-1])
-        lines.append(
-            f"<polyline class=c{number} points='{path}' />"
-            f"<text class=c{number} x={x + 8:.1f} y={y + 4 - 14 * number:.1f}>{name}</text>"
-        )
+        lines.append(f"<polyline class=c{number} points='{path}' />")
+    names = ", ".join(f"<span class=c{number}>{name}</span>" for number, name in enumerate(curves))
     return (
-        f"<figure class=wide><figcaption><b>{html.escape(title)}</b>, by step</figcaption>"
+        f"<figure class=wide><figcaption><b>{html.escape(title)}</b>, by step: {names}</figcaption>"
         f"<svg viewBox='0 0 {width} {height}'>{''.join(marks)}{''.join(lines)}</svg></figure>"
     )
 
@@ -223,8 +221,8 @@ figcaption { color: var(--soft); font-size: .92rem; margin: .2rem 0 .4rem } figc
 .bells { --tint: #b45309 }
 svg { width: 100%; font: 12px system-ui, sans-serif } svg text { fill: var(--soft) } svg line { stroke: var(--line) }
 polyline { fill: none; stroke-width: 2.5; stroke-linejoin: round } polyline.c0 { stroke: #94a3b8 }
-polyline.c1 { stroke: var(--accent) } svg text.c1 { fill: var(--accent) } polyline.c0:only-of-type {
-  stroke: var(--accent) }
+polyline.c1 { stroke: var(--accent) } span.c0 { color: #94a3b8 } span.c1, span.c0:only-of-type {
+  color: var(--accent) } polyline.c0:only-of-type { stroke: var(--accent) }
 details { margin-top: 1rem } summary { cursor: pointer; color: var(--accent) }
 ul { list-style: none; padding: 0 } li { margin: .8rem 0 } li i { color: var(--soft) }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem;
