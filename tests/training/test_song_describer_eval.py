@@ -7,11 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from stable_audio_tools.cli import embed_song_describer, score_song_describer, unwrap_model
 from stable_audio_tools.data.audio_io import write
+from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.training.callbacks import song_describer
 from stable_audio_tools.training.callbacks.best import BestCheckpoint
-from stable_audio_tools.training.factory import check_training_config
+from stable_audio_tools.training.factory import check_training_config, create_song_describer_callback_from_config
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -158,16 +162,51 @@ def test_an_error_is_told_once_and_logged_or_ends_the_run(
 
 
 class Trainer:
-    """What `BestCheckpoint` asks of Lightning's."""
+    """What the callbacks ask of Lightning's: one process of several."""
 
-    is_global_zero, current_epoch = True, 0
+    current_epoch = 0
 
-    def __init__(self, folder: Path) -> None:
-        self.default_root_dir, self.global_step = str(folder), 0
+    def __init__(self, folder: Path, rank: int = 0, processes: int = 1) -> None:
+        self.default_root_dir, self.global_step, self.loggers = str(folder), 0, ()
+        self.global_rank, self.world_size, self.is_global_zero = rank, processes, rank == 0
 
     def save_checkpoint(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(str(self.global_step))
+
+
+class Judged(nn.Module):
+    """What the callback asks of a training module."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, diffusion: nn.Module) -> None:
+        super().__init__()
+        self.diffusion = diffusion
+
+    def log_dict(self, *_: Any, **__: Any) -> None:
+        pass
+
+
+def test_processes_share_the_captions_and_none_waits_for_one_that_failed(
+    references: Path, write_config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    config = json.loads(write_config("tiny_diffusion_cond", judged_by(references, num_prompts=5)).read_text())
+    torch.manual_seed(0)
+    module = Judged(create_model_from_config(config))
+    callback = create_song_describer_callback_from_config(config, tmp_path)
+    assert callback is not None
+    alone = callback.run(Trainer(tmp_path), module)  # type: ignore[arg-type]
+    assert alone is not None
+
+    shares: list[Any] = []
+    monkeypatch.setattr(song_describer, "gather", lambda own: [shares.append(own) or own, {"error": "disk on fire"}])
+    for _ in range(2):
+        assert callback.run(Trainer(tmp_path, 0, 2), module) is None  # type: ignore[arg-type]
+    assert len(shares[0]) == 3 and caplog.text.count("failed: disk on fire") == 1
+    monkeypatch.setattr(song_describer, "gather", lambda own: [shares[0], own])
+    together = callback.run(Trainer(tmp_path, 1, 2), module)  # type: ignore[arg-type]
+    assert together == alone
 
 
 def test_the_best_is_kept_and_patience_ends(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ class SongDescriberCallback(pl.Callback):
         sentence = f"the evaluation on captions at step {trainer.global_step} failed: {error}"
         if self.plan.on_error == "stop":
             raise UserError(sentence)
-        if error not in self._told:
+        if error not in self._told and trainer.is_global_zero:
             self._told.add(error)
             logger.error("%s. Training goes on; the same error is not told again", sentence)
         self._log(trainer, {"failed": 1.0})
