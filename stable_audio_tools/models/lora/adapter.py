@@ -54,6 +54,7 @@ class LoraAdapter(nn.Module):
 
     @strength.setter
     def strength(self, value: float) -> None:
+        self._refuse_if_merged()
         self.control.strength = float(value)
 
     @property
@@ -62,6 +63,7 @@ class LoraAdapter(nn.Module):
 
     @enabled.setter
     def enabled(self, value: bool) -> None:
+        self._refuse_if_merged()
         self.control.enabled = bool(value)
 
     @property
@@ -71,6 +73,7 @@ class LoraAdapter(nn.Module):
 
     @interval.setter
     def interval(self, value: Sequence[float] | None) -> None:
+        self._refuse_if_merged()
         if value is None:
             self.control.interval = None
             return
@@ -86,6 +89,7 @@ class LoraAdapter(nn.Module):
 
     @layer_filter.setter
     def layer_filter(self, patterns: Sequence[str] | None) -> None:
+        self._refuse_if_merged()
         chosen = set(self.targets)
         if patterns is not None:
             chosen = select_paths(list(patterns), self.targets, f"layers of adapter {self.name!r}")
@@ -104,6 +108,10 @@ class LoraAdapter(nn.Module):
         for path, factors in self.layers():
             for name, tensor in factors.tensors().items():
                 yield f"{path}.{name}", tensor
+
+    def _refuse_if_merged(self) -> None:
+        if self.control.is_merged:
+            raise UserError(f"adapter {self.name!r} is merged into the weights; call unmerge_lora before changing it")
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         for name, tensor in self.named_factors():
@@ -140,6 +148,7 @@ def attach_lora(model: nn.Module, config: LoraConfig, seed: int | None = None, n
     """
     targets = find_targets(model, config)
     check_name(model, name)
+    refuse_merged(model)
     if config.base_precision is not None:
         cast_base(model, config.base_precision, targets)
         targets = {path: model.get_submodule(path) for path in targets}

@@ -31,6 +31,7 @@ class Control:
     enabled: bool = True
     interval: tuple[float, float] | None = None
     in_interval: bool = True  # set by the sampler, from the noise level of the step
+    is_merged: bool = False
     layer_filter: tuple[str, ...] | None = None
     facts: dict[str, Any] = field(default_factory=dict)  # of its file: trigger, step, base model
 

@@ -71,7 +71,7 @@ def adapted_weight(weight: Tensor, up: Tensor, down: Tensor, scale: float, magni
 
 def singular_bases(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """U (rows, r) and V (cols, r) of W, each pair signed so that the largest entry of its column of U is positive."""
-    matrix = weight.detach().cpu().double()
+    matrix = (weight.cpu() if weight.device.type == "mps" else weight).detach().double()  # Apple's GPUs have no float64
     left, values = leading_vectors(matrix if len(matrix) <= matrix.shape[1] else matrix.T, rank)
     if values[-1] <= _SEPARATE * values[0]:  # the other side cannot be had from this one
         full, _, right = torch.linalg.svd(matrix, full_matrices=False)
@@ -89,9 +89,16 @@ def singular_bases(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 def leading_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """The first left singular vectors (rows, r) of a float64 matrix (rows, cols), and its singular values (r,).
 
-    From the eigenvectors of W W^T: ten times faster than an SVD of layers as wide as a transformer's.
+    They are the last eigenvectors of W W^T; on a CPU only those are computed.
     """
-    squares, vectors = torch.linalg.eigh(matrix @ matrix.T)
+    product = matrix @ matrix.T
+    if product.device.type == "cpu":
+        from scipy.linalg import eigh
+
+        rows = len(product)
+        squares, vectors = map(torch.from_numpy, eigh(product.numpy(), subset_by_index=[rows - rank, rows - 1]))
+    else:
+        squares, vectors = torch.linalg.eigh(product)
     return vectors[:, -rank:].flip(1), squares[-rank:].flip(0).clamp_min(0).sqrt()
 
 

@@ -15,7 +15,7 @@ from stable_audio_tools.models.lora.files import read_lora, write_lora
 from stable_audio_tools.models.lora.formats import COMFY_DOTTED, COMFY_PREFIX
 from stable_audio_tools.models.lora.identity import base_facts, same_weights
 from stable_audio_tools.models.lora.stored import Layers, LoraFile, LoraFormat
-from stable_audio_tools.models.lora.targets import adaptable_layers
+from stable_audio_tools.models.lora.targets import adaptable_layers, rank_of
 
 logger = logging.getLogger(__name__)
 
@@ -168,19 +168,20 @@ def _misfit(lora: LoraFile, path: str, layer: nn.Module) -> str | None:
     weight: Tensor = layer.weight  # type: ignore[assignment]
     rows, cols = weight.shape[0], weight[0].numel()
     held = lora.layers[path]
+    core = min(rank_of(path, lora.config), rows, cols)
     wanted = {
         "lora_A": (None, cols),
         "lora_B": (rows, None),
         "magnitude": (rows if lora.config.form.rows else cols,),
         "magnitude_r": (rows,),
         "magnitude_c": (cols,),
-        "M_xs": (None, None),
+        "M_xs": (core, core),
     }
     for name, tensor in held.items():
         shape = wanted[name]
         if len(shape) != tensor.ndim or any(size not in (None, given) for size, given in zip(shape, tensor.shape)):
             return f"{path}.{name} has shape {list(tensor.shape)}, and the layer's weight is {rows} x {cols}"
-        if name in ("lora_A", "M_xs") and len(tensor) > min(rows, cols):
+        if name == "lora_A" and len(tensor) > min(rows, cols):
             return f"{path} has rank {len(tensor)}, and the layer's weight is {rows} x {cols}"
     return None
 

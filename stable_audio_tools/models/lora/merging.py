@@ -1,6 +1,6 @@
 """Adapters into base weights and out again, and out of the difference of two models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from stable_audio_tools.config import CheckpointError, UserError
 from stable_audio_tools.models.lora.adapter import adapted_layers, refuse_merged
 from stable_audio_tools.models.lora.config import LoraConfig
+from stable_audio_tools.models.lora.factors import Control
 from stable_audio_tools.models.lora.formula import TINY, leading_vectors
 from stable_audio_tools.models.lora.identity import base_facts
 from stable_audio_tools.models.lora.layers import AdaptedLayer
@@ -34,6 +35,13 @@ def merge_lora(model: nn.Module) -> int:
     if not layers:
         raise UserError("this model has no adapters to merge")
     refuse_merged(model)
+    controls = _controls(layers.values())
+    for control in controls:
+        if control.interval is not None:
+            raise UserError(
+                f"adapter {control.name!r} acts at some noise levels alone, which merged weights cannot; set its "
+                "interval to None to merge it"
+            )
     for path, layer in layers.items():
         if is_quantized(layer):
             raise UserError(
@@ -43,6 +51,8 @@ def merge_lora(model: nn.Module) -> int:
         merged = layer.adapted_weight()
         layer.kept_weights = {name: value.detach().clone() for name, value in _weights(layer).items()}
         _write(layer, merged)
+    for control in controls:
+        control.is_merged = True
     return len(layers)
 
 
@@ -57,6 +67,8 @@ def unmerge_lora(model: nn.Module) -> int:
         for name, parameter in _weights(layer).items():
             parameter.copy_(layer.kept_weights[name])
         layer.kept_weights = None
+    for control in _controls(merged):
+        control.is_merged = False
     return len(merged)
 
 
@@ -97,6 +109,10 @@ def extract_lora(
     beyond = [name for name, value in ours.items() if name not in inside and not torch.equal(value, theirs[name])]
     facts = base_facts(base, layers)
     return Extracted(LoraFile("extracted", "native", layers, config, facts=facts), kept / total, unchanged, beyond)
+
+
+def _controls(layers: Iterable[AdaptedLayer]) -> list[Control]:
+    return list({id(held.control): held.control for layer in layers for held in layer.factors()}.values())
 
 
 def _closest_factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:

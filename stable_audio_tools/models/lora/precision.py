@@ -11,13 +11,13 @@ from stable_audio_tools.models.lora.config import BasePrecision
 from stable_audio_tools.system.packages import require
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_KEPT = "pretransform"  # autoencoders decode to noise in bfloat16
+_KEPT = {"pretransform", "lora_factors"}  # autoencoders decode to noise in bfloat16
 
 
 def cast_base(model: nn.Module, precision: BasePrecision, targets: Mapping[str, nn.Module]) -> None:
     """Give the base a precision; `int8` and `nf4` are for the Linear targets, the rest is then bfloat16.
 
-    Tensors of the pretransform keep theirs. Quantised weights are packed when the model moves to its device.
+    The pretransform and other adapters keep theirs. Quantised weights are packed when the model moves to its device.
     """
     if precision in _DTYPES:
         _cast(model, _DTYPES[precision])
@@ -57,7 +57,7 @@ def dense_weight(layer: nn.Module) -> Tensor:
 
 def _cast(model: nn.Module, dtype: torch.dtype) -> None:
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_floating_point() and _KEPT not in name.split("."):
+        if tensor.is_floating_point() and not _KEPT & set(name.split(".")):
             tensor.data = tensor.data.to(dtype)
 
 

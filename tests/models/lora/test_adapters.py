@@ -330,14 +330,20 @@ def test_mistakes_about_adapters_on_a_model() -> None:
     model, _ = layered(torch.float32)
     with pytest.raises(UserError, match="no adapters to merge"):
         merge_lora(model)
-    trained(model, "lora")
+    adapter = trained(model, "lora")
     with pytest.raises(ConfigError, match="an adapter named 'lora' is already on this model"):
         attach_lora(model, LoraConfig())
     with pytest.raises(UserError, match=r"no adapter named 'lara' on this model; did you mean 'lora'\?"):
         unload_lora(model, "lara")
     with pytest.raises(UserError, match="no adapters are merged"):
         unmerge_lora(model)
+    adapter.interval = (0.0, 0.5)
+    with pytest.raises(UserError, match=r"'lora' acts at some noise levels alone.*set its interval to None"):
+        merge_lora(model)
+    adapter.interval = None
     merge_lora(model)
+    with pytest.raises(UserError, match="'lora' is merged into the weights; call unmerge_lora before changing it"):
+        adapter.strength = 0.5
     for change in (lambda: merge_lora(model), lambda: unload_lora(model)):
         with pytest.raises(UserError, match="call unmerge_lora first"):
             change()
