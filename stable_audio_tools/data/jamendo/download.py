@@ -95,11 +95,17 @@ def download(settings: DownloadSettings, told: Callable[[int, int], None] = lamb
     sizes = {job.name: transfer.size(urls[job.name]) for job in open_jobs}
     _require_space(settings, open_jobs, sizes)
     progress = _Sum(sum(size or 0 for size in sizes.values()), told)
-    transfer = replace(transfer, told=progress.add)
+    _fetch_all(open_jobs, urls, settings, replace(transfer, told=progress.add))
+    present = sum(job.present(audio_dir) for job in jobs)
+    return Done(present - kept, kept, len(open_jobs))
+
+
+def _fetch_all(jobs: Sequence[TarJob], urls: Mapping[str, str], settings: DownloadSettings, transfer: Transfer) -> None:
+    """All tars, some at once; one that fails does not hold up the others."""
     with ThreadPoolExecutor(settings.workers) as pool:
-        running = [pool.submit(_fetch_tar, job, urls[job.name], settings, transfer) for job in open_jobs]
+        running = [pool.submit(_fetch_tar, job, urls[job.name], settings, transfer) for job in jobs]
         try:
-            failures = [error for error in (future.exception() for future in running) if error is not None]
+            failures = [error for future in running if (error := future.exception()) is not None]
         except KeyboardInterrupt:
             transfer.stop.set()
             pool.shutdown(cancel_futures=True)
@@ -109,8 +115,6 @@ def download(settings: DownloadSettings, told: Callable[[int, int], None] = lamb
             raise error
     if failures:
         raise UserError("\n".join(map(str, failures)))
-    present = sum(job.present(audio_dir) for job in jobs)
-    return Done(present - kept, kept, len(open_jobs))
 
 
 # ------------------------------------------------------------------ what to fetch
