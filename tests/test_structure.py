@@ -22,7 +22,7 @@ LAYERS = {  # a folder may import from itself and from these
     "dedup": {"config", "system", "models", "data", "inference"},
     "attribution": {"config", "system", "models", "data", "inference", "evaluation"},
     "mel": {"config", "system", "models", "data", "inference"},
-    "interface": {"config", "system", "models", "data", "inference"},
+    "interface": {"config", "system", "models", "data", "inference", "mel"},
     "utils": {"config", "system", "models", "data", "inference"},
     "cli": None,
 }

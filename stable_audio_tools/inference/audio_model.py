@@ -176,7 +176,7 @@ class AudioModel(Adaptable):
         self._check(items, None, steps)
         seeds = self._seeds(seed, len(weights))
         ends = [_read_source(end, name, self.sample_rate) for end, name in ((audio, "audio"), (to_audio, "to_audio"))]
-        for name in ("keep_exact", "crossfade_seconds"):
+        for name in ("keep_exact", "crossfade_seconds", "inpaint_bands"):
             if options.pop(name, None) is not None:
                 raise ValueError(f"{name}: has no meaning when clips are interpolated; leave it out")
         guided = {} if cfg_scale is None else {"cfg_scale": cfg_scale}

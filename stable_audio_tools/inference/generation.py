@@ -40,6 +40,7 @@ def generate_diffusion_uncond(
     *,
     inpaint_audio: Audio | None = None,
     inpaint_mask: Tensor | None = None,
+    inpaint_bands: Tensor | None = None,
     keep_exact: bool = False,
     crossfade_seconds: float = 0.02,
     **sampler_kwargs: Any,
@@ -52,7 +53,7 @@ def generate_diffusion_uncond(
     with run.settings():
         init = run.encoded(run.audio(init_audio, "init_audio"))
         original = run.audio(inpaint_audio, "inpaint_audio")
-        keep = _kept(run, original, mask)
+        keep = _kept(run, original, mask, inpaint_bands)
         latents = run.sample(lambda _: model.denoiser(), init, init_noise_level, keep=keep)
         if return_latents:
             return latents
@@ -80,6 +81,7 @@ def generate_diffusion_cond(
     *,
     inpaint_audio: Audio | None = None,
     inpaint_mask: Tensor | None = None,
+    inpaint_bands: Tensor | None = None,
     keep_exact: bool = False,
     crossfade_seconds: float = 0.02,
     **sampler_kwargs: Any,
@@ -89,7 +91,8 @@ def generate_diffusion_cond(
     `conditioning` is metadata, one dict for all items or one per item; `init_audio` is varied: the more, the higher
     `init_noise_level` (sigma / alpha for k-diffusion's samplers, else up to 1). `sample_rate` has no effect: the model
     knows its own. `inpaint_audio` is kept where `inpaint_mask` is 1 by a model that was not trained for it (`keeping`);
-    the other keywords as in `generate_diffusion_cond_inpaint`.
+    of a spectrogram, `inpaint_bands` (bands, frames) tells so for each band. The rest as in
+    `generate_diffusion_cond_inpaint`.
     """
     options, guidance = split_options(sampler_kwargs, SamplingOptions, GuidanceOptions)
     _check_mask(inpaint_audio, inpaint_mask, keep_exact and not return_latents)
@@ -100,7 +103,7 @@ def generate_diffusion_cond(
         negative = run.conditions(negative_conditioning, negative_conditioning_tensors, "negative_conditioning")
         init = run.encoded(run.audio(init_audio, "init_audio"))
         original = run.audio(inpaint_audio, "inpaint_audio")
-        keep = _kept(run, original, mask)
+        keep = _kept(run, original, mask, inpaint_bands)
         # The only published combination of sampler and distribution shift.
         shifts = options.sampler_type == "rk4" and model.dist_shift is not None
         denoisers = make_denoisers(model, positive, negative, cfg_scale, guidance)
@@ -218,13 +221,24 @@ def _mask(run: GenerationRun, given: Any) -> Tensor | None:
     return mask.to(run.device)
 
 
-def _kept(run: GenerationRun, original: Tensor | None, mask: Tensor | None) -> Kept | None:
-    """What a model that was not trained to inpaint is made to keep."""
-    if original is None or mask is None:
+def _kept(run: GenerationRun, original: Tensor | None, mask: Tensor | None, bands: Tensor | None) -> Kept | None:
+    """What a model that was not trained to inpaint is made to keep; `bands` (d, t) tells of a spectrogram's bands."""
+    if original is None or (mask is None and bands is None):
         return None
     data = run.encoded(original)
     assert data is not None
+    if bands is not None:
+        channels = getattr(run.model.model, "image_channels", 1)
+        return Kept(
+            data, _mask_of_image(bands.to(data), data.shape[1] // channels, data.shape[2]).repeat(1, channels, 1)
+        )
+    assert mask is not None
     return Kept(data, resize_mask(mask, run.frames))
+
+
+def _mask_of_image(bands: Tensor, rows: int, frames: int) -> Tensor:
+    """A mask (d, t) at another size, (1, rows, frames): what covers anything that is to be generated is generated."""
+    return 1 - torch.nn.functional.adaptive_max_pool2d(1 - bands[None], (rows, frames))
 
 
 def _put_back(

@@ -127,9 +127,9 @@ _GUIDED_OPTIONS = (*_DIFFUSION_OPTIONS, *(entry.name for entry in fields(Guidanc
 _KEEPING = ("keep_exact", "crossfade_seconds")
 _FRAMED = ("progress", "cancel", "frame_seconds", "overlap_rate", "batch_size")
 MAKERS: dict[str, tuple[Maker, tuple[str, ...]]] = {  # by model type, with the options that each takes
-    "diffusion_cond": (make_conditional, (*_GUIDED_OPTIONS, *_KEEPING)),
+    "diffusion_cond": (make_conditional, (*_GUIDED_OPTIONS, *_KEEPING, "inpaint_bands")),
     "diffusion_cond_inpaint": (make_conditional, (*_GUIDED_OPTIONS, *_KEEPING)),
-    "diffusion_uncond": (make_unconditional, (*_DIFFUSION_OPTIONS, *_KEEPING)),
+    "diffusion_uncond": (make_unconditional, (*_DIFFUSION_OPTIONS, *_KEEPING, "inpaint_bands")),
     "autoencoder": (make_reconstruction, _FRAMED),
     "diffusion_autoencoder": (make_reconstruction, _FRAMED),
     "lm": (make_codes, ("progress", "cancel", "top_k", "top_p", "temp", "use_cache")),
@@ -173,11 +173,19 @@ def _kept_arguments(job: Job, facts: ModelFacts) -> dict[str, Any]:
     """Audio to be kept, and where."""
     if job.inpaint_audio is None:
         return {}
+    bands = job.options.get("inpaint_bands")
     return {
         "inpaint_audio": job.inpaint_audio,
-        "inpaint_mask": _mask_of(job, facts.sample_rate),
+        "inpaint_mask": _mask_of(job, facts.sample_rate) if bands is None else _untouched(bands, job),
         "keep_exact": job.options.get("keep_exact", True),
     }
+
+
+def _untouched(bands: Tensor, job: Job) -> Tensor:
+    """(1, samples), 1 where every band (d, t) is kept."""
+    assert job.samples is not None
+    frames = bands.amin(0)[None, None]
+    return torch.nn.functional.interpolate(frames, size=job.samples, mode="nearest")[0]
 
 
 def _refuse_audio(job: Job, name: str, why: str) -> None:

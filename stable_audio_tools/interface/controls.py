@@ -15,12 +15,12 @@ from stable_audio_tools.inference.samplers import find_sampler, samplers_for
 from stable_audio_tools.models.factory import check_model_config
 from stable_audio_tools.system.seeds import MAX_SEED
 
-ControlKind = Literal["text", "prompt", "number", "integer", "slider", "choice", "switch", "audio", "spans"]
+ControlKind = Literal["text", "prompt", "number", "integer", "slider", "choice", "switch", "audio", "spans", "areas"]
 
 
 @dataclass(frozen=True)
 class Control:
-    """`of`: the audio control that a control of spans belongs to."""
+    """`of`: the audio control that a control of spans or areas belongs to."""
 
     name: str
     kind: ControlKind

@@ -4,17 +4,18 @@ import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.interface.areas import add_rectangle, mel_of, parse_areas, spectrogram_of
 from stable_audio_tools.interface.controls import Control
 from stable_audio_tools.interface.gallery import Gallery, new_token, owner_of
 from stable_audio_tools.interface.handlers import Services, generation_handler
 from stable_audio_tools.interface.pages import Page, pages_of
 from stable_audio_tools.interface.runner import Runner
 from stable_audio_tools.interface.uploads import read_upload
-from stable_audio_tools.interface.waveforms import Span, add_drag, parse_spans, waveform_image
+from stable_audio_tools.interface.waveforms import add_drag, parse_spans, waveform_image
 from stable_audio_tools.interface.widgets import (
     DRAG_SCRIPT,
     PRIVATE,
@@ -24,6 +25,8 @@ from stable_audio_tools.interface.widgets import (
     result_panel,
     served,
 )
+
+Marks = TypeVar("Marks")
 
 _REUSABLE = ("init_audio", "inpaint_audio")
 _KINDS = {
@@ -84,8 +87,8 @@ def _page(services: Services, page: Page, token: Any) -> BuiltPage:
             for content in page.groups:
                 widgets |= group(gr, content, tab)
                 for control in content.controls:
-                    if control.kind == "spans":
-                        _span_picture(services, control, widgets, tab)
+                    if control.kind in ("spans", "areas"):
+                        _marked_picture(services, control, widgets, tab)
         with gr.Column(scale=1, min_width=360):
             with gr.Row():
                 start = gr.Button(page.action, variant="primary", elem_id=f"{tab}-start")
@@ -116,11 +119,11 @@ def _for_visit(services: Services, act: Callable[[str], Any]) -> Any:
     return tell
 
 
-# ------------------------------------------------------------------ spans on a waveform
+# ------------------------------------------------------------------ marks on a picture of the audio
 
 
-def _span_picture(services: Services, control: Control, widgets: dict[str, Any], tab: str) -> None:
-    """The waveform of the audio, on which spans are drawn."""
+def _marked_picture(services: Services, control: Control, widgets: dict[str, Any], tab: str) -> None:
+    """The waveform of the audio, on which spans are drawn, or its spectrogram, on which areas are."""
     gr, model = services.gr, services.runner.model
     name = f"{tab}-{control.name}-picture"
     picture = gr.Image(
@@ -128,33 +131,38 @@ def _span_picture(services: Services, control: Control, widgets: dict[str, Any],
         show_label=False,
         interactive=False,
         elem_id=name,
-        elem_classes=["span-picture"],
+        elem_classes=["span-picture", "area-picture"] if control.kind == "areas" else ["span-picture"],
         buttons=[],
         type="pil",
     )
     drag = gr.Textbox(visible="hidden", elem_id=f"{name}-drag")
     source, spans = widgets[control.of], widgets[control.name]
+    mel = mel_of(model) if control.kind == "areas" else None
 
     def draw(path: str | None, text: str) -> Any:
         if not path:
             return None
         clip = read_upload(path, model.sample_rate).samples[..., : model.facts.window]
-        return waveform_image(clip, model.sample_rate, _readable_spans(text))
+        if mel is not None:
+            return spectrogram_of(clip, mel, _readable(parse_areas, text))
+        return waveform_image(clip, model.sample_rate, _readable(parse_spans, text))
 
     def take_drag(path: str | None, text: str, dragged: str) -> str:
         if not path:
             return text
         seconds = min(audio_io.info(path).seconds, model.facts.window_seconds)
+        if mel is not None:
+            return add_rectangle(text, dragged, seconds, mel.transform.bands.n_mels)
         return add_drag(text, dragged, seconds)
 
     gr.on([source.change, spans.change], _speaking(gr, draw), [source, spans], [picture], **PRIVATE)
     drag.change(_speaking(gr, take_drag), [source, spans, drag], [spans], **PRIVATE)
 
 
-def _readable_spans(text: str) -> list[Span]:
-    """Spans that are half written are not drawn."""
+def _readable(parse: Callable[[str], list[Marks]], text: str) -> list[Marks]:
+    """What is half written is not drawn."""
     with contextlib.suppress(ValueError):
-        return parse_spans(text)
+        return parse(text)
     return []
 
 

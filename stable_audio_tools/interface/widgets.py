@@ -42,7 +42,7 @@ def widget(gr: Any, control: Control, page: str) -> Any:
     about = {"info": control.info or None}
     if control.kind == "prompt":
         return gr.Textbox(control.default, lines=2, max_lines=8, max_length=4000, **common, **about)
-    if control.kind in ("text", "spans"):
+    if control.kind in ("text", "spans", "areas"):
         return gr.Textbox(control.default, max_length=4000, **common, **about)
     if control.kind == "choice":
         return gr.Dropdown(list(control.choices), value=control.default, **common, **about)
@@ -112,7 +112,8 @@ def served(component: Any, path: Any) -> str:
     return str(component.move_resource_to_block_cache(str(path)))
 
 
-# Tells a hidden text box which part of a picture was dragged over, as two shares of its width.
+# Tells a hidden text box which part of a picture was dragged over, as two shares of its width; on a picture of areas,
+# also two of its height.
 DRAG_SCRIPT = """() => {
   let start = null, shade = null;
   const picture = (event) => {
@@ -132,21 +133,30 @@ DRAG_SCRIPT = """() => {
     shade = document.createElement("div");
     shade.style.cssText = "position:fixed;pointer-events:none;background:rgba(229,80,60,.35);z-index:1000;" +
       `top:${box.top}px;height:${box.height}px;left:${event.clientX}px;width:0`;
+    start.y = image.closest(".area-picture") ? event.clientY : null;
     document.body.append(shade);
   });
   document.addEventListener("pointermove", (event) => {
     if (!start) return;
     shade.style.left = `${Math.min(start.x, event.clientX)}px`;
     shade.style.width = `${Math.abs(event.clientX - start.x)}px`;
+    if (start.y === null) return;
+    shade.style.top = `${Math.min(start.y, event.clientY)}px`;
+    shade.style.height = `${Math.abs(event.clientY - start.y)}px`;
   });
   document.addEventListener("pointerup", (event) => {
     if (!start) return;
-    const {image, x} = start;
+    const {image, x, y} = start;
+    const down = (place) => {
+      const box = image.getBoundingClientRect();
+      return Math.min(1, Math.max(0, (place - box.top) / box.height));
+    };
     start = null;
     shade.remove();
     const field = document.querySelector(`#${image.closest(".span-picture").id}-drag textarea, ` +
       `#${image.closest(".span-picture").id}-drag input`);
-    field.value = `${share(image, x)} ${share(image, event.clientX)}`;
+    const across = `${share(image, x)} ${share(image, event.clientX)}`;
+    field.value = y === null ? across : `${across} ${down(y)} ${down(event.clientY)}`;
     field.dispatchEvent(new Event("input", {bubbles: true}));
   });
 }

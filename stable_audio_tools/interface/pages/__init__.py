@@ -1,11 +1,13 @@
 """One page per kind of model: what it asks, and what that means to `AudioModel.generate`."""
 
 from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.interface.areas import mel_of
 from stable_audio_tools.interface.pages import (
     adapters,
     autoencoder,
     inpainting,
     language_model,
+    spectrogram,
     text_to_audio,
     unconditional,
 )
@@ -16,7 +18,10 @@ __all__ = ["Page", "pages_of"]
 
 def pages_of(model: AudioModel) -> list[Page]:
     """The pages of a model, the usual one first; with a slider for each of its adapters."""
-    return [adapters.with_adapters(page, model) for page in _plain_pages(model)]
+    plain = _plain_pages(model)
+    if mel_of(model) is not None:
+        plain.append(spectrogram.page(model, plain[0]))
+    return [adapters.with_adapters(page, model) for page in plain]
 
 
 def _plain_pages(model: AudioModel) -> list[Page]:
