@@ -32,6 +32,7 @@ class EmbeddedFiles:
 
     @property
     def names(self) -> list[str]:
+        """In the order of `vectors`."""
         return list(self.frames)
 
     @property

@@ -29,7 +29,7 @@ def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
             **result.scores,
             "files": result.subject.get("files"),
             "vectors": result.subject["vectors"],
-            "failed": len(result.subject.get("failed", ())),
+            "failed": len(_failures(result)),
             "seed": result.setup["seed"],
         }
         for result in results
@@ -60,8 +60,7 @@ def as_html(results: Sequence[Result]) -> str:
         parts += [_songs(result) for result in own if result.details.get("per_song")]
         identity = "".join(f"<tr><th>{html.escape(k)}<td>{html.escape(str(v))}" for k, v in _flat(own[0].setup))
         parts.append(f"<details><summary>how it was measured</summary><table>{identity}</table></details>")
-    failures = [(result.subject["name"], result.subject.get("failed", {})) for result in results]
-    named = {f"{source}/{name}: {why}" for source, failed in failures for name, why in failed.items()}
+    named = {failure for result in results for failure in _failures(result)}
     if named:
         items = "".join(f"<li>{html.escape(text)}" for text in sorted(named))
         parts.append(f"<h2>Files left out</h2><ul>{items}</ul>")
@@ -69,6 +68,12 @@ def as_html(results: Sequence[Result]) -> str:
     parts.append(f"<p><small>{html.escape(versions)}</small></p>")
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Scores</title><style>{_STYLE}</style>"
     return f"{head}\n" + "\n".join(parts) + "\n</html>\n"
+
+
+def _failures(result: Result) -> list[str]:
+    """Files of both sets that have no vectors, and why."""
+    sets = {subject["source"]: subject.get("failed", {}) for subject in (result.details["reference"], result.subject)}
+    return [f"{source}/{name}: {why}" for source, failed in sets.items() for name, why in failed.items()]
 
 
 def _flat(setup: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

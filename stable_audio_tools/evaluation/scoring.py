@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def score_sets(
     results: list[Result] = []
     complete = True
     for name in dict.fromkeys(embedders):
-        embedder = create_embedder(name, device)
+        embedder = cache(partial(create_embedder, name, device))
         sets = {
             source: load_set(source, name, embedder, cache_dir, settings)
             for source in dict.fromkeys([*references, *generated])
@@ -71,7 +72,9 @@ def score_sets(
     return results if complete else None
 
 
-def load_set(source: str, name: str, embedder: Embedder, cache_dir: Path, settings: ScoreSettings) -> FeatureSet | None:
+def load_set(
+    source: str, name: str, embedder: Callable[[], Embedder], cache_dir: Path, settings: ScoreSettings
+) -> FeatureSet | None:
     """A file of statistics, what fadtk left, or a folder of audio."""
     if source.endswith(".npz"):
         return packaged_set(source, name.partition(":")[0])
@@ -80,9 +83,8 @@ def load_set(source: str, name: str, embedder: Embedder, cache_dir: Path, settin
         if found is not None:
             return found
         logger.info("%s: fadtk left nothing of %s there; embedding its audio", source, name)
-    return audio_set(
-        source, embedder, cache_dir, settings.unit, settings.limit, settings.batch_size, settings.num_workers
-    )
+    work = (settings.batch_size, settings.num_workers)
+    return audio_set(source, embedder(), cache_dir, settings.unit, settings.limit, *work)
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,15 @@ class SetPair:
     reference: FeatureSet
     made: FeatureSet
     name: str
-    embedder: Embedder
+    embedder: Callable[[], Embedder]  # built when audio is embedded: what fadtk left needs no weights
     settings: ScoreSettings
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Of the embedder; its name alone where nothing was embedded here."""
+        if self.reference.made_by == self.made.made_by == "fadtk":
+            return {"embedder": self.name}
+        return self.embedder().identity
 
 
 def score_pair(pair: SetPair) -> Result:
@@ -114,7 +123,7 @@ def score_pair(pair: SetPair) -> Result:
             scores |= measured
             details |= more
     setup = {
-        "embedder": pair.embedder.identity,
+        "embedder": pair.identity,
         "reference": {key: details["reference"][key] for key in ("made_by", "digest", "vectors")},
         "made_by": made.made_by,
         "unit": pair.settings.unit,
@@ -162,7 +171,7 @@ def _measure_pairs(pair: SetPair) -> tuple[Scores, Details]:
     if not (pair.reference.paths and pair.made.paths):
         raise UserError("--paired compares audio files; give folders of audio for both sets")
     scores, details = reconstruction_scores(pair.reference, pair.made)
-    if pair.embedder.gives_logits:
+    if pair.embedder().gives_logits:
         scores["kl"], details["kl_pairs"] = kl_score(pair.reference, pair.made)
     return scores, {"paired": details}
 

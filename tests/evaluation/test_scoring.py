@@ -111,6 +111,10 @@ def test_bad_files_are_named_and_counted(sets: Path, tmp_path: Path, capsys: pyt
     (result,) = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
     assert list(result["subject"]["failed"]) == ["broken.wav"] and result["subject"]["files"] == 3
     assert "broken.wav" in (tmp_path / "out" / "index.html").read_text()
+    words[1], words[3] = words[3], words[1]
+    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out")]) == 1  # of the reference set too
+    (row,) = csv.DictReader((tmp_path / "out" / "scores.csv").open())
+    assert row["failed"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +167,13 @@ def test_caches_and_statistics_of_fadtk_are_read(sets: Path, tmp_path: Path) -> 
     found = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
     assert [result["scores"]["fad"] for result in found] == pytest.approx([wanted] * 3, rel=1e-6)
     assert all(len(result["details"]["per_song"]) == 6 for result in found)
+    for side in ("ref", "gen"):  # vectors of an embedder whose weights are not here
+        (tmp_path / side / "embeddings" / "logmel").rename(tmp_path / side / "embeddings" / "vggish")
+    words = ["--reference", references[0], "--generated", str(tmp_path / "gen"), "--read-fadtk"]
+    assert evaluate_fad.main([*words, "--embedder", "vggish", "--output", str(tmp_path / "out")]) == 0
+    (result,) = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
+    assert result["scores"]["fad"] == pytest.approx(wanted, rel=1e-6)
+    assert result["setup"]["embedder"] == {"embedder": "vggish"} and result["setup"]["made_by"] == "fadtk"
 
 
 def test_statistics_of_another_embedder_are_refused(

@@ -195,6 +195,19 @@ def test_prompts_in_training_style_follow_seed_and_track(dataset: Path, tmp_path
     module.write_text("def get_custom_metadata(info, audio):\n    return {}\n")
     with pytest.raises(UserError, match="gives it no prompt; use --prompt-source caption"):
         in_training_style(captions, 0, module)
+    module.write_text("def get_custom_metadata(info, audio):\n    raise KeyError('no such track')\n")
+    with pytest.raises(UserError, match="get_custom_metadata failed: KeyError: 'no such track'"):
+        in_training_style(captions, 0, module)
+
+
+def test_broken_tables_are_refused(dataset: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    for text, sentence in (("track_id,path\n1,a.wav\n", "no column caption_id, caption"),
+                           ("caption_id,track_id,path,caption\n1,one,a.wav,x\n", "line 2: invalid literal"),
+                           ("caption_id,track_id,path,caption\n1\n", "line 2: ")):  # fmt: skip
+        table.write_text(text)
+        with pytest.raises(UserError, match=sentence):
+            read_captions(table, dataset / "audio")
 
 
 def test_files_that_are_no_references_are_refused(references: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 from stable_audio_tools import configs
 from stable_audio_tools.config import UserError
 from stable_audio_tools.data.custom_metadata import CustomMetadata, call_custom
+from stable_audio_tools.data.faults import BadItem
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def read_captions(
         try:
             caption_id, track = int(row["caption_id"]), int(row["track_id"])
             duration = float(row.get("duration") or 0)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # None where the line ends early
             raise UserError(f"{table}: line {number}: {error}") from None
         places = list(_places(Path(audio_dir), row["path"], track))
         audio = next((place for place in places if place.is_file()), None)
@@ -93,6 +94,8 @@ def _written(write: CustomMetadata, caption: Caption, seed: int) -> str:
     random.seed(seed + caption.track_id)
     try:
         added: Mapping[str, object] = call_custom(write, info, None)
+    except BadItem as error:
+        raise UserError(f"{caption.audio}: {error}") from error
     finally:
         random.setstate(state)
     prompt = str(added.get("prompt", "")).strip()
