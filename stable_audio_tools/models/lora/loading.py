@@ -1,6 +1,7 @@
 """Adapter files onto models: matched by name and shape, and refused whole where they are another model's."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +151,11 @@ def _renamed(lora: LoraFile, known: Mapping[str, object]) -> LoraFile:
         names = {name: _from_comfyui(name, flat, known) for name in lora.layers}
     else:
         names = {name: _rooted(name, known) for name in lora.layers}
+    twice = [path for path, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise CheckpointError(
+            f"{lora.path}: {len(twice)} layers of this model have two adapters in it{_example(twice)}"
+        )
     return replace(lora, layers={names[name]: held for name, held in lora.layers.items()})
 
 
@@ -165,8 +171,11 @@ def _from_comfyui(name: str, flat: Mapping[str, str], known: Mapping[str, object
 
 
 def _misfit(lora: LoraFile, path: str, layer: nn.Module) -> str | None:
-    weight: Tensor = layer.weight  # type: ignore[assignment]
-    rows, cols = weight.shape[0], weight[0].numel()
+    if isinstance(layer, nn.Linear):  # whose weight may be packed
+        rows, cols = layer.out_features, layer.in_features
+    else:
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        rows, cols = weight.shape[0], weight[0].numel()
     held = lora.layers[path]
     core = min(rank_of(path, lora.config), rows, cols)
     wanted = {

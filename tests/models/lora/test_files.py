@@ -406,6 +406,18 @@ def test_refusals_are_one_sentence_and_change_nothing(what: str, sentence: str, 
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_two_adapters_for_one_layer_are_refused(tmp_path: Path) -> None:
+    model, _ = wrapped()
+    path = save_lora(trained(model, "lora"), tmp_path / "a.safetensors")
+    write_extra(path, {"model.transformer.to_qkv.lora_A": (3, 6), "model.transformer.to_qkv.lora_B": (8, 3)})
+    other, _ = wrapped()
+    with pytest.raises(
+        CheckpointError, match=r"has two adapters for 1 layers of this model \(model\.model\..*to_qkv\)"
+    ):
+        load_lora(other, path)
+    assert not attached_loras(other)
+
+
 def test_a_filter_without_a_match_takes_the_adapter_off_again(tmp_path: Path) -> None:
     model, x = layered(torch.float32)
     path = save_lora(trained(model, "lora"), tmp_path / "a.safetensors")
