@@ -411,9 +411,7 @@ def test_two_adapters_for_one_layer_are_refused(tmp_path: Path) -> None:
     path = save_lora(trained(model, "lora"), tmp_path / "a.safetensors")
     write_extra(path, {"model.transformer.to_qkv.lora_A": (3, 6), "model.transformer.to_qkv.lora_B": (8, 3)})
     other, _ = wrapped()
-    with pytest.raises(
-        CheckpointError, match=r"has two adapters for 1 layers of this model \(model\.model\..*to_qkv\)"
-    ):
+    with pytest.raises(CheckpointError, match=r"1 layers of this model have two adapters in it \(model\.model\."):
         load_lora(other, path)
     assert not attached_loras(other)
 
