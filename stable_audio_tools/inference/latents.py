@@ -18,7 +18,7 @@ from stable_audio_tools.models.bottleneck import (
     RVQVAEBottleneck,
     VAEBottleneck,
 )
-from stable_audio_tools.models.pretransforms import Pretransform
+from stable_audio_tools.models.pretransforms import AutoencoderPretransform, Pretransform
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,8 @@ class LatentEncoder:
 
 def autoencoder_of(model: nn.Module) -> AudioAutoencoder:
     """The model itself, or the autoencoder that it works in."""
-    inner = getattr(getattr(model, "pretransform", None), "model", None)
+    pretransform = getattr(model, "pretransform", None)
+    inner = pretransform.model if isinstance(pretransform, AutoencoderPretransform) else None
     for candidate in (model, inner):
         if isinstance(candidate, AudioAutoencoder):
             return candidate

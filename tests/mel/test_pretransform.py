@@ -2,9 +2,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stable_audio_tools.config import ConfigError, build, validate
+from stable_audio_tools.inference.latents import autoencoder_of
 
 RATE = 16000
 SMALL = {"n_fft": 256, "hop_length": 64, "n_mels": 16}
@@ -132,3 +133,11 @@ def test_the_autoencoder_of_a_chain_takes_weights_of_its_own() -> None:
     assert not any(parameter.requires_grad for parameter in whole.parameters())
     assert whole.encode(torch.randn(1, 1, 64 * 8)).shape == (1, 4, 4)
     assert not hasattr(build("pretransform", chain(MEL, PATCHES), sample_rate=RATE), "model")
+
+
+def test_the_autoencoder_of_a_chain_is_not_taken_for_one_of_audio() -> None:
+    """It reads bands; pre-encoding would hand it audio of as many channels."""
+    model = nn.Module()
+    model.pretransform = build("pretransform", chain(MEL, AUTOENCODER), sample_rate=RATE)
+    with pytest.raises(ConfigError, match="is no autoencoder, and has none as its pretransform"):
+        autoencoder_of(model)
