@@ -33,7 +33,18 @@ _SUFFIXES = {
     *(".json", ".jsonl", ".yaml", ".yml", ".csv", ".tsv", ".parquet", ".txt", ".ini", ".py", ".sh", ".def", ".sbatch"),
     *(".safetensors", ".ckpt", ".pt", ".npy", ".npz", ".wav", ".flac", ".mp3", ".ogg", ".html", ".png"),
 }
-_OUTPUT = {"feature_path", "output_dir", "output_path", "out", "output", "save_dir", "tmp_dir", "quarantine", "folder", "out_dir"}
+_OUTPUT = {
+    "feature_path",
+    "output_dir",
+    "output_path",
+    "out",
+    "output",
+    "save_dir",
+    "tmp_dir",
+    "quarantine",
+    "folder",
+    "out_dir",
+}
 
 
 @dataclass(frozen=True)
