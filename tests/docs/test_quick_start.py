@@ -1,5 +1,6 @@
 """The README's quick start is the demo, step by step; the files around it are sound."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -55,6 +56,16 @@ def test_spectra_of_one_sound_are_near_and_of_two_are_far(tmp_path: Path) -> Non
         audio_io.write(path, level * torch.sin(2 * torch.pi * frequency * time)[None].expand(2, -1), 22050)
     low, quiet, high = map(demo_figures.spectrum, paths)
     assert demo_figures.distance(low, quiet) < 3 < 10 < demo_figures.distance(low, high)
+
+
+def test_the_badges_are_true() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    badge = {name: (ROOT / "docs" / "pictures" / f"{name}.svg").read_text() for name in ("python", "types", "licence")}
+    versions = [tuple(map(int, found)) for found in re.findall(r"Python :: (3)\.(\d+)", project)]
+    first, last = (".".join(map(str, version)) for version in (min(versions), max(versions)))
+    assert f"python: {first} to {last}" in badge["python"] and f'requires-python = ">={first}"' in project
+    assert "types: mypy" in badge["types"] and "disallow_untyped_defs = true" in project
+    assert "licence: MIT" in badge["licence"] and (ROOT / "LICENSE").read_text().startswith("MIT License")
 
 
 def test_the_citation_names_this_version() -> None:
