@@ -13,6 +13,7 @@ from stable_audio_tools.dedup.store import FeatureStore
 from stable_audio_tools.dedup.tracks import Track, choose_kept
 
 Linkage = Literal["single", "complete"]
+_AT_ONCE = 1_024  # pairs that wait for a thread
 
 
 class Likeness(NamedTuple):
@@ -59,9 +60,9 @@ def look_again(
 
     found: list[Likeness] = []
     with ThreadPoolExecutor(workers) as pool:
-        for done, likeness in enumerate(pool.map(compare, range(len(pairs))), 1):
-            found.append(likeness)
-            progress(done / len(pairs))
+        for start in range(0, len(pairs), _AT_ONCE):
+            found += pool.map(compare, range(start, min(start + _AT_ONCE, len(pairs))))
+            progress(len(found) / len(pairs))
     return found
 
 
