@@ -36,7 +36,7 @@ class ScoreSettings:
 
 def read_members(settings: ScoreSettings) -> list[Member]:
     """The features of every checkpoint, seed or projection that takes part."""
-    metas = settings.train_meta_paths or [None] * len(settings.train_feature_paths)
+    metas: Sequence[str | None] = settings.train_meta_paths or [None] * len(settings.train_feature_paths)
     if len(metas) != len(settings.train_feature_paths):
         raise ConfigError(
             f"--train-meta-paths: {len(metas)} files for {len(settings.train_feature_paths)} --train-feature-paths"

@@ -48,7 +48,7 @@ class HookEngine(Engine):
         size = int(min(self.rows_at_once, count))
         for start in range(0, count, size):
             value = self.task.values(rows.part(start, min(start + size, count))).sum() / count
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
         return self._feature.to("cpu", torch.float32, copy=True)
 
     @contextmanager
