@@ -53,14 +53,18 @@ def cpu_seconds(run: Callable[[], Any], repeats: int) -> float:
     return statistics.median(spent)
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--repeats", type=int, default=3)
     made.add_argument("--items", type=int, default=4)
     made.add_argument("--steps", type=int, default=10)
     made.add_argument("--iterations", type=int, default=32, help="of Griffin-Lim")
     made.add_argument("--channels", type=int, nargs="+", default=[32, 64, 64], help="of the U-Net's levels")
-    arguments = made.parse_args()
+    return made
+
+
+def main() -> int:
+    arguments = parser().parse_args()
     theirs = pipeline_of(arguments.channels, arguments.iterations)
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)

@@ -175,14 +175,17 @@ class AudioModel(Adaptable):
         self._complete(items, None)
         self._check(items, None, steps)
         seeds = self._seeds(seed, len(weights))
-        ends = [_read_source(end, name, self.sample_rate) for end, name in ((audio, "audio"), (to_audio, "to_audio"))]
+        first = _read_source(audio, "audio", self.sample_rate)
+        second = _read_source(to_audio, "to_audio", self.sample_rate)
+        assert first is not None and second is not None
         for name in ("keep_exact", "crossfade_seconds", "inpaint_bands"):
             if options.pop(name, None) is not None:
                 raise ValueError(f"{name}: has no meaning when clips are interpolated; leave it out")
-        guided = {} if cfg_scale is None else {"cfg_scale": cfg_scale}
+        guided: dict[str, Any] = {} if cfg_scale is None else {"cfg_scale": cfg_scale}
         made = interpolate_audio(
             self.module,
-            *[end for end in ends if end is not None],
+            first,
+            second,
             weights,
             steps=self._steps(steps),
             sample_size=self._samples(None) or 0,

@@ -136,7 +136,8 @@ def _eta_problems(settings: BatchSettings, facts: ModelFacts) -> Iterator[str]:
         yield f"eta: a model of type {facts.model_type!r} has none; leave it out"
         return
     try:
-        name = settings.sampler_type or (facts.recommended and facts.recommended.sampler_type)
+        recommended = None if facts.recommended is None else facts.recommended.sampler_type
+        name = settings.sampler_type or recommended
         find_sampler(name, facts.objective).check_eta(settings.eta, name)
     except ValueError as error:
         yield str(error)

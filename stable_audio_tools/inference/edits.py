@@ -73,7 +73,7 @@ def edit_audio(
     if edit.mode == "variation":
         return model.generate(init_audio=source, init_noise_level=edit.noise_level, **options).audio
     if edit.mode == "inpaint":
-        fade = {} if edit.crossfade is None else {"crossfade_seconds": edit.crossfade}
+        fade: dict[str, Any] = {} if edit.crossfade is None else {"crossfade_seconds": edit.crossfade}
         return model.generate(inpaint_audio=source, inpaint=edit.spans, **fade, **options).audio
     if edit.mode == "interpolate":
         assert target is not None

@@ -20,8 +20,8 @@ _PARALLEL = 1e-4  # sine of the angle below which directions count as equal
 
 def slerp(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
     """Along the great circle from `first` to `second` (b, d, t), at shares `weight` (b,) of the way."""
-    flat = [part.flatten(1) for part in (first, second)]
-    angle = torch.nn.functional.cosine_similarity(*flat, dim=1).clamp(-1, 1).acos()[:, None, None]
+    likeness = torch.nn.functional.cosine_similarity(first.flatten(1), second.flatten(1), dim=1)
+    angle = likeness.clamp(-1, 1).acos()[:, None, None]
     share, sine = weight.to(first)[:, None, None], angle.sin()
     along = (((1 - share) * angle).sin() * first + (share * angle).sin() * second) / sine.clamp(min=_PARALLEL)
     return torch.where(sine < _PARALLEL, torch.lerp(first, second, share), along)
@@ -66,5 +66,5 @@ def interpolate_audio(
             conditions = required_conditions(run.conditions(conditioning, None, "conditioning"), model)
             make = make_denoisers(model, conditions, None, cfg_scale, guidance[0])
         ends = [run.encoded(run.audio(audio, name)) for audio, name in ((first, "audio"), (second, "to_audio"))]
-        starts = [run.inverted(make, end, refinements) for end in ends if end is not None]
-        return run.decoded(run.sample(make, start=slerp(*starts, torch.tensor(list(weights)))))
+        before, after = (run.inverted(make, end, refinements) for end in ends if end is not None)
+        return run.decoded(run.sample(make, start=slerp(before, after, torch.tensor(list(weights)))))

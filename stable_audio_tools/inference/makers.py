@@ -84,7 +84,7 @@ def make_reconstruction(model: Any, job: Job, facts: ModelFacts) -> Tensor:
     if job.init_audio is None:
         raise ValueError("an autoencoder makes nothing by itself; give the audio to pass through it as init_audio")
     rate, audio = job.init_audio
-    decoding = {} if job.steps is None else {"steps": job.steps}
+    decoding: dict[str, Any] = {} if job.steps is None else {"steps": job.steps}
     made = []
     for seed in job.seeds:
         with RandomStream(seed, job.device).in_charge(), _precision(job):

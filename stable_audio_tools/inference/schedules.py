@@ -103,7 +103,7 @@ def polyexponential(span: Span) -> Tensor:
 def leading(span: Span) -> Tensor:
     """Every so-manieth entry of the table, from its first one on; the published schedule of ddpm and ddim."""
     entries = _entries(span)
-    stride = entries.count // span.steps
+    stride = entries.covered // span.steps
     chosen = [step * stride + 1 for step in reversed(range(span.steps))]
     return torch.tensor([*chosen, 0], dtype=torch.float64) / entries.of
 
@@ -111,13 +111,13 @@ def leading(span: Span) -> Tensor:
 def trailing(span: Span) -> Tensor:
     """As `leading`, from the last entry down (Lin et al. 2023): few steps then begin with pure noise."""
     entries = _entries(span)
-    return torch.linspace(entries.count, 0, span.steps + 1, dtype=torch.float64).round() / entries.of
+    return torch.linspace(entries.covered, 0, span.steps + 1, dtype=torch.float64).round() / entries.of
 
 
 class _Entries(NamedTuple):
     """How many entries of the table a span covers, and how many there are."""
 
-    count: int
+    covered: int
     of: int
 
 
@@ -125,9 +125,9 @@ def _entries(span: Span) -> _Entries:
     if not isinstance(span.objective, DDPM):
         raise ValueError("schedules 'leading' and 'trailing' are those of the samplers ddpm and ddim; use another one")
     entries = _Entries(round(span.start * span.objective.num_train_timesteps), span.objective.num_train_timesteps)
-    if span.steps > entries.count:
+    if span.steps > entries.covered:
         raise ValueError(
-            f"steps is {span.steps}, and from t = {span.start:g} there are {entries.count} of the {entries.of} noise "
+            f"steps is {span.steps}, and from t = {span.start:g} there are {entries.covered} of the {entries.of} noise "
             "levels that the model was trained on; use fewer steps, or start from more noise"
         )
     return entries

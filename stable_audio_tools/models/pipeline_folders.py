@@ -70,7 +70,7 @@ def load_pipeline(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     return model.eval(), config
 
 
-def write_pipeline(model: nn.Module, config: Mapping[str, Any], folder: str | Path) -> None:
+def write_pipeline(model: Any, config: Mapping[str, Any], folder: str | Path) -> None:
     """Write a model as diffusers opens it."""
     folder = Path(folder)
     codec_node, mel_node = _check_writable(config)
@@ -250,7 +250,8 @@ def _codec_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _check_same(config: dict[str, Any], unet: Any, folder: Path) -> None:
     """The U-Net that we build must be theirs in every setting, not only in the shapes of its weights."""
     with torch.device("meta"):
-        ours = create_model_from_config(config).model.unet  # type: ignore[union-attr]
+        model: Any = create_model_from_config(config)
+    ours = model.model.unet
     for key, value in unet.config.items():
         other = ours.config.get(key)
         as_lists = [list(item) if isinstance(item, tuple) else item for item in (value, other)]
