@@ -127,6 +127,7 @@ def _from_flags(arguments: argparse.Namespace, mels: int) -> tuple[dict[str, Any
         "fmin": vocoder.fmin,
         "fmax": vocoder.fmax,
         "channels": arguments.num_channels,
+        "vocoder": {"type": "bigvgan", "config": {"source": arguments.bigvgan_model}},
     }
     return {"type": "mel", "config": config}, vocoder.sampling_rate
 
