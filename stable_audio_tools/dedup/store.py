@@ -51,9 +51,6 @@ class FeatureStore:
         key = sha256(about.encode("utf-8", "surrogateescape")).hexdigest()
         return self.folder / key[:2] / f"{key[2:26]}.npz"
 
-    def holds(self, track: Track) -> bool:
-        return self.place(track).exists()
-
     def add(self, track: Track, sound: Sound) -> None:
         """Keep what was heard in a file."""
         counts = self.codec.count(sound).numpy().astype(np.uint32)

@@ -121,6 +121,9 @@ class Transfer:
 
     def _append(self, url: str, response: HTTPResponse, part: Path, enough: Enough | None) -> bool:
         resumed = response.status == 206
+        if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {_size(part)}-"):
+            part.unlink()
+            raise _Dropped("the server sends another range than was asked for; the file is fetched anew")
         total = (
             _total(response.headers.get("Content-Range")) if resumed else _number(response.headers["Content-Length"])
         )

@@ -55,9 +55,8 @@ class DACCodec(_Windowed):
         try:
             self.model: Any = dac.DAC.load(path).eval().requires_grad_(False).to(device)
         except (OSError, RuntimeError, KeyError, EOFError, ValueError, UnpicklingError) as error:
-            raise CheckpointError(
-                f"{path}: cannot be read as a Descript Audio Codec ({str(error).splitlines()[0]})"
-            ) from None
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise CheckpointError(f"{path}: cannot be read as a Descript Audio Codec ({reason})") from None
         self.device = device
         self.sample_rate, self.ratio = int(self.model.sample_rate), int(self.model.hop_length)
         self.num_codebooks, self.codebook_size = int(self.model.n_codebooks), int(self.model.codebook_size)

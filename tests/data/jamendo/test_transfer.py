@@ -53,6 +53,12 @@ def test_a_server_without_ranges_starts_over(mirror: Any, data: bytes, tmp_path:
     assert (tmp_path / "a.tar").read_bytes() == data
 
 
+def test_a_range_that_was_not_asked_for_is_not_appended(mirror: Any, data: bytes, tmp_path: Path) -> None:
+    mirror.faults.drop_after, mirror.faults.wrong_ranges = [1000], 1
+    QUICK.fetch(f"{mirror.url}/{NAME}", tmp_path / "a.tar")
+    assert (tmp_path / "a.tar").read_bytes() == data
+
+
 def test_a_file_that_changed_meanwhile_is_fetched_whole(mirror: Any, data: bytes, tmp_path: Path) -> None:
     part = partial(tmp_path / "a.tar")
     part.write_bytes(b"of another file")
