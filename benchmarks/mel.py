@@ -2,7 +2,7 @@
 
 python benchmarks/mel.py [--repeats 3] [--seconds 12] [--json outputs/mel.json]
 
-The predecessor decodes an image with librosa: bands to bins by NNLS, then Griffin-Lim, one image after another.
+The audio-diffusion project decodes an image with librosa: bands to bins by NNLS, then Griffin-Lim, one image after another.
 Closeness is the mean distance in dB between the bands that were decoded and those of the audio that came out.
 """
 
@@ -69,7 +69,7 @@ def librosa_inversion(power: Tensor, bands: MelBands) -> Tensor:
 
 
 def librosa_decoding(power: Tensor, transform: DecibelMel) -> Tensor:
-    """Power bands to audio as the predecessor does."""
+    """Power bands to audio as audio-diffusion does."""
     bands, framing = transform.bands, transform.framing
     made = [
         librosa.feature.inverse.mel_to_audio(

@@ -104,7 +104,7 @@ def table_of(root: Path) -> Any:
     return pa.concat_tables(parts)
 
 
-def test_arrow_holds_images_as_the_predecessor_wrote_them(folder: Path, tmp_path: Path) -> None:
+def test_arrow_holds_images_as_audio_diffusion_reads_them(folder: Path, tmp_path: Path) -> None:
     """`datasets` 5.2 opens this folder with `load_from_disk`; what it looks at is checked here."""
     out = tmp_path / "arrow"
     assert cut(folder, out, "--format", "arrow") == 0

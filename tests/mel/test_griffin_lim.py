@@ -97,7 +97,7 @@ def test_bands_come_back_from_their_inversion(clips: dict[str, Tensor]) -> None:
 
 
 def test_the_pseudo_inverse_is_30_times_faster_at_equal_quality(clips: dict[str, Tensor]) -> None:
-    """Against librosa's NNLS, which the predecessor decodes with; the audio is no further from the bands."""
+    """Against librosa's NNLS, which audio-diffusion decodes with; the audio is no further from the bands."""
     transform = decibel_mel(1024, 256, 100)
     assert transform.bands.n_mels == np.linalg.matrix_rank(mel_filterbank(transform.bands))
     audio = clips["chords"][None, :32768].float()

@@ -14,7 +14,7 @@ from stable_audio_tools.mel.spectra import Framing, pad_mirrored
 from stable_audio_tools.mel.transforms import BIGVGAN_RANGE, DecibelMel, LogAmplitudeMel, MelTransform
 
 RATE = 22050
-SEED_SETTINGS = [(2048, 512, 256, 160), (1024, 256, 256, 256), (1024, 256, 128, 320)]  # n_fft, hop, mels, frames
+PUBLISHED_SETTINGS = [(2048, 512, 256, 160), (1024, 256, 256, 256), (1024, 256, 128, 320)]  # n_fft, hop, mels, frames
 
 
 def images(mel: Tensor) -> NDArray[np.uint8]:
@@ -22,13 +22,13 @@ def images(mel: Tensor) -> NDArray[np.uint8]:
 
 
 def librosa_image(audio: NDArray[np.float64], n_fft: int, hop: int, mels: int) -> NDArray[np.uint8]:
-    """The predecessor's formula, on a slice of one sample less than its frames."""
+    """The formula of audio-diffusion, on a slice of one sample less than its frames."""
     power = librosa.feature.melspectrogram(y=audio, sr=RATE, n_fft=n_fft, hop_length=hop, n_mels=mels)
     decibels = librosa.power_to_db(power, ref=np.max, top_db=80)
     return (((decibels + 80) * 255 / 80).clip(0, 255) + 0.5).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("n_fft", "hop", "mels", "frames"), SEED_SETTINGS)
+@pytest.mark.parametrize(("n_fft", "hop", "mels", "frames"), PUBLISHED_SETTINGS)
 def test_db_image_is_librosas_formula_to_the_bit(
     clips: dict[str, Tensor], n_fft: int, hop: int, mels: int, frames: int
 ) -> None:
