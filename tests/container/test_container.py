@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -134,7 +135,7 @@ def run(script: str, *words: str, path: str, **environment: str) -> list[str]:
 TRAINING = ("--name", "vae", "--model-config", "MODEL.json", "--dataset-config", "DATASET.json")
 
 
-def launched(words: list[str]) -> tuple[object, str, object]:
+def launched(words: list[str]) -> tuple[Any, str, Any]:
     """What torchrun's own parser and the script's make of a command line."""
     from torch.distributed.run import get_args_parser
 
@@ -187,6 +188,7 @@ def test_slurm_starts_one_process_per_gpu(path: str, container: str) -> None:
         ["apptainer", "exec", "--nv", "--bind", "/data", container, "/opt/venv/bin/python"] if container else ["python"]
     )
     arguments = commands.parse(commands.module_of_script("train.py"), words[start + 1 :])
+    assert arguments is not None
     assert (arguments.num_nodes, arguments.num_gpus, arguments.num_workers, arguments.recover) == (2, 8, 7, True)
 
 

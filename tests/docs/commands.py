@@ -100,8 +100,9 @@ def module_of_script(script: str) -> Any:
     path = ROOT / script
     assert path.is_file(), f"no script {script}"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        takes_main = isinstance(node, ast.ImportFrom) and "main" in [alias.name for alias in node.names]
-        if takes_main and (node.module or "").startswith("stable_audio_tools.cli."):
+        if not isinstance(node, ast.ImportFrom) or "main" not in [alias.name for alias in node.names]:
+            continue
+        if node.module and node.module.startswith("stable_audio_tools.cli."):
             return import_module(node.module)
     sys.path.insert(0, str(path.parent))
     try:
