@@ -26,7 +26,6 @@ NoiseLaw = Literal["uniform", "logit_normal", "trunc_logit_normal", "one_shot", 
 LOGSNR_RANGE = (-6.0, 2.0)
 PENALTY_NOISE = 0.05  # standard deviation of the step that stands for the gradient
 SHORTEST_TRIM = 128  # frames
-_TEACHER = "teacher_model."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +93,8 @@ class Trajectory(NamedTuple):
 class ARCTrainingWrapper(TrainingModule):
     """Generator on even steps, critic on odd ones; relativistic losses softplus(+-(real - fake))."""
 
+    rebuilt = ("teacher_model.",)
+
     def __init__(
         self,
         model: ConditionedDiffusionModelWrapper,
@@ -140,19 +141,6 @@ class ARCTrainingWrapper(TrainingModule):
     @property
     def exported(self) -> nn.Module:
         return self.diffusion
-
-    def state_dict(self, *args: Any, **options: Any) -> Any:
-        """Without the frozen teacher, which has a file of its own."""
-        state = super().state_dict(*args, **options)
-        for name in [name for name in state if name.startswith(_TEACHER)]:
-            del state[name]
-        return state
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        if self.teacher_model is not None:
-            own = self.teacher_model.state_dict(prefix=_TEACHER)
-            checkpoint["state_dict"] = {**own, **checkpoint["state_dict"]}
 
     def rank_state(self) -> dict[str, Any]:
         return {} if self._trajectory is None else {"trajectory": tuple(self._trajectory)}

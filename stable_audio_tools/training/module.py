@@ -13,12 +13,16 @@ from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.checkpoints.upgrades import Target, apply_upgrades
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.ema import WeightAverage
+from stable_audio_tools.training.foreign_checkpoints import fitted_optimizers, is_foreign
 
 logger = logging.getLogger(__name__)
 
 
 class TrainingModule(pl.LightningModule):
     """A LightningModule that says what is exported, what is averaged and what each process remembers."""
+
+    # Prefixes of what a run makes anew from its config (losses, teachers): checkpoints do not hold it.
+    rebuilt: tuple[str, ...] = ()
 
     @property
     def weight_average(self) -> WeightAverage | None:
@@ -55,12 +59,22 @@ class TrainingModule(pl.LightningModule):
     def on_validation_end(self) -> None:
         self._validating.close()
 
+    def state_dict(self, *args: Any, **options: Any) -> Any:
+        """The weights, without what is rebuilt."""
+        state = super().state_dict(*args, **options)
+        for name in [name for name in state if name.startswith(self.rebuilt)]:
+            del state[name]
+        return state
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Checkpoints of the original stable-audio-tools go on here too."""
-        state = dict(checkpoint["state_dict"])
+        state = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith(self.rebuilt)}
         for what, count in apply_upgrades(state, Target.of(self)).items():
             logger.info("%s: %d", what, count)
-        checkpoint["state_dict"] = state
+        own = super().state_dict()
+        if is_foreign(checkpoint):
+            checkpoint["optimizer_states"] = fitted_optimizers(checkpoint, self)
+        checkpoint["state_dict"] = {**{name: own[name] for name in own if name.startswith(self.rebuilt)}, **state}
 
     def learning_rate(self, index: int = 0) -> float:
         """The rate that the optimiser uses now."""

@@ -106,6 +106,13 @@ def fit(settings: TrainSettings, recipe: Recipe | None = None) -> Path:
     os.environ[_RUN_FOLDER] = str(folder)
     try:
         trainer.fit(wrapper, loader, None if held_out is None else SamePass(held_out), ckpt_path=resumed)
+    except ValueError as error:
+        if resumed is None or "parameter group" not in str(error):
+            raise
+        raise UserError(
+            f"{resumed}: its optimisers do not fit what this config trains ({error}); --pretrained-ckpt-path starts a "
+            "new run from its weights"
+        ) from error
     except torch.OutOfMemoryError as error:
         raise UserError(out_of_memory_advice(error, settings.batch_size)) from error
     except RuntimeError as error:

@@ -106,6 +106,8 @@ def _quieten() -> None:
         ".*Experiment logs directory.*exists and is not empty.*",
         ".*`training_step` returned `None`.*",
         ".*Trainer.* has `num_nodes.*",
+        ".*Be aware that when using `ckpt_path`.*",  # callbacks of the original toolkit, whose place ours take
+        r".*The number of training batches \(\d+\) is smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message=message)
 

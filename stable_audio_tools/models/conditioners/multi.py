@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from stable_audio_tools.config import Kind, Part
+from stable_audio_tools.config import Kind, Part, UserError
 from stable_audio_tools.config.parts import as_error, place
 from stable_audio_tools.config.registry import accept_objects
 from stable_audio_tools.config.sentences import nearest, sentences
@@ -127,7 +127,7 @@ class MultiConditioner(nn.Module):
             if id in self.pre_encoded_keys:
                 conditions[id] = Condition(_stacked(values, id).to(device), None)
             else:
-                conditions[id] = conditioner(values, device)
+                conditions[id] = _asked(cast(Conditioner, conditioner), values, device)
         return conditions
 
     def _value(self, metadata: Mapping[str, Any], id: str, index: int) -> Any:
@@ -138,13 +138,25 @@ class MultiConditioner(nn.Module):
             if stand_in is None or stand_in in tried:
                 missing = " or ".join(repr(key) for key in tried)
                 given = ", ".join(sorted(metadata)) or "none"
-                raise ValueError(
-                    f"conditioning: item {index} has no {missing}, which conditioner {id!r} needs "
+                source = f" ({metadata['path']})" if "path" in metadata else ""
+                raise UserError(
+                    f"conditioning: item {index}{source} has no {missing}, which conditioner {id!r} needs "
                     f"(keys given: {given}); add it, or name a stand-in under default_keys"
                 )
             tried.append(stand_in)
         value = metadata[tried[-1]]
         return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+
+
+def _asked(conditioner: Conditioner, values: list[Any], device: Any) -> Condition:
+    """What it makes of the values, which are the user's."""
+    try:
+        condition: Condition = conditioner(values, device)
+        return condition
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _stacked(values: Sequence[Any], id: str) -> torch.Tensor:

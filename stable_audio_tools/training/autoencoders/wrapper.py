@@ -35,6 +35,9 @@ LossSpace = Literal["audio", "pretransform"]
 class AutoencoderTrainingWrapper(TrainingModule):
     """Reconstruction, adversarial and bottleneck losses; optionally distilled from a teacher."""
 
+    # The original toolkit's checkpoints hold constants of its losses too, under names of their own.
+    rebuilt = ("teacher_model.", "spectral.", "losses_gen.", "losses_disc.", "metrics.", "sdstft.", "lrstft.")
+
     def __init__(
         self,
         autoencoder: AudioAutoencoder,

@@ -15,6 +15,7 @@ from stable_audio_tools.config import CheckpointError
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
 from stable_audio_tools.system.files import atomic_path
 from stable_audio_tools.training import random_state
+from stable_audio_tools.training.foreign_checkpoints import STAMP, is_foreign
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.run_folder import checkpoints_in
 from stable_audio_tools.version import __version__
@@ -105,12 +106,18 @@ class Checkpointing(pl.Callback):
     ) -> None:
         checkpoint["model_config"] = self.model_config
         own = {"random": random_state.capture(), "module": rank_state(pl_module)}
-        checkpoint["stable_audio_tools"] = {"version": __version__, "processes": gather(own)}
+        checkpoint[STAMP] = {"version": __version__, "processes": gather(own)}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        states = checkpoint.get("stable_audio_tools", {}).get("processes", [])
+        if is_foreign(checkpoint):
+            logger.warning(
+                "the checkpoint is another program's: the run goes on from its weights, optimisers and step; data and "
+                "random numbers begin anew"
+            )
+            return
+        states = checkpoint[STAMP]["processes"]
         if len(states) != trainer.world_size:
             logger.warning(
                 "the checkpoint holds the random states of %d processes and this run has %d: what follows is a valid "
