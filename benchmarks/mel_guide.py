@@ -62,8 +62,8 @@ class Guide:
         self.call(
             f"train {name}",
             f"train.py --name {name} --model-config {CONFIGS / config}.json --dataset-config {self.output}/clips.json "
-            f"--save-dir {self.output}/runs --logger csv --log-every 1 --num-workers 0 --batch-size {self.arguments.batch_size} "
-            f"--max-steps {steps} --checkpoint-every {steps}{inner}",
+            f"--save-dir {self.output}/runs --logger csv --log-every 1 --num-workers 0 "
+            f"--batch-size {self.arguments.batch_size} --max-steps {steps} --checkpoint-every {steps}{inner}",
         )
         flags = f"--ckpt-path {self.output}/runs/{name} --name {self.output}/{name} --use-safetensors"
         self.call(f"unwrap {name}", f"unwrap_model.py {flags}")
