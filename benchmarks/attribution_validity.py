@@ -1,6 +1,6 @@
 """Do attribution scores mean anything? Planted duplicates, and the linear datamodeling score; minutes on one core.
 
-python benchmarks/attribution_validity.py [--subsets 64] [--out outputs/attribution_validity.json]
+python benchmarks/attribution_validity.py [--subsets 40] [--out outputs/attribution_validity.json]
 
 Items are short "latents": a few sinusoids of one of six classes, with amplitudes and phases of their own, and noise.
 """
@@ -38,7 +38,7 @@ class Setting:
 
     items: int = 96
     queries: int = 20
-    subsets: int = 64
+    subsets: int = 40
     steps: int = 300
     seeds: int = 1
     dim: int = 1024
@@ -137,7 +137,7 @@ def validity(setting: Setting, workers: int) -> dict[str, LDS]:
         outputs = np.stack(list(pool.map(subset_outputs, [(list(subset), setting) for subset in plan.subsets])))
     membership, grid = plan.membership(), list(DEFAULT_GRID)
     network = train(items, setting.steps, 0)
-    choosing = setting.subsets // 4
+    choosing = setting.subsets // 2
     found: dict[str, LDS] = {}
 
     def judge(name: str, scores: Tensor) -> None:
@@ -163,9 +163,7 @@ def _spectra(items: Tensor) -> Tensor:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--subsets", type=int, default=64, help="models; a quarter chooses the regulariser, the rest judge"
-    )
+    parser.add_argument("--subsets", type=int, default=40, help="models; half choose the regulariser, half judge")
     parser.add_argument("--steps", type=int, default=300, help="training steps of each model")
     parser.add_argument("--seeds", type=int, default=1, help="models of each subset that are averaged")
     parser.add_argument("--workers", type=int, default=1, help="processes")
@@ -178,7 +176,7 @@ def main() -> int:
     for name, count in planted.items():
         print(f"{name}: the planted duplicate is first for {count} of {setting.queries} queries", flush=True)
     found = validity(setting, arguments.workers)
-    judged = setting.subsets - setting.subsets // 4
+    judged = setting.subsets - setting.subsets // 2
     print(f"LDS over {judged} subsets and {setting.queries} queries, mean [95 % interval]")
     for name, value in found.items():
         print(f"  {name:40} {value}")

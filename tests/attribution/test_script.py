@@ -1,0 +1,66 @@
+"""run_dtrak_attribution.sh: what it runs is understood by the commands, with every setting and without."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from stable_audio_tools.cli import dtrak_extract_features, dtrak_merge, dtrak_score
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "run_dtrak_attribution.sh"
+PARSERS = {
+    "scripts/dtrak_extract_features.py": dtrak_extract_features.parser,
+    "scripts/dtrak_merge.py": dtrak_merge.parser,
+    "scripts/dtrak_score.py": dtrak_score.parser,
+}
+NEEDED = {"MODEL_CONFIG": "my model.json", "UNWRAPPED_CKPT": "w.ckpt", "TRAIN_DATASET_CONFIG": "train.json"}
+ALL = {
+    "QUERY_DATASET_CONFIG": "queries.json",
+    "TRAIN_EXCLUDE_PATHS_FILE": "exclude.txt",
+    "PRETRANSFORM_CKPT": "vae.ckpt",
+    "TRAIN_COUNT": "10",
+    "QUERY_COUNT": "2",
+    "USED_DIM": "4096",
+    "PARAM_REGEX": r"layers\.(1[6-9]|2[0-3])\.",
+    "PROCESSES": "2",
+}
+
+
+def commands_of(tmp_path: Path, settings: dict[str, str]) -> list[list[str]]:
+    """The commands that the script runs, told by a stand-in for Python."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f'#!/bin/bash\nprintf "%q " "$@" >> {tmp_path}/told\necho >> {tmp_path}/told\n')
+    stand_in.chmod(0o755)
+    places = {"PYTHON": str(stand_in), "OUT_DIR": str(tmp_path / "out")}
+    environment = {"PATH": os.environ["PATH"], **places, **settings}
+    subprocess.run(["bash", str(SCRIPT)], check=True, env=environment, capture_output=True)
+    return [shlex.split(line) for line in (tmp_path / "told").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("settings", [NEEDED, {**NEEDED, **ALL}], ids=["few settings", "all"])
+def test_what_it_runs_is_understood(settings: dict[str, str], tmp_path: Path) -> None:
+    parsed = {}
+    for words in commands_of(tmp_path, settings):
+        start = next(index for index, word in enumerate(words) if word in PARSERS)
+        arguments = PARSERS[words[start]]().parse_args(words[start + 1 :])
+        parsed[Path(getattr(arguments, "feature_path", "scores")).name, words[start]] = vars(arguments)
+    train, query = (
+        parsed[f"{kind}_features.memmap", "scripts/dtrak_extract_features.py"] for kind in ("train", "query")
+    )
+    assert train["model_config"] == "my model.json" and train["f"] == query["f"] == "mean-squared-l2-norm"
+    if "PROCESSES" in settings:
+        assert ("train_features.memmap", "scripts/dtrak_merge.py") in parsed
+        assert train["param_regex"] == ALL["PARAM_REGEX"] and train["max_examples"] == 10
+        assert (query["dataset_config"], query["generated"], query["max_examples"]) == ("queries.json", None, 2)
+    else:
+        assert query["generated"] == "outputs/generated_queries" and len(parsed) == 3
+    scores = parsed["scores", "scripts/dtrak_score.py"]
+    assert scores["train_feature_paths"] == [train["feature_path"]]
+    assert scores["query_feature_path"] == query["feature_path"] and scores["report_dir"] == str(tmp_path / "out")
+
+
+def test_what_is_missing_is_named() -> None:
+    done = subprocess.run(["bash", str(SCRIPT)], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert done.returncode != 0 and "MODEL_CONFIG: a model config (JSON)" in done.stderr
