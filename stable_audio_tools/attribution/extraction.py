@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -226,8 +226,8 @@ class Extraction:
                 assert found.fault is not None
                 faults.append(found.fault)
                 continue
-            holds_latents = self.items.holds_latents(found.number)
-            yield found.number, self.make_sample(found.item, self.items.key(found.number), holds_latents)
+            key, form = self.items.key(found.number), self.items.form(found.number)
+            yield found.number, self.make_sample(found.item, key, form)
 
     @contextmanager
     def _settled(self) -> Iterator[None]:
@@ -263,14 +263,11 @@ class Extraction:
         """The meta data: the keys of the original scripts, and where everything is from."""
         settings = self.settings
         shapes = {name: list(parameter.shape) for name, parameter in self.parameters.items()}
-        keys: tuple[
-            Literal["K", "t_strategy", "num_train_steps", "f", "cfg_dropout_prob", "model_id", "param_regex"], ...
-        ]
-        keys = ("K", "t_strategy", "num_train_steps", "f", "cfg_dropout_prob", "model_id", "param_regex")
+        published = ("K", "t_strategy", "num_train_steps", "f", "cfg_dropout_prob", "model_id", "param_regex")
         return {
             "proj_dim": settings.dim,
             "used_dim": settings.dim,
-            **{key: getattr(settings, key) for key in keys},
+            **{key: getattr(settings, key) for key in published},
             "grad_dim": sum(parameter.numel() for parameter in self.parameters.values()),
             "pre_encoded": self._is_pre_encoded(),
             "timesteps": steps,

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.preencode import dataset_key
 from stable_audio_tools.data.sources.latents import as_tensor
 from stable_audio_tools.data.transforms import describe_crop, set_channels, take
+
+# Audio; what the diffusion model works on; or what the training data is, as the model config or a flag says.
+Form = Literal["audio", "latents", "data"]
 
 _MANIFESTS = ("manifest.jsonl", "prompt_manifest.json")
 
@@ -51,8 +54,8 @@ class Items(Protocol):
 
     def load(self, number: int) -> Item: ...
 
-    def holds_latents(self, number: int) -> bool:
-        """Is this item latents of the diffusion model, whatever the model config says of its data?"""
+    def form(self, number: int) -> Form:
+        """What the item holds."""
 
 
 class DatasetItems:
@@ -88,8 +91,8 @@ class DatasetItems:
         item: Item = self.source.load(Draw(number, seed=self.seed))
         return item
 
-    def holds_latents(self, number: int) -> bool:
-        return False
+    def form(self, number: int) -> Form:
+        return "data"
 
 
 class GeneratedItems:
@@ -113,8 +116,8 @@ class GeneratedItems:
     def key(self, number: int) -> str:
         return str(self.records[number]["file"])
 
-    def holds_latents(self, number: int) -> bool:
-        return self._file(number).suffix == ".npy"
+    def form(self, number: int) -> Form:
+        return "latents" if self._file(number).suffix == ".npy" else "audio"
 
     def load(self, number: int) -> Item:
         path, record = self._file(number), self.records[number]

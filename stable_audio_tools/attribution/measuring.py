@@ -42,7 +42,7 @@ def measure_outputs(tasks: Sequence[DiffusionTask], items: Items, make_sample: S
     for found in read_items(items, range(len(items))):
         if found.item is None:
             raise AudioError(f"{found.fault}: every query must be readable, or models could not be compared")
-        sample = make_sample(found.item, items.key(found.number), items.holds_latents(found.number))
+        sample = make_sample(found.item, items.key(found.number), items.form(found.number))
         values = [task.values(task.prepare(sample)).double().mean() for task in tasks]
         outputs.append(float(torch.stack(values).mean()))
     return outputs

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.attribution.items import AudioShape
+from stable_audio_tools.attribution.items import AudioShape, Form
 from stable_audio_tools.attribution.noise import keyed_encoding
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
 from stable_audio_tools.config import ConfigError, load
@@ -139,10 +139,10 @@ class SampleMaker:
     half_pretransform: bool = False
 
     @torch.no_grad()
-    def __call__(self, item: Item, key: str, holds_latents: bool = False) -> Sample:
+    def __call__(self, item: Item, key: str, form: Form = "data") -> Sample:
         model, device = self.attributed.model, self.attributed.device
         with keyed_encoding(self.seed, key, device):
-            clean = self._clean(item.audio[None].to(device), holds_latents)
+            clean = self._clean(item.audio[None].to(device), form)
             inputs = self._inputs(item.info, clean)
         mask = torch.ones(1, clean.shape[-1], device=device)
         given = item.info.get("padding_mask")
@@ -152,12 +152,12 @@ class SampleMaker:
         assert model.training is False
         return Sample(key, clean[0], inputs, mask)
 
-    def _clean(self, audio: Tensor, holds_latents: bool) -> Tensor:
+    def _clean(self, audio: Tensor, form: Form) -> Tensor:
         """(1, d, t) what the backbone works on."""
         pretransform: Any = self.attributed.model.pretransform
-        if pretransform is None or holds_latents:
+        if pretransform is None or form == "latents":
             return audio
-        if self.pre_encoded:
+        if self.pre_encoded and form == "data":
             scaled: Tensor = audio / getattr(pretransform, "scale", 1.0)
             return scaled
         half = self.half_pretransform and audio.device.type == "cuda"

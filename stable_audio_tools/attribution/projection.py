@@ -23,6 +23,8 @@ _ROWS_AT_ONCE = 256  # token rows that are transformed together
 class Projection(ABC):
     """A linear map of named gradients."""
 
+    is_dense = True  # made at a cost that several samples can share
+
     def __init__(self, dim: int, seed: int = 42, model_id: int = 0) -> None:
         if dim < 1:
             raise ConfigError(f"--proj-dim: expected at least 1, got {dim}")
@@ -89,6 +91,8 @@ class SketchProjection(Projection):
     Bucket (h(i) + g(j)) mod dim, sign s(i) r(j). One operation for each parameter; and an outer product is the circular
     convolution of the sketches of its two factors, so that a linear layer's gradient need not be made at all.
     """
+
+    is_dense = False
 
     def project(self, name: str, gradients: Tensor) -> Tensor:
         matrix = gradients.flatten(2) if gradients.ndim > 2 else gradients[..., None]  # (b, i, j)

@@ -46,6 +46,14 @@ def _add_work(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     measure.add_argument("--dataset-config", metavar="JSON", help="dataset of the queries")
     measure.add_argument("--generated", metavar="DIR", help="folder that generate.py wrote, instead")
     measure.add_argument("--max-examples", type=int, metavar="N", help="the first N queries only")
+    encoded = measure.add_mutually_exclusive_group()
+    encoded.add_argument("--pre-encoded", action="store_true", default=None, help="that dataset holds latents")
+    encoded.add_argument(
+        "--no-pre-encoded",
+        action="store_false",
+        dest="pre_encoded",
+        help="it holds audio; else as the model config says",
+    )
     measure.add_argument("--f", default="loss", help="what is measured")
     measure.add_argument("--K", type=int, default=50, metavar="N", help="timesteps that are averaged")
     measure.add_argument("--num-train-steps", type=int, default=1000, metavar="N", help="timesteps that there are")

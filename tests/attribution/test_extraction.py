@@ -255,6 +255,9 @@ def test_queries_from_a_manifest(generated: Path, settings: ExtractSettings, tmp
     samples = [sample for _, sample in extraction._samples([0, 1], [])]
     assert [sample.key for sample in samples] == ["a/drums.wav", "bass.wav"]
     assert not torch.equal(samples[0].inputs["cross_attn_cond"], samples[1].inputs["cross_attn_cond"])
+    # Generated audio is audio, also for a model that was trained on latents.
+    _, encoded = next(Extraction(replace(queries, pre_encoded=True))._samples([1], []))
+    assert torch.equal(encoded.latents, samples[1].latents)
     # Kept latents stand for the audio, and go past the autoencoder.
     np.save(generated / "bass.npy", samples[1].latents.numpy() + 1)
     _, kept = next(Extraction(queries)._samples([1], []))

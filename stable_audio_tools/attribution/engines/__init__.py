@@ -10,7 +10,7 @@ from stable_audio_tools.attribution.engines.engine import Engine
 from stable_audio_tools.attribution.engines.hooks import HookEngine
 from stable_audio_tools.attribution.engines.loop import LoopEngine
 from stable_audio_tools.attribution.engines.vmap import VmapEngine
-from stable_audio_tools.attribution.projection import DenseProjection, Projection
+from stable_audio_tools.attribution.projection import Projection
 from stable_audio_tools.attribution.task import DiffusionTask
 from stable_audio_tools.config import ConfigError
 
@@ -23,8 +23,7 @@ __all__ = ["Engine", "EngineName", "HookEngine", "LoopEngine", "VmapEngine", "ch
 def choose_engine(parameters: Mapping[str, Tensor], projection: Projection, checkpointing: bool) -> EngineName:
     """Hooks, unless a dense matrix is better made once for a group of samples whose gradients fit into memory."""
     elements = sum(parameter.numel() for parameter in parameters.values())
-    is_dense = not hasattr(projection, "project_factors") or isinstance(projection, DenseProjection)
-    shares = is_dense and not checkpointing and elements * VmapEngine.group <= _SHARED_ELEMENTS
+    shares = projection.is_dense and not checkpointing and elements * VmapEngine.group <= _SHARED_ELEMENTS
     return "vmap" if shares else "hooks"
 
 
