@@ -49,7 +49,6 @@ class LoraRecipe(Recipe):
         self.model: nn.Module
         self.adapter: LoraAdapter
         self.facts: dict[str, Any]
-        self.base_names: frozenset[str]
 
     def model_config(self, config: dict[str, Any]) -> dict[str, Any]:
         if "arc" in (config.get("training") or {}):
@@ -61,7 +60,6 @@ class LoraRecipe(Recipe):
     def build(self, settings: TrainSettings, config: dict[str, Any], resumed: Path | None) -> nn.Module:
         # No checkpoint of such a run holds the base.
         self.model = build_model(settings, config, resuming=False)
-        self.base_names = frozenset(self.model.state_dict())
         lora = lora_config_from(config["lora"])
         _check_precision(lora.base_precision, settings)
         self.adapter = attach_lora(self.model, lora, seed=settings.seed)
@@ -79,13 +77,12 @@ class LoraRecipe(Recipe):
     def prepare(self, wrapper: TrainingModule, folder: Path) -> list[pl.Callback]:
         wrapper.add_module(CHECKPOINT_KEY, self.adapter)
         prefix = next(name for name, module in wrapper.named_modules() if module is self.model)
-        base_names = frozenset(f"{prefix}.{name}" for name in self.base_names)
         settings = self.settings
         return [
             MemoryEstimate(settings.batch_size),
             AdapterGuard(self.adapter),
             AdapterDemos(self.adapter),
-            AdapterCheckpoints(self.adapter, base_names, self.facts),
+            AdapterCheckpoints(self.adapter, f"{prefix}.", self.facts),
             AdapterFiles(self.adapter, folder / ADAPTERS, settings.adapter_every, settings.keep_adapters, self.facts),
         ]
 

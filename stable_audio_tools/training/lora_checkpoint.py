@@ -20,6 +20,11 @@ def describe(adapter: LoraAdapter, facts: Mapping[str, Any], step: int) -> dict[
     return {"config": adapter.config.model_dump(), "name": adapter.name, "facts": {**facts, "step": step}}
 
 
+def is_of_adapter(checkpoint: Path) -> bool:
+    """Was this training checkpoint written by train_lora.py?"""
+    return checkpoint.is_file() and CHECKPOINT_KEY in read_pickle(checkpoint)
+
+
 def check_resumed(checkpoint: Path, adapter: LoraAdapter, facts: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another kind of run, of another base or of another adapter, before anything is changed."""
     content = read_pickle(checkpoint)

@@ -29,6 +29,7 @@ from stable_audio_tools.training.factory import (
     create_training_wrapper_from_config,
 )
 from stable_audio_tools.training.loggers import log_settings
+from stable_audio_tools.training.lora_checkpoint import is_of_adapter
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.run_folder import describe_run, new_run_folder, newest_whole_checkpoint
 from stable_audio_tools.training.settings import TrainSettings
@@ -59,6 +60,8 @@ class Recipe:
 
     def build(self, settings: TrainSettings, config: dict[str, Any], resumed: Path | None) -> nn.Module:
         """The model, with what trains of it marked by `requires_grad`; `resumed` is the checkpoint that follows."""
+        if resumed is not None and is_of_adapter(resumed):
+            raise CheckpointError(f"{resumed}: holds the training of an adapter; resume it with train_lora.py")
         return build_model(settings, config, resuming=resumed is not None)
 
     def prepare(self, wrapper: TrainingModule, folder: Path) -> list[pl.Callback]:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from small_models import CONFIGS, SmallModel, narrowed, small_model
 from training.test_resume import differences
 
-from stable_audio_tools.cli import train_lora, unwrap_model
+from stable_audio_tools.cli import train, train_lora, unwrap_model
 from stable_audio_tools.config import load, save
 from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.factory import create_model_from_config
@@ -46,6 +46,7 @@ def base_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], SmallMo
     def get(name: str) -> SmallModel:
         made = small_model(name, folder)
         config = load(made.config)
+        config.pop("lora", None)
         demo = config["training"]["demo"]
         demo["demo_every"] = 10_000
         demo.update({key: 2 for key in ("demo_steps", "num_demos", "max_num_sample") if key in demo})
@@ -103,6 +104,9 @@ def test_resume_is_bit_identical_and_refuses_other_bases_and_ranks(
     for sentence, command in refusals.items():
         assert train_lora.main(command) == 2
         assert sentence in capsys.readouterr().err
+    plain = ["--model-config", str(base.config), "--dataset-config", str(dataset), "--save-dir", str(tmp_path)]
+    assert train.main([*plain, "--ckpt-path", str(middle)]) == 2
+    assert "resume it with train_lora.py" in capsys.readouterr().err
 
 
 def test_killed_run_recovers_to_the_same_bits(base_of: Any, dataset: Path, tmp_path: Path) -> None:

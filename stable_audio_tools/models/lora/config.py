@@ -55,7 +55,9 @@ class LoraConfig(BaseModel):
     module_dropout: Annotated[float, Field(ge=0, lt=1, description="how often a layer trains without its adapter")] = (
         0.0
     )
-    lr: Annotated[float | None, Field(gt=0, description="learning rate, where no optimizer_configs are given")] = None
+    lr: Annotated[float | None, Field(gt=0, description="learning rate, in place of the one in optimizer_configs")] = (
+        None
+    )
     weight_decompose: Annotated[bool | None, Field(description="LoRAW's name of dora-rows")] = None
     base_precision: Annotated[
         BasePrecision | None, Field(description="type of the frozen weights; int8 and nf4 need bitsandbytes")

@@ -22,9 +22,9 @@ WITHOUT = "_without_adapter"  # end of the names of demos of the base
 class AdapterCheckpoints(pl.Callback):
     """Leaves the frozen base out of checkpoints, and says in them what the adapter is."""
 
-    def __init__(self, adapter: LoraAdapter, base_names: frozenset[str], facts: Mapping[str, Any]) -> None:
-        """`base_names`: of the base's tensors in the state dict of the training module."""
-        self.adapter, self.base_names, self.facts = adapter, base_names, facts
+    def __init__(self, adapter: LoraAdapter, base_prefix: str, facts: Mapping[str, Any]) -> None:
+        """`base_prefix`: how the names of the base's tensors begin in the state dict of the training module."""
+        self.adapter, self.base_prefix, self.facts = adapter, base_prefix, facts
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         pl_module.strict_loading = False  # the base is not there; all else is compared below
@@ -32,7 +32,7 @@ class AdapterCheckpoints(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        wanted, found = set(pl_module.state_dict()) - self.base_names, set(checkpoint["state_dict"]) - self.base_names
+        wanted, found = set(self._own(pl_module.state_dict())), set(self._own(checkpoint["state_dict"]))
         if wanted != found:
             some = sorted(wanted ^ found)[0]
             raise CheckpointError(
@@ -43,9 +43,12 @@ class AdapterCheckpoints(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {name: tensor for name, tensor in state.items() if name not in self.base_names}
+        checkpoint["state_dict"] = self._own(checkpoint["state_dict"])
         checkpoint[CHECKPOINT_KEY] = describe(self.adapter, self.facts, trainer.global_step)
+
+    def _own(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All but the base: the adapter's tensors stand under its own name."""
+        return {name: tensor for name, tensor in state.items() if not name.startswith(self.base_prefix)}
 
 
 class AdapterFiles(pl.Callback):
