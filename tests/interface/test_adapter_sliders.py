@@ -42,3 +42,26 @@ def test_sliders_set_strengths(small_files: Any, name: str, tmp_path: Path) -> N
     assert not torch.equal(heard(1, 0), heard(1, 1))
     assert [adapter.strength for adapter in model.adapters.values()] == [0.5, 3]
     assert [told["strength"] for told in model.told_adapters({"a b": 0.1})] == [0.5, 0.1]
+
+
+def test_the_api_takes_strengths_and_tells_them(
+    small_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = pytest.importorskip("gradio_client", reason="the extra 'ui' is not installed")
+    pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
+    from stable_audio_tools.interface.gradio import create_ui, serve
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "served"))
+    base = small_files("tiny_diffusion_cond")
+    song = small_adapter(*base, tmp_path / "song.safetensors")
+    app = create_ui(*base, tmp_dir=tmp_path / "runs", device="cpu", lora=[(song, 0.5)])
+    _, url, _ = serve(app, prevent_thread_lock=True, quiet=True)
+    try:
+        page = client.Client(url, verbose=False, download_files=str(tmp_path))
+        asked = {"sound": "rain", "steps": 1, "sampler_type": "euler", "seed": 1, "api_name": "/generate"}
+        audio, _, _, settings, _ = page.predict(**asked, lora_song=0.25)
+        plain = page.predict(**asked, lora_song=0)[0]
+    finally:
+        app.close(verbose=False)
+    assert [(told["file"], told["strength"]) for told in settings["adapters"]] == [("song.safetensors", 0.25)]
+    assert Path(audio).read_bytes() != Path(plain).read_bytes()
