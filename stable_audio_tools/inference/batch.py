@@ -23,7 +23,8 @@ from stable_audio_tools.inference.generation import Audio
 from stable_audio_tools.inference.model_facts import ModelFacts
 from stable_audio_tools.inference.outputs import Bits, OutputFolder, collisions, format_problems
 from stable_audio_tools.inference.progress import progress_bar
-from stable_audio_tools.inference.samplers import find_sampler
+from stable_audio_tools.inference.samplers import DETERMINISTIC, find_sampler
+from stable_audio_tools.models.diffusion.objectives import name_of
 from stable_audio_tools.system.ranks import rank, world_size
 from stable_audio_tools.system.seeds import MAX_SEED, draw_seed
 
@@ -102,7 +103,7 @@ def plan_batch(path: str | Path | None, facts: ModelFacts, settings: BatchSettin
     path = path or "."
     checked, problems = check_requests(requests, facts)
     if settings.edit is not None:
-        problems += _edit_problems(settings.edit, facts)
+        problems += _edit_problems(settings.edit, settings, facts)
     if settings.eta is not None:
         problems += _eta_problems(settings, facts)
     if settings.negative_prompt is not None and "prompt" not in facts.keys:
@@ -123,7 +124,11 @@ def plan_batch(path: str | Path | None, facts: ModelFacts, settings: BatchSettin
     return list(_grouped(items, facts, settings))
 
 
-def _edit_problems(edit: Edit, facts: ModelFacts) -> Iterator[str]:
+def _edit_problems(edit: Edit, settings: BatchSettings, facts: ModelFacts) -> Iterator[str]:
+    if settings.clip_length is not False:
+        yield f"clip_length: the mode {edit.mode!r} says how long files are; leave it out"
+    if settings.negative_prompt is not None and edit.mode == "interpolate":
+        yield "negative_prompt: has no meaning between two clips; leave it out"
     for name in ("audio", "to_audio"):
         given = getattr(edit, name)
         if given is not None and not Path(given).is_file():
@@ -196,14 +201,13 @@ def _items_of(request: Checked, facts: ModelFacts, settings: BatchSettings, path
     seconds = own.seconds if own.seconds is not None else _seconds_asked(request) if clip is True else clip or None
     negative = settings.negative_prompt if own.negative_prompt is None else own.negative_prompt
     recommended = facts.recommended
+    sampler, scale = (None, None) if recommended is None else (recommended.sampler_type, recommended.cfg_scale)
+    if settings.edit is not None and settings.edit.mode == "interpolate" and facts.objective is not None:
+        sampler, scale = DETERMINISTIC[name_of(facts.objective)], None  # what has a way back to the noise
     how = How(
         steps=_first(own.steps, settings.steps, recommended and recommended.steps),
-        cfg_scale=_first(own.cfg_scale, settings.cfg_scale, recommended and recommended.cfg_scale)
-        if facts.inputs
-        else None,
-        sampler_type=_first(
-            own.sampler, own.sampler_type, settings.sampler_type, recommended and recommended.sampler_type
-        ),
+        cfg_scale=_first(own.cfg_scale, settings.cfg_scale, scale) if facts.inputs else None,
+        sampler_type=_first(own.sampler, own.sampler_type, settings.sampler_type, sampler),
         seconds=seconds,
         guided_away=negative is not None,
         init_audio=own.init_audio and str(path.parent / own.init_audio),
@@ -341,7 +345,10 @@ def _generate(
         ends = [None if end is None else _read(end, model) for end in (how.edit.audio, how.edit.to_audio)]
         assert ends[0] is not None
         weights = [0.0 if item.weight is None else item.weight for item in batch]
-        return edit_audio(model, how.edit, ends[0], ends[1], weights, **options)
+        try:
+            return edit_audio(model, how.edit, ends[0], ends[1], weights, **options)
+        except ValueError as error:  # what only the audio itself could show, such as spans beyond its end
+            raise UserError(f"mode {how.edit.mode}: {error}") from None
     return model.generate(
         seconds=how.seconds,
         init_audio=how.init_audio,

@@ -16,6 +16,7 @@ from stable_audio_tools.inference.audio_model import AudioModel
 from stable_audio_tools.inference.generation import Audio
 from stable_audio_tools.inference.model_facts import ModelFacts
 from stable_audio_tools.inference.splicing import loudness_gain, splice
+from stable_audio_tools.system.seeds import MAX_SEED
 
 Mode = Literal["variation", "inpaint", "outpaint", "interpolate"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -123,7 +124,7 @@ def outpaint(
         for index, (tail, new) in enumerate(zip(tails, windows)):
             gain = loudness_gain(tail, new[:, :shared], rate) if match_loudness else 1.0
             made[index] = splice(made[index], gain * new, shared, fade, round(_SEARCH_SECONDS * rate))
-        seeds = [value + len(seeds) for value in seeds]
+        seeds = [(value + len(seeds)) % (MAX_SEED + 1) for value in seeds]
     return torch.stack([clip[:, :wanted] for clip in made])
 
 

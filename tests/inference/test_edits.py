@@ -1,13 +1,17 @@
 """Inpainting by any model, continuation without seams, interpolation between clips."""
 
 import copy
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.cli.generate import main as generate
 from stable_audio_tools.config import UserError
+from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.audio_model import AudioModel
 from stable_audio_tools.inference.edits import Edit, outpaint
 from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_uncond
@@ -16,6 +20,9 @@ from stable_audio_tools.inference.samplers import SAMPLERS, samplers_for
 from stable_audio_tools.models.diffusion.ddpm import DDPM
 from stable_audio_tools.models.diffusion.objectives import mix_at
 from stable_audio_tools.models.factory import create_model_from_config
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from small_models import small_model
 
 RATE, WINDOW, DEVIATION = 8000, 8192, 1.0
 DDPM_NODE = {"type": "ddpm", "config": {}}
@@ -198,3 +205,31 @@ def test_slerp() -> None:
     torch.testing.assert_close(made[2], second[2])
     assert made[1].std() == pytest.approx(1, abs=0.05)
     torch.testing.assert_close(slerp(first, first, torch.full((3,), 0.3)), first)  # no angle, no NaN
+
+
+def test_the_command_edits_and_says_what_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`generate.py --mode`, on a model that is told nothing: no file of prompts is needed."""
+    model = small_model("tiny_diffusion_uncond", tmp_path)
+    for name in ("a", "b"):
+        audio_io.write(tmp_path / f"{name}.wav", torch.rand(2, 8192) * 0.2 - 0.1, 22050)
+    out = tmp_path / "out"
+    base = ["--model-config", str(model.config), "--ckpt-path", str(model.weights), "--output-dir", str(out)]
+    base += ["--sample-steps", "2", "--device", "cpu", "--audio", str(tmp_path / "a.wav")]
+    for mode, more, seconds in (
+        ("variation", ["--noise-level", "0.5"], 8192 / 22050),
+        ("inpaint", ["--spans", "0.1-0.2"], 8192 / 22050),
+        ("outpaint", ["--seconds", "0.6", "--overlap", "0.1"], 0.6),
+        ("interpolate", ["--to-audio", str(tmp_path / "b.wav"), "--n-sample-per-cond", "2"], 8192 / 22050),
+    ):
+        assert generate([*base, "--overwrite", "--mode", mode, *more]) == 0, capsys.readouterr().err
+        assert audio_io.info(out / "sample_item-1.wav").seconds == pytest.approx(seconds, abs=1e-3)
+    assert (out / "sample_item-2.wav").is_file()
+    capsys.readouterr()
+    for more, message in (
+        (["--mode", "inpaint", "--spans", "5-6"], "mode inpaint: inpaint: nothing is left to generate"),
+        (["--mode", "inpaint"], "spans: missing; the mode 'inpaint' needs it"),
+        (["--mode", "variation", "--clip-length", "1"], "clip_length: the mode 'variation' says how long files are"),
+        (["--mode", "variation", "--eta", "0.5"], "eta: sampler_type 'dpmpp-3m-sde' does not use it"),
+    ):
+        assert generate([*base, "--overwrite", *more]) == 2
+        assert message in capsys.readouterr().err
