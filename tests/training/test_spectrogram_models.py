@@ -1,13 +1,15 @@
 """Training of spectrogram models: losses fall, the critic waits, the scale of the latents is measured."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError
+import stable_audio_tools
+from stable_audio_tools.config import ConfigError, load
 from stable_audio_tools.evaluation.embedders.spectral import LogmelEmbedder
 from stable_audio_tools.evaluation.metrics.frechet import frechet_distance, gaussian_of
 from stable_audio_tools.inference.generation import generate_diffusion_uncond
@@ -197,3 +199,9 @@ def test_spectrograms_need_a_pretransform() -> None:
     config["model"] |= {"downsampling_ratio": 2, "io_channels": 16}
     with pytest.raises(ConfigError, match="loss_space: is 'pretransform', but the model has none"):
         wrapper_of(config)
+
+
+def test_the_examples_are_the_shipped_tiny_configs() -> None:
+    shipped = Path(stable_audio_tools.__file__).parent / "configs/model_configs/mel"
+    for path in (Path(__file__).parents[2] / "example/models").glob("mel_*.json"):
+        assert load(path) == load(shipped / f"tiny_{path.name}"), path.name
