@@ -37,7 +37,7 @@ class MemoryEstimate(pl.Callback):
             return
         self._told = True
         parts = weight_parts(pl_module, trainer.optimizers)
-        activations = traced_activations(trainer, pl_module, batch)
+        activations = self._activations(trainer, pl_module, batch)
         if activations is not None:
             parts[f"activations of {self.batch_size} items"] = activations
         total = sum(parts.values())
@@ -52,6 +52,13 @@ class MemoryEstimate(pl.Callback):
                     "--checkpointing on, or --base-precision bf16",
                     _told(there),
                 )
+
+    def _activations(self, trainer: pl.Trainer, module: Any, batch: Any) -> int | None:
+        try:
+            return traced_activations(trainer, module, batch)
+        except Exception as error:  # kernels that know no tensors without contents; the run outlives an estimate
+            logger.warning("activations cannot be traced (%s: %s)", type(error).__name__, str(error).partition("\n")[0])
+            return None
 
 
 def weight_parts(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, int]:
@@ -75,12 +82,14 @@ def weight_parts(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer])
 
 
 def traced_activations(trainer: pl.Trainer, module: Any, batch: Any) -> int | None:
-    """Bytes that one forward pass keeps for its backward pass; None for modules whose pass is not known here."""
+    """Bytes that one forward pass keeps for its backward pass; None where it is not known, or weights are packed."""
     with random_state.preserved(), torch.no_grad():
         traced = _pass_of(module, batch)
     if traced is None:
         return None
     network, run = traced
+    if not all(parameter.is_floating_point() for parameter in network.parameters()):
+        return None
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     stand_ins: dict[int, Any] = {id(buffer): mode.from_tensor(buffer) for buffer in network.buffers()}
     for parameter in network.parameters():
