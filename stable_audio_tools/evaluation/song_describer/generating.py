@@ -13,6 +13,7 @@ from stable_audio_tools.evaluation.embedders import Embedder, Frames, mean_vecto
 from stable_audio_tools.evaluation.song_describer.references import References
 from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_cond_inpaint
 from stable_audio_tools.inference.model_facts import RECOMMENDED
+from stable_audio_tools.models.diffusion.objectives import name_of
 from stable_audio_tools.system.seeds import MAX_SEED
 
 
@@ -45,7 +46,7 @@ def sampling_for(
     """What is asked for, and else what is recommended for the model's objective."""
     if model.diffusion_objective not in RECOMMENDED:
         raise UserError(f"models of objective {model.diffusion_objective!r} are not judged by captions")
-    usual = RECOMMENDED[model.diffusion_objective]
+    usual = RECOMMENDED[name_of(model.diffusion_objective)]
     own = sampler_type in (None, usual.sampler_type)  # the limits belong to the sampler
     lowest = sigma_min if sigma_min is not None else usual.sigma_min if own else 0.01
     highest = sigma_max if sigma_max is not None else usual.sigma_max if own else None
