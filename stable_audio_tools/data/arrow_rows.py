@@ -34,7 +34,7 @@ class ArrowRows:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return self._slice(row).to_pylist()[0]  # type: ignore[no-any-return]
+        return self._slice(row).to_pylist()[0]
 
     def value(self, row: int, column: str, field: str) -> Any:
         """One field of a struct column, without reading the others."""

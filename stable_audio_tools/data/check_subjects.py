@@ -3,6 +3,7 @@
 import random
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -37,7 +38,8 @@ class Verdict(NamedTuple):
         return cls(path, [("unreadable", reason.removeprefix(f"{path}: "))], None, None)
 
 
-class Subjects(NamedTuple):
+@dataclass(frozen=True)
+class Subjects:
     """Files to examine; a call decodes one, in any thread."""
 
     count: int | None  # where it is known before the end
@@ -56,7 +58,8 @@ def list_subjects(part: Part) -> Subjects:
 # ------------------------------------------------------------------ folders
 
 
-class _Folder(NamedTuple):
+@dataclass(frozen=True)
+class _Folder:
     index: FileIndex
     rows: list[int]
     table: Table | None

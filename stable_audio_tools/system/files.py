@@ -17,8 +17,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{uuid4().hex[:8]}.part{target.suffix}")
+    temporary.touch()
+    usual = temporary.stat().st_mode  # some libraries write files that nobody else may read
+    temporary.unlink()
     try:
         yield temporary
+        if os.name == "posix":
+            temporary.chmod(usual)
         _flush(temporary)
         temporary.replace(target)
         _flush(target.parent)

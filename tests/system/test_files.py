@@ -1,5 +1,6 @@
 """A file is whole or it is not there."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -25,3 +26,12 @@ def test_the_suffix_is_kept(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "a.wav") as temporary:
         assert temporary.suffix == ".wav"
         temporary.touch()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="files elsewhere have no such modes")
+def test_others_may_read_what_a_library_wrote_for_its_owner_alone(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "weights") as temporary:
+        temporary.write_text("x")
+        temporary.chmod(0o600)
+    (tmp_path / "usual").write_text("x")
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "usual").stat().st_mode
