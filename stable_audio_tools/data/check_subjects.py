@@ -89,8 +89,9 @@ def _scan(entry: Any, paths: PathFilter) -> _Folder:
     if not Path(entry.path).is_dir():
         raise ConfigError(f"dataset {entry.id!r}: path {entry.path} is not a folder")
     index = index_folder(entry.path, SCANNED_EXTENSIONS, describe_audio, index_kind())
-    rows = [row for row in range(len(index.names)) if paths.keeps([(index.path(row), index.names[row])], entry.id)]
     table = Table(entry.metadata_path, entry.path, index.names) if entry.metadata_path else None
+    used = table.listed() if table is not None and entry.only_listed else [True] * len(index.names)
+    rows = [row for row, use in enumerate(used) if use and paths.keeps([(index.path(row), index.names[row])], entry.id)]
     return _Folder(index, rows, table, entry.custom_metadata_fn is not None)
 
 

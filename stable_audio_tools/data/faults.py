@@ -109,7 +109,7 @@ class FaultReport:
         if self.faults:
             logger.warning("epoch %d: %d items were left out: %s", epoch, len(self.faults), self.counts())
         else:
-            logger.info("epoch %d: no item was left out", epoch)
+            logger.log(logging.DEBUG if epoch else logging.INFO, "epoch %d: no item was left out", epoch)
 
     def _act(self, fault: Fault) -> None:
         if fault.is_bad and self.policy.on_bad_item == "raise":

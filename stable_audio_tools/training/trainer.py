@@ -53,9 +53,11 @@ def create_trainer(
         create_demo_callback_from_config(model_config, demo_loader, folder / "demos"),
         create_song_describer_callback_from_config(model_config, folder),
         ProgressBar(refresh_rate=(section.shared.tqdm or {}).get("refresh_rate", 1)),
-        Checkpointing(checkpoints, settings.checkpoint_every, settings.save_top_k, model_config),
+        # A dry run leaves nothing that --recover would go on from.
+        DryRun()
+        if settings.dry_run
+        else Checkpointing(checkpoints, settings.checkpoint_every, settings.save_top_k, model_config),
         *more,
-        DryRun() if settings.dry_run else None,
     ]
     return _lightning(
         accelerator=accelerator,

@@ -106,6 +106,10 @@ def test_captions_from_code_and_tables_count(tmp_path: Path, write_clip) -> None
     with_table, with_code = config(tmp_path), config(tmp_path, custom_metadata_module=str(tmp_path / "md.py"))
     with_table["datasets"][0]["metadata_path"] = str(tmp_path / "t.jsonl")
     assert check_dataset(with_table).ok and check_dataset(with_code).ok and not check_dataset(config(tmp_path)).ok
+    write_clip("b.wav")
+    assert check_dataset(with_table).counts() == {"missing caption": 1}
+    with_table["datasets"][0]["only_listed"] = True
+    assert check_dataset(with_table).ok and check_dataset(with_table).files == 1
 
 
 def test_nothing_there_is_not_ok(tmp_path: Path) -> None:

@@ -127,5 +127,6 @@ def test_dry_run_makes_a_demo_and_stops(write_config: Any, run_training: Any, ca
     folder = run_training(write_config(NAME), "--dry-run")
     assert "dry run: one step took" in capfd.readouterr().err
     assert list((folder / "demos").rglob("*.wav"))
+    assert not list(folder.rglob("*.ckpt")), "nothing that --recover would go on from"
     # A later run of this process, or one that it starts, makes a folder of its own.
     assert not any(str(folder) in value for value in os.environ.values())
