@@ -1,6 +1,6 @@
 """Generation by this toolkit and by diffusers' audio diffusion pipeline, with the same weights, decoding included.
 
-python benchmarks/mel_generation.py [--repeats 3] [--items 4] [--steps 10] [--iterations 32] [--channels 32 64 64]
+python benchmarks/mel_generation.py [--repeats 3] [--items 4] [--steps 10] [--iterations 32] [--channels 32 32 64 64 64 64]
 
 The pipeline decodes with librosa: non-negative least squares, then Griffin-Lim, image after image. Both sides make
 images of 256 bands and 256 frames in one process, after a warm-up; what is told is CPU time, so a busy machine does not
@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--items", type=int, default=4)
     made.add_argument("--steps", type=int, default=10)
     made.add_argument("--iterations", type=int, default=32, help="of Griffin-Lim")
-    made.add_argument("--channels", type=int, nargs="+", default=[32, 64, 64], help="of the U-Net's levels")
+    made.add_argument("--channels", type=int, nargs="+", default=[32, 32, 64, 64, 64, 64], help="of the U-Net's levels")
     return made
 
 
