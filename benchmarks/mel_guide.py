@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         folders[name] = guide.generate(name, config, trained, asked)
         before = guide.untrained(name, config, trained, latent)
         folders[f"{name}_untrained"] = guide.generate(f"{name}_untrained", config, before, asked)
-    clip = next((output / "held_out").glob("*.wav"))
+    clip = min(path for path in (output / "held_out").rglob("*") if path.suffix in (".wav", ".flac"))
     longer = f"--mode outpaint --audio {clip} --seconds 6 --overlap 0.5"
     guide.generate("outpainted", UNETS["pixels"], output / "pixels.safetensors", longer)
     report["fad"] = guide.distances(folders)
