@@ -37,7 +37,7 @@ def test_wandb_works_offline(write_config: Any, run_training: Any, monkeypatch: 
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = run_training(write_config("tiny_diffusion_uncond"), "--max-steps", "1", "--logger", "wandb")
-    wandb.finish()
+    wandb.teardown()  # all is on disk when this returns
     (record,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     content = record.read_bytes()
     assert b"train/loss" in content and b"model_config" in content

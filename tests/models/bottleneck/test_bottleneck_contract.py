@@ -17,6 +17,7 @@ NODES: dict[str, dict[str, Any]] = {
     "tanh": {"type": "tanh", "config": {"scale": 2.0}},
     "vae": {"type": "vae"},
     "l2_norm": {"type": "l2_norm"},
+    "kl": {"type": "kl", "config": {"sample": False}},
     "wasserstein": {"type": "wasserstein", "config": {"noise_augment_dim": 2, "use_tanh": True}},
     "soft_norm": {"type": "soft_norm", "config": {"dim": DIM, "noise_augment_dim": 3, "noise_regularize": True}},
     "rvq": {"type": "rvq", "config": RVQ},

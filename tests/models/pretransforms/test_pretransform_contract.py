@@ -9,7 +9,7 @@ from stable_audio_tools.config import ConfigError, components, validate
 from stable_audio_tools.models.factory import create_pretransform_from_config
 from stable_audio_tools.models.pretransforms import Pretransform
 
-OTHERS = {"autoencoder", "dac_pretrained", "audiocraft_pretrained"}  # each has its own file of tests
+OTHERS = {"autoencoder", "chain", "mel", "dac_pretrained", "audiocraft_pretrained"}  # each has its own file of tests
 NODES: dict[str, dict[str, Any]] = {
     "patched": {"type": "patched", "config": {"channels": 2, "patch_size": 8}},
     "pqmf": {"type": "pqmf", "config": {"attenuation": 80, "num_bands": 4, "channels": 2}},
