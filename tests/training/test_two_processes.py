@@ -60,3 +60,46 @@ def test_two_halves_make_a_whole(name: str, write_config: Any, dataset: Path, tm
     for key, value in one.items():
         # float32 sums in another order, over four steps
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5, msg=lambda text, key=key: f"{key}: {text}")
+
+
+SHARDED = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from stable_audio_tools.config import load
+from stable_audio_tools.models.factory import create_model_from_config
+
+dist.init_process_group("gloo")
+config = load(sys.argv[1])
+torch.manual_seed(0)
+whole, sharded = create_model_from_config(config), create_model_from_config(config)
+sharded.load_state_dict(whole.state_dict())
+fully_shard(sharded.model, mesh=dist.init_device_mesh("cpu", (2,)))
+generator = torch.Generator().manual_seed(dist.get_rank())
+metadata = [{"sound": "drums", "seconds_total": 3}]
+for step in range(2):
+    latents = torch.randn(1, 16, 32, generator=generator)
+    for model in (whole, sharded):
+        model.zero_grad()
+        model(latents, torch.tensor([0.5]), cond=model.conditioner(metadata, "cpu")).square().mean().backward()
+for (name, own), (_, other) in zip(whole.model.named_parameters(), sharded.model.named_parameters()):
+    if own.grad is None:
+        assert other.grad is None, name
+        continue
+    dist.all_reduce(own.grad, op=dist.ReduceOp.SUM)
+    torch.testing.assert_close(other.grad.full_tensor(), own.grad / 2, rtol=1e-4, atol=1e-6)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_gradients_of_a_sharded_transformer_are_those_of_a_whole_one(write_config: Any, tmp_path: Path) -> None:
+    """FSDP by torch alone, because Lightning offers its strategy on GPUs only."""
+    script = tmp_path / "sharded.py"
+    script.write_text(SHARDED)
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    config = str(write_config("tiny_diffusion_cond"))
+    done = subprocess.run([*start, config], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
