@@ -34,8 +34,8 @@ class Done(NamedTuple):
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--vae-steps", type=int, default=200, help="training steps of the autoencoder")
-    made.add_argument("--dit-steps", type=int, default=300, help="training steps of the diffusion transformer")
+    made.add_argument("--vae-steps", type=int, default=1000, help="training steps of the autoencoder")
+    made.add_argument("--dit-steps", type=int, default=400, help="training steps of the diffusion transformer")
     made.add_argument("--list", action="store_true", help="print the commands and stop")
     made.add_argument("--page", action="store_true", help="measure and write the page again, from what is there")
     return made
@@ -58,7 +58,7 @@ def plan(vae_steps: int, dit_steps: int) -> list[Step]:
         (
             "vae",
             "Train an autoencoder",
-            f"{TRAIN} --name vae --model-config {vae} --dataset-config example/clips.json --batch-size 8 "
+            f"{TRAIN} --name vae --model-config {vae} --dataset-config example/clips.json --batch-size 4 "
             f"--max-steps {vae_steps}",
         ),
         (
@@ -86,7 +86,7 @@ def plan(vae_steps: int, dit_steps: int) -> list[Step]:
             "dit",
             "Train a diffusion transformer on the latents",
             f"{TRAIN} --name dit --model-config example/models/dit.json --dataset-config example/latents.json "
-            f"--val-dataset-config example/held_out_latents.json --pretransform-ckpt-path {weights} --batch-size 16 "
+            f"--val-dataset-config example/held_out_latents.json --pretransform-ckpt-path {weights} --batch-size 8 "
             f"--max-steps {dit_steps} --val-every {max(1, dit_steps // 10)}",
         ),
         (

@@ -38,7 +38,7 @@ def write_page(root: Path, done: Sequence[Any], figures: Sequence[Figure]) -> Pa
         _section(
             "vae",
             "First stage: an autoencoder",
-            "It learns to write a second of stereo sound as 86 columns of 16 numbers, and to read them back. "
+            "It learns to write a second of stereo sound as 172 columns of 32 numbers, and to read them back. "
             "These clips were held out; the left of each pair is the original.",
             "".join(_pair(root, name) for name in CLASSES) + _chart("Spectral distance in training", _vae_curves(out)),
             done,
