@@ -1,6 +1,6 @@
 """Generation by this toolkit and by diffusers' audio diffusion pipeline, with the same weights, decoding included.
 
-python benchmarks/mel_generation.py [--repeats 3] [--items 4] [--steps 10] [--iterations 32] [--channels 32 32 64 64 64 64]
+python benchmarks/mel_generation.py [--repeats 3] [--items 4] [--steps 10] [--iterations 32] [--channels 32 32 64 ...]
 
 The pipeline decodes with librosa: non-negative least squares, then Griffin-Lim, image after image. Both sides make
 images of 256 bands and 256 frames in one process, after a warm-up; what is told is CPU time, so a busy machine does not
