@@ -20,6 +20,7 @@ from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
 from stable_audio_tools.data.sources.audio_dir import describe_audio, index_kind
 from stable_audio_tools.data.sources.request import LoaderRequest
 from stable_audio_tools.data.sources.tar_items import Content
+from stable_audio_tools.data.streaming import StreamLoader
 
 Problem = Literal["unreadable", "bad metadata", "missing caption"] | Flaw
 _ANY_RATE = 44_100  # a check decodes at the file's own rate
@@ -115,11 +116,9 @@ def _examine_file(folder: _Folder, row: int, captions: Captions) -> Verdict:
 
 def _packed(part: Part) -> Subjects:
     loader = part.build(request=LoaderRequest(1, 1, _ANY_RATE, shuffle=False))
-    source = getattr(loader, "source", None) or loader.dataset
-    counts = source.counts if hasattr(source, "counts") else len(source)
-    count = None if counts is None else int(counts if isinstance(counts, int) else counts.sum())
+    source = loader.source if isinstance(loader, StreamLoader) else loader.dataset
     captions = part.config.captions
-    return Subjects(count, (partial(_examine_content, found, captions) for found in source.contents()))
+    return Subjects(source.num_items, (partial(_examine_content, found, captions) for found in source.contents()))
 
 
 def _examine_content(found: Content | Fault, captions: Captions) -> Verdict:

@@ -191,13 +191,11 @@ def audio_dir(
     random_crop: keys.RandomCrop = True,
     drop_last: keys.DropLast = True,
     custom_metadata_module: keys.MetadataModule = None,
-    captions: Annotated[Captions, Field(description="how prompts are made from metadata")] = Captions(),  # noqa: B008
-    augment_phase: Annotated[bool, Field(description="invert the polarity of every second crop, at random")] = True,
-    volume_norm: Annotated[bool, Field(description="bring crops to a loudness drawn from volume_norm_param")] = False,
-    volume_norm_param: Annotated[
-        Sequence[float], Field(min_length=2, max_length=2, description="loudness in LUFS, and +- dB around it")
-    ] = (-16, 2),
-    allow_silence: Annotated[bool, Field(description="give crops below -60 dB too")] = False,
+    captions: keys.Prompts = Captions(),  # noqa: B008
+    augment_phase: keys.AugmentPhase = True,
+    volume_norm: keys.VolumeNorm = False,
+    volume_norm_param: keys.VolumeNormParam = (-16, 2),
+    allow_silence: keys.AllowSilence = False,
     min_length_sec: keys.MinSeconds = None,
     max_length_sec: keys.MaxSeconds = None,
     exclude_paths_file: keys.ExcludePaths = None,

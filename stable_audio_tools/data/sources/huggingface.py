@@ -70,7 +70,8 @@ class HuggingFaceSource:
         if not len(self.rows):
             raise ConfigError(f"no row to train on in {', '.join(str(entry.rows.folder) for entry in entries)}")
 
-    def __len__(self) -> int:
+    @property
+    def num_items(self) -> int:
         return len(self.rows)
 
     def path(self, item: int) -> str:
@@ -85,7 +86,7 @@ class HuggingFaceSource:
 
     def contents(self) -> Iterator[Content | Fault]:
         """Every row undecoded; Faults stand for rows without audio."""
-        for item in range(len(self)):
+        for item in range(self.num_items):
             try:
                 yield self._content(item)
             except AudioError as error:
@@ -137,13 +138,11 @@ def huggingface(
     random_crop: keys.RandomCrop = True,
     drop_last: keys.DropLast = True,
     custom_metadata_module: keys.MetadataModule = None,
-    captions: Annotated[Captions, Field(description="how prompts are made from metadata")] = Captions(),  # noqa: B008
-    augment_phase: Annotated[bool, Field(description="invert the polarity of every second crop, at random")] = True,
-    volume_norm: Annotated[bool, Field(description="bring crops to a loudness drawn from volume_norm_param")] = False,
-    volume_norm_param: Annotated[
-        Sequence[float], Field(min_length=2, max_length=2, description="loudness in LUFS, and +- dB around it")
-    ] = (-16, 2),
-    allow_silence: Annotated[bool, Field(description="give crops below -60 dB too")] = False,
+    captions: keys.Prompts = Captions(),  # noqa: B008
+    augment_phase: keys.AugmentPhase = True,
+    volume_norm: keys.VolumeNorm = False,
+    volume_norm_param: keys.VolumeNormParam = (-16, 2),
+    allow_silence: keys.AllowSilence = False,
     exclude_paths_file: keys.ExcludePaths = None,
     include_paths_file: keys.IncludePaths = None,
     loose_path_matching: keys.LoosePaths = False,

@@ -263,7 +263,7 @@ def pre_encoded(
     latent_extension: Annotated[str, Field(min_length=1, description="of the files that hold latents")] = "npy",
     drop_last: keys.DropLast = True,
     custom_metadata_module: keys.MetadataModule = None,
-    captions: Annotated[Captions, Field(description="how prompts are made from metadata")] = Captions(),  # noqa: B008
+    captions: keys.Prompts = Captions(),  # noqa: B008
     exclude_paths_file: keys.ExcludePaths = None,
     include_paths_file: keys.IncludePaths = None,
     loose_path_matching: keys.LoosePaths = False,

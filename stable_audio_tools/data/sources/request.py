@@ -1,6 +1,6 @@
 """What a training run asks of any data source, and the JSON keys that the sources share."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from stable_audio_tools.data.custom_metadata import CustomMetadata
 from stable_audio_tools.data.faults import FaultPolicy, OnBadItem
 from stable_audio_tools.data.loader import ItemSource, Loader
-from stable_audio_tools.data.prompts import caption_problems
+from stable_audio_tools.data.prompts import Captions, caption_problems
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,13 @@ MinSeconds = Annotated[float | None, Field(ge=0, description="shorter files are 
 MaxSeconds = Annotated[float | None, Field(gt=0, description="longer files are left out")]
 Seed = Annotated[int | None, Field(ge=0, description="seed of order and crops; null: that of the run")]
 Weight = Annotated[float, Field(ge=0, description="visits per item and epoch: 2 doubles this folder, 0.5 halves it")]
+Prompts = Annotated[Captions, Field(description="how prompts are made from metadata")]
+AugmentPhase = Annotated[bool, Field(description="invert the polarity of every second crop, at random")]
+VolumeNorm = Annotated[bool, Field(description="bring crops to a loudness drawn from volume_norm_param")]
+VolumeNormParam = Annotated[
+    Sequence[float], Field(min_length=2, max_length=2, description="loudness in LUFS, and +- dB around it")
+]
+AllowSilence = Annotated[bool, Field(description="give crops below -60 dB too")]
 FolderPath = Annotated[str, Field(min_length=1, description="folder, searched with all folders below it")]
 FolderId = Annotated[str, Field(description="name in messages and in path lists (id:relative/path)")]
 

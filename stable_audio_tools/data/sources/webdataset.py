@@ -75,8 +75,13 @@ class TarSource:
         counts = [entry.shelf.counts for entry in entries]
         known = [count for count in counts if count is not None]
         self.counts = np.asarray([known[g][n] for g, n in self.places], np.int64) if len(known) == len(counts) else None
-        samples = "" if self.counts is None else f" with {int(self.counts.sum())} samples"
+        samples = "" if self.num_items is None else f" with {self.num_items} samples"
         logger.info("%d shards%s in %s", len(self.places), samples, ", ".join(entry.shelf.root for entry in entries))
+
+    @property
+    def num_items(self) -> int | None:
+        """Samples in all shards, where that is known."""
+        return None if self.counts is None else int(self.counts.sum())
 
     def samples(self, shard: int, offset: int) -> Iterator[TarSample]:
         group, number = self.places[shard]
@@ -227,7 +232,7 @@ def webdataset(
     random_crop: keys.RandomCrop = True,
     drop_last: keys.DropLast = True,
     custom_metadata_module: keys.MetadataModule = None,
-    captions: Annotated[Captions, Field(description="how prompts are made from metadata")] = Captions(),  # noqa: B008
+    captions: keys.Prompts = Captions(),  # noqa: B008
     resampled_shards: Annotated[
         bool,
         Field(description="in training, epochs of epoch_steps batches, going on without end; false: each shard once"),
@@ -236,18 +241,16 @@ def webdataset(
     parallel_shards: Annotated[
         int, Field(ge=1, description="shards that all processes read at once, taking items from them in turn")
     ] = 24,
-    augment_phase: Annotated[bool, Field(description="invert the polarity of every second crop, at random")] = True,
+    augment_phase: keys.AugmentPhase = True,
     remove_silence: Annotated[bool, Field(description="cut long silences of mono files down")] = False,
     silence_threshold: Annotated[
         Sequence[float],
         Field(min_length=2, max_length=2, description="level below which there is silence; seconds kept of a long one"),
     ] = (0.01, 0.5),
     max_silence_duration: Annotated[float, Field(ge=0, description="seconds from which a silence is long")] = 0.25,
-    volume_norm: Annotated[bool, Field(description="bring crops to a loudness drawn from volume_norm_param")] = False,
-    volume_norm_param: Annotated[
-        Sequence[float], Field(min_length=2, max_length=2, description="loudness in LUFS, and +- dB around it")
-    ] = (-16, 2),
-    allow_silence: Annotated[bool, Field(description="give crops below -60 dB too")] = False,
+    volume_norm: keys.VolumeNorm = False,
+    volume_norm_param: keys.VolumeNormParam = (-16, 2),
+    allow_silence: keys.AllowSilence = False,
     pre_encoded: Annotated[bool, Field(description="the shards hold latents (.npy), not audio")] = False,
     latent_crop_length: Annotated[int | None, Field(ge=1, description="latent frames per item; null: all")] = None,
     exclude_paths_file: keys.ExcludePaths = None,
