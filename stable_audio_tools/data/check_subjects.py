@@ -116,7 +116,7 @@ def _examine_file(folder: _Folder, row: int, captions: Captions) -> Verdict:
 
 def _packed(part: Part) -> Subjects:
     loader = part.build(request=LoaderRequest(1, 1, _ANY_RATE, shuffle=False))
-    source = loader.source if isinstance(loader, StreamLoader) else loader.dataset
+    source: Any = loader.source if isinstance(loader, StreamLoader) else loader.dataset
     captions = part.config.captions
     return Subjects(source.num_items, (partial(_examine_content, found, captions) for found in source.contents()))
 
