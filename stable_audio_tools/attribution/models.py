@@ -21,6 +21,7 @@ from stable_audio_tools.models.checkpoints import load_into
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper, DiffusionModelWrapper, DiTWrapper
 from stable_audio_tools.models.lora import attached_loras, load_lora
 from stable_audio_tools.models.pretrained import load_model
+from stable_audio_tools.models.transformer.continuous import recomputing_modules
 from stable_audio_tools.system.devices import autocast, pick_device
 
 ADAPTERS = r"\.lora_factors\."  # found in the names of all parameters of adapters
@@ -111,9 +112,7 @@ class AttributedModel:
 
     def set_checkpointing(self, on: bool) -> None:
         """Whether blocks recompute their activations."""
-        blocks = [
-            module for module in self.network.modules() if isinstance(getattr(module, "checkpointing", None), bool)
-        ]
+        blocks = recomputing_modules(self.network)
         if on and not blocks:
             raise ConfigError("--checkpointing: this backbone cannot recompute its activations; leave the flag out")
         for module in blocks:

@@ -13,6 +13,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from stable_audio_tools.config import UserError
+from stable_audio_tools.models.transformer.continuous import recomputing_modules
 from stable_audio_tools.system.packages import require
 from stable_audio_tools.system.ranks import world_size
 from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
@@ -159,7 +160,7 @@ def _limit(settings: TrainSettings) -> int | float:
 
 
 def set_checkpointing(wrapper: nn.Module, settings: TrainSettings, accelerator: str) -> None:
-    able = [module for module in wrapper.modules() if isinstance(getattr(module, "checkpointing", None), bool)]
+    able = recomputing_modules(wrapper)
     wanted = settings.checkpointing == "on"
     if settings.checkpointing == "auto":
         wanted = accelerator != "cpu" and _passed_by_gradients(wrapper, able) > CHECKPOINTING_ABOVE

@@ -58,12 +58,17 @@ _Groups = Annotated[int, Field(ge=1, description="groups of the normalisation")]
 _Dropout = Annotated[float, Field(ge=0, lt=1, description="dropout inside the residual blocks")]
 
 
-def _levels_of(config: SimpleNamespace, presets: dict[Preset, Levels]) -> Levels:
-    if config.block_out_channels is None:
-        channels, attention = presets[config.preset or "small"]
+def _levels_of(
+    preset: Preset | None,
+    block_out_channels: list[int] | None,
+    attention_levels: list[int] | None,
+    presets: dict[Preset, Levels],
+) -> Levels:
+    if block_out_channels is None:
+        channels, attention = presets[preset or "small"]
     else:
-        channels, attention = tuple(config.block_out_channels), ()
-    return Levels(channels, attention if config.attention_levels is None else tuple(config.attention_levels))
+        channels, attention = tuple(block_out_channels), ()
+    return Levels(channels, attention if attention_levels is None else tuple(attention_levels))
 
 
 def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
@@ -75,7 +80,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if config.preset is not None and config.block_out_channels is not None:
         yield "preset", f"is {config.preset!r}, and block_out_channels is given too; leave one of them out"
         return
-    channels, attention = _levels_of(config, PRESETS)
+    channels, attention = _levels_of(config.preset, config.block_out_channels, config.attention_levels, PRESETS)
     for index, count in enumerate(channels):
         if count < 1 or count % config.norm_groups:
             yield (
@@ -95,6 +100,20 @@ def _describe(config: SimpleNamespace) -> dict[str, Any]:
 def block_types(levels: Levels, plain: str, attending: str) -> tuple[str, ...]:
     """diffusers' names of the blocks going down; `Down` is `Up` in those going back."""
     return tuple(attending if index in levels.attention else plain for index in range(len(levels.channels)))
+
+
+def _network(kind: str, levels: Levels, attending: str, image_channels: int, **options: Any) -> Any:
+    """A U-Net of diffusers, as many channels out as in."""
+    down = block_types(levels, "DownBlock2D", attending)
+    return getattr(require("diffusers", extra="mel"), kind)(
+        sample_size=None,
+        in_channels=image_channels,
+        out_channels=image_channels,
+        block_out_channels=levels.channels,
+        down_block_types=down,
+        up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+        **options,
+    )
 
 
 def network_time(t: Tensor, objective: DiffusionObjective) -> Tensor:
@@ -136,19 +155,13 @@ class UNet2DUncondWrapper(DiffusionModel):
         super().__init__()
         self.io_channels, self.image_channels = io_channels, image_channels
         self.diffusion_objective: DiffusionObjective = diffusion_objective
-        levels = _levels_of(
-            SimpleNamespace(preset=preset, block_out_channels=block_out_channels, attention_levels=attention_levels),
-            PRESETS,
-        )
-        down = block_types(levels, "DownBlock2D", "AttnDownBlock2D")
+        levels = _levels_of(preset, block_out_channels, attention_levels, PRESETS)
         self.multiple = 2 ** (len(levels.channels) - 1)
-        self.unet = require("diffusers", extra="mel").UNet2DModel(
-            sample_size=None,
-            in_channels=image_channels,
-            out_channels=image_channels,
-            block_out_channels=levels.channels,
-            down_block_types=down,
-            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+        self.unet = _network(
+            "UNet2DModel",
+            levels,
+            "AttnDownBlock2D",
+            image_channels,
             layers_per_block=layers_per_block,
             attention_head_dim=attention_head_dim,
             norm_num_groups=norm_groups,
@@ -185,19 +198,13 @@ class UNet2DCondWrapper(ConditionedDiffusionModel):
         super().__init__(supports_cross_attention=True, supports_global_cond=global_cond_dim > 0)
         self.io_channels, self.image_channels = io_channels, image_channels
         self.diffusion_objective: DiffusionObjective = diffusion_objective
-        levels = _levels_of(
-            SimpleNamespace(preset=preset, block_out_channels=block_out_channels, attention_levels=attention_levels),
-            CONDITIONED_PRESETS,
-        )
-        down = block_types(levels, "DownBlock2D", "CrossAttnDownBlock2D")
+        levels = _levels_of(preset, block_out_channels, attention_levels, CONDITIONED_PRESETS)
         self.multiple = 2 ** (len(levels.channels) - 1)
-        self.unet = require("diffusers", extra="mel").UNet2DConditionModel(
-            sample_size=None,
-            in_channels=image_channels,
-            out_channels=image_channels,
-            block_out_channels=levels.channels,
-            down_block_types=down,
-            up_block_types=tuple(name.replace("Down", "Up") for name in reversed(down)),
+        self.unet = _network(
+            "UNet2DConditionModel",
+            levels,
+            "CrossAttnDownBlock2D",
+            image_channels,
             layers_per_block=layers_per_block,
             attention_head_dim=attention_heads,  # their name; it is the number of heads
             norm_num_groups=norm_groups,

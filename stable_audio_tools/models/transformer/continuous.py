@@ -246,3 +246,8 @@ def _reasons_to_look_ahead(causal: bool, conformer: bool, options: Mapping[str, 
         "`use_conv` looks ahead": feed_forward.get("use_conv", False),
     }
     return " and ".join(reason for reason, holds in reasons.items() if holds)
+
+
+def recomputing_modules(module: nn.Module) -> list[nn.Module]:
+    """The modules inside whose `checkpointing` says whether they recompute activations in the backward pass."""
+    return [inner for inner in module.modules() if isinstance(getattr(inner, "checkpointing", None), bool)]
