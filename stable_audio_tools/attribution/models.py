@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stable_audio_tools.attribution.items import AudioShape, Form
 from stable_audio_tools.attribution.noise import keyed_encoding
@@ -20,6 +19,7 @@ from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_nor
 from stable_audio_tools.models.checkpoints import load_into
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper, DiffusionModelWrapper, DiTWrapper
 from stable_audio_tools.models.lora import attached_loras, load_lora
+from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.models.transformer.continuous import recomputing_modules
 from stable_audio_tools.system.devices import autocast, pick_device
@@ -143,11 +143,9 @@ class SampleMaker:
         with keyed_encoding(self.seed, key, device):
             clean = self._clean(item.audio[None].to(device), form)
             inputs = self._inputs(item.info, clean)
-        mask = torch.ones(1, clean.shape[-1], device=device)
-        given = item.info.get("padding_mask")
-        if self.attributed.training.get("mask_padding") and given is not None:
-            frames = torch.as_tensor(given, device=device).reshape(1, 1, -1).float()
-            mask = F.interpolate(frames, size=clean.shape[-1], mode="nearest")[0]
+        masks_padding = self.attributed.training.get("mask_padding")
+        real = padding_masks([item.info], clean.shape[-1], device) if masks_padding else None
+        mask = torch.ones(1, clean.shape[-1], device=device) if real is None else real.to(clean.dtype)
         assert model.training is False
         return Sample(key, clean[0], inputs, mask)
 

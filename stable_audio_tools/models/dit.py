@@ -37,7 +37,7 @@ class Projected:
     input_concat: Tensor | None = None  # (b, c, n)
     global_embed: Tensor | None = None  # (b, d)
     prepend: Tensor | None = None  # (b, p, d)
-    context: Tensor | None = None  # (b, s, c)
+    context: Tensor | None = None  # (b, s, c); of fewer items: of the first ones, the others do not cross-attend
     context_mask: Tensor | None = None  # (b, s)
     mask: Tensor | None = None  # (b, t)
     prepend_mask: Tensor | None = None  # (b, p)
@@ -50,6 +50,13 @@ class Projected:
         if self.key_values is not None:
             fewer["key_values"] = tuple(None if pair is None else pair.first(items) for pair in self.key_values)
         return replace(self, **fewer)
+
+    def attending(self, items: int) -> "Projected":
+        """The same where only the first items of the batch cross-attend."""
+        if items == 0:
+            return replace(self, context=None, context_mask=None, key_values=None)
+        fewer = self.first(items)
+        return replace(self, context=fewer.context, context_mask=fewer.context_mask, key_values=fewer.key_values)
 
 
 class DiffusionTransformer(nn.Module):

@@ -16,10 +16,11 @@ from stable_audio_tools.inference.sampling import sample_flow_dpmpp
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.inpainting import random_inpaint_mask
+from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.diffusion.conditional import Inpainting, encode
 from stable_audio_tools.training.ema import WeightAverage
-from stable_audio_tools.training.module import TrainingModule, padding_masks, unwrap_batch
+from stable_audio_tools.training.module import TrainingModule, unwrap_batch
 from stable_audio_tools.training.optimizers import create_optimizer_from_config, create_scheduler_from_config
 
 NoiseLaw = Literal["uniform", "logit_normal", "trunc_logit_normal", "one_shot", "denoised", "logsnr_uniform"]

@@ -13,9 +13,10 @@ from torch.nn import functional as F
 
 from stable_audio_tools.config import Runtime, register
 from stable_audio_tools.models.lm import AudioLanguageModelWrapper
+from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.training.callbacks.demos import Demo, DemoCallback, repeated
 from stable_audio_tools.training.ema import WeightAverage
-from stable_audio_tools.training.module import TrainingModule, padding_masks, unwrap_batch
+from stable_audio_tools.training.module import TrainingModule, unwrap_batch
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.models.checkpoints import save_weights
@@ -14,6 +13,7 @@ from stable_audio_tools.models.checkpoints.upgrades import Target, apply_upgrade
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.foreign_checkpoints import fitted_optimizers, is_foreign
+from stable_audio_tools.training.timesteps import TimestepLaw
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ class TrainingModule(pl.LightningModule):
 
     # Prefixes of what a run makes anew from its config (losses, teachers): checkpoints do not hold it.
     rebuilt: tuple[str, ...] = ()
+    timesteps: TimestepLaw | None = None  # what draws noise levels, where there are any
 
     @property
     def weight_average(self) -> WeightAverage | None:
@@ -36,11 +37,12 @@ class TrainingModule(pl.LightningModule):
 
     def rank_state(self) -> dict[str, Any]:
         """What this process remembers between steps beyond weights and optimisers."""
-        return {}
+        return {} if self.timesteps is None else {"timesteps": self.timesteps.state_dict()}
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         """Go on from a `rank_state`."""
-        assert not state
+        if self.timesteps is not None:
+            self.timesteps.load_state_dict(state["timesteps"])
 
     def export_model(self, path: str, use_safetensors: bool = False) -> None:
         """Write the exported model's weights, averaged where the run keeps averages."""
@@ -100,18 +102,6 @@ def unwrap_batch(batch: Any) -> tuple[Tensor, list[dict[str, Any]]]:
     if audio.ndim == 4 and audio.shape[0] == 1:
         audio = audio[0]
     return audio, list(metadata)
-
-
-def padding_masks(metadata: list[dict[str, Any]], length: int, device: torch.device) -> Tensor | None:
-    """Which of `length` frames hold sound: (b, length) bool, or None where the loader gives no masks."""
-    if any("padding_mask" not in entry for entry in metadata):
-        return None
-    rows = []
-    for entry in metadata:
-        mask = entry["padding_mask"]
-        mask = mask[0] if isinstance(mask, list | tuple) else mask
-        rows.append(torch.as_tensor(mask, device=device).reshape(1, 1, -1).float())
-    return torch.cat([nn.functional.interpolate(row, size=length, mode="nearest")[:, 0] for row in rows]).bool()
 
 
 def same_length(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

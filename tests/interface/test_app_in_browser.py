@@ -17,6 +17,7 @@ import soundfile as sf
 import torch
 
 from stable_audio_tools.data import audio_io
+from stable_audio_tools.interface.areas import parse_areas
 
 pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -73,6 +74,34 @@ class Browser:
             lambda: [each.click() or True for each in self.driver.find_elements(By.XPATH, path) if each.is_displayed()],
             title,
         )
+
+    def tab(self, title: str) -> None:
+        self.wait(
+            lambda: [
+                tab.click() or True
+                for tab in self.driver.find_elements("css selector", "button[role=tab]")
+                if tab.text == title
+            ],
+            f"the tab {title}",
+        )
+
+    def drag(self, picture_id: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+        """Over a picture, between places: shares of its width from the left and of its height from the top."""
+        from selenium.webdriver.common.action_chains import ActionChains
+
+        picture = self.find(f"#{picture_id} img")
+        self.wait(lambda: picture.is_displayed() and picture.size["width"] > 100, "the picture")
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
+        width, height = picture.size["width"], picture.size["height"]
+        first = [round((place - 0.5) * side) for place, side in zip(start, (width, height))]
+        move = [round((b - a) * side) for a, b, side in zip(start, end, (width, height))]
+        hand = ActionChains(self.driver, duration=20).move_to_element_with_offset(picture, *first)
+        hand.click_and_hold().move_by_offset(*move).release().perform()
+
+    def written(self, element: str) -> str:
+        """What a text box holds, once it holds something."""
+        field = f"#{element} textarea, #{element} input"
+        return str(self.wait(lambda: self.find(field).get_attribute("value"), f"text in {element}"))
 
     def wait(self, condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
         from selenium.common.exceptions import WebDriverException
@@ -194,28 +223,33 @@ def test_a_long_run_is_cancelled(browser: Browser, served: Any) -> None:
     browser.status("generate", "Done in")
 
 
-def test_inpainting_with_a_drawn_span(browser: Browser, served: Any, tone: Path) -> None:
-    from selenium.webdriver.common.action_chains import ActionChains
+def test_a_run_is_cancelled_while_it_waits_for_its_turn(browser: Browser, served: Any) -> None:
+    from gradio_client import Client
 
+    app = served("prompted")
+    somebody = Client(app.url, verbose=False)
+    long = somebody.submit(prompt="bells", seconds_total=1, steps=5000, api_name="/generate")
+    browser.wait(lambda: long.status().code.name == "ITERATING", "somebody else's run")
+    browser.open(app.url, "generate-start")
+    runs = len(list(app.folder.rglob("*.wav")))
+    browser.click("#generate-start")
+    # The page says so, since the model is busy.
+    browser.wait(lambda: "queue" in browser.find("#generate-status").text, "a place in the queue")
+    browser.shot("queued")
+    browser.click("#generate-cancel")
+    assert not long.done()
+    long.cancel()
+    browser.status("generate", "Stopped")
+    assert len(list(app.folder.rglob("*.wav"))) == runs
+
+
+def test_inpainting_with_a_drawn_span(browser: Browser, served: Any, tone: Path) -> None:
     app = served("tiny_diffusion_cond_inpaint")
     browser.open(app.url, "generate-start")
-    browser.wait(
-        lambda: [
-            tab.click() or True
-            for tab in browser.driver.find_elements("css selector", "button[role=tab]")
-            if tab.text == "Inpaint"
-        ],
-        "the tab",
-    )
+    browser.tab("Inpaint")
     browser.find("#inpaint-inpaint_audio input[type=file]").send_keys(str(tone))
-    picture = browser.find("#inpaint-spans-picture img")
-    browser.wait(lambda: picture.is_displayed() and picture.size["width"] > 100, "the waveform")
-    browser.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", picture)
-    width = picture.size["width"]
-    hand = ActionChains(browser.driver, duration=20).move_to_element_with_offset(picture, round(-0.25 * width), 0)
-    hand.click_and_hold().move_by_offset(round(0.25 * width), 0).release().perform()
-    field = "#inpaint-spans textarea, #inpaint-spans input"
-    text = browser.wait(lambda: browser.find(field).get_attribute("value"), "the span in words")
+    browser.drag("inpaint-spans-picture", (0.25, 0.5), (0.5, 0.5))
+    text = browser.written("inpaint-spans")
     start, end = (float(place) for place in text.split("-"))
     seconds = 8000 / RATE
     assert start == pytest.approx(0.25 * seconds, abs=0.02) and end == pytest.approx(0.5 * seconds, abs=0.02)
@@ -231,6 +265,33 @@ def test_inpainting_with_a_drawn_span(browser: Browser, served: Any, tone: Path)
     scale = np.abs(made[: round((start - 0.03) * RATE)] - original[: round((start - 0.03) * RATE)]).max()
     assert scale < 2e-4, "what was not drawn over is kept"
     middle = slice(round(start * RATE), round(end * RATE))
+    assert not np.allclose(made[middle], original[middle], atol=1e-2)
+
+
+def test_an_area_drawn_on_the_spectrogram_is_made_anew(browser: Browser, served: Any, tone: Path) -> None:
+    pytest.importorskip("diffusers", reason="the extra 'mel' is not installed")
+    app = served("tiny_mel_unet")
+    browser.open(app.url, "generate-start")
+    browser.tab("Spectrogram")
+    browser.find("#spectrogram-inpaint_audio input[type=file]").send_keys(str(tone))
+    browser.drag("spectrogram-areas-picture", (0.5, 0.25), (0.75, 0.75))
+    (area,) = parse_areas(browser.written("spectrogram-areas"))
+    seconds, bands = 8000 / RATE, 64
+    assert (area.start, area.end) == (pytest.approx(0.5 * seconds, abs=0.02), pytest.approx(0.75 * seconds, abs=0.02))
+    assert (area.low, area.high) == (pytest.approx(bands / 4, abs=2), pytest.approx(bands * 3 / 4, abs=2))
+
+    browser.fold("Sampling")
+    browser.type("#spectrogram-steps input[type=number]", "3")
+    browser.click("#spectrogram-start")
+    browser.status("spectrogram", "Done in")
+    browser.driver.execute_script("window.scrollTo(0, 0)")
+    browser.shot("spectrogram")
+    made, _ = browser.audio("spectrogram-result")
+    made = made.mean(axis=-1) if made.ndim == 2 else made
+    original = audio_io.read(tone).samples.mean(0).numpy()
+    before = slice(0, round((area.start - 0.1) * RATE))  # a window of the transform and a cross-fade away
+    np.testing.assert_allclose(made[before], original[before], atol=2e-4)
+    middle = slice(round(area.start * RATE), round(area.end * RATE))
     assert not np.allclose(made[middle], original[middle], atol=1e-2)
 
 

@@ -39,9 +39,9 @@ class DiffusionAutoencoder(AudioAutoencoder):
         if self.encoder is not None:
             halve_parameters(self.encoder)  # latents far from where a bottleneck saturates
 
-    def condition_on(self, latents: Tensor) -> Tensor:
-        """Latents (b, d, t), after the bottleneck, to what steers the diffusion, (b, d', t * frame_size)."""
-        length = latents.shape[-1] * self.frame_size
+    def condition_on(self, latents: Tensor, length: int | None = None) -> Tensor:
+        """Latents (b, d, t), after the bottleneck, to what steers the diffusion, (b, d', length, or t * frame_size)."""
+        length = latents.shape[-1] * self.frame_size if length is None else length
         if self.decoder is not None:
             latents = self.decoder(latents)
         return latents if latents.shape[-1] == length else F.interpolate(latents, size=length, mode="nearest")

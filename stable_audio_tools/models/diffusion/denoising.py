@@ -86,6 +86,7 @@ class GuidedTransformer:
         self.conditions = conditions.to(model.dtype)
         self.is_guided = guidance.is_on and conditions.can_be_dropped()
         self.unconditional = self.conditions.unconditional(negative, negative_mask) if self.is_guided else None
+        self.has_negative = negative is not None
         self.adapters = NoiseIntervals(model)
         self._projected: dict[_ProjectedKey, Projected] = {}
 
@@ -139,14 +140,21 @@ class GuidedTransformer:
         return self._projected[key]
 
     def _project(self, which: str, length: int, acting: tuple[bool, ...]) -> "Projected":
-        both = self._projected.get(("both", length, acting))
+        if self.unconditional is None:
+            return self.model.project(self.conditions, length, for_many_calls=True)
+        both, items = self._projected.get(("both", length, acting)), _batch_size(self.conditions)
         if which == "conditioned" and both is not None:
-            return both.first(_batch_size(self.conditions))
-        conditions = self.conditions
-        if self.unconditional is not None:
-            passes = {"unconditional": self.unconditional, "both": self.conditions.joined(self.unconditional)}
-            conditions = passes.get(which, self.conditions)
-        return self.model.project(conditions, length, for_many_calls=True)
+            return both.first(items)
+        passes = {
+            "conditioned": self.conditions,
+            "unconditional": self.unconditional,
+            "both": self.conditions.joined(self.unconditional),
+        }
+        projected = self.model.project(passes[which], length, for_many_calls=True)
+        if self.has_negative:
+            return projected
+        # Nothing on the way of a condition of zeros has a bias: attending to its values, all zero, would add zeros.
+        return projected.attending(0 if which == "unconditional" else items)
 
 
 def _batch_size(conditions: Conditions) -> int:

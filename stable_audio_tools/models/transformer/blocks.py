@@ -168,7 +168,8 @@ class TransformerBlock(nn.Module):
     ) -> Tensor:
         """x (b, n, d), context (b, s, c), global_cond (b, g) -> (b, n, d)
 
-        Masks are True where keys may be seen. `context_key_value` stands for a context that was projected before.
+        Masks are True where keys may be seen. `context_key_value` stands for a context that was projected before. A
+        context of fewer items is that of the first ones; the others do not cross-attend.
         """
         if rotary_pos_emb is None and self.rope is not None:
             rotary_pos_emb = self.rope.forward_from_seq_len(x.shape[1], start=past.length if past else 0)
@@ -180,10 +181,11 @@ class TransformerBlock(nn.Module):
         h = attention_mod.after(h) if attention_mod else h
         x = x + self.self_attn_scale(h)
 
-        if self.cross_attend and (context is not None or context_key_value is not None):
-            h = self.cross_attend_norm(x)
+        attended = context if context_key_value is None else context_key_value.key
+        if self.cross_attend and attended is not None:
+            h = self.cross_attend_norm(x[: len(attended)])
             h = self.cross_attn(h, context, mask=context_mask, key_value=context_key_value)
-            x = x + self.cross_attn_scale(h)
+            x = _add_to_first(x, self.cross_attn_scale(h))
 
         if self.conformer is not None:
             x = x + self.conformer_scale(self.conformer(x))
@@ -205,6 +207,16 @@ class TransformerBlock(nn.Module):
             vectors = self.to_scale_shift_gate(global_cond)
         parts = vectors[:, None].chunk(6, dim=-1)
         return Modulation(*parts[:3]), Modulation(*parts[3:])
+
+
+def _add_to_first(x: Tensor, h: Tensor) -> Tensor:
+    """x with h added to as many of its first items as h has; x is written over where no gradient needs it."""
+    if len(h) == len(x):
+        return x + h
+    if x.requires_grad or h.requires_grad:
+        return torch.cat([x[: len(h)] + h, x[len(h) :]])
+    x[: len(h)] += h
+    return x
 
 
 def _adaln(layout: AdaLNLayout, dim: int, global_cond_dim: int | None) -> nn.Parameter | nn.Module | None:

@@ -20,7 +20,9 @@ class GLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         value, gate = self.proj(x).chunk(2, dim=-1)
-        out: Tensor = value * self.act(gate)
+        gate = self.act(gate)
+        # The projection is the widest tensor of a transformer: where no gradient needs it, it is written over.
+        out: Tensor = value * gate if value.requires_grad else value.mul_(gate)
         return out
 
 

@@ -13,11 +13,12 @@ from stable_audio_tools.config import Runtime, build, register
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, corrupt, loss_weight, training_times
 from stable_audio_tools.models.inpainting import random_inpaint_mask
+from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.training.diffusion.latent_scale import measure_scale
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
-from stable_audio_tools.training.module import TrainingModule, padding_masks, unwrap_batch
+from stable_audio_tools.training.module import TrainingModule, unwrap_batch
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
 from stable_audio_tools.training.timesteps import TimestepLaw
 
@@ -81,12 +82,6 @@ class DiffusionCondTrainingWrapper(TrainingModule):
     @property
     def exported(self) -> nn.Module:
         return self.diffusion
-
-    def rank_state(self) -> dict[str, Any]:
-        return {"timesteps": self.timesteps.state_dict()}
-
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        self.timesteps.load_state_dict(state["timesteps"])
 
     def configure_optimizers(self) -> Any:
         return configure_optimizer(self.optimizer_config, self.diffusion)

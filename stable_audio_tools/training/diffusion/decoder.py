@@ -24,6 +24,8 @@ _RECONSTRUCTION_WEIGHT = 0.1
 class DiffusionAutoencoderTrainingWrapper(TrainingModule):
     """Denoises audio (or what the pretransform makes of it) given its own latents."""
 
+    timesteps: TimestepLaw
+
     def __init__(
         self,
         model: DiffusionAutoencoder,
@@ -56,12 +58,6 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
     def exported(self) -> nn.Module:
         return self.diffae
 
-    def rank_state(self) -> dict[str, Any]:
-        return {"timesteps": self.timesteps.state_dict()}
-
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        self.timesteps.load_state_dict(state["timesteps"])
-
     def configure_optimizers(self) -> Any:
         return configure_optimizer(self.optimizer_config, self.diffae)
 
@@ -74,7 +70,7 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
         latents, info = self.diffae.encode(clean, return_info=True, skip_pretransform=True)
         t = self.timesteps.draw(clean.shape[0]).to(clean.device)
         noisy, targets = corrupt(clean, torch.randn_like(clean), t, "v")
-        output = self.diffae.diffusion(noisy, t, input_concat_cond=self._guide(latents, clean.shape[2]))
+        output = self.diffae.diffusion(noisy, t, input_concat_cond=self.diffae.condition_on(latents, clean.shape[2]))
         info |= {"output": output, "targets": targets}
         if self.spectral is not None:
             decoded = predict_data(noisy, output, t, "v")
@@ -86,19 +82,13 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
         self.log_terms({"loss": loss, **stds, "lr": self.learning_rate(), **terms})
         return loss
 
-    def _guide(self, latents: Tensor, length: int) -> Tensor:
-        """What stands beside the noisy input: latents, through the decoder if there is one, at its length."""
-        if self.diffae.decoder is not None:
-            latents = self.diffae.decoder(latents)
-        return latents if latents.shape[2] == length else F.interpolate(latents, size=length, mode="nearest")
-
     def on_before_zero_grad(self, *_: Any) -> None:
         self.diffae_ema.update()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         audio, _ = unwrap_batch(batch)
         clean = audio if self.diffae.pretransform is None else self.diffae.pretransform.encode(audio)
-        guide = self._guide(self.diffae.encode(clean, skip_pretransform=True), clean.shape[2])
+        guide = self.diffae.condition_on(self.diffae.encode(clean, skip_pretransform=True), clean.shape[2])
         t = torch.full((len(clean),), 0.5, device=clean.device)
         noisy, target = corrupt(clean, torch.randn_like(clean), t, "v")
         loss = F.mse_loss(self.diffae.diffusion(noisy, t, input_concat_cond=guide), target)

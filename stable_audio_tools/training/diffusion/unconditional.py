@@ -52,12 +52,6 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
     def exported(self) -> nn.Module:
         return self.diffusion
 
-    def rank_state(self) -> dict[str, Any]:
-        return {"timesteps": self.timesteps.state_dict()}
-
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        self.timesteps.load_state_dict(state["timesteps"])
-
     def configure_optimizers(self) -> Any:
         return configure_optimizer(self.optimizer_config, self.diffusion)
 
