@@ -1,6 +1,6 @@
-"""Do attribution scores mean anything? Planted duplicates, and the linear datamodeling score; minutes on one core.
+"""Do attribution scores mean anything? Planted duplicates, and the linear datamodeling score: minutes on two cores.
 
-python benchmarks/attribution_validity.py [--subsets 40] [--out outputs/attribution_validity.json]
+python benchmarks/attribution_validity.py --workers 2 [--subsets 96] [--out outputs/attribution_validity.json]
 
 Items are short "latents": a few sinusoids of one of six classes, with amplitudes and phases of their own, and noise.
 """
@@ -38,7 +38,7 @@ class Setting:
 
     items: int = 96
     queries: int = 20
-    subsets: int = 40
+    subsets: int = 96
     steps: int = 300
     seeds: int = 1
     dim: int = 1024
@@ -163,7 +163,7 @@ def _spectra(items: Tensor) -> Tensor:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subsets", type=int, default=40, help="models; half choose the regulariser, half judge")
+    parser.add_argument("--subsets", type=int, default=96, help="models; half choose the regulariser, half judge")
     parser.add_argument("--steps", type=int, default=300, help="training steps of each model")
     parser.add_argument("--seeds", type=int, default=1, help="models of each subset that are averaged")
     parser.add_argument("--workers", type=int, default=1, help="processes")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stable_audio_tools.attribution.results import source_of
 from stable_audio_tools.config import AudioError
 from stable_audio_tools.evaluation.embedders import create_embedder
 from stable_audio_tools.evaluation.embedding import embed_files
@@ -26,13 +27,21 @@ def similarity(queries: Tensor, items: Tensor) -> Tensor:
 def embedding_similarity(
     queries: Sequence[str], items: Sequence[str], embedder: str, cache_dir: str | Path, device: str = "cpu"
 ) -> Tensor:
-    """(q, n) similarity of audio files by an embedder of `evaluation`: "clap", or "logmel", which needs no weights."""
-    files = {name: Path(name) for name in (*queries, *items)}
+    """(q, n) similarity of audio files by an embedder of `evaluation`: "clap", or "logmel", which needs no weights.
+
+    Latents stand for the whole file that they were made from.
+    """
+    sounds = {name: source_of(name) or name for name in (*queries, *items)}
+    files = {sound: Path(sound) for sound in sounds.values()}
     found = embed_files(create_embedder(embedder).to(device), files, cache_dir)
     if found is None:
         raise AudioError("another process is still embedding these files; start again when it is done")
     if found.failed:
         name, reason = next(iter(found.failed.items()))
-        raise AudioError(f"{name}: cannot be embedded ({reason}); similarity needs the audio of every item")
+        raise AudioError(
+            f"{name}: cannot be embedded ({reason}); similarity needs the audio of every item, and for latents the "
+            "file that the .json beside them tells as path"
+        )
     vectors = dict(zip(found.names, torch.from_numpy(found.vectors)))
-    return similarity(torch.stack([vectors[name] for name in queries]), torch.stack([vectors[name] for name in items]))
+    sides = (torch.stack([vectors[sounds[name]] for name in names]) for names in (queries, items))
+    return similarity(*sides)

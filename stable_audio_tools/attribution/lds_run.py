@@ -1,12 +1,15 @@
 """What `dtrak_validate.py lds` does: scores and measured outputs from their files, compared."""
 
+import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from stable_audio_tools.attribution.results import read_scores
-from stable_audio_tools.attribution.scoring import DEFAULT_GRID, score_ensemble
+from stable_audio_tools.attribution.results import Scores, read_scores
+from stable_audio_tools.attribution.scoring import DEFAULT_GRID, ScoreOptions, score_ensemble
 from stable_audio_tools.attribution.scoring_run import ScoreSettings, read_members
 from stable_audio_tools.attribution.validation import (
     LDS,
@@ -15,40 +18,90 @@ from stable_audio_tools.attribution.validation import (
     gather_outputs,
     linear_datamodeling_score,
     read_plan,
+    require_finite_scores,
 )
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.config import ConfigError, save
+from stable_audio_tools.system.files import atomic_path
+
+_BASELINES = ("random", "similarity")
 
 
-def compare(folder: str | Path, scores: Sequence[str], f_is_loss: bool = True) -> dict[str, LDS]:
-    """The LDS of each matrix of scores."""
-    found = {}
-    for path in scores:
-        read = read_scores(path)
-        membership, outputs = observations(folder, read.train_ids, read.query_ids)
-        found[path] = linear_datamodeling_score(read.values, membership, outputs, f_is_loss=f_is_loss)
-    return found
+class Verdict(NamedTuple):
+    """The LDS of a matrix, with the queries in its order."""
+
+    name: str
+    queries: tuple[str, ...]
+    value: LDS
+
+
+def compare(folder: str | Path, paths: Sequence[str], f_is_loss: bool = True) -> list[Verdict]:
+    """The LDS of each matrix of scores, and how much better each is than those of baselines (else: than the first)."""
+    read = {path: read_scores(path) for path in paths}
+    verdicts = [_judge(folder, path, scores, read[paths[0]], f_is_loss) for path, scores in read.items()]
+    baselines = [one for one in verdicts if read[one.name].about.get("method") in _BASELINES] or verdicts[:1]
+    differences = [
+        Verdict(f"{one.name} less {other.name}", one.queries, one.value.minus(other.value))
+        for one in verdicts
+        for other in baselines
+        if one not in baselines
+    ]
+    return verdicts + differences
+
+
+def _judge(folder: str | Path, path: str, scores: Scores, first: Scores, f_is_loss: bool) -> Verdict:
+    """In the first matrix's order of queries."""
+    strange = set(scores.query_ids) ^ set(first.query_ids)
+    if strange:
+        raise ConfigError(
+            f"{path}: its queries are not those of the first of --scores, such as {min(strange)}; give scores of "
+            f"the same queries"
+        )
+    require_finite_scores(scores.values, scores.query_ids, path)
+    values = scores.values[[scores.query_ids.index(query) for query in first.query_ids]]
+    membership, outputs = observations(folder, scores.train_ids, first.query_ids)
+    return Verdict(path, first.query_ids, linear_datamodeling_score(values, membership, outputs, f_is_loss=f_is_loss))
 
 
 def tune(
-    folder: str | Path,
-    train: Sequence[str],
-    query: str,
-    regularisers: Sequence[float] | None = None,
-    f_is_loss: bool = True,
-) -> dict[str, LDS]:
+    folder: str | Path, settings: ScoreSettings, regularisers: Sequence[float] | None = None, f_is_loss: bool = True
+) -> list[Verdict]:
     """The LDS of every regulariser; the best one is chosen on one half of the models and judged on the other."""
     values = list(regularisers or DEFAULT_GRID)
-    members = read_members(ScoreSettings(train, query))
-    grid = score_ensemble(members, values)
-    first = members[0]
-    membership, outputs = observations(folder, first.train.ids, first.query.ids)
-    found = {
-        f"lambda {value:g}": linear_datamodeling_score(scores, membership, outputs, f_is_loss=f_is_loss)
-        for value, scores in zip(values, grid)
-    }
+    wrong = [value for value in values if not 0 < value < math.inf]
+    if wrong:
+        raise ConfigError(f"--lambda-grid: expected finite numbers of more than 0, got {wrong[0]:g}")
+    members = read_members(settings)
+    grid = score_ensemble(members, values, ScoreOptions(settings.lambda_scale, settings.used_dim))
+    queries = members[0].query.ids
+    membership, outputs = observations(folder, members[0].train.ids, queries)
+
+    def judge(name: str, scores: Any, models: slice) -> Verdict:
+        require_finite_scores(scores, queries, settings.query_feature_path)
+        found = linear_datamodeling_score(scores, membership[models], outputs[models], f_is_loss=f_is_loss)
+        return Verdict(name, queries, found)
+
+    verdicts = [judge(f"lambda {value:g}", scores, slice(None)) for value, scores in zip(values, grid)]
     best, _ = choose_regulariser(grid, values, membership[::2], outputs[::2], f_is_loss)
-    judged = linear_datamodeling_score(grid[values.index(best)], membership[1::2], outputs[1::2], f_is_loss=f_is_loss)
-    return {**found, f"lambda {best:g}, chosen on half of the models and judged on the others": judged}
+    name = f"lambda {best:g}, chosen on half of the models and judged on the others"
+    return [*verdicts, judge(name, grid[values.index(best)], slice(1, None, 2))]
+
+
+def save_verdicts(verdicts: Sequence[Verdict], folder: str | Path) -> None:
+    """`lds.json`, and `lds.csv` with a line for each query of each matrix."""
+    told, rows = {}, []
+    for name, queries, value in verdicts:
+        lines = [
+            (query, float(correlation), *map(float, interval))
+            for query, correlation, interval in zip(queries, value.per_query, value.intervals)
+        ]
+        each = {query: {"lds": correlation, "interval": interval} for query, correlation, *interval in lines}
+        told[name] = {"mean": value.mean, "interval": [value.low, value.high], "queries": each}
+        rows += [(name, *line) for line in lines]
+    save(told, Path(folder) / "lds.json")
+    with atomic_path(Path(folder) / "lds.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("scores", "query", "lds", "low", "high"))
+        writer.writerows(rows)
 
 
 def observations(folder: str | Path, train_ids: Sequence[str], query_ids: Sequence[str]) -> tuple[Floats, Floats]:

@@ -1,9 +1,11 @@
 """What a model makes of queries: f averaged over timesteps and noise seeds, without gradients."""
 
-import logging
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,11 +14,10 @@ from stable_audio_tools.attribution.models import AttributedModel, ModelSource, 
 from stable_audio_tools.attribution.noise import select_timesteps
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe
-from stable_audio_tools.attribution.validation import write_outputs
-from stable_audio_tools.config import AudioError, ConfigError, load
+from stable_audio_tools.attribution.validation import keep_settings, require_finite_outputs, write_outputs
+from stable_audio_tools.config import AudioError, ConfigError, load, save
 from stable_audio_tools.inference.progress import progress_bar
-
-logger = logging.getLogger(__name__)
+from stable_audio_tools.system.files import content_digest
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class MeasureSettings:
     K: int = 50
     num_train_steps: int = 1000
     e_seeds: Sequence[int] = (0, 1, 2)
+    seed: int = 42
+    disable_random_crop: bool = False
     pre_encoded: bool | None = None
     device: str = "auto"
 
@@ -48,22 +51,42 @@ def measure_outputs(tasks: Sequence[DiffusionTask], items: Items, make_sample: S
     return outputs
 
 
-def measure_model(settings: MeasureSettings, weights: str | Path) -> tuple[list[str], list[float]]:
-    """Paths of the queries, and the output of the model of these weights for each."""
-    attributed = AttributedModel.load(ModelSource(settings.model_config, str(weights), device=settings.device))
-    dataset = None
-    if settings.dataset_config is not None:
-        dataset = {**load(settings.dataset_config), "drop_last": False, "augment_phase": False}
-    items = open_items(dataset, settings.generated, attributed.shape, 0, settings.max_examples)
-    steps = select_timesteps(settings.K, settings.num_train_steps)
-    measure = find_measure(settings.f)
-    tasks = [
-        attributed.task(Recipe(measure, steps, settings.num_train_steps, noise_seed)) for noise_seed in settings.e_seeds
-    ]
-    given = settings.pre_encoded
-    pre_encoded = bool(attributed.training.get("pre_encoded", False)) if given is None else given
-    outputs = measure_outputs(tasks, items, SampleMaker(attributed, pre_encoded, seed=0))
-    return [items.path(number) for number in range(len(items))], outputs
+class Queries:
+    """The queries of the settings, as a model takes them."""
+
+    def __init__(self, settings: MeasureSettings, weights: str | Path) -> None:
+        source = ModelSource(settings.model_config, str(weights), device=settings.device)
+        self.settings, self.attributed = settings, AttributedModel.load(source)
+        dataset = None
+        if settings.dataset_config is not None:
+            dataset = {**load(settings.dataset_config), "drop_last": False, "augment_phase": False}
+            if settings.disable_random_crop:
+                dataset["random_crop"] = False
+        shape = self.attributed.shape
+        self.items = open_items(dataset, settings.generated, shape, settings.seed, settings.max_examples)
+        given = settings.pre_encoded
+        self.pre_encoded = bool(self.attributed.training.get("pre_encoded", False)) if given is None else given
+
+    def outputs(self) -> dict[str, float]:
+        """The output of the model for the path of each query."""
+        settings, measure = self.settings, find_measure(self.settings.f)
+        steps = select_timesteps(settings.K, settings.num_train_steps)
+        recipes = [Recipe(measure, steps, settings.num_train_steps, noise_seed) for noise_seed in settings.e_seeds]
+        tasks = [self.attributed.task(recipe) for recipe in recipes]
+        values = measure_outputs(tasks, self.items, SampleMaker(self.attributed, self.pre_encoded, seed=0))
+        return {self.items.path(number): value for number, value in enumerate(values)}
+
+    def describe(self) -> dict[str, Any]:
+        """All that outputs depend on but the weights."""
+        names = ("f", "K", "num_train_steps", "e_seeds", "seed", "disable_random_crop")
+        config = json.dumps(self.attributed.config, sort_keys=True)
+        return {
+            **{name: getattr(self.settings, name) for name in names},
+            "pre_encoded": self.pre_encoded,
+            "queries": len(self.items),
+            "query_data": self.items.data_key,
+            "model_config": sha256(config.encode()).hexdigest()[:16],
+        }
 
 
 def measure_models(settings: MeasureSettings, folder: str | Path) -> list[Path]:
@@ -71,12 +94,21 @@ def measure_models(settings: MeasureSettings, folder: str | Path) -> list[Path]:
     weights = sorted((Path(folder) / "models").glob("*.safetensors"))
     if not weights:
         raise ConfigError(f"{folder}/models: holds no models; train them with dtrak_validate.py train")
-    written = []
+    outputs = Path(folder) / "outputs"
+    record, written = outputs / "settings.json", []
+    about = Queries(settings, weights[0]).describe()
+    keep_settings(record, about, sorted(outputs.glob("*.csv")))
+    measured = dict(load(record).get("weights", {}))
     with progress_bar("measuring", len(weights)) as show:
         for number, path in enumerate(weights):
-            target = Path(folder) / "outputs" / f"{path.stem}.csv"
-            if not target.is_file():
-                write_outputs(target, *measure_model(settings, path))
+            target, digest = outputs / f"{path.stem}.csv", content_digest(path)
+            if not target.is_file() or measured.get(path.stem) != digest:
+                target.unlink(missing_ok=True)
+                found = Queries(settings, path).outputs()
+                require_finite_outputs(found, path)
+                write_outputs(target, list(found), list(found.values()))
+                measured[path.stem] = digest
+                save({"settings": about, "weights": measured}, record)
             written.append(target)
             show(number + 1)
     return written

@@ -8,10 +8,8 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.attribution.results import Scores, rank_items
-from stable_audio_tools.data.faults import BadItem
+from stable_audio_tools.attribution.results import Scores, rank_items, source_of
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
-from stable_audio_tools.data.sources.latents import read_latent_metadata
 from stable_audio_tools.system.files import write_text
 
 _BINS = 40
@@ -24,8 +22,8 @@ def write_report(scores: Scores, path: str | Path, top_k: int = 5) -> None:
     best, worst = (list(rank_items(one, top_k)) for one in (scores, opposite))
     sections = []
     for row, query in enumerate(scores.query_ids):
-        cards = [_card(path, entry.item, f"{entry.rank}. {entry.score:.4g}") for entry in best if entry.query == query]
-        least = [_card(path, entry.item, f"{-entry.score:.4g}") for entry in worst if entry.query == query]
+        cards = [_card(path, entry.item, f"{entry.rank}. {entry.score:.4g}") for entry in best[row]]
+        least = [_card(path, entry.item, f"{-entry.score:.4g}") for entry in worst[row]]
         sections.append(
             f"<section><h2>{html.escape(Path(query).name)}</h2>{_card(path, query, 'query')}"
             f"{_histogram(np.asarray(scores.values[row], np.float64))}<h3>made it most</h3>"
@@ -39,25 +37,14 @@ def write_report(scores: Scores, path: str | Path, top_k: int = 5) -> None:
 
 
 def _card(page: Path, item: str, caption: str) -> str:
-    player, sound = "", _sound_of(item)
+    player, sound = "", Path(source_of(item) or item)
     if sound.suffix.lower() in SCANNED_EXTENSIONS:
         relative = Path(os.path.relpath(sound.absolute(), page.absolute().parent)).as_posix()
         player = f'<audio controls preload=none src="{quote(relative)}"></audio>'
-    name = html.escape(Path(item).name)
+    name = html.escape(sound.name)
     return (
         f'<figure title="{html.escape(item)}">{player}<figcaption>{html.escape(caption)} · {name}</figcaption></figure>'
     )
-
-
-def _sound_of(item: str) -> Path:
-    """The file itself, or what latents say that they were made from."""
-    path = Path(item)
-    if path.suffix != ".npy":
-        return path
-    try:
-        return Path(str(read_latent_metadata(path).get("path", path)))
-    except BadItem:
-        return path
 
 
 def _histogram(values: NDArray[np.float64], width: int = 600, height: int = 60) -> str:

@@ -6,10 +6,13 @@ regulariser is in units of the mean squared norm of a training feature, so that 
 of gradients and any dimension.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,12 +30,23 @@ class Rows(NamedTuple):
     device: torch.device = torch.device("cpu")
 
     def blocks(self) -> Iterator[Tensor]:
+        start = 0
         for block in self.features.blocks(self.dim):
+            self._require_numbers(block, start)
+            start += len(block)
             yield torch.from_numpy(block).to(self.device)
 
     def whole(self) -> Tensor:
         """(n, dim)"""
         return torch.cat(list(self.blocks()))
+
+    def _require_numbers(self, block: NDArray[np.float64], start: int) -> None:
+        broken = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if len(broken):
+            raise ConfigError(
+                f"{self.features.ids[start + broken[0]]}: its feature in {self.features.source} holds NaN or infinite "
+                "numbers; extract the features again, and leave the item out if they are the same then"
+            )
 
 
 class Member(NamedTuple):
@@ -44,12 +58,16 @@ class Member(NamedTuple):
     def rows(self, dim: int | None = None, device: torch.device | None = None) -> tuple[Rows, Rows]:
         """Both at a width that both have."""
         require_comparable(self.train, self.query)
+        width, place = self.width(dim), device or torch.device("cpu")
+        return Rows(self.train, width, place), Rows(self.query, width, place)
+
+    def width(self, dim: int | None = None) -> int:
+        """Numbers of a feature that are used: `dim`, or what both files tell."""
         full = self.train.rows.shape[1]
-        width = dim if dim is not None else int(self.train.meta.get("used_dim") or full)
+        width = dim if dim is not None else min(int(side.meta.get("used_dim") or full) for side in self)
         if not 1 <= width <= full:
             raise ConfigError(f"--used-dim: expected 1 to {full}, got {width}")
-        place = device or torch.device("cpu")
-        return Rows(self.train, width, place), Rows(self.query, width, place)
+        return width
 
 
 class RidgeScorer:
@@ -67,7 +85,7 @@ class RidgeScorer:
             self.matrix = whole @ whole.T
         self.unit = float(self.matrix.diagonal().sum()) / count  # mean squared norm of a feature
         if not self.unit > 0:
-            raise ConfigError("the training features are all zero: the selected parameters have no effect on f")
+            raise _all_zero(train)
 
     def scores(self, queries: Tensor, regulariser: float) -> Tensor:
         """(q, dim) -> (q, n) by a Cholesky factorisation; `regulariser` is absolute."""
@@ -118,7 +136,7 @@ def score_member(
     scorer = RidgeScorer(train)
     unit = scorer.unit if is_relative(member, options.scale) else 1.0
     absolute = [value * unit for value in regularisers]
-    parts = query.whole().split(options.queries_at_once)
+    parts = _whole_queries(query).split(options.queries_at_once)
     if len(absolute) == 1:
         return [torch.cat([scorer.scores(part, absolute[0]).cpu() for part in parts])]
     grids = [scorer.grid(part, absolute) for part in parts]
@@ -144,14 +162,36 @@ def score_by_products(
     cosine: bool,
     options: ScoreOptions = ScoreOptions(),  # noqa: B008
 ) -> Tensor:
-    """(q, n) inner products of gradients, or their cosines; over several checkpoints the sum is TracIn."""
+    """(q, n) inner products of gradients, summed over members, which is TracIn; or the mean of their cosines."""
     total = torch.zeros(())
     for member in members:
-        train, query = (rows.whole() for rows in member.rows(options.dim, options.device))
+        rows, query_rows = member.rows(options.dim, options.device)
+        train, query = rows.whole(), _whole_queries(query_rows)
+        if not train.any():
+            raise _all_zero(rows)
         if cosine:
             train, query = F.normalize(train, dim=1), F.normalize(query, dim=1)
         total = total + (query @ train.T).cpu()[_arrangement(member, members[0])]
-    return total
+    return total / len(members) if cosine else total
+
+
+def _whole_queries(query: Rows) -> Tensor:
+    """(q, dim), none of them zero: all scores would be 0, and their ranking the order of the file."""
+    whole = query.whole()
+    empty = (whole == 0).all(dim=1).nonzero()
+    if len(empty):
+        raise ConfigError(
+            f"{query.features.ids[int(empty[0])]}: its feature in {query.features.source} is all zero, so that no "
+            f"item can be ranked for it ({len(empty)} of {len(whole)} queries are so); extract it again or leave it out"
+        )
+    return whole
+
+
+def _all_zero(train: Rows) -> ConfigError:
+    return ConfigError(
+        f"{train.features.source}: the training features are all zero: the selected parameters have no effect on f; "
+        "extract them again with others"
+    )
 
 
 def _arrangement(member: Member, first: Member) -> tuple[Tensor, Tensor]:
@@ -161,8 +201,17 @@ def _arrangement(member: Member, first: Member) -> tuple[Tensor, Tensor]:
 
 
 def _order_of(ids: Sequence[str], wanted: Sequence[str], source: str) -> Tensor:
+    """By place where the names are the same, which may then be there more than once; else by name."""
+    if tuple(ids) == tuple(wanted):
+        return torch.arange(len(ids))
     if len(ids) != len(wanted) or set(ids) != set(wanted):
         some = next(iter(set(wanted) ^ set(ids)), wanted[0])
         raise ConfigError(f"{source}: holds other items than the first member of the ensemble, such as {some}")
     places = {name: place for place, name in enumerate(ids)}
+    if len(places) < len(ids):
+        twice = next(name for name, count in Counter(ids).items() if count > 1)
+        raise ConfigError(
+            f"{source}: names {twice} more than once and has another order than the first member of the ensemble, so "
+            "that its rows cannot be told apart; extract both with each item once, or in the same order"
+        )
     return torch.tensor([places[name] for name in wanted])

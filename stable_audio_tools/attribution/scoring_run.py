@@ -1,7 +1,7 @@
 """What `dtrak_score.py` does: features from their files, checked against each other, to a matrix of scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -42,6 +42,8 @@ def read_members(settings: ScoreSettings) -> list[Member]:
             f"--train-meta-paths: {len(metas)} files for {len(settings.train_feature_paths)} --train-feature-paths"
         )
     train = join_features([read_features(path, meta) for path, meta in zip(settings.train_feature_paths, metas)])
+    if len(metas) > 1:
+        train = replace(train, source=f"{train.source} and {len(metas) - 1} more")
     members = [Member(train, read_features(settings.query_feature_path, settings.query_meta_path))]
     return members + [Member(read_features(train), read_features(query)) for train, query in settings.also]
 
@@ -59,7 +61,7 @@ def score(settings: ScoreSettings) -> Scores:
         "method": settings.method,
         "lambda_reg": settings.lambda_reg,
         "lambda_scale": "relative" if is_relative(first, settings.lambda_scale) else "absolute",
-        "used_dim": settings.used_dim or first.train.rows.shape[1],
+        "used_dim": first.width(settings.used_dim),
         "negate": settings.negate,
         "members": len(members),
         "f": first.train.meta.get("f"),

@@ -6,6 +6,7 @@ subsets. Where f is a loss, items that help lower it, so that the prediction is 
 """
 
 import csv
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,22 +51,39 @@ def make_plan(
         raise ConfigError(f"--fraction: expected more than 0 and less than 1, got {fraction:g}")
     if count < _LEAST_SUBSETS:
         raise ConfigError(f"--num-subsets: expected at least {_LEAST_SUBSETS}, got {count}")
+    size = round(len(items) * fraction)
+    if not size:
+        raise ConfigError(f"--fraction: {fraction:g} of {len(items)} items is none of them")
     groups: dict[str, list[int]] = {}
     for place, name in enumerate(items):
         groups.setdefault((labels or {}).get(name, ""), []).append(place)
     subsets = []
     for number in range(count):
         rng = random.Random(f"{seed}/{number}")
-        chosen = [place for group in groups.values() for place in rng.sample(group, round(len(group) * fraction))]
-        if not chosen:
-            raise ConfigError(f"--fraction: {fraction:g} of {len(items)} items is none of them")
+        chosen = rng.sample(range(len(items)), size) if labels is None else _draw(list(groups.values()), size, rng)
         subsets.append(tuple(sorted(chosen)))
     return Plan(tuple(items), tuple(subsets))
 
 
+def _draw(groups: list[list[int]], size: int, rng: random.Random) -> list[int]:
+    """Systematic sampling: every item is as likely as any other, and every group's share is rounded up or down."""
+    shuffled = [rng.sample(group, len(group)) for group in rng.sample(groups, len(groups))]
+    places = [place for group in shuffled for place in group]
+    start = rng.randrange(len(places))
+    steps = [(number * size + start) // len(places) for number in range(len(places) + 1)]
+    return [place for place, before, after in zip(places, steps, steps[1:]) if after > before]
+
+
 def save_plan(plan: Plan, folder: str | Path) -> None:
-    """`plan.json`, and for every subset the list that `train.py --include-paths-file` takes."""
+    """`plan.json`, and for every subset the list that `train.py --include-paths-file` takes; a plan may only grow."""
     folder = Path(folder)
+    if (folder / "plan.json").is_file():
+        old = read_plan(folder)
+        if plan.items != old.items or plan.subsets[: len(old.subsets)] != old.subsets:
+            raise ConfigError(
+                f"{folder}/plan.json: holds another plan, of {len(old.subsets)} subsets of {len(old.items)} items; "
+                f"choose another --folder, or give its --ids, --fraction, --seed, --labels and no fewer --num-subsets"
+            )
     for number, subset in enumerate(plan.subsets):
         _write_list(folder / f"subset_{number:03d}.txt", [plan.items[place] for place in subset])
     save({"items": list(plan.items), "subsets": [list(subset) for subset in plan.subsets]}, folder / "plan.json")
@@ -91,39 +109,45 @@ class LDS(NamedTuple):
     low: float
     high: float
     per_query: Floats  # (q,)
-    resampled: Floats  # means; the same queries and subsets for every score of one experiment
+    resampled: Floats  # (r,) means; the same queries and subsets for every score of one experiment
+    resampled_per_query: Floats  # (r, q) of the same subsets, all queries
+
+    @property
+    def intervals(self) -> Floats:
+        """(q, 2): 95 % of each query, subsets resampled."""
+        return _interval(self.resampled_per_query).T
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def minus(self, other: "LDS") -> "LDS":
         """How much better than other scores, on the same queries and subsets."""
-        return _summary(self.per_query - other.per_query, self.resampled - other.resampled)
+        return _summary(*(getattr(self, name) - getattr(other, name) for name in LDS._fields[3:]))
 
 
-def _summary(per_query: Floats, resampled: Floats) -> LDS:
-    low, high = np.quantile(resampled, [0.025, 0.975])
-    return LDS(float(per_query.mean()), float(low), float(high), per_query, resampled)
+def _summary(per_query: Floats, resampled: Floats, resampled_per_query: Floats) -> LDS:
+    low, high = _interval(resampled)
+    return LDS(float(per_query.mean()), float(low), float(high), per_query, resampled, resampled_per_query)
+
+
+def _interval(resampled: Floats) -> Floats:
+    """(r, ...) -> (2, ...)"""
+    return np.quantile(resampled, [0.025, 0.975], axis=0)
 
 
 def linear_datamodeling_score(
     scores: Any, membership: Floats, outputs: Floats, *, f_is_loss: bool = True, seed: int = 0
 ) -> LDS:
     """scores (q, n), membership (m, n), outputs (m, q) of the subset models."""
-    predicted = membership @ np.asarray(scores, np.float64).T  # (m, q)
-    if predicted.shape != outputs.shape:
-        raise ConfigError(
-            f"{outputs.shape[0]} models and {outputs.shape[1]} queries were measured, but the scores and the plan make "
-            f"{predicted.shape[0]} and {predicted.shape[1]}"
-        )
-    predicted = -predicted if f_is_loss else predicted
+    predicted = _predict(scores, membership, outputs, f_is_loss)
     rng = np.random.default_rng(seed)
-    means = np.empty(_RESAMPLES)
     models, queries = outputs.shape
+    means, resampled = np.empty(_RESAMPLES), np.empty((_RESAMPLES, queries))
     for index in range(_RESAMPLES):
         chosen, asked = rng.integers(models, size=models), rng.integers(queries, size=queries)
-        means[index] = _spearman(predicted[chosen][:, asked], outputs[chosen][:, asked]).mean()
-    return _summary(_spearman(predicted, outputs), means)
+        resampled[index] = _spearman(predicted[chosen], outputs[chosen])
+        means[index] = resampled[index, asked].mean()
+    return _summary(_spearman(predicted, outputs), means, resampled)
 
 
 def choose_regulariser(
@@ -132,9 +156,36 @@ def choose_regulariser(
     """The regulariser of the best LDS, and the LDS of each."""
     observed = []
     for scores in grid:
-        predicted = membership @ np.asarray(scores, np.float64).T * (-1 if f_is_loss else 1)
+        predicted = _predict(scores, membership, outputs, f_is_loss)
         observed.append(float(_spearman(predicted, outputs).mean()))
     return regularisers[int(np.argmax(observed))], observed
+
+
+def _predict(scores: Any, membership: Floats, outputs: Floats, f_is_loss: bool) -> Floats:
+    """(m, q) what the scores say of the outputs."""
+    with np.errstate(invalid="ignore"):  # infinite scores are named below
+        predicted = membership @ np.asarray(scores, np.float64).T * (-1 if f_is_loss else 1)
+    if predicted.shape != outputs.shape:
+        raise ConfigError(
+            f"{outputs.shape[0]} models and {outputs.shape[1]} queries were measured, but the scores and the plan make "
+            f"{predicted.shape[0]} and {predicted.shape[1]}"
+        )
+    for what, table in (("output", outputs), ("sum of scores", predicted)):
+        bad = np.argwhere(~np.isfinite(table))
+        if len(bad):
+            model, query = bad[0]
+            raise ConfigError(f"the {what} of model {model} for query {query} is {table[model, query]:g}; leave it out")
+    return predicted
+
+
+def require_finite_scores(scores: Any, queries: Sequence[str], source: str) -> None:
+    """Refuse scores (q, n) that are not numbers, naming the query."""
+    bad = np.flatnonzero(~np.isfinite(np.asarray(scores)).all(1))
+    if len(bad):
+        raise ConfigError(
+            f"{source}: the scores of {queries[bad[0]]} and {len(bad) - 1} more queries are not all finite; make them "
+            f"again from sound features, or without these queries"
+        )
 
 
 def _spearman(one: Floats, other: Floats) -> Floats:
@@ -158,40 +209,99 @@ class Removal(NamedTuple):
     chance: float  # without as many at random
 
 
-def compare_removals(folder: str | Path, queries: Sequence[str], whole: Mapping[str, float]) -> list[Removal]:
-    """From the measured outputs of the models of `save_removals`, and those of a model of all items."""
+def compare_removals(folder: str | Path, queries: Sequence[str], whole: str | Path | None = None) -> list[Removal]:
+    """From the measured outputs of the models of `save_removals`; `whole` holds those of another model of all items."""
+    outputs = Path(folder) / "outputs"
+    start_from = Path(whole or outputs / "whole.csv")
+    settings = read_settings(outputs), read_settings(start_from.parent)
+    if all(settings) and settings[0] != settings[1]:
+        raise ConfigError(f"--whole {whole}: was measured with other settings than {outputs}; measure both alike")
+    before = gather_outputs([start_from], queries)[0]
     removals = []
-    for number, query in enumerate(queries):
-        rises = []
-        for kind in ("named", "random"):
-            found = read_outputs(Path(folder) / "outputs" / f"query_{number:03d}_{kind}.csv")
-            rises.append(found[query] - whole[query])
-        removals.append(Removal(query, *rises))
+    for number, (query, start) in enumerate(zip(queries, before)):
+        paths = [outputs / f"query_{number:03d}_{kind}.csv" for kind in ("named", "random")]
+        named, chance = gather_outputs(paths, [query])[:, 0] - start
+        removals.append(Removal(query, float(named), float(chance)))
     return removals
 
 
 def save_removals(
     scores: Any, train_ids: Sequence[str], queries: Sequence[str], folder: str | Path, top_k: int, seed: int = 0
 ) -> list[Path]:
-    """Two lists for each query, of what is left without its best items and without as many others."""
+    """`whole.txt` of all items, and two lists for each query, without its best items and without as many others."""
     values = np.asarray(scores, np.float64)
+    require_finite_scores(values, queries, "--scores")
     if not 1 <= top_k <= len(train_ids) // 2:
         raise ConfigError(f"--top-k: expected 1 to half of the {len(train_ids)} training items, got {top_k}")
-    paths = []
+    folder = Path(folder)
+    if (folder / "queries.json").is_file() and read_queries(folder) != list(queries):
+        raise ConfigError(f"{folder}/queries.json: names other queries than --scores; choose another --folder")
+    paths = [folder / "whole.txt"]
+    _write_list(paths[0], train_ids)
     for number in range(len(queries)):
         best = np.argsort(-values[number], kind="stable")[:top_k].tolist()
         others = sorted(set(range(len(train_ids))) - set(best))
         chance = random.Random(f"{seed}/{number}").sample(others, top_k)
         for kind, removed in (("named", best), ("random", chance)):
             left = [name for place, name in enumerate(train_ids) if place not in removed]
-            paths.append(Path(folder) / f"query_{number:03d}_{kind}.txt")
+            paths.append(folder / f"query_{number:03d}_{kind}.txt")
             _write_list(paths[-1], left)
+    save({"queries": list(queries)}, folder / "queries.json")
     return paths
 
 
+def read_queries(folder: str | Path) -> list[str]:
+    """The queries that the lists of `save_removals` are made for."""
+    queries = load(Path(folder) / "queries.json").get("queries")
+    if not isinstance(queries, list):
+        raise ConfigError(
+            f"{folder}/queries.json: holds no list of queries; make it with dtrak_validate.py make-removals"
+        )
+    return queries
+
+
 def _write_list(path: Path, items: Sequence[str]) -> None:
-    """What `train.py --include-paths-file` takes."""
-    write_text(path, "".join(f"{Path(item).absolute()}\n" for item in items))
+    """What `train.py --include-paths-file` takes; another list of that name stays, for models may be trained on it."""
+    text = "".join(f"{Path(item).absolute()}\n" for item in items)
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(f"{path}: holds another list already; choose another --folder")
+    write_text(path, text)
+
+
+# ------------------------------------------------------------------ settings
+
+
+def keep_settings(path: Path, settings: Mapping[str, Any], made: Sequence[Path]) -> None:
+    """Write down what the files `made` beside it are made with, and refuse to add to files of other settings."""
+    wanted, where = json.loads(json.dumps(settings)), path.parent
+    remedy = f"choose another --folder, or delete {where} to make all of it anew"
+    if not made:
+        save({"settings": wanted}, path)
+        return
+    if not path.is_file():
+        raise ConfigError(f"{where}: holds {made[0].name}, but no {path.name} that tells its settings; {remedy}")
+    stored = load(path).get("settings", {})
+    different = [key for key in {**wanted, **stored} if stored.get(key) != wanted.get(key)]
+    if different:
+        told = ", ".join(
+            f"{key} is {stored.get(key, 'missing')} there and {wanted.get(key, 'missing')} here" for key in different
+        )
+        raise ConfigError(f"{where}: was made with other settings ({told}); {remedy}")
+
+
+def read_settings(outputs: str | Path) -> dict[str, Any]:
+    """What the outputs in a folder were measured with; nothing where `measure` did not write them."""
+    path = Path(outputs) / "settings.json"
+    found: dict[str, Any] = load(path).get("settings", {}) if path.is_file() else {}
+    return found
+
+
+def is_loss(folder: str | Path, f_not_loss: bool = False) -> bool:
+    """Whether the outputs of a folder fall with more of the right items; the flag tells where no settings do."""
+    f = read_settings(Path(folder) / "outputs").get("f")
+    if f == "loss" and f_not_loss:
+        raise ConfigError(f"--f-not-loss: {folder}/outputs were measured with --f loss; leave the flag out")
+    return not f_not_loss if f is None else bool(f == "loss")
 
 
 # ------------------------------------------------------------------ measured outputs
@@ -209,22 +319,37 @@ def read_outputs(path: str | Path) -> dict[str, float]:
     """The output of a model for each query."""
     try:
         with Path(path).open(newline="", encoding="utf-8") as stream:
-            return {row["query"]: float(row["output"]) for row in csv.DictReader(stream)}
+            found = {row["query"]: float(row["output"]) for row in csv.DictReader(stream)}
     except OSError as error:
         raise ConfigError(
             f"{path}: the measured outputs cannot be read ({error.strerror}); measure them first"
         ) from None
-    except (KeyError, ValueError):
+    except (KeyError, TypeError, ValueError):
         raise ConfigError(f"{path}: expected a CSV with the columns query and output") from None
+    require_finite_outputs(found, path)
+    return found
+
+
+def require_finite_outputs(outputs: Mapping[str, float], source: str | Path) -> None:
+    """Refuse outputs that are not numbers, naming the query."""
+    bad = [query for query, value in outputs.items() if not np.isfinite(value)]
+    if bad:
+        raise ConfigError(
+            f"{source}: the output for {bad[0]} and {len(bad) - 1} more queries is {outputs[bad[0]]:g}; delete what "
+            f"models/ and outputs/ hold of this model, and train it again or leave it out"
+        )
 
 
 def gather_outputs(paths: Sequence[Path], queries: Sequence[str]) -> Floats:
-    """(m, q) outputs of the models in the order of the queries."""
-    rows = []
+    """(m, q) outputs of the models in the order of the queries; relative and absolute paths of a file are the same."""
+    wanted, rows = [Path(query).absolute() for query in queries], []
     for path in paths:
-        found = read_outputs(path)
-        missing = [query for query in queries if query not in found]
+        found = {Path(query).absolute(): value for query, value in read_outputs(path).items()}
+        missing = [query for query, place in zip(queries, wanted) if place not in found]
         if missing:
-            raise ConfigError(f"{path}: holds no output for {missing[0]} and {len(missing) - 1} more queries")
-        rows.append([found[query] for query in queries])
+            raise ConfigError(
+                f"{path}: holds no output for {missing[0]} and {len(missing) - 1} more queries, but for "
+                f"{next(iter(found), 'none')} and others; measure the queries that the scores are of"
+            )
+        rows.append([found[place] for place in wanted])
     return np.asarray(rows)

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from pathlib import Path
 
     from stable_audio_tools.attribution.report import write_report
-    from stable_audio_tools.attribution.results import read_labels, save_scores, sum_by_label, write_tables
+    from stable_audio_tools.attribution.results import read_tags, save_scores, sum_by_label, write_tables
     from stable_audio_tools.attribution.scoring_run import ScoreSettings, score
     from stable_audio_tools.config import ConfigError
 
@@ -88,8 +88,9 @@ def run(arguments: argparse.Namespace) -> int:
         write_tables(scores, folder, "top", arguments.top_k)
         write_report(scores, folder / "index.html")
         if arguments.labels:
-            labels = read_labels(arguments.labels, arguments.label_column, scores.train_ids)
-            write_tables(sum_by_label(scores, labels), folder, f"by_{arguments.label_column}", arguments.top_k)
+            column = arguments.label_column
+            summed = sum_by_label(scores, read_tags(arguments.labels, column, scores.train_ids))
+            write_tables(summed, folder, f"by_{column}", arguments.top_k, of_files=False)
         print(f"open {folder / 'index.html'}")
     return 0
 

@@ -46,6 +46,7 @@ def _add_work(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     measure.add_argument("--dataset-config", metavar="JSON", help="dataset of the queries")
     measure.add_argument("--generated", metavar="DIR", help="folder that generate.py wrote, instead")
     measure.add_argument("--max-examples", type=int, metavar="N", help="the first N queries only")
+    measure.add_argument("--disable-random-crop", action="store_true", help="crop at the start of each file")
     encoded = measure.add_mutually_exclusive_group()
     encoded.add_argument("--pre-encoded", action="store_true", default=None, help="that dataset holds latents")
     encoded.add_argument(
@@ -57,6 +58,7 @@ def _add_work(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     measure.add_argument("--f", default="loss", help="what is measured")
     measure.add_argument("--K", type=int, default=50, metavar="N", help="timesteps that are averaged")
     measure.add_argument("--num-train-steps", type=int, default=1000, metavar="N", help="timesteps that there are")
+    measure.add_argument("--seed", type=int, default=42, help="of what a dataset draws")
     measure.add_argument("--e-seeds", nargs="+", type=int, default=(0, 1, 2), metavar="N", help="seeds of the noise")
     measure.add_argument("--device", default="auto", help="cpu, cuda, cuda:N, mps, or the best there is")
 
@@ -68,10 +70,31 @@ def _add_verdicts(steps: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--train-feature-paths", nargs="+", metavar="FILE", help="features: choose a regulariser for these"
     )
     lds.add_argument("--query-feature-path", metavar="FILE", help="features of the queries")
+    lds.add_argument(
+        "--also",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TRAIN", "QUERY"),
+        help="features by another checkpoint, seed or projection: scores are averaged",
+    )
     lds.add_argument("--lambda-grid", nargs="+", type=float, metavar="X", help="regularisers to try")
-    lds.add_argument("--f-not-loss", action="store_true", help="what was measured grows with more of the right items")
+    lds.add_argument(
+        "--lambda-scale",
+        default="auto",
+        choices=("auto", "relative", "absolute"),
+        help="of the regularisers, as dtrak_score.py takes it",
+    )
+    lds.add_argument("--used-dim", type=int, metavar="N", help="numbers of a feature that are used; a sketch is folded")
+    lds.add_argument(
+        "--f-not-loss",
+        action="store_true",
+        help="outputs that measure did not write grow with more of the right items; else its --f tells",
+    )
     counterfactual = _step(steps, "counterfactual", "what leaving out the best items did, against others")
-    counterfactual.add_argument("--whole", required=True, metavar="FILE", help="outputs/*.csv of a model of all items")
+    counterfactual.add_argument(
+        "--whole", metavar="FILE", help="outputs/*.csv of another model of all items; else that of whole.txt"
+    )
 
 
 def _step(
@@ -113,13 +136,11 @@ def make_subsets(arguments: argparse.Namespace) -> int:
 def make_removals(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.attribution.results import read_scores
     from stable_audio_tools.attribution.validation import save_removals
-    from stable_audio_tools.config import save
 
     scores = read_scores(arguments.scores)
     lists = save_removals(
         scores.values, scores.train_ids, scores.query_ids, arguments.folder, arguments.top_k, arguments.seed
     )
-    save({"queries": list(scores.query_ids)}, arguments.folder / "queries.json")
     print(f"{arguments.folder}: {len(lists)} lists for {len(scores.query_ids)} queries")
     return 0
 
@@ -143,34 +164,57 @@ def measure(arguments: argparse.Namespace) -> int:
 
 
 def lds(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.attribution.lds_run import compare, tune
-    from stable_audio_tools.config import ConfigError, save
+    from stable_audio_tools.attribution.lds_run import compare, save_verdicts, tune
+    from stable_audio_tools.attribution.scoring_run import ScoreSettings
+    from stable_audio_tools.attribution.validation import is_loss
 
-    found = compare(arguments.folder, arguments.scores, not arguments.f_not_loss)
-    if arguments.train_feature_paths and arguments.query_feature_path:
-        features = (arguments.train_feature_paths, arguments.query_feature_path)
-        found.update(tune(arguments.folder, *features, arguments.lambda_grid, not arguments.f_not_loss))
-    if not found:
-        raise ConfigError("lds: give --scores, or --train-feature-paths and --query-feature-path")
-    width = max(map(len, found))
+    tunes, f_is_loss = _has_features(arguments), is_loss(arguments.folder, arguments.f_not_loss)
+    verdicts = compare(arguments.folder, arguments.scores, f_is_loss) if arguments.scores else []
+    if tunes:
+        names = ("train_feature_paths", "query_feature_path", "also", "lambda_scale", "used_dim")
+        settings = ScoreSettings(**{name: getattr(arguments, name) for name in names})
+        verdicts += tune(arguments.folder, settings, arguments.lambda_grid, f_is_loss)
+    width = max(len(verdict.name) for verdict in verdicts)
     print(f"{'':{width}}  LDS [95 % interval]")
-    for name, value in found.items():
-        print(f"{name:{width}}  {value}")
-    told = {name: {"mean": value.mean, "interval": [value.low, value.high]} for name, value in found.items()}
-    save(told, arguments.folder / "lds.json")
+    for verdict in verdicts:
+        print(f"{verdict.name:{width}}  {verdict.value}")
+    save_verdicts(verdicts, arguments.folder)
+    print(f"of each query: {arguments.folder / 'lds.csv'}")
     return 0
 
 
-def counterfactual(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.attribution.validation import compare_removals, read_outputs
-    from stable_audio_tools.config import load
+def _has_features(arguments: argparse.Namespace) -> bool:
+    """Whether a regulariser is to be chosen; flags of it that stand alone are an error."""
+    from stable_audio_tools.config import ConfigError
 
-    queries = load(arguments.folder / "queries.json")["queries"]
-    removals = compare_removals(arguments.folder, queries, read_outputs(arguments.whole))
+    needed = {
+        "--train-feature-paths": arguments.train_feature_paths,
+        "--query-feature-path": arguments.query_feature_path,
+    }
+    optional = {
+        "--also": arguments.also,
+        "--lambda-grid": arguments.lambda_grid,
+        "--lambda-scale": arguments.lambda_scale != "auto",
+        "--used-dim": arguments.used_dim,
+    }
+    given = [flag for flag, value in {**needed, **optional}.items() if value]
+    missing = [flag for flag, value in needed.items() if not value]
+    if given and missing:
+        raise ConfigError(f"{', '.join(given)}: choosing a regulariser needs {' and '.join(missing)} too")
+    if not given and not arguments.scores:
+        raise ConfigError("lds: give --scores, or --train-feature-paths and --query-feature-path")
+    return bool(given)
+
+
+def counterfactual(arguments: argparse.Namespace) -> int:
+    from stable_audio_tools.attribution.validation import compare_removals, is_loss, read_queries
+
+    removals = compare_removals(arguments.folder, read_queries(arguments.folder), arguments.whole)
     print("rise of the output when left out:    named items   random items")
     for removal in removals:
         print(f"{Path(removal.query).name:36} {removal.named:12.5f} {removal.chance:14.5f}")
-    better = sum(removal.named > removal.chance for removal in removals)
+    sign = 1 if is_loss(arguments.folder) else -1
+    better = sum(sign * removal.named > sign * removal.chance for removal in removals)
     print(f"leaving out the named items did more for {better} of {len(removals)} queries")
     return 0
 

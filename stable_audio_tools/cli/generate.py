@@ -40,6 +40,9 @@ def parser() -> argparse.ArgumentParser:
     sampling.add_argument(
         "--seed", type=int, default=0, help="0 if left out; each file gets its own from it; -1 draws at random"
     )
+    sampling.add_argument(
+        "--compile", action="store_true", help="compile the network first: a minute, and then faster steps on a GPU"
+    )
     amount = made.add_argument_group("amount")
     amount.add_argument("--n-sample-per-cond", type=int, default=1, metavar="N", help="files per prompt")
     amount.add_argument(
@@ -61,6 +64,9 @@ def parser() -> argparse.ArgumentParser:
     add_mode_flags(made)
     files = made.add_argument_group("files")
     add_file_flags(files)
+    files.add_argument(
+        "--keep-latents", action="store_true", help="also keep the latents of each file, as NAME.npy, for attribution"
+    )
     memory = made.add_argument_group("memory")
     memory.add_argument("--decode-frames", type=int, metavar="N", help="decode that many latent frames at a time")
     memory.add_argument("--offload", action="store_true", help="keep parts of the model off the GPU while unused")
@@ -126,7 +132,8 @@ def edit_of(arguments: argparse.Namespace) -> Any:
     names = ("to_audio", "noise_level", "spans", "seconds", "overlap", "crossfade")
     given = {name: getattr(arguments, name) for name in names}
     if arguments.mode is None:
-        named = [name for name, value in {**given, "audio": arguments.audio}.items() if value is not None]
+        given |= {"audio": arguments.audio, "keep_level": arguments.keep_level or None}
+        named = [name for name, value in given.items() if value is not None]
         if named:
             raise ConfigError(f"--{named[0].replace('_', '-')}: needs --mode, which says what to do with the audio")
         return None
@@ -206,7 +213,7 @@ def process_device(name: str | None) -> Any:
 
 def run(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.inference.audio_model import find_config
-    from stable_audio_tools.inference.batch import BatchSettings, plan_batch, run_batch
+    from stable_audio_tools.inference.batch import BatchSettings, check_targets, plan_batch, run_batch
     from stable_audio_tools.inference.model_facts import facts_of
     from stable_audio_tools.inference.outputs import OutputFolder
 
@@ -226,15 +233,21 @@ def run(arguments: argparse.Namespace) -> int:
         decode_frames=arguments.decode_frames,
         offload=arguments.offload,
         overwrite=arguments.overwrite,
+        keep_latents=arguments.keep_latents,
         eta=arguments.eta,
         edit=edit_of(arguments),
     )
     source = source_of(arguments)
     config = find_config(source[0])
     if config is not None:  # mistakes are told before weights are read
-        plan_batch(arguments.cond_yaml_path, facts_of(config), settings)
+        planned = plan_batch(arguments.cond_yaml_path, facts_of(config), settings)
+        check_targets(planned, OutputFolder(arguments.output_dir), settings)
     model = load_model(arguments, source)
+    if arguments.compile:
+        model.compile()
     batches = plan_batch(arguments.cond_yaml_path, model.facts, settings)
+    output = OutputFolder(arguments.output_dir)
+    check_targets(batches, output, settings)
 
     def tell(record: dict[str, Any], is_new: bool) -> None:
         if arguments.json:
@@ -242,7 +255,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             print(f"{'made' if is_new else 'kept'} {arguments.output_dir / record['file']}", flush=True)
 
-    run_batch(model, batches, OutputFolder(arguments.output_dir), settings, tell)
+    run_batch(model, batches, output, settings, tell)
     return 0
 
 

@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.cli.command import command, make_parser
 from stable_audio_tools.cli.generate import add_file_flags, add_model_flags, load_model, source_of
 
-logger = logging.getLogger(__name__)
+TABLES = ("metrics.csv", "metrics.svg")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,15 +33,42 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.inference.folder_reconstruction import (
-        ReconstructionSettings,
+        all_processes,
+        check_launcher,
         find_sources,
         reconstruct_folder,
     )
-    from stable_audio_tools.inference.metric_table import as_csv, as_svg, means
     from stable_audio_tools.inference.outputs import OutputFolder
-    from stable_audio_tools.system.files import write_text
+    from stable_audio_tools.system.ranks import is_rank_zero
 
-    settings = ReconstructionSettings(
+    settings = _settings_of(arguments)
+    check_launcher()
+    source = source_of(arguments, default="")
+    sources = find_sources(arguments.audio_dir, arguments.output_dir, arguments.format)
+    output = OutputFolder(arguments.output_dir)
+    for file in (*sources, *TABLES, "manifest.jsonl"):
+        output.check_place(file)
+    model = load_model(arguments, source)
+    lines: dict[str, dict[str, Any]] = {}
+
+    def tell(record: dict[str, Any], is_new: bool) -> None:
+        lines[record["file"]] = record
+        print(json.dumps({**record, "new": is_new}) if arguments.json else _line(output, record, is_new), flush=True)
+
+    with all_processes() as gather:
+        failed = reconstruct_folder(model, sources, arguments.audio_dir, output, settings, tell)
+        shares = gather((lines, len(failed)))
+        made = {file: record for share, _ in shares for file, record in share.items()}
+        failures = sum(count for _, count in shares)
+        if is_rank_zero():
+            _summarise(arguments, [made[file] for file in sources if file in made], failures)
+    return 1 if failures else 0
+
+
+def _settings_of(arguments: argparse.Namespace) -> Any:
+    from stable_audio_tools.inference.folder_reconstruction import ReconstructionSettings
+
+    return ReconstructionSettings(
         frame_duration=arguments.frame_duration,
         overlap_rate=arguments.overlap_rate,
         batch_size=arguments.batch_size,
@@ -51,30 +77,26 @@ def run(arguments: argparse.Namespace) -> int:
         bits=arguments.bits,
         overwrite=arguments.overwrite,
     )
-    sources = find_sources(arguments.audio_dir, arguments.output_dir, arguments.format)
-    model = load_model(arguments, source_of(arguments, default=""))
-    output = OutputFolder(arguments.output_dir)
 
-    def tell(record: dict[str, Any]) -> None:
-        if arguments.json:
-            print(json.dumps(record), flush=True)
-        else:
-            measured = ", ".join(f"{name} {record[name]}" for name in ("si_sdr", "mrstft", "mel") if name in record)
-            print(f"{arguments.output_dir / record['file']}: {measured}", flush=True)
 
-    def write(records: list[dict[str, Any]]) -> None:
-        write_text(arguments.output_dir / "metrics.csv", as_csv(records))
-        write_text(arguments.output_dir / "metrics.svg", as_svg(records))
+def _line(output: Any, record: dict[str, Any], is_new: bool) -> str:
+    measured = ", ".join(f"{name} {record[name]}" for name in ("si_sdr", "mrstft", "mel") if name in record)
+    return f"{'made' if is_new else 'kept'} {output.path / record['file']}: {measured}"
 
-    failed = reconstruct_folder(model, sources, arguments.audio_dir, output, settings, tell)
-    records = output.summarise(list(sources), write)
-    summary = {"files": len(records), "failed": len(failed), "mean": means(records)}
+
+def _summarise(arguments: argparse.Namespace, records: list[dict[str, Any]], failures: int) -> None:
+    """Write the tables of all files, and print their means."""
+    from stable_audio_tools.inference.metric_table import as_csv, as_svg, means
+    from stable_audio_tools.system.files import write_text
+
+    table, picture = (arguments.output_dir / name for name in TABLES)
+    write_text(table, as_csv(records))
+    write_text(picture, as_svg(records))
     if arguments.json:
-        print(json.dumps(summary), flush=True)
-    else:
-        told = ", ".join(f"{name} {value}" for name, value in means(records).items() if value is not None)
-        print(f"mean over {len(records)} files: {told}; see {arguments.output_dir / 'metrics.csv'}", flush=True)
-    return 1 if failed else 0
+        print(json.dumps({"files": len(records), "failed": failures, "mean": means(records)}), flush=True)
+        return
+    told = ", ".join(f"{name} {value}" for name, value in means(records).items() if value is not None)
+    print(f"mean over {len(records)} files: {told}; see {table}", flush=True)
 
 
 main = command(parser, run)

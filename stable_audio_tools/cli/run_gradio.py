@@ -53,9 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     # Copies of what visitors may fetch lie beside the runs, and nowhere else; read when gradio is imported.
     os.environ["GRADIO_TEMP_DIR"] = str(Path(arguments.tmp_dir).resolve() / "served")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    from stable_audio_tools.interface.gradio import check_login, create_ui, serve
+    from stable_audio_tools.interface.gradio import check_login, check_port, create_ui, serve
 
     check_login(arguments.username, password)
+    check_port(arguments.port)
     app = create_ui(
         arguments.model_config,
         arguments.ckpt_path,

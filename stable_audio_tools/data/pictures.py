@@ -46,6 +46,12 @@ def latents_image(latents: Tensor, width: int = 512) -> Image.Image:
     return _coloured(((scaled.clamp(-3, 3) + 3) / 6).numpy(), width, max(64, 4 * values.shape[0]))
 
 
+def bands_image(bands: Tensor, width: int, height: int) -> Image.Image:
+    """Bands `(d, t)` of a spectrogram in [-1, 1], low pitches at the bottom; -1 is black."""
+    values = torch.nan_to_num(bands.detach().float().cpu()).flip(0)
+    return _coloured(((values + 1) / 2).numpy(), width, height)
+
+
 @lru_cache(maxsize=8)
 def _mel_filters(sample_rate: int, size: int, bands: int) -> Tensor:
     bands = min(bands, size // 8)

@@ -80,7 +80,7 @@ def keep_region(generated: Tensor, original: Tensor, mask: Tensor, crossfade_sam
     """
     if crossfade_samples < 0:
         raise ValueError(f"the cross-fade must not be negative, got {crossfade_samples} samples")
-    length = generated.shape[-1]
+    length, generated = generated.shape[-1], generated.float()  # half precision would round what is kept
     original = original[..., :length].to(generated).expand_as(generated)
     mask = resize_mask(mask, length) if mask.shape[-1] != length else mask
     distance = _distance_to_generated(mask.to(generated.device) >= 0.5)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.config import CheckpointError, UserError
 from stable_audio_tools.config import load as load_config
 from stable_audio_tools.config.sentences import nearest
 from stable_audio_tools.data import audio_io
@@ -22,6 +22,7 @@ from stable_audio_tools.inference.makers import MAKERS, Job, Span, set_precision
 from stable_audio_tools.inference.model_facts import facts_of
 from stable_audio_tools.models.checkpoints import open_weights
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
+from stable_audio_tools.models.compilation import compile_network
 from stable_audio_tools.models.pretrained import fit_config, get_pretrained_model, load_model
 from stable_audio_tools.system.devices import parse_dtype, pick_device, pick_dtype
 from stable_audio_tools.system.seeds import MAX_SEED, draw_seed
@@ -32,11 +33,15 @@ AudioSource = Audio | str | Path  # (sample rate, (c, n) or (n,)), or a file
 
 
 class Generated(NamedTuple):
-    """What a call made: audio (b, c, n) on the CPU, float32, and the seed of each item."""
+    """What a call made: audio (b, c, n) on the CPU, float32, and the seed of each item.
+
+    `keeps_level`: part of it is audio that was handed in, so that files of it are not scaled down.
+    """
 
     audio: Tensor
     sample_rate: int
     seeds: tuple[int, ...]
+    keeps_level: bool = False
 
     def save(self, path: str | Path) -> list[Path]:
         """Write one file per item, in the format of the suffix; several are numbered: `rain-1.wav`, `rain-2.wav`."""
@@ -44,13 +49,13 @@ class Generated(NamedTuple):
         numbered = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, len(self.audio) + 1)]
         paths = [path] if len(self.audio) == 1 else numbered
         for target, audio in zip(paths, self.audio):
-            audio_io.write(target, within_range(audio), self.sample_rate)
+            audio_io.write(target, within_range(audio, self.keeps_level), self.sample_rate)
         return paths
 
 
-def within_range(audio: Tensor) -> Tensor:
-    """Audio that peaks above 1 scaled down to 1, the rest as it is."""
-    return audio / audio.abs().max().clamp(min=1)
+def within_range(audio: Tensor, keeps_level: bool = False) -> Tensor:
+    """Audio that peaks above 1 scaled down to 1, or with `keeps_level` cut off there; the rest as it is."""
+    return audio.clamp(-1, 1) if keeps_level else audio / audio.abs().max().clamp(min=1)
 
 
 class AudioModel(Adaptable):
@@ -90,6 +95,15 @@ class AudioModel(Adaptable):
         """Twelve digits that change with the weights, from the first values of every tensor."""
         return fingerprint(self.module.state_dict())
 
+    def compile(self, **options: Any) -> None:
+        """Compile the network of a diffusion model at its first call; `options` are those of `torch.compile`.
+
+        Each length and number of items is compiled for itself. It pays on a GPU, where many small kernels become few.
+        """
+        if self.facts.objective is None:
+            raise UserError(f"compile: only diffusion models are compiled; this one is {self.facts.model_type!r}")
+        compile_network(self.module, **options)
+
     def takes(self, option: str) -> bool:
         """Is this an option of `generate` for a model of this type?"""
         return option in self._options
@@ -126,8 +140,10 @@ class AudioModel(Adaptable):
         """
         given, options = self._split(more)
         items = _as_items({"prompt": prompt, **given}, conditions, num_samples)
+        _require("init_audio", init_audio, "init_noise_level", init_noise_level)
+        _require("inpaint_audio", inpaint_audio, "inpaint", inpaint)
         self._complete(items, seconds)
-        self._check(items, seconds, steps)
+        self._check(items, seconds, steps, sample_size)
         seeds = self._seeds(seed, len(items))
         job = Job(
             seeds,
@@ -148,7 +164,7 @@ class AudioModel(Adaptable):
             audio = self._make(self.module, job, self.facts).float().cpu()
         if seconds is not None:
             audio = audio[..., : round(seconds * self.sample_rate)]
-        return Generated(audio, self.sample_rate, tuple(seeds))
+        return Generated(audio, self.sample_rate, tuple(seeds), inpaint_audio is not None)
 
     @torch.no_grad()
     def interpolate(
@@ -221,15 +237,20 @@ class AudioModel(Adaptable):
                 for item in items:
                     item.setdefault(key, math.ceil(value) if whole else value)
 
-    def _check(self, items: list[dict[str, Any]], seconds: float | None, steps: int | None) -> None:
+    def _check(
+        self, items: list[dict[str, Any]], seconds: float | None, steps: int | None, sample_size: int | None = None
+    ) -> None:
         problems = [] if seconds is None else list(self.facts.check_seconds(seconds))
+        if seconds is not None and sample_size is not None and seconds * self.sample_rate > sample_size:
+            problems.append(f"seconds: is {seconds:g} s, and sample_size is only {sample_size / self.sample_rate:g} s")
         if steps is not None and not self.facts.has_steps:
             problems.append(f"steps: a model of type {self.facts.model_type!r} has none; leave them out")
         for item in items:
             problems += self.facts.check_conditions(item)
+            problems += self.facts.check_told_length(item)
         if problems:
             raise ValueError("; ".join(dict.fromkeys(problems)))
-        for warning in dict.fromkeys(text for item in items for text in self.facts.unknown_choices(item)):
+        for warning in dict.fromkeys(text for item in items for text in self.facts.warnings(item)):
             logger.warning("%s", warning)
 
     def _seeds(self, seed: int | Sequence[int], count: int) -> list[int]:
@@ -239,6 +260,9 @@ class AudioModel(Adaptable):
             given = [seed] + [-1 if seed == -1 else (seed + number) % (MAX_SEED + 1) for number in range(1, count)]
         if len(given) != count:
             raise ValueError(f"seed lists {len(given)} seeds for {count} items; give one seed, or one per item")
+        for value in given:
+            if not float(value).is_integer() or not -1 <= value <= MAX_SEED:
+                raise ValueError(f"seed: expected -1 (random) or a whole number from 0 to {MAX_SEED}, got {value!r}")
         return [draw_seed() if value == -1 else value for value in given]
 
     def _samples(self, seconds: float | None) -> int | None:
@@ -353,6 +377,12 @@ def _read_source(source: AudioSource | None, name: str, sample_rate: int) -> Aud
         samples, rate = audio_io.read(source, sample_rate=sample_rate)
         return rate, samples
     return unpack_audio(source, name)
+
+
+def _require(needed: str, audio: AudioSource | None, name: str, option: Any) -> None:
+    """An option that acts on audio needs it."""
+    if option is not None and audio is None:
+        raise ValueError(f"{name}: has no effect without {needed}; give that too, or leave it out")
 
 
 def _told(conditions: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a batch asks for, out of YAML, CSV or JSONL; every mistake is told before any work.
+"""What a batch asks for, out of YAML, JSON, CSV or JSONL; every mistake is told before any work.
 
     music:                                groups become folders
       drum:
@@ -11,11 +11,13 @@ A row of CSV or JSONL is a leaf; its `name` is the path, its number stands in fo
 """
 
 import csv
+import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,6 +29,10 @@ from stable_audio_tools.inference.outputs import name_problems
 from stable_audio_tools.system.seeds import MAX_SEED
 
 SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".jsonl")
+_DEEPEST = 64  # levels of groups, keys and lists
+_TOO_DEEP = f"is nested too deeply; groups and lists may stand in each other up to {_DEEPEST} levels"
+_MOST_DIGITS = 300  # a difference of two such numbers is still a float
+_HALF = re.compile(r"[\ud800-\udfff]")  # of a character beyond U+FFFF, alone
 
 
 @dataclass(frozen=True)
@@ -55,13 +61,15 @@ class Settings(BaseModel):
     init_audio: str | None = None
     init_noise_level: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     inpaint_audio: str | None = None
-    inpaint: list[Annotated[list[float], Field(min_length=2, max_length=2)]] | None = None
+    inpaint: (
+        list[Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)]] | None
+    ) = None
 
 
 def read_requests(path: str | Path) -> list[Request]:
     """The leaves of a file, in its order."""
     path = Path(path)
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json}
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{path}: cannot tell what it is; the name must end in {', '.join(SUFFIXES)}")
     try:
@@ -78,11 +86,24 @@ def read_requests(path: str | Path) -> list[Request]:
     return requests
 
 
-# ------------------------------------------------------------------ YAML
+# ------------------------------------------------------------------ YAML and JSON
 
 
 class _Loader(yaml.SafeLoader):
-    """Repeated keys are an error: YAML itself lets the last one win without a word."""
+    """Repeated keys are an error: YAML itself lets the last one win without a word.
+
+    Nodes are made in the order of the file (`deep`): a merge changes the node that it takes keys from.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node in self.recursive_objects:
+            raise _yaml_error("holds itself by an alias; write out what is meant", node)
+        try:
+            return super().construct_object(node, deep=True)
+        except (ValueError, TypeError, AttributeError, LookupError):
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{show(node.value)} is no valid {kind}; put it in quotes if it is a text"
+            raise _yaml_error(problem, node) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: list[Any] = []
@@ -91,23 +112,100 @@ class _Loader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} is given twice; rename or remove one", key_node.start_mark
-                )
+                raise _yaml_error(f"{key!r} is given twice; rename or remove one", key_node)
             seen.append(key)
         made: dict[Any, Any] = super().construct_mapping(node, deep)
         return made
 
 
-def _read_yaml(path: Path, text: str) -> Iterator[Request]:
+def _yaml_error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    """What stands in YAML; `where` stands before each message."""
     try:
         tree = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{place}: {error.problem or 'not valid YAML'}") from None
-    except (yaml.YAMLError, RecursionError, TypeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({str(error).splitlines()[0]})") from None
+        told = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{where}{place}: {told or 'not valid YAML'}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: {_TOO_DEEP}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode
+        raise ConfigError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from None
+    _refuse_unusable(tree, where)
+    return tree
+
+
+def _parse_json(text: str, path: Path, line: int | None = None) -> Any:
+    """What stands in a JSON file, or in one line of it."""
+    where = str(path) if line is None else f"{path}:{line}"
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in made:
+                raise ConfigError(f"{where}: {key!r} is given twice in one object; rename or remove one")
+            made[key] = value
+        return made
+
+    def refuse(name: str) -> NoReturn:
+        raise ConfigError(f"{where}: {name} is not a number in JSON; write a finite one")
+
+    def whole(digits: str) -> int:
+        return int(digits[: 2 * _MOST_DIGITS])  # Python reads no more than 4300; what is cut is out of range anyway
+
+    try:
+        tree = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_int=whole)
+    except json.JSONDecodeError as error:
+        place = f"{path}:{line or error.lineno}:{error.colno}"
+        raise ConfigError(f"{place}: not valid JSON ({error.msg[:1].lower()}{error.msg[1:]})") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: {_TOO_DEEP}") from None
+    _refuse_unusable(tree, where)
+    return tree
+
+
+def _refuse_unusable(tree: Any, where: str) -> None:
+    """Level by level, each thing once a level: aliases can make few lines of YAML a very large tree."""
+    level: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
+    for _ in range(_DEEPEST):
+        for keys, value in level:
+            if problem := _unusable(value):
+                raise ConfigError(": ".join(filter(None, (where, ".".join(map(str, keys)), problem))))
+        level = list({id(below[1]): below for keys, value in level for below in _below(keys, value)}.values())
+    if level:
+        raise ConfigError(f"{where}: {_TOO_DEEP}")
+
+
+def _below(keys: tuple[Any, ...], value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Names before what they name, so that whoever shows a name knows that it can be shown."""
+    if isinstance(value, dict):
+        yield from ((keys, name) for name in value)
+        yield from (((*keys, name), below) for name, below in value.items())
+    elif isinstance(value, list | tuple | set):
+        yield from ((keys, below) for below in value)
+
+
+def _unusable(value: Any) -> str | None:
+    if isinstance(value, str) and (half := _HALF.search(value)):
+        return f"{show(value)} holds {half[0]!r}, half of a character; write the whole character itself"
+    if isinstance(value, int) and abs(value) >= 10**_MOST_DIGITS:
+        return f"a number of more than {_MOST_DIGITS} digits is out of range; write a smaller one"
+    return None
+
+
+def _read_yaml(path: Path, text: str) -> Iterator[Request]:
+    return _requests(path, _parse_yaml(text, str(path)))
+
+
+def _read_json(path: Path, text: str) -> Iterator[Request]:
+    return _requests(path, _parse_json(text, path))
+
+
+def _requests(path: Path, tree: Any) -> Iterator[Request]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected names with prompts below them, got {show(tree)}")
     if _is_leaf(tree) and any(value is not None for value in tree.values()):
@@ -144,7 +242,7 @@ def _is_leaf(value: Mapping[Any, Any]) -> bool:
 
 
 def _read_csv(path: Path, text: str) -> Iterator[Request]:
-    rows = csv.reader(text.splitlines(keepends=True), strict=True)
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         head = [name.strip() for name in next(rows)]
         for name in head:
@@ -162,13 +260,10 @@ def _read_csv(path: Path, text: str) -> Iterator[Request]:
 
 
 def _read_jsonl(path: Path, text: str) -> Iterator[Request]:
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     width = len(str(len(lines)))
     for count, (number, line) in enumerate(lines, start=1):
-        try:
-            values = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ConfigError(f"{path}:{number}: not valid JSON ({error})") from None
+        values = _parse_json(line, path, number)
         if not isinstance(values, dict):
             raise ConfigError(f"{path}:{number}: expected an object {{...}}, got {show(values)}")
         name = values.pop("name", f"{count:0{width}d}")
@@ -228,6 +323,6 @@ def _from_text(key: str, text: str, facts: ModelFacts) -> Any:
 
 def _scalar(text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+        return _parse_yaml(text, "")
+    except ConfigError:
+        return text  # which is then told as what is wanted and what was found

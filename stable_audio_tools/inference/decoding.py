@@ -7,6 +7,8 @@ from stable_audio_tools.models.autoencoders.chunking import ChunkPlan
 from stable_audio_tools.models.autoencoders.weight_norm import folded_weight_norm
 from stable_audio_tools.models.pretransforms import Pretransform
 
+_OVERLAP = 32  # frames
+
 
 def parameter_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
     """Precision of the weights."""
@@ -21,12 +23,16 @@ def encode_audio(pretransform: Pretransform | None, audio: Tensor) -> Tensor:
 
 
 def decode_latents(
-    pretransform: Pretransform | None, latents: Tensor, chunk_frames: int | None = None, overlap_frames: int = 32
+    pretransform: Pretransform | None,
+    latents: Tensor,
+    chunk_frames: int | None = None,
+    overlap_frames: int | None = None,
 ) -> Tensor:
     """Latents (b, d, t) to audio (b, c, n).
 
     With `chunk_frames`, one item and at most that many frames are decoded at a time; neighbours overlap by
-    `overlap_frames` and meet in the middle. Where half of that covers the receptive field, the audio is the same.
+    `overlap_frames` (32, or half of a chunk if that is less) and meet in the middle. Where half of that covers the
+    receptive field, the audio is the same.
     """
     if pretransform is None:
         return latents
@@ -34,7 +40,8 @@ def decode_latents(
     if chunk_frames is None:
         return pretransform.decode(latents)
     frames, step = latents.shape[-1], pretransform.downsampling_ratio
-    plan = ChunkPlan(frames, chunk_frames, overlap_frames)
+    overlap = min(_OVERLAP, chunk_frames // 2) if overlap_frames is None else overlap_frames
+    plan = ChunkPlan(frames, chunk_frames, overlap)
     audio: Tensor | None = None
     with folded_weight_norm(pretransform):
         for index, item in enumerate(latents):
@@ -43,7 +50,7 @@ def decode_latents(
                 if audio is None:
                     audio = chunk.new_zeros(len(latents), len(chunk), frames * step)
                 # The left half of the overlap stays the earlier chunk's.
-                skip = overlap_frames // 2 * step if start > 0 else 0
+                skip = overlap // 2 * step if start > 0 else 0
                 end = min(start * step + chunk.shape[-1], frames * step)
                 audio[index, :, start * step + skip : end] = chunk[:, skip : end - start * step]
     assert audio is not None, "a batch has items, and a clip chunks"

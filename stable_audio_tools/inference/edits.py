@@ -3,6 +3,7 @@
 For any diffusion model; one that was not trained to inpaint keeps what it is given as `keeping` describes.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -38,6 +39,11 @@ class Edit:
     crossfade: float | None = None  # seconds
     match_loudness: bool = True  # outpaint
 
+    @property
+    def keeps_audio(self) -> bool:
+        """Does part of the audio stay as it is?"""
+        return self.mode in ("inpaint", "outpaint")
+
     def problems(self, facts: ModelFacts) -> Iterator[str]:
         """What is wrong with it, a sentence each."""
         if facts.objective is None:
@@ -57,11 +63,22 @@ class Edit:
         needed = {"interpolate": "to_audio", "inpaint": "spans", "outpaint": "seconds"}.get(self.mode)
         if needed is not None and getattr(self, needed) is None:
             yield f"{needed.replace('_', '-')}: missing; the mode {self.mode!r} needs it"
-        window = facts.window_seconds
+        if not self.match_loudness and self.mode != "outpaint":
+            yield f"keep-level: is for the mode outpaint, not for {self.mode!r}"
+        yield from self._numbers_out_of_range(facts.window_seconds)
+
+    def _numbers_out_of_range(self, window: float) -> Iterator[str]:
         if self.overlap is not None and not 0 < self.overlap < window:
             yield f"overlap: expected more than 0 and less than the model's {window:.2f} s, got {self.overlap:g}"
-        if self.crossfade is not None and self.crossfade < 0:
+        if self.crossfade is not None and not 0 <= self.crossfade < math.inf:
             yield f"crossfade: expected at least 0 seconds, got {self.crossfade:g}"
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            yield f"seconds: expected more than 0, got {self.seconds:g}"
+        if self.noise_level is not None and not 0 < self.noise_level < math.inf:
+            yield f"noise-level: expected more than 0, got {self.noise_level:g}"
+        for start, end in self.spans or ():
+            if not 0 <= start < end < math.inf:
+                yield f"spans: expected FROM-TO in seconds with FROM before TO, got {start:g}-{end:g}"
 
 
 def edit_audio(
@@ -116,6 +133,11 @@ def outpaint(
         raise UserError(f"overlap: expected more than 0 and less than the window of {window / rate:.2f} s")
     fade = shared // 2 if crossfade is None else min(round(crossfade * rate), shared)
     made, wanted, seeds = list(given), round(seconds * rate), list(seed)
+    if wanted <= given.shape[-1]:
+        raise UserError(
+            f"seconds: is {seconds:g}, the length in all, and the audio lasts {given.shape[-1] / rate:.2f} s already; "
+            "ask for more"
+        )
     anew = [(shared / rate, window / rate)]
     while min(clip.shape[-1] for clip in made) < wanted:
         tails = torch.stack([clip[:, -shared:] for clip in made])

@@ -2,12 +2,17 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from stable_audio_tools.config import AudioError, UserError
+import torch.distributed as dist
+
+from stable_audio_tools.config import AudioError, ConfigError, UserError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS, Unreachable, walk
 from stable_audio_tools.inference.audio_model import AudioModel, within_range
@@ -17,10 +22,15 @@ from stable_audio_tools.inference.progress import progress_bar
 from stable_audio_tools.inference.randomness import RandomStream
 from stable_audio_tools.inference.reconstruction import codec_of, reconstruct
 from stable_audio_tools.system.devices import autocast, parse_dtype
+from stable_audio_tools.system.files import content_digest
 from stable_audio_tools.system.ranks import rank, world_size
 from stable_audio_tools.system.seeds import MAX_SEED
 
 logger = logging.getLogger(__name__)
+
+_LONGEST = 10**9  # seconds of a frame; any file is shorter
+_TO_JOIN = timedelta(hours=1)  # from the first process that has loaded its model to the last one
+_TO_FINISH = timedelta(days=7)  # from the first process that is done to the last one
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,7 @@ class ReconstructionSettings:
 
     def __post_init__(self) -> None:
         for name, holds, allowed in (
-            ("frame_duration", self.frame_duration > 0, "more than 0 seconds"),
+            ("frame_duration", 0 < self.frame_duration <= _LONGEST, f"more than 0 and at most {_LONGEST} seconds"),
             ("overlap_rate", 0 <= self.overlap_rate < 1, "at least 0 and less than 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("seed", 0 <= self.seed <= MAX_SEED, f"from 0 to {MAX_SEED}"),
@@ -46,7 +56,7 @@ class ReconstructionSettings:
                 raise UserError(f"{name}: expected {allowed}, got {getattr(self, name)!r}")
 
 
-Tell = Callable[[dict[str, Any]], None]
+Tell = Callable[[dict[str, Any], bool], None]  # the line of a file, and whether it is new
 
 
 def reconstruct_folder(
@@ -55,11 +65,11 @@ def reconstruct_folder(
     audio_dir: Path,
     output: OutputFolder,
     settings: ReconstructionSettings,
-    tell: Tell = lambda record: None,
+    tell: Tell = lambda record, is_new: None,
 ) -> list[str]:
     """Reconstruct this process's share of `sources` (output file -> file below `audio_dir`) -> what failed, and why.
 
-    `tell` gets the line of each file, whether it is new or was there, made in the same way from the same source.
+    A file that is there is kept where it was made in the same way from the same source.
     """
     for problem in format_problems(settings.format, settings.bits, codec_of(model.module).sample_rate):
         raise UserError(problem)
@@ -72,9 +82,9 @@ def reconstruct_folder(
                 wanted = _told(model, audio_dir / source, source, settings)
                 found = None if settings.overwrite else output.settings_of(file)
                 if found is not None and found.items() >= wanted.items():
-                    tell(output.record(file, found))
+                    tell(output.record(file, found), False)
                 else:
-                    tell(_reconstruct_file(model, audio_dir / source, output, file, wanted, settings))
+                    tell(_reconstruct_file(model, audio_dir / source, output, file, wanted, settings), True)
             except AudioError as error:
                 failed.append(str(error))
                 logger.warning("%s", error)
@@ -116,12 +126,13 @@ def _reconstruct_file(
 def _told(model: AudioModel, path: Path, source: str, settings: ReconstructionSettings) -> dict[str, Any]:
     """How a file is made, for its comment."""
     try:
-        about = path.stat()
+        size, digest = path.stat().st_size, content_digest(path)
     except OSError as error:
         raise AudioError(f"{path}: cannot be opened ({error.strerror})") from None
     return {
         "source": source,
-        "source_bytes": about.st_size,
+        "source_bytes": size,
+        "source_digest": digest,
         "model": model.name,
         "weights": model.fingerprint,
         "precision": model.precision,
@@ -166,3 +177,52 @@ def _below(path: Path, root: Path) -> str | None:
     """`path` relative to `root`, None where it lies elsewhere."""
     whole, base = path.resolve(), root.resolve()
     return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else None
+
+
+# ------------------------------------------------------------------ several processes
+
+
+def check_launcher() -> None:
+    """Refuse processes that cannot find each other."""
+    if world_size() > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        raise ConfigError("several processes were started, but not told of each other; start them with torchrun")
+
+
+@contextmanager
+def all_processes() -> Iterator[Callable[[Any], list[Any]]]:
+    """Yield what waits until every process has called it -> what each handed in; on leaving, all wait again.
+
+    A launcher ends all processes when one ends with another status than 0, which so happens after the last word only.
+    """
+    if world_size() == 1:
+        yield lambda given: [given]
+        return
+    try:
+        with _within_reach():
+            dist.init_process_group("gloo", rank=rank(), world_size=world_size(), timeout=_TO_JOIN)
+        yield _gather
+        with _within_reach():
+            dist.barrier()
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _gather(given: Any) -> list[Any]:
+    shares: list[Any] = [None] * world_size()
+    with _within_reach():
+        dist.monitored_barrier(timeout=_TO_FINISH)
+        dist.all_gather_object(shares, given)
+    return shares
+
+
+@contextmanager
+def _within_reach() -> Iterator[None]:
+    """One sentence where another process has gone, which gloo tells as a RuntimeError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"another process of this run cannot be reached ({' '.join(str(error).split())[:200]}); see what it said, "
+            "and start the command again, which keeps what is complete"
+        ) from None

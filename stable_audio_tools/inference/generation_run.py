@@ -172,6 +172,8 @@ class GenerationRun:
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Latents (b, d, t) as audio (b, c, n)."""
+        if self.options.on_latents is not None:
+            self.options.on_latents(latents)
         codec = self.model.pretransform
         with self._loaded(codec):
             return decode_latents(codec, latents, self.options.decode_frames, self.options.decode_overlap)

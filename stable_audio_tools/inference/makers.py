@@ -101,9 +101,10 @@ def make_codes(model: Any, job: Job, facts: ModelFacts) -> Tensor:
     assert job.samples is not None
     frames = math.ceil(job.samples / codec.downsampling_ratio)
     options = {name: value for name, value in job.options.items() if name not in ("progress", "cancel")}
+    total = frames * len(job.seeds)
     first = None if job.init_audio is None else _codes_of(model, job)
     made = []
-    with progress_of(job.options.get("progress", True), frames * len(job.seeds)) as progress:
+    with progress_of(job.options.get("progress", True), total) as progress:
         for index, seed in enumerate(job.seeds):
             with RandomStream(seed, job.device).in_charge(), _precision(job):
                 codes = model.generate(
@@ -113,7 +114,7 @@ def make_codes(model: Any, job: Job, facts: ModelFacts) -> Tensor:
                     conditioning=None if model.conditioner is None else [job.conditions[index]],
                     negative_conditioning=None if job.negative is None else [job.negative[index]],
                     cfg_scale=1.0 if job.cfg_scale is None else job.cfg_scale,
-                    callback=_step_callback(job, index * frames, progress),
+                    callback=_step_callback(job, index / len(job.seeds), total, progress),
                     generator=torch.Generator(job.device).manual_seed(seed),
                     **options,
                 )
@@ -155,7 +156,10 @@ def _diffusion_arguments(job: Job, facts: ModelFacts) -> dict[str, Any]:
     if job.init_audio is not None:
         # Half of the way to noise, whatever the sampler: sigma / alpha is 1 there for v, and t is 0.5.
         usual = 1.0 if find_sampler(settings["sampler_type"], facts.objective).starts_by_ratio else 0.5
-        settings["init_noise_level"] = usual if job.init_noise_level is None else job.init_noise_level
+        level = usual if job.init_noise_level is None else job.init_noise_level
+        settings["init_noise_level"] = level
+        if "sigma_min" in settings and job.options.get("sigma_min") is None:  # a gentle variation begins below it
+            settings["sigma_min"] = min(settings["sigma_min"], level / 2)
     if parse_dtype(job.precision) is torch.bfloat16:
         settings.setdefault("precision", torch.bfloat16)
     return {
@@ -225,14 +229,18 @@ def _codes_of(model: Any, job: Job) -> Tensor:
     return codes
 
 
-def _step_callback(job: Job, before: int, progress: Any) -> Callable[[int, int], None]:
+def _step_callback(job: Job, before: float, total: int, progress: Any) -> Callable[[int, int], None]:
+    """Frames done of `total`, where a share `before` of them was done by earlier items.
+
+    The steps of one item are more than its frames: codebooks follow each other.
+    """
     cancel = job.options.get("cancel")
 
     def step(done: int, steps: int) -> None:
         if cancel is not None and cancel.is_set():
             raise Cancelled("the generation was cancelled")
         if progress is not None:
-            progress(before + done, None)
+            progress(min(total, round(total * (before + done / (steps * len(job.seeds))))), total)
 
     return step
 

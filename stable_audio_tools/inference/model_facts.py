@@ -32,6 +32,7 @@ _WORDS: dict[InputKind, str] = {
     "audio": "the path of an audio file",
     "other": "a value",
 }
+_LARGEST: dict[InputKind, float] = {"number": 1e308, "integer": 2**63 - 1}  # what a float and a tensor hold
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,8 @@ class ModelFacts:
         for key, value in values.items():
             if key not in self.keys:
                 yield f"{key}: unknown key; {nearest(key, self.keys)}"
+            elif isinstance(value, int) and abs(value) > (most := _LARGEST.get(self.input_of(key).kind, math.inf)):
+                yield f"{key}: is out of range; write a number between {-most:.0e} and {most:.0e}"
             elif not _fits(self.input_of(key), value):
                 yield f"{key}: expected {_WORDS[self.input_of(key).kind]}, got {show(value)}"
         for id in self.inputs:
@@ -115,15 +118,37 @@ class ModelFacts:
         """Lengths are counted in whole seconds, rounded up, so the last one of the window may be a part of one."""
         if not seconds > 0 or math.isinf(seconds):
             yield f"{name}: expected more than 0 seconds, got {seconds:g}"
+        elif seconds * self.sample_rate < 1:
+            yield f"{name}: is {seconds:g} s, less than a sample; ask for more"
         elif self.window is not None and seconds > math.ceil(self.window_seconds):
             yield f"{name}: is {seconds:g} s, and the model makes at most {self.window_seconds:.2f} s; ask for less"
 
-    def unknown_choices(self, values: Mapping[str, Any]) -> Iterator[str]:
-        """Names that a choice does not know, and takes for "any other"."""
+    def check_told_length(self, values: Mapping[str, Any]) -> Iterator[str]:
+        """A piece that a model is told of ends after its start."""
+        told = seconds_told(values)
+        if told is not None and not told > 0:
+            yield f"seconds_total: is {told:g} s after seconds_start; expected more than 0 seconds"
+
+    def warnings(self, values: Mapping[str, Any]) -> Iterator[str]:
+        """What the model cannot do of what it is told: lengths beyond its window, names that a choice does not know."""
+        told = seconds_told(values)
+        if told is not None and self.window is not None and told > math.ceil(self.window_seconds):
+            yield f"seconds_total: the model is told of {told:g} s, and makes the first {self.window_seconds:.2f} s"
         for key, value in values.items():
             options = self.input_of(key).options
             if options and value not in options:
                 yield f"{key}: the model was not trained with {show(value)}; {nearest(str(value), options)}"
+
+
+def seconds_told(values: Mapping[str, Any]) -> float | None:
+    """The length that conditions tell: from where the piece begins to be made to where it ends."""
+    total, start = values.get("seconds_total"), values.get("seconds_start", 0)
+    if not isinstance(total, int | float) or not isinstance(start, int | float):
+        return None
+    try:
+        return float(total - start)
+    except OverflowError:  # an integer beyond all lengths
+        return math.inf
 
 
 def facts_of(config: Mapping[str, Any]) -> ModelFacts:

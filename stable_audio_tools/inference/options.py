@@ -1,10 +1,11 @@
 """The keywords that the generate functions take beyond their signatures."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stable_audio_tools.config.sentences import nearest
 from stable_audio_tools.inference.watching import Callback, CancelSignal, ProgressCallback
@@ -21,6 +22,7 @@ class SamplingOptions:
     rho: float = 1.0
     eta: float | None = None  # fresh noise of ddim and v-ddim, 0 (none) to 1; None: 0
     callback: Callback | None = None  # what it gets: watching.Watch
+    on_latents: Callable[[Tensor], Any] | None = None  # is given the latents (b, d, t) before they are decoded
     cond_fn: Any = None  # cond_fn(x, sigma, denoised=...) -> gradient added to the prediction; k-diffusion's samplers
     cancel: CancelSignal | None = None  # for instance a threading.Event
     progress: bool | ProgressCallback = True  # a bar on a terminal's stderr; or called with (steps done, steps)
@@ -29,13 +31,15 @@ class SamplingOptions:
     allow_tf32: bool = False  # leave the process's own settings of TF32 and cuDNN as they are
     offload: bool = False  # keep each part of the model on the CPU while it is not in use
     decode_frames: int | None = None  # decode one item and this many latent frames at a time
-    decode_overlap: int = 32  # frames by which these overlap
+    decode_overlap: int | None = None  # frames by which these overlap; None: 32, at most half of decode_frames
 
     def __post_init__(self) -> None:
         for name in ("sigma_max", "rho"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value!r}")
+        if self.decode_frames is not None and self.decode_frames < 1:
+            raise ValueError(f"decode_frames must be at least 1, got {self.decode_frames}")
 
 
 @dataclasses.dataclass(frozen=True)

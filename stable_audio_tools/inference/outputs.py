@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from stable_audio_tools.config import AudioError, UserError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.comments import read_comment
-from stable_audio_tools.system.files import write_text
+from stable_audio_tools.system.files import atomic_path, write_text
 from stable_audio_tools.version import __version__
 
 FORMATS = ("wav", "flac", "mp3", "ogg", "opus")
@@ -92,6 +93,15 @@ class OutputFolder:
             raise UserError(f"{path}: a link leads out of {self.path}; remove it, or choose another output folder")
         return path
 
+    def check_place(self, file: str) -> None:
+        """Refuse a file in whose place a folder stands, or a file in that of its folder."""
+        path = self.target(file)
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, and a file is to be written there; move it")
+        blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+        if blocking is not None:
+            raise UserError(f"{blocking}: is a file, and a folder is to be made there; move it")
+
     def settings_of(self, file: str) -> dict[str, Any] | None:
         """How a complete file was made; None where it is missing or broken. One that is not ours is refused."""
         path = self.target(file)
@@ -123,6 +133,19 @@ class OutputFolder:
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
         return self.record(file, told)
+
+    def write_latents(self, file: str, latents: Tensor) -> None:
+        """Keep what (d, t) a file was decoded from, as `NAME.npy` beside it."""
+        path = self.target(file).with_suffix(".npy")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary:
+                np.save(temporary, latents.float().cpu().numpy())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+    def has_latents(self, file: str) -> bool:
+        return self.target(file).with_suffix(".npy").is_file()
 
     def record(self, file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """One line of the manifest."""

@@ -7,11 +7,14 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from stable_audio_tools.data.pictures import latents_image
+from stable_audio_tools.config.sentences import show
+from stable_audio_tools.data.pictures import bands_image
 from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.interface.waveforms import LATEST
 from stable_audio_tools.mel.pretransform import MelPretransform
 
 WIDTH, HEIGHT = 900, 300
+_MOST_BANDS = 10_000
 _EDGE = (255, 255, 255)
 _NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
 _AREA = re.compile(rf"{_NUMBER}-{_NUMBER}(?::{_NUMBER}-{_NUMBER})?")
@@ -38,14 +41,16 @@ def parse_areas(text: str | None) -> list[Area]:
     """`"0.5-1.2:10-40, 3-4"`: seconds, and after a colon bands."""
     areas = []
     for part in filter(str.strip, re.split(r"[,;\n]", text or "")):
-        found = _AREA.fullmatch(part)
+        found, written = _AREA.fullmatch(part), show(part.strip())
         if found is None:
-            raise ValueError(f"areas: {part.strip()!r} is none; write seconds and bands, such as 0.5-1.2:10-40, or 3-4")
-        start, end = float(found[1]), float(found[2])
-        low, high = (None, None) if found[3] is None else (round(float(found[3])), round(float(found[4])))
-        if start >= end or (low is not None and high is not None and low >= high):
-            raise ValueError(f"areas: {part.strip()!r} ends before it starts")
-        areas.append(Area(start, end, low or 0, high))
+            raise ValueError(f"areas: {written} is none; write seconds and bands, such as 0.5-1.2:10-40, or 3-4")
+        start, end, *bands = (float(number) for number in found.groups() if number is not None)
+        if max(start, end) > LATEST or max(bands, default=0) > _MOST_BANDS:
+            raise ValueError(f"areas: {written} lies beyond {LATEST:g} s or {_MOST_BANDS} bands; write smaller numbers")
+        low, high = (round(bands[0]), round(bands[1])) if bands else (0, None)
+        if start >= end or (high is not None and low >= high):
+            raise ValueError(f"areas: {written} ends before it starts")
+        areas.append(Area(start, end, low, high))
     return areas
 
 
@@ -88,7 +93,7 @@ def spectrogram_of(audio: Tensor, mel: MelPretransform, areas: list[Area]) -> Im
     padded = torch.nn.functional.pad(audio.mean(0)[None, None], (0, max(0, samples - audio.shape[-1])))
     with torch.no_grad():
         bands = mel.encode(padded[..., :samples].expand(1, mel.io_channels, -1))[0, : mel.transform.bands.n_mels]
-    picture = latents_image(bands.flip(0), WIDTH).resize((WIDTH, HEIGHT))
+    picture = bands_image(bands, WIDTH, HEIGHT)
     draw, seconds = ImageDraw.Draw(picture), samples / mel.sample_rate
     for area in areas:
         high = len(bands) if area.high is None else area.high

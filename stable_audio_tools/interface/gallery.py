@@ -58,6 +58,8 @@ class Gallery:
 
         Audio that peaks above 1 is scaled down; with `keeps_level` it is cut off at 1 instead.
         """
+        if not made.audio.isfinite().all():
+            raise ValueError("the model made NaN or infinite samples, so nothing was kept; try other settings")
         base = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
         level = made.audio.clamp(-1, 1) if keeps_level else made.audio
         return [

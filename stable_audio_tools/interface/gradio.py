@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_FOLDER = "outputs/app"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _MOST_WAITING = 64
+_HIGHEST_PORT = 65535
 
 
 def create_ui(
@@ -76,13 +78,14 @@ def serve(
 ) -> Any:
     """Launch the app; a login guards the page and the API alike."""
     check_login(username, password)
+    check_port(port)
     if username is None and (share or host not in _LOCAL):
         where = "on a public link" if share else f"to whoever reaches {host}"
         logger.warning("the app is open %s without a login; set --username and --password", where)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     return app.queue(max_size=_MOST_WAITING).launch(
         server_name=host,
-        server_port=port,
+        server_port=_free_port() if port == 0 else port,
         share=share,
         auth=None if username is None else (username, password),
         max_file_size=MOST_BYTES,
@@ -99,6 +102,18 @@ def check_login(username: str | None, password: str | None) -> None:
         raise ConfigError(f"{missing}: missing; a login is a user name and a password")
     if username == "" or password == "":
         raise ConfigError("username, password: must not be empty")
+
+
+def check_port(port: int | None) -> None:
+    """Refuse what is no port."""
+    if port is not None and not 0 <= port <= _HIGHEST_PORT:
+        raise ConfigError(f"port: must be from 0 (any that is free) to {_HIGHEST_PORT}, got {port}")
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind((_LOCAL[0], 0))
+        return int(free.getsockname()[1])
 
 
 def _check_source(config: Any, weights: Any, name: Any) -> None:

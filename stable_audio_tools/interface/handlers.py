@@ -18,6 +18,7 @@ from stable_audio_tools.interface.gallery import Gallery, Take, owner_of
 from stable_audio_tools.interface.pages import Page
 from stable_audio_tools.interface.runner import Preview, Runner, Update
 from stable_audio_tools.interface.uploads import read_upload
+from stable_audio_tools.interface.values import checked
 from stable_audio_tools.interface.widgets import ResultPanel, caption, served
 
 
@@ -31,7 +32,7 @@ class Services:
 
 
 def generation_handler(services: Services, page: Page, panel: ResultPanel) -> Callable[..., Iterator[list[Any]]]:
-    """The function behind a page's button: a parameter per control, then the visitor's token."""
+    """The function behind a page's button: a parameter per control, as it was sent, then the visitor's token."""
     gr = services.gr
     names = [control.name for control in page.controls]
 
@@ -39,7 +40,8 @@ def generation_handler(services: Services, page: Page, panel: ResultPanel) -> Ca
         *values, token, request, progress = given
         owner = owner_of(request.username, token, request.session_hash)
         try:
-            yield from _run(services, page, panel, dict(zip(names, values)), owner, request.session_hash, progress)
+            asked = checked(page.controls, values)
+            yield from _run(services, page, panel, asked, owner, request.session_hash, progress)
         except Cancelled:
             yield [None, None, None, None, "Stopped."]
         except ValueError as error:
@@ -77,7 +79,7 @@ def _run(
     started = time.monotonic()
     made: Generated | None = None
     yield [None, None, pictures, None, "Working ..."]
-    for update in services.runner.run(visit, arguments, int(values.get("preview_every") or 0)):
+    for update in services.runner.run(visit, page.api_name, arguments, values.get("preview_every", 0)):
         made = update.made
         if made is None:
             shown = gr.skip() if update.preview is None else _shown(update.preview, pictures)

@@ -95,7 +95,7 @@ def _page(services: Services, page: Page, token: Any) -> BuiltPage:
                 stop = gr.Button("Cancel", variant="stop", elem_id=f"{tab}-cancel")
             panel = result_panel(gr, tab)
     inputs = [widgets[control.name] for control in page.controls]
-    run = start.click(_for_visit(services, services.runner.expect), None, None, **PRIVATE).then(
+    run = start.click(_for_page(services, page, services.runner.expect), None, None, **PRIVATE).then(
         generation_handler(services, page, panel),
         [*inputs, token],
         panel.outputs,
@@ -104,16 +104,17 @@ def _page(services: Services, page: Page, token: Any) -> BuiltPage:
         concurrency_limit=1,
         concurrency_id="model",
         show_progress_on=[panel.status],
+        preprocess=False,  # the handler checks, in the words of this app
     )
-    stop.click(_for_visit(services, services.runner.cancel), None, None, **PRIVATE)
+    stop.click(_for_page(services, page, services.runner.cancel), None, None, **PRIVATE)
     return BuiltPage(page, tab, widgets, panel, run)
 
 
-def _for_visit(services: Services, act: Callable[[str], Any]) -> Any:
+def _for_page(services: Services, page: Page, act: Callable[[str, str], Any]) -> Any:
     """Do something about the run of the page that asks."""
 
     def tell(request: Any) -> None:
-        act(request.session_hash)
+        act(request.session_hash, page.api_name)
 
     tell.__annotations__ = {"request": services.gr.Request}
     return tell

@@ -39,23 +39,25 @@ class Runner:
     def __init__(self, model: AudioModel) -> None:
         self.model = model
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generation")
-        self._stops: dict[str, threading.Event] = {}
+        self._stops: dict[tuple[str, str], threading.Event] = {}
 
-    def expect(self, visit: str) -> None:
-        """A run of that visit waits for its turn: until then, `cancel` is kept for it."""
-        if visit not in self._stops or self._stops[visit].is_set():
-            self._stops[visit] = threading.Event()
+    def expect(self, visit: str, page: str) -> None:
+        """A run of that page of a visit waits for its turn: until then, `cancel` is kept for it."""
+        stop = self._stops.get((visit, page))
+        if stop is None or stop.is_set():
+            self._stops[visit, page] = threading.Event()
 
-    def run(self, visit: str, arguments: Mapping[str, Any], preview_every: int = 0) -> Iterator[Update]:
+    def run(self, visit: str, page: str, arguments: Mapping[str, Any], preview_every: int = 0) -> Iterator[Update]:
         """Updates until the last, which holds what was made; closing the iterator stops the run.
 
-        `visit` is what `cancel` is called with. Raises `Cancelled`, or what the model says of the arguments.
+        `visit` and `page` are what `cancel` is called with. Raises `Cancelled`, or what the model says of the
+        arguments.
         """
         told: queue.SimpleQueue[Update] = queue.SimpleQueue()
-        stop = self._stops.setdefault(visit, threading.Event())
+        stop = self._stops.setdefault((visit, page), threading.Event())
         keywords = {**arguments, **self._onlookers(told, stop, preview_every)}
         if stop.is_set():
-            self._forget(visit, stop)
+            self._forget(visit, page, stop)
             raise Cancelled("the generation was cancelled")
         future = self._worker.submit(lambda: self.model.generate(**keywords))
         try:
@@ -69,18 +71,18 @@ class Runner:
         finally:
             stop.set()
             future.cancel()
-            self._forget(visit, stop)
+            self._forget(visit, page, stop)
 
-    def cancel(self, visit: str) -> bool:
-        """Stop what that visit runs or waits for -> was there anything?"""
-        stop = self._stops.get(visit)
+    def cancel(self, visit: str, page: str) -> bool:
+        """Stop what that page of a visit runs or waits for -> was there anything?"""
+        stop = self._stops.get((visit, page))
         if stop is not None:
             stop.set()
         return stop is not None
 
-    def _forget(self, visit: str, stop: threading.Event) -> None:
-        if self._stops.get(visit) is stop:
-            del self._stops[visit]
+    def _forget(self, visit: str, page: str, stop: threading.Event) -> None:
+        if self._stops.get((visit, page)) is stop:
+            del self._stops[visit, page]
 
     def _onlookers(
         self, told: "queue.SimpleQueue[Update]", stop: threading.Event, preview_every: int

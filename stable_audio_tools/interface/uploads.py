@@ -28,6 +28,9 @@ def read_upload(path: str | Path, sample_rate: int, longest_seconds: float = LON
             raise AudioError(f"{name}: has {about.channels} channels; at most {MOST_CHANNELS} are taken here")
         if about.seconds > longest_seconds:
             raise AudioError(f"{name}: is {about.seconds:.1f} s long; at most {longest_seconds:g} s are taken here")
-        return audio_io.read(path, sample_rate=sample_rate)
+        audio = audio_io.read(path, sample_rate=sample_rate)
+        if not audio.samples.isfinite().all():
+            raise AudioError(f"{name}: holds NaN or infinite samples; export it again, without them")
+        return audio
     except AudioError as error:
         raise AudioError(str(error).replace(str(path), name)) from None  # visitors need not know where it lies

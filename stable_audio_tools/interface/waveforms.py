@@ -8,8 +8,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from stable_audio_tools.config.sentences import show
+
 Span = tuple[float, float]  # seconds
 
+LATEST = 86_400.0  # seconds
 WIDTH, HEIGHT = 900, 150
 _PAPER, _WAVE, _AXIS = (250, 250, 252), (79, 18, 123), (205, 205, 215)
 _MARK, _MARKED_WAVE = (254, 226, 205), (229, 80, 60)
@@ -20,12 +23,14 @@ def parse_spans(text: str | None) -> list[Span]:
     """`"0.5-1.2, 3-4"` as pairs of seconds, joined where they touch, in order."""
     spans = []
     for part in filter(str.strip, re.split(r"[,;\n]", text or "")):
-        found = _SPAN.fullmatch(part)
+        found, written = _SPAN.fullmatch(part), show(part.strip())
         if found is None:
-            raise ValueError(f"spans: {part.strip()!r} is no span; write start-end in seconds, such as 0.5-1.2, 3-4")
+            raise ValueError(f"spans: {written} is no span; write start-end in seconds, such as 0.5-1.2, 3-4")
         start, end = float(found[1]), float(found[2])
+        if max(start, end) > LATEST:
+            raise ValueError(f"spans: {written} lies beyond {LATEST:g} s; write start-end in seconds")
         if start >= end:
-            raise ValueError(f"spans: {part.strip()!r} ends before it starts; write start-end in seconds")
+            raise ValueError(f"spans: {written} ends before it starts; write start-end in seconds")
         spans.append((start, end))
     return _joined(spans)
 

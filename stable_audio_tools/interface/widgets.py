@@ -7,6 +7,7 @@ from typing import Any
 
 from stable_audio_tools.interface.controls import Control, Group
 from stable_audio_tools.interface.gallery import Take
+from stable_audio_tools.interface.values import refusal
 
 PRIVATE = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}  # what the page does for itself
 
@@ -49,12 +50,31 @@ def widget(gr: Any, control: Control, page: str) -> Any:
     if control.kind == "switch":
         return gr.Checkbox(control.default, **common, **about)
     if control.kind == "audio":
-        return gr.Audio(type="filepath", sources=["upload", "microphone"], buttons=["download"], **common)
+        made = gr.Audio(type="filepath", sources=["upload", "microphone"], buttons=["download"], **common)
+        made.data_model = _upload(gr, control)
+        return made
     limits = {"minimum": control.minimum, "maximum": control.maximum}
     if control.kind == "slider":
         precision = 0 if control.step == 1 else None
         return gr.Slider(value=control.default, step=control.step, precision=precision, **limits, **common, **about)
     return gr.Number(control.default, precision=0 if control.kind == "integer" else None, **limits, **common, **about)
+
+
+def _upload(gr: Any, control: Control) -> Any:
+    """What the toolkit reads an uploaded file with; it refuses anything else in the words of this app."""
+
+    class FileData(gr.FileData):  # the API's page shows this name, and the line below
+        """An uploaded file."""
+
+        @classmethod
+        def model_validate(cls, value: Any, **options: Any) -> Any:
+            try:
+                return super().model_validate(value, **options)
+            except ValueError:
+                told = refusal(control, "an uploaded file, such as gradio_client.handle_file(path)", value)
+                raise gr.Error(told, print_exception=False) from None
+
+    return FileData
 
 
 def group(gr: Any, content: Group, page: str) -> dict[str, Any]:

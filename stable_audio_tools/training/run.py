@@ -19,6 +19,7 @@ from stable_audio_tools.data.loader import SamePass
 from stable_audio_tools.inference.latents import require_same_autoencoder
 from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
 from stable_audio_tools.models.checkpoints import load_into, open_weights
+from stable_audio_tools.models.compilation import compile_network
 from stable_audio_tools.models.factory import check_model_config
 from stable_audio_tools.system.ranks import is_rank_zero, rank, world_size
 from stable_audio_tools.system.seeds import MAX_SEED, seed_everything
@@ -33,7 +34,7 @@ from stable_audio_tools.training.lora_checkpoint import is_of_adapter
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.run_folder import describe_run, new_run_folder, newest_whole_checkpoint
 from stable_audio_tools.training.settings import TrainSettings
-from stable_audio_tools.training.trainer import compile_network, create_trainer
+from stable_audio_tools.training.trainer import create_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def fit(settings: TrainSettings, recipe: Recipe | None = None) -> Path:
     loader = _loader(settings, files.model, files.dataset, shuffle=True)
     held_out = _loader(settings, files.model, files.val_dataset, shuffle=False)
     if settings.compile:
-        compile_network(wrapper)
+        compile_network(wrapper.exported)
     logger.info("run folder: %s", folder)
     os.environ[_RUN_FOLDER] = str(folder)
     try:

@@ -176,13 +176,3 @@ def _passed_by_gradients(wrapper: nn.Module, able: list[nn.Module]) -> int:
         if any(parameter.requires_grad for parameter in module.parameters()):
             passed.update(module.parameters())
     return sum(parameter.numel() for parameter in passed)
-
-
-def compile_network(wrapper: TrainingModule) -> None:
-    for name in ("diffusion", "autoencoder", "model", "diffae"):
-        network = getattr(wrapper, name, None)
-        if isinstance(network, nn.Module):
-            inner = getattr(network, "model", network)
-            if isinstance(inner, nn.Module):
-                inner.compile()
-                return

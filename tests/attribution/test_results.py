@@ -11,7 +11,17 @@ import pytest
 import soundfile as sf
 
 from stable_audio_tools.attribution.report import write_report
-from stable_audio_tools.attribution.results import Scores, read_labels, read_scores, save_scores, sum_by_label
+from stable_audio_tools.attribution.results import (
+    Scores,
+    prompt_of,
+    read_labels,
+    read_scores,
+    read_tags,
+    save_scores,
+    source_of,
+    sum_by_label,
+    write_tables,
+)
 from stable_audio_tools.cli import dtrak_score
 from stable_audio_tools.config import ConfigError, save
 
@@ -89,7 +99,8 @@ def test_files_of_the_original_scripts(tmp_path: Path) -> None:
     assert dtrak_score.main([*flags, "--lambda-reg", "100", "--query-batch-size", "1"]) == 0
     wanted = query @ np.linalg.inv(phi.T @ phi + 100 * np.eye(4)) @ phi.T
     assert np.allclose(np.fromfile(tmp_path / "s", np.float32), wanted[0], rtol=1e-5)
-    assert json.loads((tmp_path / "s.json").read_text())["lambda_scale"] == "absolute"
+    told = json.loads((tmp_path / "s.json").read_text())
+    assert told["lambda_scale"] == "absolute" and told["used_dim"] == 4
 
 
 @pytest.mark.parametrize("method", ["dot", "cosine", "similarity", "random"])
@@ -152,20 +163,93 @@ def test_tables_and_page(folder: Path) -> None:
 
 def test_the_page_plays_what_latents_were_made_from(tmp_path: Path) -> None:
     (tmp_path / "0.json").write_text(json.dumps({"path": str(tmp_path / "song.mp3")}))
+    (tmp_path / "1.json").write_text("[]")
     scores = Scores(np.array([[1.0, 2.0]]), ("q.wav",), (str(tmp_path / "0.npy"), str(tmp_path / "1.npy")))
     write_report(scores, tmp_path / "index.html")
     sources = Page((tmp_path / "index.html").read_text()).sources
     assert sources.count("song.mp3") == 2 and len(sources) == 3
+    page = (tmp_path / "index.html").read_text()
+    assert page.count("song.mp3</figcaption>") == 2 and "0.npy</figcaption>" not in page, "named as what is heard"
+
+
+def test_queries_of_one_name_are_kept_apart(tmp_path: Path) -> None:
+    scores = Scores(np.array([[1.0, 2.0], [2.0, 1.0]]), ("q.wav", "q.wav"), ("a.wav", "b.wav"))
+    write_report(scores, tmp_path / "index.html")
+    played = [Path(source).name[0] for source in Page((tmp_path / "index.html").read_text()).sources]
+    assert "".join(played) == "qbaab" + "qabba", "the query, the best, the least"
+    write_tables(scores, tmp_path, "top", 1)
+    queries = json.loads((tmp_path / "top.json").read_text())["queries"]
+    assert {query: lines[0]["item"] for query, lines in queries.items()} == {"q.wav": "b.wav", "q.wav (2)": "a.wav"}
+
+
+@pytest.fixture
+def encoded(folder: Path) -> Path:
+    """The training items as latents: two crops of a1, one of each other, with metadata as of pre_encode.py."""
+    names = ["a1", "a1", "b1", "b2", "b3", "none"]
+    (folder / "lat").mkdir()
+    ids = [str(folder / "lat" / f"{number:03d}.npy") for number in range(6)]
+    for name, item in zip(names, ids):
+        np.save(item, np.zeros((2, 3), np.float32))
+        about = {"path": str(folder / f"{name}.wav"), "relpath": f"{name}.wav", "prompt": f"a piece, {name}"}
+        Path(item).with_suffix(".json").write_text(json.dumps(about))
+    write_features(folder / "train0", ids[:4], 0, **ORIGIN)
+    write_features(folder / "train1", ids[4:], 1, **ORIGIN)
+    return folder
+
+
+def test_latents_are_known_by_the_audio_that_they_were_made_from(encoded: Path) -> None:
+    out = encoded / "report"
+    tables = ["--report-dir", str(out), "--labels", str(encoded / "artists.csv")]
+    assert dtrak_score.main(words(encoded, *tables)) == 0
+    scores = read_scores(encoded / "scores")
+    with (out / "top.csv").open() as stream:
+        reader = csv.DictReader(stream)
+        rows = list(reader)
+    assert reader.fieldnames == ["query", "rank", "item", "score", "source", "prompt"]
+    told = json.loads((out / "top.json").read_text())["queries"]
+    for row in (rows[0], told[scores.query_ids[0]][0]):
+        best = scores.train_ids[int(np.argmax(scores.values[0]))]
+        about = json.loads(Path(best).with_suffix(".json").read_text())
+        assert (row["item"], row["source"], row["prompt"]) == (best, about["path"], about["prompt"])
+    sums = json.loads((out / "by_artist.json").read_text())["queries"][scores.query_ids[0]]
+    values = np.asarray(scores.values[0], np.float64)
+    assert {line["item"]: line["score"] for line in sums} == {
+        "Ann": pytest.approx(values[:2].sum()),
+        "Bob": pytest.approx(values[2:5].sum()),
+    }
+    assert set(sums[0]) == {"rank", "item", "score"}, "a label has no audio"
+
+
+def test_latents_sound_like_the_audio_that_they_were_made_from(
+    encoded: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = words(encoded, "--method", "similarity", "--embedding-cache", str(encoded / "cache"))
+    assert dtrak_score.main(flags) == 0
+    values = np.asarray(read_scores(encoded / "scores").values)
+    assert np.isfinite(values).all() and np.array_equal(values[:, 0], values[:, 1]) and values[0].std() > 0
+    (encoded / "lat" / "002.json").unlink()
+    assert dtrak_score.main(flags) == 2
+    told = capsys.readouterr().err
+    assert "002.npy: cannot be embedded" in told and "the file that the .json beside them tells as path" in told
+
+
+def test_what_files_beside_an_item_tell(tmp_path: Path) -> None:
+    song, latents = str(tmp_path / "song.wav"), str(tmp_path / "0.npy")
+    assert (source_of(song), prompt_of(song)) == (song, None)
+    assert (source_of(latents), prompt_of(latents), source_of(""), prompt_of("")) == (None, None, None, None)
+    (tmp_path / "song.txt").write_text("a song\n")
+    (tmp_path / "0.json").write_text(json.dumps({"path": song, "caption": "latents"}))
+    assert (source_of(song), prompt_of(song)) == (song, "a song")
+    assert (source_of(latents), prompt_of(latents)) == (song, "latents")
 
 
 def test_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     ids = [str(folder / "x" / "1.wav"), str(folder / "y" / "1.wav"), "plain.wav"]
     table = folder / "t.csv"
     table.write_text("path,artist\nx/1.wav,Ann\nplain.wav,Bob\nother.wav,Cid\n")
-    labels = read_labels(table, "artist", ids)
-    assert labels == {ids[0]: "Ann", ids[2]: "Bob"}
+    assert read_labels(table, "artist", ids) == {ids[0]: "Ann", ids[2]: "Bob"}
     scores = Scores(np.array([[1.0, 2.0, 4.0]]), ("q",), tuple(ids))
-    assert sum_by_label(scores, labels).values.tolist() == [[1.0, 4.0]]
+    assert sum_by_label(scores, read_tags(table, "artist", ids)).values.tolist() == [[1.0, 4.0]]
     assert "1 of 3 training items have no label" in caplog.text
     with pytest.raises(ConfigError, match="no row of the table names a training item"):
         sum_by_label(scores, {})
@@ -174,6 +258,37 @@ def test_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         read_labels(table, "artist", ids)
     with pytest.raises(ConfigError, match="no column 'album'"):
         read_labels(table, "album", ids)
+
+
+def test_an_item_counts_for_each_of_its_tags(tmp_path: Path) -> None:
+    """Several rows, or a list in one; a row that is there twice counts once, an item that is there twice twice."""
+    ids = ("a.wav", "b.wav", "a.wav", "c.wav")
+    rows = [("a.wav", "slow"), ("a.wav", ["sad", "slow"]), ("b.wav", "slow"), ("c.wav", [])]
+    table = tmp_path / "t.jsonl"
+    table.write_text("".join(json.dumps({"path": path, "tag": tag}) + "\n" for path, tag in rows))
+    tags = read_tags(table, "tag", ids)
+    assert tags == {"a.wav": ("slow", "sad"), "b.wav": ("slow",)}
+    summed = sum_by_label(Scores(np.array([[1.0, 2.0, 4.0, 8.0]]), ("q",), ids), tags)
+    assert dict(zip(summed.train_ids, summed.values[0])) == {"slow": 7.0, "sad": 5.0}
+    with pytest.raises(ConfigError, match=r"a.wav has several labels \('slow', 'sad' in column 'tag'\); give it one"):
+        read_labels(table, "tag", ids)
+
+
+def test_features_that_say_nothing_end_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Instead of a ranking, for every method that uses them."""
+    rows = rows_of(folder, "query").astype(np.float32)
+    for value, told in ((np.nan, "holds NaN or infinite numbers"), (0.0, "is all zero, so that no item can be ranked")):
+        rows[1] = value
+        rows.tofile(folder / "query")
+        for method in ("ridge", "dot", "cosine"):
+            report = ["--method", method, "--report-dir", str(folder / "report")]
+            assert dtrak_score.main(words(folder, *report)) == 2
+            assert f"q1.wav: its feature in {folder / 'query'} {told}" in capsys.readouterr().err
+    assert not (folder / "report").exists() and not (folder / "scores").exists()
+    write_features(folder / "query", ["q"], 2, **ORIGIN)
+    np.full((2, 6), np.inf, np.float32).tofile(folder / "train1")
+    assert dtrak_score.main(words(folder)) == 2
+    assert f"b3.wav: its feature in {folder / 'train0'} and 1 more holds NaN" in capsys.readouterr().err
 
 
 def test_mistakes_end_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

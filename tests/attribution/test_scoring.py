@@ -66,8 +66,9 @@ def test_the_width_of_foreign_files_is_cut_and_a_sketch_folded() -> None:
     folded = [Features(f.rows.reshape(len(f), 2, 4).sum(1), f.ids, f.meta) for f in (train, query)]
     assert np.allclose(score_member(Member(train, query), [1.0], ScoreOptions("absolute", 4))[0], direct(*folded, 1.0))
     cut = [Features(f.rows[:, :4], f.ids, {"proj_dim": 8}) for f in (train, query)]
-    foreign = [Features(f.rows, f.ids, {"proj_dim": 8, "used_dim": 4}) for f in (train, query)]
+    foreign = [Features(f.rows, f.ids, {"proj_dim": 8, "used_dim": n}) for f, n in ((train, 4), (query, 6))]
     assert np.allclose(score_member(Member(*foreign), [1.0])[0], direct(*cut, 1.0)), "absolute, by themselves"
+    assert Member(*foreign).width() == 4 and Member(*foreign[::-1]).width() == 4, "the smaller of the two"
     with pytest.raises(ConfigError, match="a sketch of 8 folds to its divisors, not to 3"):
         score_member(Member(train, query), [1.0], ScoreOptions(dim=3))
     with pytest.raises(ConfigError, match="--used-dim: expected 1 to 8, got 9"):
@@ -85,12 +86,57 @@ def test_an_ensemble_is_the_mean_in_one_order() -> None:
         score_ensemble([members[0], Member(features(9, 5, "x", 1), members[1].query)], [0.1])
 
 
+def test_names_that_are_there_twice_are_told_apart_by_their_place() -> None:
+    """As in files of the original scripts."""
+    train, query = features(6, 3, "t", 0), features(2, 3, "q", 1)
+    ids = ("a", "b", "a", "d", "e", "f")
+    twice = Member(Features(train.rows, ids, train.meta, "t"), query)
+    wanted = score_ensemble([Member(train, query)], [0.1])[0]
+    assert torch.equal(score_ensemble([twice], [0.1])[0], wanted)
+    assert torch.allclose(score_ensemble([twice, twice], [0.1])[0], wanted)
+    products = score_by_products([Member(train, query)], cosine=False)
+    assert torch.equal(score_by_products([twice], cosine=False), products)
+    turned = Member(Features(train.rows[::-1].copy(), ids[::-1], train.meta, "turned"), query)
+    with pytest.raises(ConfigError, match="turned: names a more than once and has another order"):
+        score_ensemble([twice, turned], [0.1])
+
+
+@pytest.mark.parametrize("side", ["train", "query"])
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_what_is_no_number_is_named(side: str, broken: float) -> None:
+    """Also beyond the first block; columns that are not used may hold anything."""
+    files = {"train": features(1500, 4, "t", 0), "query": features(1500, 4, "q", 1)}
+    files[side].rows[1200, 3] = broken
+    member = Member(**files)
+    named = f"{side[0]}1200: its feature in {side[0]} holds NaN or infinite numbers"
+    with pytest.raises(ConfigError, match=named):
+        score_member(member, [0.1])
+    with pytest.raises(ConfigError, match=named):
+        score_by_products([member], cosine=True)
+    assert score_member(member, [0.1], ScoreOptions(dim=3))[0].isfinite().all()
+
+
+def test_what_is_zero_is_named() -> None:
+    train, query = features(9, 5, "t", 0), features(3, 5, "q", 1)
+    query.rows[1] = 0
+    silent = Features(np.zeros((9, 5), np.float32), train.ids, train.meta, "silent")
+    named = r"q1: its feature in q is all zero, so that no item can be ranked for it \(1 of 3 queries are so\)"
+    with pytest.raises(ConfigError, match=named):
+        score_member(Member(train, query), [0.1])
+    for cosine in (True, False):
+        with pytest.raises(ConfigError, match=named):
+            score_by_products([Member(train, query)], cosine)
+        with pytest.raises(ConfigError, match="silent: the training features are all zero"):
+            score_by_products([Member(silent, features(3, 5, "q", 1))], cosine)
+
+
 def test_products() -> None:
     train, query = features(9, 5, "t", 0), features(3, 5, "q", 1)
     wanted = query.rows.astype(np.float64) @ train.rows.astype(np.float64).T
     assert np.allclose(score_by_products([Member(train, query)] * 2, cosine=False), 2 * wanted)
     norms = np.linalg.norm(query.rows, axis=1)[:, None] * np.linalg.norm(train.rows, axis=1)
     assert np.allclose(score_by_products([Member(train, query)], cosine=True), wanted / norms)
+    assert np.allclose(score_by_products([Member(train, query)] * 2, cosine=True), wanted / norms), "their mean"
 
 
 def test_features_that_do_not_match_are_refused(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_from_subsets_to_outputs(tmp_path: Path, in_process: None, capsys: pytes
     flags = ["--model-config", str(tmp_path / "model.json"), "--dataset-config", str(tmp_path / "d.json")]
     flags += ["--max-steps", "1", "--batch-size", "1", "--num-workers", "0", "--logger", "none", "--accelerator", "cpu"]
     assert dtrak_validate.main(["train", *folder, "--part", "1", "2", "--", *flags]) == 0
-    made = sorted(path.name for path in (tmp_path / "plan" / "models").iterdir())
+    made = sorted(path.name for path in (tmp_path / "plan" / "models").glob("*.safetensors"))
     assert made == ["subset_001.safetensors", "subset_003.safetensors"]
     assert not list((tmp_path / "plan" / "runs").glob("*")), "run folders are not kept"
     assert dtrak_validate.main(["train", *folder, "--part", "1", "2", "--", *flags]) == 0
@@ -98,15 +98,25 @@ def test_the_counterfactual_check(plan: Path, capsys: pytest.CaptureFixture[str]
     assert dtrak_score.main([*words, "--output-score-path", str(plan / "scores")]) == 0
     folder = ["--folder", str(plan / "removals")]
     assert dtrak_validate.main(["make-removals", *folder, "--scores", str(plan / "scores"), "--top-k", "3"]) == 0
-    assert len(list((plan / "removals").glob("*.txt"))) == 6
-    write_outputs(plan / "whole.csv", ["q0", "q1", "q2"], [1.0, 1.0, 1.0])
+    assert len(list((plan / "removals").glob("*.txt"))) == 7
+    write_outputs(plan / "removals" / "outputs" / "whole.csv", ["q0", "q1", "q2"], [1.0, 1.0, 1.0])
     for number in range(3):
         for kind, value in (("named", 2.0 + number), ("random", 3.5)):
             outputs = [value] * 3
             write_outputs(plan / "removals" / "outputs" / f"query_{number:03d}_{kind}.csv", ["q0", "q1", "q2"], outputs)
     capsys.readouterr()
-    assert dtrak_validate.main(["counterfactual", *folder, "--whole", str(plan / "whole.csv")]) == 0
+    assert dtrak_validate.main(["counterfactual", *folder]) == 0
     assert "did more for 1 of 3 queries" in capsys.readouterr().out
+    write_outputs(plan / "other" / "whole.csv", ["q0", "q1", "q2"], [0.0, 0.0, 0.0])
+    whole = ["counterfactual", *folder, "--whole", str(plan / "other" / "whole.csv")]
+    assert dtrak_validate.main(whole) == 0
+    assert "4.00000        3.50000" in capsys.readouterr().out
+    for name, f in (("removals/outputs", "mean"), ("other", "loss")):
+        save({"settings": {"f": f}}, plan / name / "settings.json")
+    assert dtrak_validate.main(whole) == 2
+    assert "was measured with other settings than" in capsys.readouterr().err
+    assert dtrak_validate.main(["counterfactual", *folder]) == 0
+    assert "did more for 2 of 3 queries" in capsys.readouterr().out, "what is no loss falls without the right items"
 
 
 def test_a_run_that_fails_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +138,8 @@ def test_mistakes_end_in_a_sentence(plan: Path, capsys: pytest.CaptureFixture[st
     folder = ["--folder", str(plan / "plan")]
     assert "--name: set for each subset" in told("train", *folder, "--", "--name", "x")
     assert "--part: expected I N with I from 0 to N - 1, got 2 2" in told("train", *folder, "--part", "2", "2")
-    assert "holds no lists (*.txt)" in told("train", "--folder", str(plan / "empty"))
+    assert "--name: set for each subset" in told("train", *folder, "--", "--name=x")
+    assert "holds no lists (subset_*.txt, query_*.txt)" in told("train", "--folder", str(plan / "empty"))
     assert "holds no models" in told("measure", *folder, "--model-config", "m.json")
     assert "give --scores, or --train-feature-paths" in told("lds", *folder)
     assert "cannot be read" in told("make-subsets", *folder, "--ids", str(plan / "none.txt"))

@@ -16,6 +16,7 @@ from stable_audio_tools.attribution.validation import (
     make_plan,
     read_outputs,
     read_plan,
+    read_queries,
     save_plan,
     save_removals,
     write_outputs,
@@ -103,18 +104,99 @@ def test_plans_are_repeatable_and_keep_shares_of_labels(tmp_path: Path) -> None:
     assert listed == [str(Path(ITEMS[place]).absolute()) for place in plan.subsets[2]]
 
 
+def test_every_item_is_in_its_share_of_the_subsets_whatever_the_size_of_its_label() -> None:
+    sizes = {"one": 1, "other": 1, "three": 3, "five": 5, "many": 27}
+    labels = dict(zip(ITEMS, [name for name, size in sizes.items() for _ in range(size)]))
+    names = list(labels)
+    plan = make_plan(names, 600, 0.5, labels=labels)
+    assert {len(subset) for subset in plan.subsets} == {round(len(names) * 0.5)}
+    share = plan.membership().mean(0)
+    assert np.abs(share - round(len(names) * 0.5) / len(names)).max() < 0.1  # five standard errors of 600 subsets
+    for name, size in sizes.items():
+        places = [place for place, item in enumerate(names) if labels[item] == name]
+        counts = plan.membership()[:, places].sum(1)
+        assert counts.min() >= size // 2 and counts.max() <= -(-size // 2) + (size == 27), "its share, rounded"
+    assert make_plan(names, 4, 0.5, labels=labels).subsets == plan.subsets[:4]
+
+
+def test_a_plan_without_labels_is_what_it_was() -> None:
+    recorded = [(1, 6, 7, 8, 9), (0, 2, 6, 8, 9), (1, 3, 5, 6, 7), (0, 2, 3, 6, 9)]
+    assert list(make_plan(ITEMS[:10], 4, 0.5, seed=3).subsets) == recorded
+
+
+def test_a_plan_grows_and_is_not_exchanged(tmp_path: Path) -> None:
+    save_plan(make_plan(ITEMS, 4), tmp_path)
+    longer = make_plan(ITEMS, 6)
+    save_plan(longer, tmp_path)
+    save_plan(longer, tmp_path)
+    assert read_plan(tmp_path) == longer and len(list(tmp_path.glob("subset_*.txt"))) == 6
+    for other in (make_plan(ITEMS, 6, seed=1), make_plan(ITEMS, 4), make_plan(ITEMS[::-1], 6)):
+        with pytest.raises(ConfigError, match=r"holds another plan, of 6 subsets of 40 items; choose another --folder"):
+            save_plan(other, tmp_path)
+    (tmp_path / "plan.json").unlink()
+    with pytest.raises(ConfigError, match=r"subset_000\.txt: holds another list already; choose another --folder"):
+        save_plan(make_plan(ITEMS, 6, seed=1), tmp_path)
+
+
+def test_a_query_has_its_correlation_and_an_interval() -> None:
+    """One query is predicted, the other is noise; the interval tells them apart, and holds for differences, too."""
+    rng = np.random.default_rng(0)
+    plan = make_plan(ITEMS, 24)
+    scores = rng.standard_normal((2, len(ITEMS)))
+    outputs = -plan.membership() @ scores.T
+    outputs[:, 1] = rng.standard_normal(24)
+    found = linear_datamodeling_score(scores, plan.membership(), outputs)
+    (low, high), (noise_low, noise_high) = found.intervals
+    assert low > 0.99 and high <= 1 + 1e-12 and noise_low < 0 < noise_high
+    turned = linear_datamodeling_score(-scores, plan.membership(), outputs)
+    assert found.minus(turned).intervals[0] == pytest.approx([2, 2], abs=0.01)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_named(tmp_path: Path, value: float) -> None:
+    plan = make_plan(ITEMS, 4)
+    scores, outputs = np.ones((2, len(ITEMS))), np.arange(8.0).reshape(4, 2)
+    broken = outputs.copy()
+    broken[2, 1] = value
+    with pytest.raises(ConfigError, match=f"the output of model 2 for query 1 is {value:g}"):
+        linear_datamodeling_score(scores, plan.membership(), broken)
+    scores[1] = value
+    with pytest.raises(ConfigError, match=r"the sum of scores of model 0 for query 1 is"):
+        choose_regulariser([scores], [1.0], plan.membership(), outputs)
+    with pytest.raises(ConfigError, match="--scores: the scores of b and 0 more queries are not all finite"):
+        save_removals(scores, ITEMS, ["a", "b"], tmp_path, 3)
+    write_outputs(tmp_path / "subset_003.csv", ["a", "b"], [1.0, value])
+    with pytest.raises(ConfigError, match=rf"subset_003\.csv: the output for b and 0 more queries is {value:g}"):
+        gather_outputs([tmp_path / "subset_003.csv"], ["a"])
+
+
 def test_removals(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).standard_normal((2, 10))
     names = [f"item{n}" for n in range(10)]
     paths = save_removals(scores, names, ["a", "b"], tmp_path, top_k=3)
-    assert [path.name for path in paths] == [f"query_00{n}_{kind}.txt" for n in (0, 1) for kind in ("named", "random")]
-    named, chance = ({Path(line).name for line in path.read_text().splitlines()} for path in paths[:2])
+    lists = [f"query_00{n}_{kind}.txt" for n in (0, 1) for kind in ("named", "random")]
+    assert [path.name for path in paths] == ["whole.txt", *lists]
+    whole, named, chance = ({Path(line).name for line in path.read_text().splitlines()} for path in paths[:3])
     best = {names[place] for place in np.argsort(-scores[0])[:3]}
-    assert named == set(names) - best and len(chance) == 7 and best <= chance
+    assert whole == set(names) and named == set(names) - best and len(chance) == 7 and best <= chance
     for number, (kind, value) in enumerate([("named", 3.0), ("random", 1.5)] * 2):
         write_outputs(tmp_path / "outputs" / f"query_00{number // 2}_{kind}.csv", ["a", "b"], [value, value])
-    found = compare_removals(tmp_path, ["a", "b"], {"a": 1.0, "b": 1.0})
+    write_outputs(tmp_path / "outputs" / "whole.csv", ["a", "b"], [1.0, 1.0])
+    found = compare_removals(tmp_path, read_queries(tmp_path))
     assert [(removal.query, removal.named, removal.chance) for removal in found] == [("a", 2.0, 0.5), ("b", 2.0, 0.5)]
+    absolute = compare_removals(tmp_path, [str(Path("a").absolute())])
+    assert absolute[0].named == 2.0, "a relative path names the same file"
+    with pytest.raises(
+        ConfigError, match=r"whole\.csv: holds no output for c and 0 more queries, but for .*a and others"
+    ):
+        compare_removals(tmp_path, ["c"])
+    with pytest.raises(ConfigError, match=r"query_000_named\.txt: holds another list already"):
+        save_removals(scores, names, ["a", "b"], tmp_path, top_k=2)
+    with pytest.raises(ConfigError, match=r"queries\.json: names other queries than --scores"):
+        save_removals(scores, names, ["a", "c"], tmp_path, top_k=3)
+    (tmp_path / "queries.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"holds no list of queries; make it with dtrak_validate\.py make-removals"):
+        read_queries(tmp_path)
 
 
 def test_outputs_survive_names_with_commas_and_quotes(tmp_path: Path) -> None:

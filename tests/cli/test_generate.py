@@ -9,9 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from stable_audio_tools.cli import generate, reconstruct_audios
+from stable_audio_tools.config import load
+from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.example_clips import write_example_clips
+from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.models import create_model_from_config
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -85,6 +90,80 @@ def test_flags_that_do_not_go_together(model: SmallModel, tmp_path: Path, capsys
         assert generate.main([*base, *flags]) == 2, flags
         assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+LEAF = "a: {sound: rain, seconds_total: 1"
+
+
+@pytest.mark.parametrize(
+    ("name", "prompts", "flags", "message"),
+    [
+        ("tiny_diffusion_cond", LEAF + ", inpaint: [[0.2, 0.1]], inpaint_audio: tone.wav}", [], "0 <= start < end"),
+        ("tiny_diffusion_cond", LEAF + ", inpaint: [[0.1, 0.2]]}", [], "no effect without inpaint_audio"),
+        ("tiny_diffusion_cond", LEAF + ", init_noise_level: 0.5}", [], "no effect without init_audio"),
+        ("tiny_diffusion_cond", LEAF + ", init_audio: p.yaml}", [], "init_audio: "),
+        ("tiny_diffusion_cond", LEAF + "}", ["--sigma-min", "0.1"], "the sampler 'euler' does not use it"),
+        ("tiny_diffusion_cond", LEAF + "}", ["--clip-length", "0.00001"], "less than a sample"),
+        ("tiny_diffusion_cond", LEAF + "}", ["--cfg-scale", "nan"], "cfg_scale: expected a number"),
+        ("tiny_diffusion_cond", LEAF + "}", ["--keep-level"], "--keep-level: needs --mode"),
+        ("tiny_diffusion_cond", LEAF + ", inpaint: [[0, 1]]}", ["--mode", "variation", "--audio", "tone.wav"], "mode"),
+        ("tiny_diffusion_uncond", None, ["--cfg-scale", "3"], "nothing to guide by"),
+        ("tiny_diffusion_uncond", None, ["--sigma-min", "600"], "sigma_min must be less"),
+        ("tiny_diffusion_uncond", None, ["--sampler-type", "k-dpm-fast", "--sample-steps", "1"], "at least 2 steps"),
+        ("tiny_diffusion_uncond", None, ["--mode", "outpaint", "--audio", "tone.wav", "--seconds", "-1"], "seconds: "),
+        ("tiny_diffusion_uncond", None, ["--mode", "outpaint", "--audio", "tone.wav", "--seconds", "0.1"], "already"),
+        ("tiny_diffusion_uncond", None, ["--mode", "outpaint", "--audio", "tone.wav", "--seconds", "inf"], "seconds: "),
+        ("tiny_lm", LEAF + "}", ["--decode-frames", "8"], "decode_frames: a model of type 'lm' has none"),
+        ("tiny_lm", LEAF + "}", ["--keep-latents"], "keep_latents: is for diffusion models"),
+        ("tiny_lm", LEAF + "}", ["--compile"], "compile: only diffusion models are compiled"),
+    ],
+)
+def test_what_cannot_be_made_is_one_sentence(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    prompts: str | None,
+    flags: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = small_model(name, tmp_path)
+    audio_io.write(tmp_path / "tone.wav", 0.1 * torch.ones(2, 4000), 22050)
+    given = ["--model-config", str(files.config), "--ckpt-path", str(files.weights), "--device", "cpu"]
+    if name != "tiny_lm" and "--sample-steps" not in flags:
+        given += ["--sample-steps", "2"]
+    if prompts is not None:
+        Path("p.yaml").write_text(prompts)
+        given += ["--cond-yaml-path", "p.yaml"]
+    assert generate.main([*given, "--output-dir", "out", *flags]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and message in lines[0]
+    assert not list(tmp_path.rglob("*_item-1.wav"))
+
+
+def test_a_leaf_with_a_sampler_of_its_own_may_have_eta(tmp_path: Path) -> None:
+    files = small_model("tiny_diffusion_uncond", tmp_path)
+    (tmp_path / "p.json").write_text('{"a": {"sampler_type": "v-ddim"}}')
+    given = ["--model-config", files.config, "--ckpt-path", files.weights, "--device", "cpu", "--sample-steps", 2]
+    given += ["--cond-yaml-path", tmp_path / "p.json", "--output-dir", tmp_path / "out", "--eta", 0.5]
+    assert generate.main([str(word) for word in given]) == 0
+
+
+def test_chunks_of_a_few_frames(model: SmallModel, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(PROMPTS)
+    assert generate.main(words(model, tmp_path / "out", tmp_path / "p.yaml", "--decode-frames", "8")) == 0
+
+
+def test_a_gentle_variation_begins_below_the_usual_least_noise(tmp_path: Path) -> None:
+    config = load(small_model("tiny_diffusion_cond", tmp_path).config)
+    config["model"]["diffusion"]["diffusion_objective"] = "v"
+    network = create_model_from_config(config)
+    model = AudioModel(network, config, "cpu")
+    tone = 0.5 * torch.sin(torch.arange(8192) * 0.05).expand(2, -1)
+    for level in (0.02, 0.2):
+        made = model.generate(sound="rain", init_audio=(22050, tone), init_noise_level=level, steps=3, seed=1)
+        assert torch.isfinite(made.audio).all()
 
 
 def test_reconstruction_writes_its_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,6 +170,14 @@ def test_negative_prompts_and_other_conditions_are_checked_by_name(loaded: Any) 
         ({"sound": "rain", "negative_prompt": "x"}, "this model takes no prompt; it takes sound, seconds_total"),
         ({"sound": "rain", "seconds": 30}, "seconds: is 30 s, and the model makes at most 0.37 s"),
         ({"sound": "rain", "seconds": -1}, "expected more than 0 seconds"),
+        ({"sound": "rain", "seconds": 1e-9}, "less than a sample"),
+        ({"sound": "rain", "seconds": 0.3, "sample_size": 4096}, "sample_size is only 0.18"),
+        ({"sound": "rain", "seconds_total": -5}, "expected more than 0 seconds"),
+        ({"sound": "rain", "init_noise_level": 0.5}, "init_noise_level: has no effect without init_audio"),
+        ({"sound": "rain", "inpaint": [(0, 1)]}, "inpaint: has no effect without inpaint_audio"),
+        ({"sound": "rain", "seed": -5}, "seed: expected -1"),
+        ({"sound": "rain", "seed": 1.5}, "seed: expected -1"),
+        ({"sound": "rain", "seed": 2**70}, "seed: expected -1"),
         ({"sound": "rain", "num_samples": 0}, "num_samples must be at least 1"),
         ({"sound": ["a", "b"], "seconds_total": [1]}, "the lists must be equally long"),
         ({"sound": "rain", "seed": [1, 2]}, "seed lists 2 seeds for 1 items"),
@@ -178,8 +186,35 @@ def test_negative_prompts_and_other_conditions_are_checked_by_name(loaded: Any) 
             model.generate(**arguments)
     with pytest.raises(ValueError, match="give the audio to pass through it as init_audio"):
         loaded("tiny_autoencoder").generate()
-    with pytest.raises(ValueError, match="steps: a model of type 'lm' has none"):
-        loaded("tiny_lm").generate(sound="rain", steps=5)
+    for arguments, message in (
+        ({"steps": 5}, "steps: a model of type 'lm' has none"),
+        ({"temp": -1.0}, "temp: expected 0"),
+        ({"top_k": -1}, "top_k: expected 0"),
+        ({"top_p": 5.0}, "top_p: expected 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            loaded("tiny_lm").generate(sound="rain", **arguments)
+
+
+def test_lengths_beyond_the_window_are_told(loaded: Any, caplog: pytest.LogCaptureFixture) -> None:
+    loaded("tiny_diffusion_cond").generate(sound="rain", seconds_total=500, steps=1)
+    assert "the model is told of 500 s, and makes the first 0.37 s" in caplog.text
+
+
+def test_kept_samples_are_not_rounded_to_half_precision(tmp_path: Path) -> None:
+    files = small_model("tiny_diffusion_cond_inpaint", tmp_path)
+    tone = 0.5 * torch.sin(torch.arange(8192) * 0.05).expand(2, -1)
+    model = stable_audio_tools.load(files.config, files.weights, "cpu", precision="float16")
+    made = model.generate(sound="rain", inpaint_audio=(22050, tone), inpaint=[(0.1, 0.2)], steps=1, seed=1)
+    assert torch.equal(made.audio[0, :, :1500], tone[:, :1500])
+
+
+def test_progress_of_a_language_model_ends_at_its_frames(loaded: Any) -> None:
+    told: list[tuple[int, int | None]] = []
+    loaded("tiny_lm").generate(sound="rain", num_samples=2, progress=lambda done, total: told.append((done, total)))
+    totals = {total for _, total in told}
+    assert len(totals) == 1 and None not in totals
+    assert [done for done, _ in told] == sorted(done for done, _ in told) and told[-1][0] == told[-1][1]
 
 
 def test_a_name_outside_the_training_is_told(loaded: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,9 +3,11 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,8 +15,8 @@ import stable_audio_tools
 from stable_audio_tools.config import UserError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.comments import read_comment
-from stable_audio_tools.inference.audio_model import AudioModel
-from stable_audio_tools.inference.batch import BatchSettings, plan_batch, run_batch
+from stable_audio_tools.inference.audio_model import AudioModel, within_range
+from stable_audio_tools.inference.batch import BatchSettings, check_targets, plan_batch, run_batch
 from stable_audio_tools.inference.outputs import FORMATS, OutputFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -219,7 +221,69 @@ varied: {sound: rain, seconds_total: 1, init_audio: tone.wav, init_noise_level: 
     told = generate(model, tmp_path / "out", BatchSettings(steps=2, bits=32), leaves)
     assert [name for name, _ in told] == ["kept_item-1.wav", "varied_item-1.wav", "varied_item-2.wav"]
     kept = audio_io.read(tmp_path / "out" / "kept_item-1.wav").samples
-    assert torch.equal(kept[:, :1000], tone[:, :1000]) or kept.abs().max() == 1  # scaled where the middle peaks above 1
+    assert torch.equal(kept[:, :1000], tone[:, :1000])
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_kept_audio_keeps_its_level_where_the_rest_peaks(tmp_path: Path, bits: Any) -> None:
+    made = small_model("tiny_diffusion_cond_inpaint", tmp_path)
+    model = stable_audio_tools.load(made.config, made.weights, device="cpu")
+    audio_io.write(tmp_path / "tone.wav", torch.rand(2, 8192) - 0.5, model.sample_rate, bits=bits)
+    leaf = "a: {sound: rain, seconds_total: 1, inpaint_audio: tone.wav, inpaint: [[0.1, 0.2]], cfg_scale: 60}"
+    generate(model, tmp_path / "out", BatchSettings(steps=2, bits=bits), leaf)
+    original = audio_io.read(tmp_path / "tone.wav").samples
+    kept = audio_io.read(tmp_path / "out" / "a_item-1.wav").samples
+    assert torch.equal(kept[:, :1000], original[:, :1000])
+    assert kept.abs().max() > 0.99, "the middle is loud enough for the test to mean something"
+    told = model.generate(
+        sound="rain", inpaint_audio=tmp_path / "tone.wav", inpaint=[(0.1, 0.2)], cfg_scale=60, steps=2, seed=1
+    )
+    told.save(tmp_path / "again.wav")
+    saved = audio_io.read(tmp_path / "again.wav").samples
+    torch.testing.assert_close(saved[:, :1000], original[:, :1000], atol=1 / 32768, rtol=0)  # 16 bits
+
+
+def test_other_source_audio_makes_a_file_anew(tmp_path: Path) -> None:
+    made = small_model("tiny_diffusion_cond", tmp_path)
+    model = stable_audio_tools.load(made.config, made.weights, device="cpu")
+    leaf = "a: {sound: rain, seconds_total: 1, init_audio: tone.wav}"
+    for seed, is_new in ((0, True), (0, False), (1, True)):
+        noise = torch.rand(2, 8192, generator=torch.Generator().manual_seed(seed)) - 0.5
+        audio_io.write(tmp_path / "tone.wav", noise, model.sample_rate)
+        assert generate(model, tmp_path / "out", QUICK, leaf) == [("a_item-1.wav", is_new)]
+
+
+def test_latents_are_kept_beside_their_audio(model: AudioModel, tmp_path: Path) -> None:
+    settings = BatchSettings(steps=2, keep_latents=True)
+    told = generate(model, tmp_path / "out", settings)
+    assert len(told) == 4
+    latents = torch.from_numpy(np.load(tmp_path / "out" / "sfx" / "rain_item-1.npy"))
+    heard = audio_io.read(tmp_path / "out" / "sfx" / "rain_item-1.wav").samples
+    decoded = within_range(model.module.pretransform.decode(latents[None])[0])
+    torch.testing.assert_close(heard, decoded, atol=1.1 / 32768, rtol=0)
+    (tmp_path / "out" / "sfx" / "rain_item-1.npy").unlink()
+    again = generate(model, tmp_path / "out", settings)
+    assert [name for name, is_new in again if is_new] == ["sfx/rain_item-1.wav"]
+    assert (tmp_path / "out" / "sfx" / "rain_item-1.npy").exists()
+
+
+def test_what_stands_in_the_way_is_told_before_any_work(model: AudioModel, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(PROMPTS)
+    batches = plan_batch(tmp_path / "p.yaml", model.facts, QUICK)
+    for number, (name, message) in enumerate(
+        (("sfx/rain_item-1.wav/x", "is a folder"), ("sfx", "is a file"), ("manifest.jsonl/x", "is a folder"))
+    ):
+        output = OutputFolder(tmp_path / str(number))
+        (output.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (output.path / name).write_text("something")
+        with pytest.raises(UserError, match=message):
+            check_targets(batches, output, QUICK)
+    foreign = OutputFolder(tmp_path / "foreign")
+    (foreign.path / "sfx").mkdir()
+    audio_io.write(foreign.path / "sfx" / "rain_item-1.wav", torch.zeros(2, 100), model.sample_rate)
+    with pytest.raises(UserError, match="was not made by this command"):
+        check_targets(batches, foreign, QUICK)
+    check_targets(batches, foreign, replace(QUICK, overwrite=True))
 
 
 def test_settings_out_of_range() -> None:
@@ -228,6 +292,8 @@ def test_settings_out_of_range() -> None:
         ({"batch_size": 0}, "batch_size: expected at least 1"),
         ({"seed": -2}, "seed: expected -1"),
         ({"sigma_max": 0.0}, "sigma_max: expected more than 0"),
+        ({"sigma_max": float("inf")}, "sigma_max: expected more than 0"),
+        ({"cfg_scale": float("nan")}, "cfg_scale: expected a number"),
     ):
         with pytest.raises(UserError, match=message):
             BatchSettings(**arguments)  # type: ignore[arg-type]

@@ -1,6 +1,8 @@
 """Files of prompts: what they mean, and one sentence for every mistake."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +39,7 @@ sfx:
 
 def write(tmp_path: Path, text: str, name: str = "prompts.yaml") -> Path:
     path = tmp_path / name
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -97,6 +99,39 @@ def test_csv_and_jsonl_mean_the_same(tmp_path: Path) -> None:
     assert [item.file for batch in from_csv for item in batch] == ["music/a_item-1.wav", "2_item-1.wav"]
 
 
+def test_json_is_read_as_json(tmp_path: Path) -> None:
+    """A character beyond U+FFFF is two escapes, tabs indent, 3e-1 is a number, and `<<` is a name."""
+    tree = {"a\U0001f600": {"prompt": "rain \U0001f600", "seconds_start": 0.5}, "<<": {"prompt": "x"}}
+    text = json.dumps(tree, indent="\t").replace("0.5", "3e-1")
+    assert "\\ud83d\\ude00" in text
+    first, second = read_requests(write(tmp_path, text, "p.json"))
+    assert (first.name, first.values) == ("a\U0001f600", {"prompt": "rain \U0001f600", "seconds_start": 0.3})
+    assert (second.name, second.values) == ("<<", {"prompt": "x"})
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b"])
+def test_only_line_feeds_end_a_line(tmp_path: Path, separator: str) -> None:
+    text = f"rain{separator}wind"
+    line = json.dumps({"prompt": text}, ensure_ascii=False)
+    for name, content in (("p.jsonl", f"{line}\n{line}\n"), ("p.csv", f"prompt\n{text}\n{text}\n")):
+        requests = read_requests(write(tmp_path, content, name))
+        assert [(request.name, request.values) for request in requests] == [(n, {"prompt": text}) for n in "12"]
+    assert requests[1].where == "line 3"
+
+
+def test_a_merge_may_take_from_a_merge(tmp_path: Path) -> None:
+    text = "base: &b {prompt: x}\na:\n  c: &c {<<: *b, prompt: y}\nd: {<<: *c, steps: 3}"
+    values = {request.name: request.values for request in read_requests(write(tmp_path, text))}
+    assert values == {"base": {"prompt": "x"}, "a/c": {"prompt": "y"}, "d": {"prompt": "y", "steps": 3}}
+
+
+def test_many_aliases_are_looked_at_once(tmp_path: Path) -> None:
+    """Thirty lines of YAML that stand for 2^30 texts."""
+    lists = ", ".join(f"&l{n} [*l{n - 1}, *l{n - 1}]" for n in range(1, 30))
+    (request,) = read_requests(write(tmp_path, f"a: {{prompt: x, inpaint: [&l0 [x], {lists}]}}"))
+    assert len(request.values["inpaint"]) == 30
+
+
 def test_items_with_other_settings_go_into_other_batches_of_even_size(tmp_path: Path) -> None:
     leaf = "{prompt: x, seconds_start: 0, seconds_total: 1%s}"
     text = "\n".join(f"n{index}: {leaf % (', steps: 9' if index == 3 else '')}" for index in range(10))
@@ -132,7 +167,27 @@ MISTAKES = {
     "a: {b: {prompt: }}": r"a\.b\.prompt: holds nothing",
     "a: x\nb: {c: {prompt: x}}": "a: expected a group",
     f"a: {{prompt: x, b: {GOOD}}}": "a: mixes the group 'b' with keys of a prompt",
-    "a: {prompt: [x": r"prompts\.yaml:1:\d+:",
+    "a: {prompt: [x": r"prompts\.yaml:1:\d+: while parsing a flow sequence, expected ',' or ']'",
+    "a: &x\n  b: *x": r"prompts\.yaml:1:4: holds itself by an alias; write out what is meant",
+    "a: &x\n  b: {<<: *x}": "holds itself by an alias",
+    "a: &x {prompt: x, inpaint: [*x]}": "holds itself by an alias",
+    f"a: {{prompt: x, inpaint: {'[' * 70}{']' * 70}}}": r"prompts\.yaml: is nested too deeply; .* up to 64 levels",
+    f"a: {{prompt: x, inpaint: {'[' * 1000}": "is nested too deeply",
+    f"z: &n0 {GOOD}\n" + "\n".join(f"a{n}: &n{n} {{b: *n{n - 1}}}" for n in range(1, 300)): "is nested too deeply",
+    f'"a\\ud800": {GOOD}': r"prompts\.yaml: 'a\\ud800' holds '\\ud800', half of a character; write the whole",
+    'a: {b: {prompt: "x \\udc00"}}': r"a\.b\.prompt: 'x \\udc00' holds '\\udc00', half of a character",
+    'a: {prompt: x, inpaint: [["\\udc00"]]}': r"a\.inpaint: '\\udc00' holds '\\udc00', half of a character",
+    'a: {prompt: "\\Uffffffff"}': "not valid YAML",
+    'a: {prompt: "\\U00110000"}': "not valid YAML",
+    "a: {prompt: 2024-13-45}": r"prompts\.yaml:1:13: '2024-13-45' is no valid timestamp; put it in quotes",
+    "a: {prompt: !!bool x}": "'x' is no valid bool",
+    "a: {prompt: !!timestamp x}": "'x' is no valid timestamp",
+    f"a: {{prompt: x, seconds_start: 0, seconds_total: 1{'0' * 400}}}": "a.seconds_total: a number of more than 300",
+    f"a: {{prompt: x, seconds_start: 0, seconds_total: 1, steps: 0x{'f' * 5000}}}": "a.steps: .* is out of range",
+    f"? 0x{'f' * 5000}\n: {GOOD}": r"prompts\.yaml: a number of more than 300 digits is out of range",
+    f"a: {{prompt: x, seconds_start: 0, seconds_total: 1{'0' * 5000}}}": "is no valid int",
+    f"a: {{prompt: x, seconds_start: 0, seconds_total: {2**63}}}": "seconds_total: is out of range; write a number bet",
+    "a: {prompt: x, seconds_start: 0, seconds_total: 1, inpaint: [[0, .nan]]}": r"inpaint\[0\]\[1\]: expected a finite",
     "a: {promt: x, seconds_start: 0, seconds_total: 1}": r"a: promt: unknown key; did you mean 'prompt'\?",
     "a: {prompt: x, seconds_total: 1}": "seconds_start: missing; the model needs a number",
     "a: {prompt: 5, seconds_start: 0, seconds_total: 1}": "prompt: expected a text, got 5",
@@ -176,7 +231,27 @@ def test_all_mistakes_of_a_file_are_told_together(tmp_path: Path) -> None:
         ("a.csv", "prompt,steps\nx", ":2: has 1 cells, and the head has 2 columns"),
         ("a.csv", "prompt", "holds no prompts"),
         ("a.csv", 'prompt\n"x', "not valid CSV"),
-        ("a.jsonl", "{", ":1: not valid JSON"),
+        ("a.csv", f"prompt,steps\nx,1{'0' * 400}", "steps: expected a whole number, got '1000"),
+        ("a.csv", "prompt,seconds_total\nx,2024-13-45", "seconds_total: expected a whole number, got '2024-13-45'"),
+        ("a.csv", "prompt,inpaint\nx,&x [*x]", "inpaint: expected a list, got '&x"),
+        ("a.csv", f"prompt,inpaint\nx,{'[' * 1000}", "inpaint: expected a list, got"),
+        ("a.json", '{"a": {"prompt": "x",\n}}', r"a\.json:2:1: not valid JSON \(expecting property name"),
+        ("a.json", '["x"]', "expected names with prompts below them"),
+        ("a.json", '{"a": {"prompt": "x", "prompt": "y"}}', r"a\.json: 'prompt' is given twice in one object; rename"),
+        ("a.json", '{"a": {"prompt": "x", "seconds": NaN}}', r"a\.json: NaN is not a number in JSON; write a finite"),
+        ("a.json", '{"\\ud800": {"prompt": "x"}}', r"a\.json: '\\ud800' holds '\\ud800', half of a character"),
+        ("a.json", '{"a": {"prompt": "\\ude00"}}', r"a\.json: a\.prompt: '\\ude00' holds '\\ude00', half of a char"),
+        (
+            "a.json",
+            f'{{"a": {{"steps": -1{"0" * 5000}}}}}',
+            "a.steps: a number of more than 300 digits is out of range",
+        ),
+        ("a.json", '{"a":' * 100_000, "is nested too deeply"),
+        ("a.json", '{"a":' * 70 + "{}" + "}" * 70, "is nested too deeply"),
+        ("a.jsonl", "{", ":1:2: not valid JSON"),
+        ("a.jsonl", '{"prompt": "x"}\n{"prompt": "x", "prompt": "y"}', ":2: 'prompt' is given twice in one object"),
+        ("a.jsonl", '{"prompt": "x", "seconds": -Infinity}', ":1: -Infinity is not a number in JSON"),
+        ("a.jsonl", '{"name": "\\ud800"}', r":1: name: '\\ud800' holds '\\ud800', half of a character"),
         ("a.jsonl", "[1]", ":1: expected an object"),
         ("a.jsonl", '{"name": 3}', "name: expected a string"),
         ("a.txt", "x", "cannot tell what it is"),
@@ -184,7 +259,14 @@ def test_all_mistakes_of_a_file_are_told_together(tmp_path: Path) -> None:
 )
 def test_broken_tables(tmp_path: Path, name: str, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        read_requests(write(tmp_path, text, name))
+        plan_batch(write(tmp_path, text, name), FACTS, BatchSettings())
+
+
+@pytest.mark.parametrize(("key", "value"), [("seconds_start", 10**400), ("seconds_total", -(2**63))])
+def test_numbers_that_no_tensor_holds_are_out_of_range(key: str, value: Any) -> None:
+    values = {"prompt": "x", "seconds_start": 0, "seconds_total": 1, key: value}
+    (problem,) = FACTS.check_conditions(values)
+    assert problem.startswith(f"{key}: is out of range; write a number between -")
 
 
 def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:

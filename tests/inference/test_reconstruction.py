@@ -1,6 +1,11 @@
 """Reconstruction: chunks equal the whole, lengths and channels are kept, folders are mirrored and resumable."""
 
 import csv
+import json
+import math
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.audio_model import AudioModel
 from stable_audio_tools.inference.folder_reconstruction import (
     ReconstructionSettings,
+    check_launcher,
     find_sources,
     reconstruct_folder,
 )
@@ -51,9 +57,18 @@ def clips(tmp_path: Path) -> Path:
 
 
 def run(model: AudioModel, clips: Path, out: Path, settings: ReconstructionSettings = QUICK) -> list[dict[str, Any]]:
-    told: list[dict[str, Any]] = []
+    return [record for record, _ in told_by(model, clips, out, settings)]
+
+
+def told_by(
+    model: AudioModel, clips: Path, out: Path, settings: ReconstructionSettings = QUICK
+) -> list[tuple[dict[str, Any], bool]]:
+    """The line of each file, and whether it is new."""
+    told: list[tuple[dict[str, Any], bool]] = []
     sources = find_sources(clips, out, settings.format)
-    failed = reconstruct_folder(model, sources, clips, OutputFolder(out), settings, told.append)
+    failed = reconstruct_folder(
+        model, sources, clips, OutputFolder(out), settings, lambda record, is_new: told.append((record, is_new))
+    )
     assert not failed
     return told
 
@@ -130,9 +145,64 @@ def test_runs_by_two_processes_and_again_give_the_same_files(
 def test_an_unreadable_file_stops_nothing(model: AudioModel, clips: Path, tmp_path: Path) -> None:
     (clips / "bad.wav").write_bytes(b"RIFF")
     sources = find_sources(clips, tmp_path / "out", "wav")
-    told: list[dict[str, Any]] = []
-    failed = reconstruct_folder(model, sources, clips, OutputFolder(tmp_path / "out"), QUICK, told.append)
+    told: list[str] = []
+    failed = reconstruct_folder(
+        model, sources, clips, OutputFolder(tmp_path / "out"), QUICK, lambda record, _: told.append(record["file"])
+    )
     assert len(told) == 4 and len(failed) == 1 and "bad.wav" in failed[0]
+
+
+def test_a_source_of_the_same_size_but_other_content_is_made_anew(
+    model: AudioModel, clips: Path, tmp_path: Path
+) -> None:
+    first = told_by(model, clips, tmp_path / "out")
+    assert all(is_new for _, is_new in first)
+    assert told_by(model, clips, tmp_path / "out") == [(record, False) for record, _ in first]
+    source = clips / "a" / "one.wav"
+    size = source.stat().st_size
+    audio_io.write(source, 0.1 * torch.rand(2, 9000), RATE)
+    assert source.stat().st_size == size
+    again = told_by(model, clips, tmp_path / "out")
+    assert [record["source"] for record, is_new in again if is_new] == ["a/one.wav"]
+    old, new = (next(record for record, _ in told if record["source"] == "a/one.wav") for told in (first, again))
+    assert old["si_sdr"] != new["si_sdr"] and old["source_digest"] != new["source_digest"]
+
+
+def test_files_of_earlier_versions_are_made_anew(model: AudioModel, clips: Path, tmp_path: Path) -> None:
+    """They tell the size of their source, and not its digest."""
+    for record in run(model, clips, tmp_path / "out"):
+        path = tmp_path / "out" / record["file"]
+        earlier = {name: value for name, value in record.items() if name not in ("file", "source_digest")}
+        audio_io.write(path, audio_io.read(path).samples, RATE, comment=json.dumps(earlier))
+    assert [is_new for _, is_new in told_by(model, clips, tmp_path / "out")] == [True] * 4
+
+
+def test_a_process_that_ends_early_keeps_none_waiting() -> None:
+    """The second of two joins and is gone; the first, which asks for its share, is told so."""
+    code = (
+        "import os; from stable_audio_tools.inference.folder_reconstruction import all_processes\n"
+        "with all_processes() as gather: os._exit(9) if os.environ['RANK'] == '1' else gather('mine')"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    place = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    waiting, gone = (
+        subprocess.Popen([sys.executable, "-c", code], env={**place, "RANK": rank}, stderr=subprocess.PIPE, text=True)
+        for rank in ("0", "1")
+    )
+    _, told = waiting.communicate(timeout=120)
+    gone.communicate()
+    assert (waiting.returncode, gone.returncode) == (1, 9)
+    assert "UserError: another process of this run cannot be reached (" in told
+
+
+def test_processes_that_cannot_find_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    check_launcher()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="not told of each other; start them with torchrun"):
+        check_launcher()
 
 
 def test_folders_that_cannot_be(model: AudioModel, clips: Path, tmp_path: Path) -> None:
@@ -150,8 +220,25 @@ def test_folders_that_cannot_be(model: AudioModel, clips: Path, tmp_path: Path) 
     for format, bits, message in (("opus", 16, "opus has no sample rate of 22050 Hz"), ("flac", 32, "16 or 24 bits")):
         with pytest.raises(UserError, match=message):
             run(model, clips, tmp_path / "out", ReconstructionSettings(format=format, bits=bits))
-    with pytest.raises(UserError, match="overlap_rate: expected at least 0 and less than 1, got 1"):
-        ReconstructionSettings(overlap_rate=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"frame_duration": math.inf}, "frame_duration: expected more than 0 and at most 1000000000 seconds, got inf"),
+        ({"frame_duration": math.nan}, "frame_duration: expected .*, got nan"),
+        ({"frame_duration": 0}, "frame_duration: expected .*, got 0"),
+        ({"frame_duration": -1.0}, "frame_duration: expected .*, got -1.0"),
+        ({"overlap_rate": 1}, "overlap_rate: expected at least 0 and less than 1, got 1"),
+        ({"overlap_rate": math.inf}, "overlap_rate: expected .*, got inf"),
+        ({"overlap_rate": math.nan}, "overlap_rate: expected .*, got nan"),
+        ({"overlap_rate": -0.1}, "overlap_rate: expected .*, got -0.1"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ReconstructionSettings(**settings)
 
 
 def test_the_codec_inside_a_diffusion_model(tmp_path: Path) -> None:

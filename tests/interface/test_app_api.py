@@ -127,7 +127,14 @@ def test_mistakes_are_told_in_words(served: Any, tmp_path: Path, tone: Path) -> 
     broken.write_text("no audio either")
     long = tmp_path / "long.flac"
     audio_io.write(long, torch.zeros(1, 601 * 1000), 1000)
-    for path, match in ((text, "not a kind of audio"), (broken, "cannot be decoded"), (long, "at most 600 s")):
+    holed = tmp_path / "holed.wav"
+    sf.write(holed, np.array([0, np.nan, 0]), RATE, "FLOAT")
+    for path, match in (
+        (text, "not a kind of audio"),
+        (broken, "cannot be decoded"),
+        (long, "at most 600 s"),
+        (holed, "holed.wav: holds NaN or infinite samples"),
+    ):
         with pytest.raises(gradio_client.exceptions.AppError, match=match) as caught:
             client.predict(**QUICK, init_audio=gradio_client.handle_file(path), use_init=True, api_name="/generate")
         assert "/tmp" not in str(caught.value) and str(tmp_path) not in str(caught.value)
@@ -139,6 +146,33 @@ def test_mistakes_are_told_in_words(served: Any, tmp_path: Path, tone: Path) -> 
         client.predict(**QUICK, cfg_interval_min=0.8, cfg_interval_max=0.2, api_name="/generate")
     with pytest.raises(gradio_client.exceptions.AppError):
         client.predict(**{**QUICK, "sound": "$(touch /tmp/x)"}, api_name="/generate")
+
+
+@pytest.mark.parametrize(
+    ("asked", "match"),
+    [
+        ({"steps": "x"}, r"Steps \(steps\): must be a whole number from 1 to 500, got 'x'"),
+        ({"steps": 2.5}, "must be a whole number from 1 to 500, got 2.5"),
+        ({"cfg_scale": 26}, r"Guidance \(cfg_scale\): must be a number from 0 to 25, got 26"),
+        ({"seed": 10**400}, r"Seed \(seed\): must be a whole number from -1 to \d+, got 1000"),
+        ({"preview_every": None}, r"\(preview_every\): must be a whole number from 0 to 50, got nothing"),
+        ({"use_init": "off"}, r"\(use_init\): must be true or false, got 'off'"),
+        ({"sampler_type": 3}, r"\(sampler_type\): must be one of euler, .*, got 3"),
+        ({"use_init": True, "init_audio": "tone.wav"}, r"\(init_audio\): must be an uploaded file, .*, got 'tone.wav'"),
+        ({"spans": 5}, r"\(spans\): must be text, got 5"),
+        ({"spans": "1-" + "9" * 400}, "spans: '1-999.* lies beyond 86400 s"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_told_in_words(
+    served: Any, tmp_path: Path, tone: Path, asked: dict[str, Any], match: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = connect(served("tiny_diffusion_cond_inpaint").url, tmp_path)
+    where = {"api_name": "/generate"}
+    if "spans" in asked:
+        where = {"api_name": "/inpaint", "inpaint_audio": gradio_client.handle_file(tone)}
+    with pytest.raises(gradio_client.exceptions.AppError, match=match):
+        client.predict(**{**QUICK, **asked}, **where)
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_files_of_the_machine_are_out_of_reach(served: Any, tmp_path: Path, tone: Path) -> None:

@@ -228,8 +228,8 @@ def test_a_run_is_cancelled_while_it_waits_for_its_turn(browser: Browser, served
 
     app = served("prompted")
     somebody = Client(app.url, verbose=False)
-    long = somebody.submit(prompt="bells", seconds_total=1, steps=5000, api_name="/generate")
-    browser.wait(lambda: long.status().code.name == "ITERATING", "somebody else's run")
+    long = somebody.submit(prompt="bells", seconds_total=0.3, steps=500, api_name="/generate")
+    browser.wait(lambda: any("Step" in output[4] for output in long.outputs()[-1:]), "somebody else's run")
     browser.open(app.url, "generate-start")
     runs = len(list(app.folder.rglob("*.wav")))
     browser.click("#generate-start")
@@ -241,6 +241,29 @@ def test_a_run_is_cancelled_while_it_waits_for_its_turn(browser: Browser, served
     long.cancel()
     browser.status("generate", "Stopped")
     assert len(list(app.folder.rglob("*.wav"))) == runs
+
+
+def test_cancel_is_for_its_own_page(browser: Browser, served: Any, tone: Path) -> None:
+    app = served("tiny_diffusion_cond_inpaint")
+    browser.open(app.url, "generate-start")
+    browser.fold("Sampling")
+    browser.type("#generate-steps input[type=number]", "500")
+    browser.click("#generate-start")
+    browser.status("generate", "Step ")
+    browser.tab("Inpaint")
+    browser.find("#inpaint-inpaint_audio input[type=file]").send_keys(str(tone))
+    browser.type("#inpaint-spans textarea, #inpaint-spans input", "0.1-0.2")
+    browser.click("#inpaint-start")
+    browser.wait(lambda: "queue" in browser.find("#inpaint-status").text, "a place in the queue")
+    browser.click("#inpaint-cancel")
+    browser.tab("Generate")
+    step = browser.status("generate", "Step ")
+    browser.wait(lambda: browser.find("#generate-status").text not in ("", step), "a further step")
+    browser.status("generate", "Step ")
+    browser.click("#generate-cancel")
+    browser.status("generate", "Stopped")
+    browser.tab("Inpaint")
+    browser.status("inpaint", "Stopped")
 
 
 def test_inpainting_with_a_drawn_span(browser: Browser, served: Any, tone: Path) -> None:

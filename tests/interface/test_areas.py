@@ -56,7 +56,9 @@ def test_masks(model: Any) -> None:
         keep_mask([Area(0, 1, 10, 99)], mel, 32)
     with pytest.raises(ValueError, match="none lies within the audio"):
         keep_mask([Area(5, 6)], mel, 32)
-    assert spectrogram_of(torch.randn(1, 5000), mel, [Area(0, 0.1)]).size == (900, 300)
+    picture = spectrogram_of(torch.zeros(1, 5000), mel, [Area(0, 0.1)])
+    assert picture.size == (900, 300)
+    assert picture.getpixel((800, 10)) == (0, 0, 4) and picture.getpixel((1, 150)) == (255, 255, 255)  # silence, frame
 
 
 def test_the_page_makes_its_areas_anew_and_nothing_else(model: Any) -> None:

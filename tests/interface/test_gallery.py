@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 import torch
 
 from stable_audio_tools.config import AudioError, UserError
@@ -30,6 +32,13 @@ def test_a_run_is_kept_whole(tmp_path: Path) -> None:
 def test_level_can_be_kept(tmp_path: Path) -> None:
     take, _ = Gallery(tmp_path).add("user-a", MADE, {}, keeps_level=True)
     torch.testing.assert_close(audio_io.read(take.audio).samples[0], MADE.audio[0, 0].clamp(-1, 1), rtol=0, atol=4e-5)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_no_audio_is_not_kept(tmp_path: Path, bad: float) -> None:
+    with pytest.raises(ValueError, match="the model made NaN or infinite samples"):
+        Gallery(tmp_path).add("user-a", Generated(torch.full((1, 1, 400), bad), 8000, (1,)), {})
+    assert not list(tmp_path.rglob("*.wav"))
 
 
 def test_owners_do_not_see_each_other(tmp_path: Path) -> None:
@@ -62,6 +71,11 @@ def test_uploads_are_checked(tmp_path: Path) -> None:
     assert read_upload(good, 4000).samples.shape == (1, 4000)
     with pytest.raises(AudioError, match=r"^good\.flac: is 1\.0 s long; at most 0\.5 s"):
         read_upload(good, 8000, longest_seconds=0.5)
+    for bad in (float("nan"), float("inf")):
+        sf.write(tmp_path / "bad.wav", np.array([0, bad, 0]), 8000, "FLOAT")
+        for rate in (8000, 4000):
+            with pytest.raises(AudioError, match=r"^bad\.wav: holds NaN or infinite samples"):
+                read_upload(tmp_path / "bad.wav", rate)
     for name, match in (("a.m4a", "not a kind"), ("a.m3u8", "not a kind"), ("a", "not a kind"), ("a.wav", "empty")):
         (tmp_path / name).touch()
         with pytest.raises(AudioError, match=match):

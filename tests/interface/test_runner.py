@@ -19,7 +19,7 @@ def runner(loaded: Any) -> Runner:
 
 
 def test_steps_and_previews_are_told_and_change_nothing(runner: Runner) -> None:
-    updates = list(runner.run("me", ASKED, preview_every=2))
+    updates = list(runner.run("me", "generate", ASKED, preview_every=2))
     assert [(update.step, update.total) for update in updates if update.step] == [(n, 4) for n in range(1, 5)]
     previews = [update.preview for update in updates if update.preview]
     assert [preview.step for preview in previews] == [2, 4] and previews[0].picture.size[0] > 100
@@ -30,36 +30,46 @@ def test_steps_and_previews_are_told_and_change_nothing(runner: Runner) -> None:
 @pytest.mark.parametrize("sampler", ["dpmpp-2m-sde", "k-heun", "k-dpm-fast", "v-ddim"])
 def test_every_family_of_samplers_can_be_previewed(loaded: Any, sampler: str) -> None:
     asked = {"conditions": {"prompt": "rain"}, "seed": 3, "steps": 3, "sampler_type": sampler}
-    updates = list(Runner(loaded("prompted")).run("me", asked, preview_every=1))
+    updates = list(Runner(loaded("prompted")).run("me", "generate", asked, preview_every=1))
     assert sum(update.preview is not None for update in updates) >= 2
 
 
 def test_cancel_stops_what_runs(runner: Runner) -> None:
     started = time.monotonic()
     with pytest.raises(Cancelled):
-        for update in runner.run("me", {**ASKED, "steps": 500}):
+        for update in runner.run("me", "generate", {**ASKED, "steps": 500}):
             if update.step == 2:
-                assert not runner.cancel("somebody else")
-                assert runner.cancel("me")
+                assert not runner.cancel("somebody else", "generate")
+                assert runner.cancel("me", "generate")
     assert time.monotonic() - started < 5
-    assert not runner.cancel("me"), "nothing runs any more"
+    assert not runner.cancel("me", "generate"), "nothing runs any more"
 
 
 def test_cancel_is_kept_for_what_waits(runner: Runner) -> None:
-    runner.expect("me")
-    assert runner.cancel("me")
+    runner.expect("me", "generate")
+    assert runner.cancel("me", "generate")
     with pytest.raises(Cancelled):
-        list(runner.run("me", ASKED))
-    runner.expect("me")
-    assert list(runner.run("me", ASKED))[-1].made is not None
+        list(runner.run("me", "generate", ASKED))
+    runner.expect("me", "generate")
+    assert list(runner.run("me", "generate", ASKED))[-1].made is not None
+
+
+def test_cancel_is_for_one_page_of_a_visit(runner: Runner) -> None:
+    updates = runner.run("me", "generate", {**ASKED, "steps": 20})
+    next(update for update in updates if update.step)
+    runner.expect("me", "inpaint")
+    assert runner.cancel("me", "inpaint")
+    assert list(updates)[-1].made is not None, "the run of the other page goes on"
+    with pytest.raises(Cancelled):
+        list(runner.run("me", "inpaint", ASKED))
 
 
 def test_a_visitor_who_leaves_stops_the_run(runner: Runner) -> None:
-    updates = runner.run("me", {**ASKED, "steps": 500})
+    updates = runner.run("me", "generate", {**ASKED, "steps": 500})
     next(update for update in updates if update.step)
     updates.close()
     started = time.monotonic()
-    list(runner.run("other", ASKED))
+    list(runner.run("other", "generate", ASKED))
     assert time.monotonic() - started < 3
 
 
@@ -76,7 +86,7 @@ def test_one_at_a_time(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
             busy[0] -= 1
 
     monkeypatch.setattr(runner.model, "generate", counted)
-    visits = [threading.Thread(target=lambda n=n: list(runner.run(str(n), ASKED))) for n in range(4)]
+    visits = [threading.Thread(target=lambda n=n: list(runner.run(str(n), "generate", ASKED))) for n in range(4)]
     for visit in visits:
         visit.start()
     for visit in visits:
@@ -86,4 +96,4 @@ def test_one_at_a_time(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_the_model_says_reaches_the_caller(runner: Runner) -> None:
     with pytest.raises(ValueError, match="sound: missing"):
-        list(runner.run("me", {"steps": 1}))
+        list(runner.run("me", "generate", {"steps": 1}))

@@ -97,6 +97,28 @@ def test_half_a_login_is_refused(login: dict[str, str]) -> None:
         serve(Launched(), **login)
 
 
+@pytest.mark.parametrize("port", [-1, 65536, 99999])
+def test_what_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^port: must be from 0 \(any that is free\) to 65535, got {port}$"):
+        serve(Launched(), port=port)
+
+
+def test_the_command_refuses_what_is_no_port(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stable_audio_tools.cli.run_gradio import main
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # the command sets another
+    assert main(["--pretrained-name", "a/b", "--tmp-dir", str(tmp_path), "--port", "99999"]) == 2
+    assert capsys.readouterr().err == "error: port: must be from 0 (any that is free) to 65535, got 99999\n"
+
+
+def test_port_0_is_any_that_is_free() -> None:
+    app = Launched()
+    serve(app, port=0)
+    assert app.options["server_port"] > 0
+
+
 def test_the_command_serves_until_it_is_interrupted(small_files: Any, tmp_path: Path) -> None:
     files = small_files("tiny_diffusion_uncond")
     with socket.socket() as free:

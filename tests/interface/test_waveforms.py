@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from stable_audio_tools.interface.areas import parse_areas
 from stable_audio_tools.interface.waveforms import add_drag, parse_spans, show_spans, waveform_image
 
 
@@ -26,6 +27,19 @@ def test_spans_are_read(text: str, spans: list[tuple[float, float]]) -> None:
 def test_what_is_no_span_is_told(text: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         parse_spans(text)
+
+
+@pytest.mark.parametrize("number", ["86401", "9" * 400])
+def test_numbers_beyond_all_audio_are_told(number: str) -> None:
+    for parse, text in (
+        (parse_spans, f"1-{number}"),
+        (parse_spans, f"{number}-{number}1"),
+        (parse_areas, f"{number}-{number}1:1-2"),
+        (parse_areas, f"1-2:3-{number}"),
+    ):
+        with pytest.raises(ValueError, match="lies beyond 86400 s") as caught:
+            parse(text)
+        assert len(str(caught.value)) < 200
 
 
 def test_a_drag_adds_a_span_in_either_direction() -> None:

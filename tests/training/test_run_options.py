@@ -16,7 +16,7 @@ from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.factory import check_training_config
 from stable_audio_tools.training.settings import TrainSettings
-from stable_audio_tools.training.trainer import compile_network, create_trainer
+from stable_audio_tools.training.trainer import create_trainer
 from tests.training.conftest import training_config
 
 
@@ -79,15 +79,6 @@ def test_a_precision_that_is_none(write_config: Any, run_training: Any, capfd: p
     run_training(write_config("tiny_diffusion_uncond"), "--precision", "17", status=2)
     told = capfd.readouterr().err
     assert "17" in told and "bf16-mixed" in told and "Traceback" not in told
-
-
-def test_compilation_keeps_the_names_of_weights() -> None:
-    config = training_config("tiny_diffusion_cond")
-    wrapper = create_training_wrapper_from_config(config, create_model_from_config(config))
-    names = list(wrapper.state_dict())
-    compile_network(wrapper)
-    compiled = [module for module in wrapper.modules() if module._compiled_call_impl is not None]
-    assert compiled == [wrapper.diffusion.model] and list(wrapper.state_dict()) == names
 
 
 def held_out(config: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from stable_audio_tools.models.conditioners import MultiConditioner, join_tokens
 from stable_audio_tools.models.lm.backbone import AudioLMBackbone
 from stable_audio_tools.models.lm.generation import Guidance, generate_codes
 from stable_audio_tools.models.lm.patterns import PatternProvider
+from stable_audio_tools.models.lm.sampling import check_sampling
 from stable_audio_tools.models.pretransforms import Pretransform
 from stable_audio_tools.models.transformer import KeyValueCache
 
@@ -150,6 +151,7 @@ class AudioLanguageModelWrapper(nn.Module):
         from those under the negative conditions, or zeros; a `*_use_cfg` that is False keeps that condition there.
         `callback(step, steps)` tells the progress.
         """
+        check_sampling(temp, top_k, top_p)
         inputs = self._inputs(conditioning, conditioning_tensors)
         negative = self._inputs(negative_conditioning, negative_conditioning_tensors)
         init_data = self._first_codes(init_data, batch_size, inputs)

@@ -1,5 +1,7 @@
 """Drawing one of several tokens from logits."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,16 @@ def sample_tokens(
         least = probabilities.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
         probabilities = probabilities.masked_fill(probabilities < least, 0.0)
     return _draw(probabilities, generator)
+
+
+def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
+    """Refuse what `sample_tokens` has no meaning for."""
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"temp: expected 0 (the likeliest token) or more, got {temperature:g}")
+    if top_k < 0:
+        raise ValueError(f"top_k: expected 0 (off) or more, got {top_k}")
+    if not 0 <= top_p <= 1:
+        raise ValueError(f"top_p: expected 0 (off) to 1, got {top_p:g}")
 
 
 def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -7,7 +7,7 @@ where the first one stands.
 import logging
 import math
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import torch
@@ -192,23 +192,26 @@ class AttentionBackend:
         return kernel.attend(q, k, v, reach, mask)
 
 
-_CHOICE: list[BackendName] = ["auto"]
+class _Process:
+    """What this process chose: a plain attribute, which compiled layers can read."""
+
+    choice: BackendName = "auto"
+    backend: AttentionBackend | None = None
 
 
 def use_attention_backend(name: BackendName) -> None:
     """Choose the kernel of this process; "auto" takes all that are installed. SDPA does what the chosen one cannot."""
     if name not in get_args(BackendName):
         raise ValueError(f"no attention backend named {name!r}; allowed: {', '.join(get_args(BackendName))}")
-    _CHOICE[0] = name
-    attention_backend.cache_clear()
+    _Process.choice, _Process.backend = name, None
 
 
-@cache
 def attention_backend() -> AttentionBackend:
     """The backend that every attention layer uses: chosen, and named in the log, once."""
-    backend = AttentionBackend(_chosen_kernels(_CHOICE[0]))
-    logger.info("attention: %s", backend)
-    return backend
+    if _Process.backend is None:
+        _Process.backend = AttentionBackend(_chosen_kernels(_Process.choice))
+        logger.info("attention: %s", _Process.backend)
+    return _Process.backend
 
 
 def _chosen_kernels(choice: BackendName) -> list[Kernel]:
