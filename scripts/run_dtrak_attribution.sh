@@ -39,16 +39,17 @@ common=(
   --remove-pretransform-weight-norm "$REMOVE_PRETRANSFORM_WEIGHT_NORM"
   --proj-dim "$PROJ_DIM" --projection "$PROJECTION" --K "$K" --t-strategy "$T_STRATEGY"
   --num-train-steps "$NUM_TRAIN_STEPS" --f "$F_OBJECTIVE" --cfg-dropout-prob "$CFG_DROPOUT_PROB"
-  --batch-size "$BATCH_SIZE" --num-workers "$NUM_WORKERS" --device "$DEVICE" --disable-random-crop
+  --batch-size "$BATCH_SIZE" --num-workers "$NUM_WORKERS" --device "$DEVICE"
 )
 [[ -n "$USED_DIM" ]] && common+=(--used-dim "$USED_DIM")
 [[ -n "$PARAM_REGEX" ]] && common+=(--param-regex "$PARAM_REGEX")
 [[ -n "$PRETRANSFORM_CKPT" ]] && common+=(--pretransform-ckpt-path "$PRETRANSFORM_CKPT")
 
-train=(--dataset-config "$TRAIN_DATASET_CONFIG")
+train=(--dataset-config "$TRAIN_DATASET_CONFIG" --disable-random-crop)
 [[ -n "$TRAIN_COUNT" ]] && train+=(--max-examples "$TRAIN_COUNT")
 [[ -n "$TRAIN_EXCLUDE_PATHS_FILE" ]] && train+=(--exclude-paths-file "$TRAIN_EXCLUDE_PATHS_FILE")
-if [[ -n "$QUERY_DATASET_CONFIG" ]]; then query=(--dataset-config "$QUERY_DATASET_CONFIG"); else query=(--generated "$QUERY_AUDIO_DIR"); fi
+query=(--generated "$QUERY_AUDIO_DIR")
+[[ -n "$QUERY_DATASET_CONFIG" ]] && query=(--dataset-config "$QUERY_DATASET_CONFIG" --disable-random-crop)
 [[ -n "$QUERY_COUNT" ]] && query+=(--max-examples "$QUERY_COUNT")
 
 mkdir -p "$OUT_DIR"

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -23,9 +24,10 @@ from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.task import Recipe, Sample
 from stable_audio_tools.config import AudioError, ConfigError, load
 from stable_audio_tools.data.faults import Fault
+from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.preencode import left_out_list
 from stable_audio_tools.inference.progress import progress_bar
-from stable_audio_tools.system.files import write_text
+from stable_audio_tools.system.files import atomic_path
 from stable_audio_tools.system.ranks import local_rank, rank, world_size
 
 logger = logging.getLogger(__name__)
@@ -89,6 +91,14 @@ class ExtractSettings:
             problems.append("--pre-encoded and --no-pre-encoded: give one of them")
         if not 0 <= self.cfg_dropout_prob <= 1:
             problems.append(f"--cfg-dropout-prob: expected 0 to 1, got {self.cfg_dropout_prob:g}")
+        if Path(self.feature_path).is_dir():
+            problems.append(f"--feature-path: {self.feature_path} is a folder; name a file in it")
+        if self.generated is not None:
+            problems += [
+                f"--{name.replace('_', '-')}: is of a dataset, and --generated has none; leave it out"
+                for name in ("pre_encoded", "no_pre_encoded", "disable_random_crop")
+                if getattr(self, name)
+            ]
         if problems:
             raise ConfigError(problems)
 
@@ -117,6 +127,7 @@ class Estimate(NamedTuple):
     seconds_per_item: float
     disk: int  # bytes
     peak_gpu: int | None  # bytes
+    peak_memory: int | None  # bytes of this process on the CPU; None where the system does not tell
 
 
 class Extraction:
@@ -124,6 +135,7 @@ class Extraction:
 
     def __init__(self, settings: ExtractSettings) -> None:
         self.settings = settings
+        self.paths = _own_paths(settings)
         source = ModelSource(
             settings.model_config,
             settings.pretrained_ckpt_path,
@@ -134,7 +146,9 @@ class Extraction:
         )
         self.attributed = AttributedModel.load(source)
         self.attributed.set_checkpointing(settings.checkpointing)
+        self.dataset = self._read_dataset()
         self.items = self._open_items()
+        _require_names(self.items)
         steps = select_timesteps(settings.K, settings.num_train_steps, settings.t_strategy)
         recipe = Recipe(
             find_measure(settings.f), steps, settings.num_train_steps, settings.e_seed, settings.cfg_dropout_prob
@@ -155,39 +169,37 @@ class Extraction:
 
     def run(self) -> Extracted:
         """Make this process's rows; rows that are there already are kept."""
-        paths = FeaturePaths.of(self.settings.feature_path, self.settings.ids_path, self.settings.meta_path)
-        index, count = rank(), world_size()
+        paths, index, count = self.paths, rank(), world_size()
         about = self.about if count == 1 else {**self.about, "shard": [index, count]}
-        paths = paths if count == 1 else paths.shard(index, count)
         first, stop = (len(self.items) * place // count for place in (index, index + 1))
         if first == stop:
             raise ConfigError(f"{len(self.items)} items are too few for {count} processes; start fewer")
         writer = FeatureWriter(paths, stop - first, self.settings.dim, about, self.settings.overwrite)
-        if writer.is_finished:
+        if writer.finished is not None:
             logger.info("%s is complete", paths.feature)
-            return Extracted(paths, 0, stop - first, 0)
+            return Extracted(paths, 0, writer.finished["valid_rows"], writer.finished["left_out"])
+        if count > 1 and index == 0 and self.settings.overwrite:
+            _remove_merged(self.settings.feature_path)
         pending = writer.pending
         met = self._make_rows(writer, [first + row for row in pending], first)
-        if len(met) == stop - first:
+        if len(met) == stop - first and count == 1:
             raise AudioError(f"not one of {len(met)} items could be used; first: {met[0]}")
         faults = [*self.items.faults, *met] if index == 0 else met
-        writer.finish([self.items.path(number) for number in range(first, stop)])
+        writer.finish([self.items.path(number) for number in range(first, stop)], len(faults))
         _tell_faults(paths, faults)
         return Extracted(paths, len(pending) - len(met), stop - first - len(pending), len(faults))
 
     def estimate(self) -> Estimate:
-        """Time and memory of a whole run, from the first items; writes nothing."""
-        if self.attributed.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.attributed.device)
-        samples = [sample for _, sample in self._samples(range(min(_TIMED_ITEMS, len(self.items))), [])]
-        if not samples:
-            raise AudioError("none of the first items could be used, so nothing can be timed")
-        with self._settled():
-            self.engine.features(samples[:1])  # what is made once is not timed
-            began = time.perf_counter()
-            self.engine.features(samples)
-            seconds = (time.perf_counter() - began) / len(samples)
+        """Time and memory of a whole run, from the first items, read one after another; writes nothing."""
         gpu = self.attributed.device.type == "cuda"
+        if gpu:
+            torch.cuda.reset_peak_memory_stats(self.attributed.device)
+        numbers = range(min(_TIMED_ITEMS, len(self.items)))
+        with self._settled():
+            self._time(numbers[:1])  # what is made once is not timed
+            seconds = self._time(numbers)
+        if seconds is None:
+            raise AudioError("none of the first items could be used, so nothing can be timed")
         return Estimate(
             items=len(self.items),
             left_out=len(self.items.faults),
@@ -196,13 +208,23 @@ class Extraction:
             seconds_per_item=seconds,
             disk=len(self.items) * self.settings.dim * 4,
             peak_gpu=torch.cuda.max_memory_allocated(self.attributed.device) if gpu else None,
+            peak_memory=_peak_memory(),
         )
+
+    def _time(self, numbers: Sequence[int]) -> float | None:
+        """Seconds an item takes, from its file to its feature; None where none can be used."""
+        began = time.perf_counter()
+        samples = [sample for _, sample in self._samples(numbers, [], workers=0)]
+        if not samples:
+            return None
+        self.engine.features(samples)
+        return (time.perf_counter() - began) / len(samples)
 
     def _make_rows(self, writer: FeatureWriter, numbers: list[int], first: int) -> list[Fault]:
         faults: list[Fault] = []
         waiting: list[tuple[int, Sample]] = []
         with progress_bar("features", len(numbers)) as show, self._settled():
-            for done, (number, sample) in enumerate(self._samples(numbers, faults), 1):
+            for done, (number, sample) in enumerate(self._samples(numbers, faults, self.settings.num_workers), 1):
                 waiting.append((number - first, sample))
                 if len(waiting) >= self.settings.batch_size:
                     self._write(writer, waiting)
@@ -220,8 +242,8 @@ class Extraction:
         writer.write([row for row, _ in waiting], features)
         waiting.clear()
 
-    def _samples(self, numbers: Any, faults: list[Fault]) -> Iterator[tuple[int, Sample]]:
-        for found in read_items(self.items, numbers, self.settings.num_workers):
+    def _samples(self, numbers: Sequence[int], faults: list[Fault], workers: int = 0) -> Iterator[tuple[int, Sample]]:
+        for found in read_items(self.items, numbers, workers):
             if found.item is None:
                 assert found.fault is not None
                 faults.append(found.fault)
@@ -240,19 +262,20 @@ class Extraction:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
-    def _open_items(self) -> Items:
+    def _read_dataset(self) -> dict[str, Any] | None:
         settings = self.settings
-        dataset = None
-        if settings.dataset_config is not None:
-            dataset = load(settings.dataset_config)
-            dataset |= {"drop_last": False, "augment_phase": False}
-            for key in ("include_paths_file", "exclude_paths_file"):
-                if getattr(settings, key):
-                    dataset[key] = getattr(settings, key)
-            if settings.disable_random_crop:
-                dataset["random_crop"] = False
-        shape = self.attributed.shape
-        return open_items(dataset, settings.generated, shape, settings.seed, settings.max_examples)
+        if settings.dataset_config is None:
+            return None
+        dataset = load(settings.dataset_config) | {"drop_last": False, "augment_phase": False}
+        for key in ("include_paths_file", "exclude_paths_file"):
+            if getattr(settings, key):
+                dataset[key] = getattr(settings, key)
+        return dataset | {"random_crop": False} if settings.disable_random_crop else dataset
+
+    def _open_items(self) -> Items:
+        settings, shape = self.settings, self.attributed.shape
+        paths = PathFilter(settings.exclude_paths_file, settings.include_paths_file) if settings.generated else None
+        return open_items(self.dataset, settings.generated, shape, settings.seed, settings.max_examples, paths)
 
     def _is_pre_encoded(self) -> bool:
         if self.settings.pre_encoded or self.settings.no_pre_encoded:
@@ -264,12 +287,18 @@ class Extraction:
         settings = self.settings
         shapes = {name: list(parameter.shape) for name, parameter in self.parameters.items()}
         published = ("K", "t_strategy", "num_train_steps", "f", "cfg_dropout_prob", "model_id", "param_regex")
+        of_model = ("sample_size", "sample_rate", "audio_channels")
         return {
+            "items": len(self.items),
             "proj_dim": settings.dim,
             "used_dim": settings.dim,
             **{key: getattr(settings, key) for key in published},
             "grad_dim": sum(parameter.numel() for parameter in self.parameters.values()),
             "pre_encoded": self._is_pre_encoded(),
+            **{key: self.attributed.config.get(key) for key in of_model},
+            "mask_padding": bool(self.attributed.training.get("mask_padding")),
+            "random_crop": (self.dataset or {}).get("random_crop"),
+            "autocast_pretransform": settings.autocast_pretransform,
             "timesteps": steps,
             "seed": settings.seed,
             "e_seed": settings.e_seed,
@@ -295,9 +324,57 @@ def _own_device(name: str) -> str:
     return name
 
 
+def _own_paths(settings: ExtractSettings) -> FeaturePaths:
+    """Where this process writes."""
+    paths = FeaturePaths.of(settings.feature_path, settings.ids_path, settings.meta_path)
+    count = world_size()
+    if count == 1:
+        return paths
+    if settings.ids_path or settings.meta_path:
+        raise ConfigError(
+            f"--ids-path, --meta-path: {count} processes write a file of each kind beside --feature-path, and so does "
+            "dtrak_merge.py; leave them out"
+        )
+    return paths.shard(rank(), count)
+
+
+def _remove_merged(feature_path: str) -> None:
+    """An earlier result, which merging would take for another's."""
+    paths = FeaturePaths.of(feature_path)
+    for path in (paths.feature, paths.ids, paths.meta):
+        path.unlink(missing_ok=True)
+
+
+def _require_names(items: Items) -> None:
+    """Can every item stand on a line of the list of ids?"""
+    for number in range(len(items)):
+        path = items.path(number)
+        if set(path) & {"\n", "\r"} or not _is_utf8(path):
+            raise ConfigError(
+                f"{path!r}: a name with line breaks, or not in UTF-8, cannot stand in the list of ids; rename the "
+                "file, or leave it out of the dataset"
+            )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+def _peak_memory() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def _tell_faults(paths: FeaturePaths, faults: list[Fault]) -> None:
-    if faults:
-        write_text(paths.left_out, left_out_list(faults))
-        logger.warning("%d items were left out; first: %s; all are in %s", len(faults), faults[0], paths.left_out)
-    else:
+    if not faults:
         paths.left_out.unlink(missing_ok=True)
+        return
+    with atomic_path(paths.left_out) as temporary:  # names may be in no encoding
+        temporary.write_text(left_out_list(faults), encoding="utf-8", errors="surrogateescape")
+    logger.warning("%d items were left out; first: %s; all are in %s", len(faults), faults[0], paths.left_out)

@@ -12,22 +12,28 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from stable_audio_tools.attribution.counters import make_key
 from stable_audio_tools.config import AudioError, ConfigError, UserError, load
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import BadItem, Fault
 from stable_audio_tools.data.loader import Item, Loader
-from stable_audio_tools.data.preencode import dataset_key
+from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.sources.latents import as_tensor
 from stable_audio_tools.data.transforms import describe_crop, set_channels, take
+from stable_audio_tools.system.files import content_digest
 
 # Audio; what the diffusion model works on; or what the training data is, as the model config or a flag says.
 Form = Literal["audio", "latents", "data"]
 
 _MANIFESTS = ("manifest.jsonl", "prompt_manifest.json")
+# Keys of a dataset config that choose items, and so show in the list of them; the crop is told apart.
+_CHOOSING = {"datasets", "include_paths_file", "exclude_paths_file", "quarantine_file", "loose_path_matching"}
+_CHOOSING |= {"on_bad_item", "max_bad_fraction", "drop_last", "min_length_sec", "max_length_sec", "random_crop"}
 
 
 class AudioShape(NamedTuple):
@@ -36,13 +42,14 @@ class AudioShape(NamedTuple):
     sample_size: int
     sample_rate: int
     channels: int
+    latent_channels: int | None = None  # what the diffusion model works on; None: not checked
 
 
 class Items(Protocol):
     """Numbered items; `load` raises AudioError where one cannot be used."""
 
     faults: list[Fault]  # known before anything is read
-    data_key: str  # changes with the files
+    data_key: str  # changes with the files, and with what is written about them
 
     def __len__(self) -> int: ...
 
@@ -58,6 +65,16 @@ class Items(Protocol):
         """What the item holds."""
 
 
+class _KeyedDraw(Draw):
+    """A visit whose random choices follow the item's key, not its place among the files."""
+
+    key: str
+
+    @property
+    def number(self) -> int:
+        return make_key("draw", self.seed, self.key)
+
+
 class DatasetItems:
     """Each item of a dataset once."""
 
@@ -65,16 +82,16 @@ class DatasetItems:
         loader = create_dataloader_from_config(
             config, 1, shape.sample_size, shape.sample_rate, shape.channels, num_workers=0, shuffle=False, seed=seed
         )
-        if not isinstance(loader, Loader):
+        if not isinstance(loader, Loader) or not hasattr(loader.dataset, "files"):
             raise ConfigError(
-                f"dataset_type: attribution needs items that it can name and find again, and a "
-                f"{config.get('dataset_type')!r} dataset is a stream; encode it with pre_encode.py and use the latents"
+                f"dataset_type: attribution needs files that it can name and find again, and a "
+                f"{config.get('dataset_type')!r} dataset has none; encode it with pre_encode.py and use the latents"
             )
         self.source: Any = loader.dataset
         self.seed = seed
         self.count = len(self.source.groups) if limit is None else min(limit, len(self.source.groups))
         self.faults: list[Fault] = list(self.source.known_faults)
-        self.data_key = dataset_key(loader)
+        self.data_key = self._data_key(config)
 
     def __len__(self) -> int:
         return self.count
@@ -88,22 +105,53 @@ class DatasetItems:
         return f"{place.folder.config.id}/{place.relpath}"
 
     def load(self, number: int) -> Item:
-        item: Item = self.source.load(Draw(number, seed=self.seed))
+        draw = _KeyedDraw(number, seed=self.seed)
+        draw.key = self.key(number)
+        item: Item = self.source.load(draw)
         return item
 
     def form(self, number: int) -> Form:
         return "data"
 
+    def _data_key(self, config: Mapping[str, Any]) -> str:
+        digest = sha256(json.dumps(_described(config)).encode())
+        for number in range(self.count):
+            place = self.source.files.place(number)
+            index, row = place.folder.index, place.row
+            state = [int(index.sizes[row]), int(index.mtimes[row]), *_beside(Path(place.path))]
+            digest.update(json.dumps([self.key(number), state]).encode())
+        return digest.hexdigest()[:32]
+
+
+def _described(config: Mapping[str, Any]) -> list[Any]:
+    """What a dataset config says of its items beside which they are: captions, tables and code with their content."""
+    folders = [{key: value for key, value in folder.items() if key != "path"} for folder in config["datasets"]]
+    described = [{key: value for key, value in config.items() if key not in _CHOOSING}, *folders]
+    named = (part.get(key) for part in described for key in ("metadata_path", "custom_metadata_module"))
+    files = [content_digest(name) for name in named if name and Path(name).is_file()]
+    return [described, files]
+
+
+def _beside(path: Path) -> list[tuple[int, int] | None]:
+    """Sizes and times of the sidecars."""
+    sidecars = [path.with_suffix(suffix) for suffix in (".txt", ".json")]
+    states = [sidecar.stat() if sidecar.is_file() else None for sidecar in sidecars]
+    return [(state.st_size, state.st_mtime_ns) if state else None for state in states]
+
 
 class GeneratedItems:
     """Files that a manifest describes; where the latents were kept (`NAME.npy`), they stand for the audio."""
 
-    def __init__(self, folder: str | Path, shape: AudioShape, limit: int | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, shape: AudioShape, limit: int | None = None, paths: PathFilter | None = None
+    ) -> None:
         self.folder, self.shape = Path(folder), shape
-        self.records = read_manifest(self.folder)[:limit]
+        self.records = self._chosen(read_manifest(self.folder), paths or PathFilter())[:limit]
         self.faults: list[Fault] = []
         files = [self._file(number) for number in range(len(self))]
-        about = [[record, path.stat().st_size if path.is_file() else None] for record, path in zip(self.records, files)]
+        about = [
+            [record, content_digest(path) if path.is_file() else None] for record, path in zip(self.records, files)
+        ]
         self.data_key = sha256(json.dumps(about).encode()).hexdigest()[:32]
 
     def __len__(self) -> int:
@@ -123,12 +171,11 @@ class GeneratedItems:
         path, record = self._file(number), self.records[number]
         info = {"path": str(path), **record["conditions"]}
         if path.suffix == ".npy":
-            try:
-                return Item(as_tensor(np.load(path, allow_pickle=False)), info)
-            except (OSError, ValueError) as error:
-                raise AudioError(f"{path}: no readable latents ({error})") from None
+            return Item(_read_latents(path, self.shape.latent_channels), info)
         shape = self.shape
         audio = audio_io.read(path, 0, shape.sample_size, shape.sample_rate).samples
+        if not audio.isfinite().all():
+            raise BadItem("not finite", "holds NaN or infinite samples")
         facts = describe_crop(0, shape.sample_size, audio.shape[-1], shape.sample_rate)
         info = {"seconds_start": 0, "seconds_total": facts.seconds_total, **info, "padding_mask": facts.padding_mask}
         return Item(set_channels(take(audio, 0, shape.sample_size), shape.channels), info)
@@ -138,27 +185,77 @@ class GeneratedItems:
         latents = audio.with_suffix(".npy")
         return latents if latents.is_file() else audio
 
+    def _chosen(self, records: list[dict[str, Any]], paths: PathFilter) -> list[dict[str, Any]]:
+        kept = [record for record in records if paths.keeps([(str(self.folder / record["file"]), record["file"])])]
+        paths.report()
+        if not kept:
+            raise ConfigError(f"{self.folder}: --include-paths-file, --exclude-paths-file leave none of its files")
+        return kept
+
+
+def _read_latents(path: Path, channels: int | None) -> Tensor:
+    """(d, t) float32 of a file that stands for audio."""
+    try:
+        stored = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError) as error:
+        raise AudioError(f"{path}: no readable latents ({error})") from None
+    if not isinstance(stored, np.ndarray) or stored.dtype.kind not in "fiu":
+        raise AudioError(f"{path}: holds no array of numbers")
+    shape = stored.shape
+    stored = stored[0] if len(shape) == 3 and shape[0] == 1 else stored
+    if stored.ndim != 2 or 0 in shape or channels not in (None, stored.shape[0]):
+        wanted = "channels" if channels is None else channels
+        raise AudioError(f"{path}: expected latents of shape ({wanted}, frames), got {shape}")
+    with np.errstate(over="ignore"):
+        latents = as_tensor(stored).float()
+    if not latents.isfinite().all():
+        raise BadItem("not finite", f"{path.name} holds NaN or infinite latents")
+    return latents
+
 
 def read_manifest(folder: Path) -> list[dict[str, Any]]:
     """`file` and `conditions` of every generated file: `manifest.jsonl`, or a `prompt_manifest.json` with `items`."""
     path = next((folder / name for name in _MANIFESTS if (folder / name).is_file()), None)
     if path is None:
         raise ConfigError(f"{folder}: holds neither {' nor '.join(_MANIFESTS)}, which name the files and their prompts")
-    if path.suffix == ".json":
-        entries = load(path).get("items", [])
-        records = [
-            {"file": entry.get("filename"), "conditions": {k: v for k, v in entry.items() if k != "filename"}}
-            for entry in entries
-        ]
-    else:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        try:
-            records = [json.loads(line) for line in lines if line.strip()]
-        except ValueError as error:
-            raise ConfigError(f"{path}: a line is not valid JSON ({error})") from None
-    if not records or not all(isinstance(record.get("file"), str) for record in records):
+    records = _original_records(path) if path.suffix == ".json" else _records(path)
+    if not records:
         raise ConfigError(f"{path}: names no files")
-    return [{"file": record["file"], "conditions": dict(record.get("conditions") or {})} for record in records]
+    return [_checked(record, f"{path}, entry {number}") for number, record in enumerate(records, 1)]
+
+
+def _records(path: Path) -> list[Any]:
+    """The lines of `manifest.jsonl`."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error})") from None
+    try:
+        return [json.loads(line) for line in lines if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: a line is not valid JSON ({error})") from None
+
+
+def _original_records(path: Path) -> list[Any]:
+    """The manifest of the original scripts, in the form of ours."""
+    entries = load(path).get("items", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f'{path}: "items" must be a list of objects, one for each file')
+    return [
+        {"file": entry.get("filename"), "conditions": {k: v for k, v in entry.items() if k != "filename"}}
+        for entry in entries
+    ]
+
+
+def _checked(record: Any, place: str) -> dict[str, Any]:
+    if not isinstance(record, dict):
+        raise ConfigError(f"{place}: expected an object with file and conditions, got {type(record).__name__}")
+    file, conditions = record.get("file"), record.get("conditions")
+    if not isinstance(file, str) or not file:
+        raise ConfigError(f"{place}: names no files; the name of one must be there, as a text")
+    if conditions is not None and not isinstance(conditions, dict):
+        raise ConfigError(f"{place}: conditions must be an object, got {type(conditions).__name__}")
+    return {"file": file, "conditions": dict(conditions or {})}
 
 
 class Found(NamedTuple):
@@ -207,14 +304,19 @@ def _as_it_is(found: Any) -> Any:
 
 
 def open_items(
-    dataset: Mapping[str, Any] | None, generated: str | None, shape: AudioShape, seed: int, limit: int | None
+    dataset: Mapping[str, Any] | None,
+    generated: str | None,
+    shape: AudioShape,
+    seed: int,
+    limit: int | None,
+    paths: PathFilter | None = None,
 ) -> Items:
-    """The items of a dataset config, or of a folder of generated files."""
+    """The items of a dataset config, or those of a folder of generated files that `paths` leaves."""
     if (dataset is None) == (generated is None):
         raise ConfigError(
             "give --dataset-config (a dataset) or --generated (a folder that generate.py wrote), not both"
         )
     if generated is not None:
-        return GeneratedItems(generated, shape, limit)
+        return GeneratedItems(generated, shape, limit, paths)
     assert dataset is not None
     return DatasetItems(dataset, shape, seed, limit)

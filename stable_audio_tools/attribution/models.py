@@ -84,7 +84,8 @@ class AttributedModel:
         if not self.config.get("sample_size"):
             raise ConfigError("sample_size: missing in the model config; attribution needs it")
         channels = int(self.config.get("audio_channels", 2))
-        return AudioShape(int(self.config["sample_size"]), int(self.config["sample_rate"]), channels)
+        latent_channels = int(self.model.io_channels)
+        return AudioShape(int(self.config["sample_size"]), int(self.config["sample_rate"]), channels, latent_channels)
 
     def task(self, recipe: Recipe) -> DiffusionTask:
         """What is differentiated, with the objective and the shift that the model was trained with."""
@@ -141,6 +142,7 @@ class SampleMaker:
     def __call__(self, item: Item, key: str, form: Form = "data") -> Sample:
         model, device = self.attributed.model, self.attributed.device
         with keyed_encoding(self.seed, key, device):
+            _require_channels(item.audio, self._channels(form), key)
             clean = self._clean(item.audio[None].to(device), form)
             inputs = self._inputs(item.info, clean)
         masks_padding = self.attributed.training.get("mask_padding")
@@ -148,6 +150,13 @@ class SampleMaker:
         mask = torch.ones(1, clean.shape[-1], device=device) if real is None else real.to(clean.dtype)
         assert model.training is False
         return Sample(key, clean[0], inputs, mask)
+
+    def _channels(self, form: Form) -> int:
+        """Of what an item holds."""
+        is_encoded = form == "latents" or (form == "data" and self.pre_encoded)
+        if is_encoded or self.attributed.model.pretransform is None:
+            return int(self.attributed.model.io_channels)
+        return self.attributed.shape.channels
 
     def _clean(self, audio: Tensor, form: Form) -> Tensor:
         """(1, d, t) what the backbone works on."""
@@ -176,3 +185,11 @@ class SampleMaker:
         conditions = {**conditions, "inpaint_mask": [nothing[:, :1]], "inpaint_masked_input": [nothing]}
         given = model.get_conditioning_inputs(conditions)
         return {name: value for name, value in given.items() if value is not None}
+
+
+def _require_channels(found: Tensor, channels: int, key: str) -> None:
+    if found.shape[0] != channels:
+        raise ConfigError(
+            f"{key}: has {found.shape[0]} channels where the model takes {channels}; is it encoded, and by the model's "
+            "autoencoder? (--pre-encoded, --no-pre-encoded)"
+        )

@@ -127,6 +127,8 @@ def _print_estimate(extraction: object) -> None:
     print(f"engine       {estimate.engine}")
     print(f"time         {estimate.seconds_per_item:.3f} s per item, {seconds / 60:.1f} min in all on one process")
     print(f"disk         {estimate.disk / 2**20:.1f} MiB")
+    if estimate.peak_memory is not None:
+        print(f"memory       {estimate.peak_memory / 2**30:.2f} GiB at its peak, on the CPU")
     if estimate.peak_gpu is not None:
         print(f"GPU memory   {estimate.peak_gpu / 2**30:.2f} GiB at its peak")
 

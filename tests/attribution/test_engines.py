@@ -97,6 +97,18 @@ def test_vmap_agrees_with_autograd(options: dict, make_task: Any) -> None:
     assert close(VmapEngine(task, dict(task.network.named_parameters()), projection).features(samples), wanted)
 
 
+def test_vmap_takes_samples_of_several_shapes(make_task: Any) -> None:
+    """Each has the row that it has alone."""
+    task, samples = make_task(depth=1), make_samples(6)
+    for place, frames in ((1, 5), (4, 5), (5, 8)):
+        mask = torch.ones(1, frames, dtype=torch.float64)
+        samples[place] = samples[place]._replace(latents=samples[place].latents[:, :frames], mask=mask)
+    engine = VmapEngine(task, dict(task.network.named_parameters()), make_projection("sketch", 64))
+    whole = engine.features(samples)
+    assert torch.equal(whole, torch.cat([engine.features([sample]) for sample in samples]))
+    assert close(whole, autograd_features(task, samples, engine.projection))
+
+
 @pytest.mark.parametrize("f", MEASURES)
 def test_every_measure(f: str, make_task: Any) -> None:
     task, samples = make_task(f=f, objective="rectified_flow", depth=1), make_samples(1)

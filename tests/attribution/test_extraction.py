@@ -1,9 +1,12 @@
 """Features of whole data sets: the same bytes however they are made, also after a kill; and what is refused."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import torch
 
 from stable_audio_tools.attribution.extraction import Extraction, ExtractSettings
 from stable_audio_tools.attribution.features import FeaturePaths, read_features
-from stable_audio_tools.attribution.items import AudioShape, GeneratedItems, read_manifest
+from stable_audio_tools.attribution.items import AudioShape, DatasetItems, GeneratedItems, read_manifest
 from stable_audio_tools.cli import dtrak_extract_features, dtrak_merge
 from stable_audio_tools.config import AudioError, ConfigError, load, save
 from stable_audio_tools.data.example_clips import write_example_clips
@@ -78,6 +81,14 @@ def run(settings: ExtractSettings) -> Any:
     return Extraction(settings).run()
 
 
+def changed_config(settings: ExtractSettings, folder: Path, training: dict | None = None, **changes: Any) -> str:
+    """A config of the model that differs in these keys; without any it says that latents were trained on."""
+    config = load(settings.model_config)
+    config["training"] |= training or {"pre_encoded": True}
+    save({**config, **changes}, folder / "changed.json")
+    return str(folder / "changed.json")
+
+
 @pytest.mark.parametrize("change", [{"batch_size": 3}, {"batch_size": 8, "num_workers": 2}], ids=str)
 def test_batches_and_workers_change_no_byte(change: dict, settings: ExtractSettings, wanted: bytes) -> None:
     done = run(replace(settings, **change))
@@ -110,8 +121,34 @@ def test_two_processes_make_the_bytes_of_one(
     assert Path(settings.feature_path).read_bytes() == wanted
     merged = read_features(settings.feature_path)
     assert len(merged.ids) == 7 and "shard" not in merged.meta
+    with pytest.raises(ConfigError, match="--ids-path, --meta-path: 2 processes write a file of each kind"):
+        Extraction(replace(settings, ids_path="ids.txt"))
     monkeypatch.delenv("WORLD_SIZE")
     assert run(settings).kept == 7, "the merged file is that of one process, which has nothing left to do"
+
+
+def test_a_process_may_find_no_item_sound(
+    folder: Path, settings: ExtractSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of the first of two processes are silent; made anew, its features take the place of the merged ones."""
+    shutil.copytree(folder / "clips", tmp_path / "clips")
+    for path in sorted((tmp_path / "clips").rglob("*.flac"))[:1]:
+        sf.write(path, np.zeros((30000, 2)), 22050)
+    save(
+        {"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": str(tmp_path / "clips")}]},
+        tmp_path / "clips.json",
+    )
+    chosen = replace(settings, dataset_config=str(tmp_path / "clips.json"), max_examples=2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for seed in (0, 1):
+        for rank in ("1", "0"):
+            monkeypatch.setenv("RANK", rank)
+            done = run(replace(chosen, e_seed=seed, overwrite=seed == 1))
+        assert (done.made, done.left_out) == (0, 1)
+        assert dtrak_merge.main(["--feature-path", settings.feature_path]) == 0
+        merged = read_features(settings.feature_path)
+        assert (len(merged), merged.meta["e_seed"], merged.meta["left_out"]) == (1, seed, 1)
+        assert "silent" in FeaturePaths.of(settings.feature_path).left_out.read_text()
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(settings: ExtractSettings, wanted: bytes, tmp_path: Path) -> None:
@@ -157,6 +194,8 @@ def test_bad_files_are_named_and_left_out(
     assert [Path(name).name for name in made.ids] == [files[n].name for n in others]
     rows = np.frombuffer(wanted, np.float32).reshape(7, 64)[others]
     assert np.array_equal(np.asarray(made.rows), rows), "noise follows the item, not its place or the root folder"
+    again = run(replace(settings, dataset_config=str(tmp_path / "clips.json")))
+    assert (again.made, again.kept, again.left_out) == (0, 6, 1)
 
 
 def test_other_settings_are_not_written_over(settings: ExtractSettings) -> None:
@@ -169,6 +208,37 @@ def test_other_settings_are_not_written_over(settings: ExtractSettings) -> None:
     assert Path(settings.feature_path).read_bytes() != before
 
 
+@pytest.mark.parametrize("change", ["more items", "caption", "crop", "sample_size", "mask_padding"])
+def test_what_was_made_from_something_else_is_not_complete(
+    change: str, folder: Path, settings: ExtractSettings, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "clips", tmp_path / "clips")
+    save(
+        {"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": str(tmp_path / "clips")}]},
+        tmp_path / "clips.json",
+    )
+    first = replace(settings, dataset_config=str(tmp_path / "clips.json"), max_examples=1)
+    run(first)
+    before, second = Path(settings.feature_path).read_bytes(), first
+    if change == "more items":
+        second, told = replace(first, max_examples=2), "items, data; items is 1 there and 2 here"
+    elif change == "caption":
+        sidecar = min((tmp_path / "clips").rglob("*.json"))
+        sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "sound": "other"}))
+        told = "data; data is"
+    elif change == "crop":
+        second, told = replace(first, disable_random_crop=True), "random_crop; random_crop is None there and False here"
+    elif change == "sample_size":
+        config = changed_config(settings, tmp_path, {"pre_encoded": False}, sample_size=4096)
+        second, told = replace(first, model_config=config), "sample_size; sample_size is 8192 there and 4096 here"
+    else:
+        config = changed_config(settings, tmp_path, {"mask_padding": True})
+        second, told = replace(first, model_config=config), "mask_padding; mask_padding is False there and True here"
+    with pytest.raises(ConfigError, match=rf"was made with other settings \({told}.*--overwrite"):
+        run(second)
+    assert Path(settings.feature_path).read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["tiny_diffusion_cond_inpaint", "tiny_diffusion_uncond"])
 def test_every_kind_of_diffusion_model(name: str, folder: Path, settings: ExtractSettings) -> None:
     made = small_models.small_model(name, folder)
@@ -176,6 +246,20 @@ def test_every_kind_of_diffusion_model(name: str, folder: Path, settings: Extrac
     done = run(replace(chosen, f="mean-squared-l2-norm"))
     rows = np.asarray(read_features(done.paths.feature).rows)
     assert rows.shape == (2, 64) and np.isfinite(rows).all() and np.abs(rows).sum(1).min() > 0
+
+
+def test_latents_are_not_taken_for_audio_nor_audio_for_latents(settings: ExtractSettings, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"clips/.*: has 2 channels where the model takes 16; is it encoded"):
+        run(replace(settings, pre_encoded=True))
+    (tmp_path / "latents").mkdir()
+    np.save(tmp_path / "latents" / "a.npy", np.ones((16, 32), "f4"))
+    (tmp_path / "latents" / "a.json").write_text('{"sound": "drums", "seconds_total": 1}')
+    folders = [{"id": "latents", "path": str(tmp_path / "latents")}]
+    save({"dataset_type": "pre_encoded", "datasets": folders}, tmp_path / "latents.json")
+    latents = replace(settings, dataset_config=str(tmp_path / "latents.json"))
+    with pytest.raises(ConfigError, match=r"latents/a\.npy: has 16 channels where the model takes 2"):
+        run(latents)
+    assert run(replace(latents, pre_encoded=True)).made == 1
 
 
 def test_parameters_are_selected_by_name(settings: ExtractSettings) -> None:
@@ -256,12 +340,82 @@ def test_queries_from_a_manifest(generated: Path, settings: ExtractSettings, tmp
     assert [sample.key for sample in samples] == ["a/drums.wav", "bass.wav"]
     assert not torch.equal(samples[0].inputs["cross_attn_cond"], samples[1].inputs["cross_attn_cond"])
     # Generated audio is audio, also for a model that was trained on latents.
-    _, encoded = next(Extraction(replace(queries, pre_encoded=True))._samples([1], []))
+    _, encoded = next(Extraction(replace(queries, model_config=changed_config(queries, tmp_path)))._samples([1], []))
     assert torch.equal(encoded.latents, samples[1].latents)
     # Kept latents stand for the audio, and go past the autoencoder.
     np.save(generated / "bass.npy", samples[1].latents.numpy() + 1)
     _, kept = next(Extraction(queries)._samples([1], []))
     assert torch.allclose(kept.latents, samples[1].latents + 1) and kept.key == "bass.wav"
+
+
+def test_a_query_made_anew_is_not_the_old_one(generated: Path, settings: ExtractSettings) -> None:
+    """Of the same name, length and conditions."""
+    queries = replace(settings, dataset_config=None, generated=str(generated))
+    run(queries)
+    assert run(queries).kept == 2
+    sf.write(generated / "bass.wav", 0.2 * np.random.default_rng(7).standard_normal((9000, 2)), 22050)
+    with pytest.raises(ConfigError, match=r"was made with other settings \(data;"):
+        run(queries)
+
+
+def test_path_lists_and_flags_of_generated_files(generated: Path, settings: ExtractSettings, tmp_path: Path) -> None:
+    queries = replace(settings, dataset_config=None, generated=str(generated))
+    (tmp_path / "list.txt").write_text("bass.wav\n")
+    assert [run(replace(queries, exclude_paths_file=str(tmp_path / "list.txt"))).made] == [1]
+    assert Path(read_features(settings.feature_path).ids[0]).name == "drums.wav"
+    included = Extraction(replace(queries, include_paths_file=str(tmp_path / "list.txt")))
+    assert [included.items.key(number) for number in range(len(included.items))] == ["bass.wav"]
+    for flag in ("pre_encoded", "no_pre_encoded", "disable_random_crop"):
+        with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')}: is of a dataset, and --generated has none"):
+            replace(queries, **{flag: True})
+
+
+@pytest.mark.parametrize("engine", ["vmap", "auto"])
+def test_kept_latents_of_several_lengths(engine: str, generated: Path, settings: ExtractSettings) -> None:
+    """And one whose latents cannot be used is left out."""
+    queries = replace(settings, dataset_config=None, generated=str(generated), proj_dim=8, projection="normal")
+    channels = Extraction(queries).attributed.shape.latent_channels
+    rng = np.random.default_rng(0)
+    for name, frames in (("a/drums.npy", 24), ("bass.npy", 32)):
+        np.save(generated / name, rng.standard_normal((channels, frames)).astype("f4"))
+    done = run(replace(queries, engine=engine))
+    assert done.made == 2 and np.isfinite(np.fromfile(settings.feature_path, "f4")).all()
+    np.save(generated / "bass.npy", np.zeros((channels + 1, 32), "f4"))
+    done = run(replace(queries, engine=engine, overwrite=True))
+    assert (done.made, done.left_out) == (1, 1) and "expected latents of shape" in done.paths.left_out.read_text()
+
+
+def test_a_failed_attempt_does_not_block_the_next(generated: Path, settings: ExtractSettings) -> None:
+    queries = replace(settings, dataset_config=None, generated=str(generated))
+    (generated / "a").rename(generated / "b")
+    (generated / "bass.wav").rename(generated / "b" / "bass.wav")
+    with pytest.raises(AudioError, match="not one of 2 items could be used"):
+        run(queries)
+    (generated / "b" / "bass.wav").rename(generated / "bass.wav")
+    assert run(queries).made == 1
+
+
+@pytest.mark.parametrize("name", ["two\nlines.wav", os.fsdecode(b"latin-\xe4.wav")], ids=["line break", "not UTF-8"])
+def test_names_that_no_list_can_hold(name: str, generated: Path, settings: ExtractSettings) -> None:
+    (generated / "bass.wav").rename(generated / name)
+    (generated / "manifest.jsonl").write_text(json.dumps({"file": name}) + "\n")
+    with pytest.raises(ConfigError, match="a name with line breaks, or not in UTF-8, cannot stand in the list of ids"):
+        Extraction(replace(settings, dataset_config=None, generated=str(generated)))
+
+
+def test_a_dataset_with_a_name_that_is_not_utf_8(folder: Path, settings: ExtractSettings, tmp_path: Path) -> None:
+    """Told before the work where it is an item, and listed where it is none."""
+    clips = tmp_path / "clips"
+    shutil.copytree(folder / "clips", clips)
+    named = clips / os.fsdecode(b"latin-\xe4.flac")
+    min(clips.rglob("*.flac")).rename(named)
+    save({"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": str(clips)}]}, tmp_path / "clips.json")
+    chosen = replace(settings, dataset_config=str(tmp_path / "clips.json"))
+    with pytest.raises(ConfigError, match=r"latin-.*not in UTF-8.*rename the file"):
+        Extraction(chosen)
+    named.write_bytes(b"no audio")
+    done = run(replace(chosen, max_examples=1))
+    assert done.left_out == 1 and b"latin-\xe4.flac" in done.paths.left_out.read_bytes()
 
 
 def test_the_manifest_of_the_original_scripts(generated: Path) -> None:
@@ -310,7 +464,19 @@ def test_a_dry_run_writes_nothing(settings: ExtractSettings, capsys: pytest.Capt
     assert dtrak_extract_features.main(words(settings, "--dry-run")) == 0
     told = capsys.readouterr().out
     assert "items        7" in told and "s per item" in told and "engine       hooks" in told
+    assert re.search(r"^memory +\d+\.\d\d GiB at its peak, on the CPU$", told, re.MULTILINE)
     assert not list(Path(settings.feature_path).parent.glob("features*"))
+
+
+def test_a_dry_run_times_the_reading(settings: ExtractSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    extraction, load = Extraction(settings), DatasetItems.load
+
+    def slow(items: DatasetItems, number: int) -> Any:
+        time.sleep(0.5)
+        return load(items, number)
+
+    monkeypatch.setattr(DatasetItems, "load", slow)
+    assert extraction.estimate().seconds_per_item > 0.5
 
 
 def test_without_fused_attention_and_with_recomputation(settings: ExtractSettings, wanted: bytes) -> None:
@@ -334,6 +500,8 @@ def test_mistakes_end_in_a_sentence(
     assert "--f: expected one of loss," in told("--f", "norm")
     assert "--cfg-dropout-prob: expected 0 to 1, got 2" in told("--cfg-dropout-prob", "2")
     assert "or --generated" in told("--generated", str(tmp_path))
+    assert f"--feature-path: {tmp_path} is a folder; name a file in it" in told("--feature-path", str(tmp_path))
+    assert "error:" in told("--feature-path", str(folder / "clips.json" / "features"))
     made = small_models.small_model("tiny_autoencoder", folder)
     other = replace(settings, model_config=str(made.config), pretrained_ckpt_path=str(made.weights))
     assert dtrak_extract_features.main(words(other)) == 2

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -54,11 +55,33 @@ def test_what_it_runs_is_understood(settings: dict[str, str], tmp_path: Path) ->
         assert ("train_features.memmap", "scripts/dtrak_merge.py") in parsed
         assert train["param_regex"] == ALL["PARAM_REGEX"] and train["max_examples"] == 10
         assert (query["dataset_config"], query["generated"], query["max_examples"]) == ("queries.json", None, 2)
+        assert query["disable_random_crop"]
     else:
         assert query["generated"] == "outputs/generated_queries" and len(parsed) == 3
+        assert not query["disable_random_crop"], "refused with generated files"
+    assert train["disable_random_crop"]
     scores = parsed["scores", "scripts/dtrak_score.py"]
     assert scores["train_feature_paths"] == [train["feature_path"]]
     assert scores["query_feature_path"] == query["feature_path"] and scores["report_dir"] == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [(None, "1"), (0, "1"), (3, "3")])
+def test_a_cluster_job_starts_a_process_for_each_gpu(gpus: int | None, processes: str, tmp_path: Path) -> None:
+    """And one where there is none, or no command that would tell."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / SCRIPT.name).write_text('echo "$PROCESSES $NUM_WORKERS"\n')
+    (tmp_path / "bin").mkdir()
+    for name in ("bash", "wc"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    if gpus is not None:
+        stand_in = tmp_path / "bin" / "nvidia-smi"
+        stand_in.write_text("#!/bin/bash\n" + "echo GPU\n" * gpus)
+        stand_in.chmod(0o755)
+    told = {"PATH": str(tmp_path / "bin"), "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_CPUS_PER_TASK": "6"}
+    done = subprocess.run(
+        [str(shutil.which("bash")), str(SCRIPT.with_suffix(".slurm"))], env=told, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.split()) == (0, [processes, str(6 // int(processes))]), done.stderr
 
 
 def test_what_is_missing_is_named() -> None:

@@ -1,6 +1,7 @@
 """Several samples in one vectorised pass: for small models, and for dense projections, whose matrix they share."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +13,21 @@ from stable_audio_tools.attribution.task import Rows, Sample
 
 
 class VmapEngine(Engine):
-    """Holds the gradients of a group. Groups are always filled up to one size, so that shapes never change."""
+    """Holds the gradients of a group: samples of one shape, always filled up to one size, so that no bit changes."""
 
     name = "vmap"
     group = 4
 
     def features(self, samples: Sequence[Sample]) -> Tensor:
-        parts = [self._group(samples[start : start + self.group]) for start in range(0, len(samples), self.group)]
-        return torch.cat(parts).float().cpu()
+        alike: dict[Any, list[int]] = {}
+        for place, sample in enumerate(samples):
+            alike.setdefault(_shapes(sample), []).append(place)
+        features = torch.empty(len(samples), self.projection.dim)
+        for places in alike.values():
+            for start in range(0, len(places), self.group):
+                chosen = places[start : start + self.group]
+                features[chosen] = self._group([samples[place] for place in chosen]).float().cpu()
+        return features
 
     def _group(self, samples: Sequence[Sample]) -> Tensor:
         prepared = [self.task.prepare(sample) for sample in samples]
@@ -36,6 +44,12 @@ class VmapEngine(Engine):
         for name, gradient in gradients.items():
             features += self.projection.project(name, gradient.detach()[: len(samples)])
         return features
+
+
+def _shapes(sample: Sample) -> Any:
+    """What samples must share to be stacked."""
+    inputs = sorted((name, value.shape) for name, value in sample.inputs.items())
+    return sample.latents.shape, sample.mask.shape, tuple(inputs)
 
 
 def _stack(prepared: Sequence[Rows]) -> Rows:
