@@ -142,6 +142,7 @@ class AudioModel(Adaptable):
         items = _as_items({"prompt": prompt, **given}, conditions, num_samples)
         _require("init_audio", init_audio, "init_noise_level", init_noise_level)
         _require("inpaint_audio", inpaint_audio, "inpaint", inpaint)
+        _require("inpaint_audio", inpaint_audio, "inpaint_bands", more.get("inpaint_bands"))
         self._complete(items, seconds)
         self._check(items, seconds, steps, sample_size)
         seeds = self._seeds(seed, len(items))

@@ -113,6 +113,9 @@ def sampling_problems(item: Item, facts: ModelFacts, settings: BatchSettings) ->
         sampler.check_eta(settings.eta, name)
     except ValueError as error:
         yield str(error)
+    level = item.how.init_noise_level if item.how.edit is None else item.how.edit.noise_level
+    if level is not None and level > 1 and not sampler.starts_by_ratio:
+        yield f"noise level: is {level:g}, and for the sampler {name!r} 1 is all noise; ask for less"
     for limit in ("sigma_min", "sigma_max"):
         if getattr(settings, limit) is not None and not sampler.starts_by_ratio:
             yield f"{limit}: the sampler {name!r} does not use it; leave it out"

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from stable_audio_tools.inference.generation import Audio, Metadata, make_denois
 from stable_audio_tools.inference.generation_run import GenerationRun
 from stable_audio_tools.inference.options import GuidanceOptions, SamplingOptions, split_options
 from stable_audio_tools.inference.samplers import DETERMINISTIC, find_sampler
+from stable_audio_tools.models.diffusion.ddpm import DDPM
 from stable_audio_tools.models.diffusion.objectives import name_of
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ def interpolate_audio(
     run = GenerationRun(
         model, steps, len(weights), sample_size, seed, device, options, find_sampler(name, model.diffusion_objective)
     )
+    if isinstance(run.objective, DDPM):  # the way back knows no clipping, so the way forth must not either
+        run.objective = replace(run.objective, clip_sample=None)
     with run.settings():
         make = (lambda _: model.denoiser()) if not guidance else None
         if make is None:

@@ -18,7 +18,7 @@ from stable_audio_tools.models.bottleneck import (
     RVQVAEBottleneck,
     VAEBottleneck,
 )
-from stable_audio_tools.models.pretransforms import AutoencoderPretransform, Pretransform
+from stable_audio_tools.models.pretransforms import AutoencoderPretransform, ChainPretransform, Pretransform
 
 logger = logging.getLogger(__name__)
 
@@ -83,13 +83,44 @@ class LatentEncoder:
 
 
 def autoencoder_of(model: nn.Module) -> AudioAutoencoder:
-    """The model itself, or the autoencoder that it works in."""
+    """The model itself, or the autoencoder that it works in: of audio, also where a chain leads to it."""
+    if isinstance(model, AudioAutoencoder):
+        return model
     pretransform = getattr(model, "pretransform", None)
-    inner = pretransform.model if isinstance(pretransform, AutoencoderPretransform) else None
-    for candidate in (model, inner):
-        if isinstance(candidate, AudioAutoencoder):
-            return candidate
+    if isinstance(pretransform, AutoencoderPretransform):
+        return pretransform.model
+    if isinstance(pretransform, ChainPretransform):
+        return _end_of(pretransform)
     raise ConfigError(f"{type(model).__name__} is no autoencoder, and has none as its pretransform")
+
+
+def _end_of(chain: ChainPretransform) -> AudioAutoencoder:
+    """The autoencoder at the end of a chain, behind the stages before it; the weights are shared."""
+    *before, last = chain.flat
+    if not isinstance(last, AutoencoderPretransform):
+        raise ConfigError(
+            f"model.pretransform: the last stage of the chain is {type(last).__name__}, no autoencoder; only a chain "
+            "that ends in an autoencoder encodes to latents"
+        )
+    inner = last.model
+    if not before:
+        return inner
+    if inner.pretransform is not None:
+        before.append(inner.pretransform)
+    whole = AudioAutoencoder(
+        inner.encoder,
+        inner.decoder,
+        inner.latent_dim,
+        chain.downsampling_ratio,
+        inner.sample_rate,
+        inner.io_channels,
+        inner.bottleneck,
+        ChainPretransform(before),
+        inner.in_channels,
+        inner.out_channels,
+        inner.soft_clip,
+    )
+    return whole.train(inner.training)
 
 
 def posterior_mean(features: Tensor) -> Tensor:
@@ -147,13 +178,7 @@ def require_same_autoencoder(model: nn.Module, dataset_config: Mapping[str, Any]
     pretransform = getattr(model, "pretransform", None)
     for entry in dataset_config.get("datasets", ()):
         details = read_details(entry["path"]) or {}
-        if isinstance(details.get("pretransform"), dict) and isinstance(pretransform, Pretransform):
-            difference = pretransform.unlike(details["pretransform"], details["sample_rate"])
-            if difference is not None:
-                raise ConfigError(
-                    f"{entry['path']}: these latents were made by another pretransform than that of this model "
-                    f"({difference}); cut the audio again with --model-config, or change the model"
-                )
+        _require_same_kind(pretransform, details, entry["path"])
         if isinstance(details.get("autoencoder"), dict) and "probe" in details["autoencoder"]:
             stored[entry["path"]] = details["autoencoder"]
     if not stored:
@@ -171,6 +196,21 @@ def require_same_autoencoder(model: nn.Module, dataset_config: Mapping[str, Any]
                 f"({difference}); they were made with {told.get('weights') or 'unnamed weights'}. Load those weights "
                 "(--pretransform-ckpt-path), or encode the audio again with those of the model"
             )
+
+
+def _require_same_kind(pretransform: Any, details: Mapping[str, Any], path: str) -> None:
+    node = details.get("pretransform")
+    if node is None and isinstance(details.get("autoencoder"), dict):
+        node = {"type": "autoencoder"}
+    if not isinstance(node, dict) or not isinstance(pretransform, Pretransform):
+        return
+    difference = pretransform.unlike(node, details.get("sample_rate", 0))
+    if difference is not None:
+        raise ConfigError(
+            f"{path}: these latents were made by another pretransform than that of this model ({difference}); cut the "
+            "audio again with --model-config (audio_to_images.py for mel bands, pre_encode.py for an autoencoder), or "
+            "change the model"
+        )
 
 
 def _difference(features: Tensor, codes: list[int] | None, told: Mapping[str, Any]) -> str | None:

@@ -178,11 +178,22 @@ def _kept_arguments(job: Job, facts: ModelFacts) -> dict[str, Any]:
     if job.inpaint_audio is None:
         return {}
     bands = job.options.get("inpaint_bands")
+    if bands is not None:
+        _check_bands(bands, job)
     return {
         "inpaint_audio": job.inpaint_audio,
         "inpaint_mask": _mask_of(job, facts.sample_rate) if bands is None else _untouched(bands, job),
         "keep_exact": job.options.get("keep_exact", True),
     }
+
+
+def _check_bands(bands: Tensor, job: Job) -> None:
+    if job.inpaint is not None:
+        raise ValueError("inpaint_bands: inpaint is given too; keep one of them")
+    if bands.ndim != 2 or not bool(((bands >= 0) & (bands <= 1)).all()):
+        raise ValueError(f"inpaint_bands: expected 0 (anew) to 1 (kept) as (bands, frames), got {tuple(bands.shape)}")
+    if bool((bands == 1).all()):
+        raise ValueError("inpaint_bands: nothing is to be made anew; set 0 where something is")
 
 
 def _untouched(bands: Tensor, job: Job) -> Tensor:

@@ -1,6 +1,7 @@
 """Features of whole data sets: the same bytes however they are made, also after a kill; and what is refused."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -403,8 +404,11 @@ def test_names_that_no_list_can_hold(name: str, generated: Path, settings: Extra
         Extraction(replace(settings, dataset_config=None, generated=str(generated)))
 
 
-def test_a_dataset_with_a_name_that_is_not_utf_8(folder: Path, settings: ExtractSettings, tmp_path: Path) -> None:
+def test_a_dataset_with_a_name_that_is_not_utf_8(
+    folder: Path, settings: ExtractSettings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Told before the work where it is an item, and listed where it is none."""
+    caplog.set_level(logging.CRITICAL, logger="stable_audio_tools")  # pytest's processes exchange nothing but UTF-8
     clips = tmp_path / "clips"
     shutil.copytree(folder / "clips", clips)
     named = clips / os.fsdecode(b"latin-\xe4.flac")

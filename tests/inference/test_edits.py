@@ -13,10 +13,11 @@ from stable_audio_tools.cli.generate import main as generate
 from stable_audio_tools.config import UserError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.audio_model import AudioModel
-from stable_audio_tools.inference.edits import Edit, outpaint
+from stable_audio_tools.inference.edits import Edit
 from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_uncond
 from stable_audio_tools.inference.interpolation import slerp
 from stable_audio_tools.inference.samplers import SAMPLERS, samplers_for
+from stable_audio_tools.inference.windows import between, inpaint, outpaint, vary
 from stable_audio_tools.models.diffusion.ddpm import DDPM
 from stable_audio_tools.models.diffusion.objectives import mix_at
 from stable_audio_tools.models.factory import create_model_from_config
@@ -154,6 +155,40 @@ def test_three_windows_on_there_are_no_seams(objective: Any) -> None:
     assert (levels / source(20).std() - 1).abs().max() < 0.3
 
 
+@pytest.mark.parametrize("seconds", [0.5, 3.1])
+def test_a_variation_is_as_long_as_its_audio_and_follows_it(seconds: float) -> None:
+    model, clip = coloured_model("v"), source(seconds)
+    near = vary(model, (RATE, clip), 0.05, seed=[5, 6], steps=30, progress=False)
+    assert near.shape == (2, 1, clip.shape[-1]) and not torch.equal(near[0], near[1])
+    far = vary(model, (RATE, clip), 50.0, seed=[5], steps=30, progress=False)
+    assert (near[0] - clip).norm() < 0.3 * clip.norm() < (far[0] - clip).norm()
+    windows = near[0, 0].unfold(0, 2048, 2048).std(1) / clip[0].unfold(0, 2048, 2048).std(1)
+    assert (windows - 1).abs().max() < 0.3
+
+
+def test_spans_of_audio_of_any_length() -> None:
+    model, options = coloured_model("v"), {"steps": 10, "progress": False}
+    for seconds, spans in ((0.5, [(0.1, 0.2)]), (4.0, [(0.02, 0.3), (2.0, 2.5), (3.8, 4.0)])):
+        clip = source(seconds)
+        made = inpaint(model, (RATE, clip), spans, 0.0, seed=[5, 6], **options)  # type: ignore[arg-type]
+        assert made.shape == (2, *clip.shape) and not torch.equal(made[0], made[1])
+        kept = torch.ones(clip.shape[-1], dtype=torch.bool)
+        for start, end in spans:
+            kept[round(start * RATE) - 1 : round(end * RATE) + 1] = False
+            anew = made[0, 0, round(start * RATE) : round(end * RATE)]
+            assert not torch.allclose(anew, clip[0, round(start * RATE) : round(end * RATE)], atol=1e-3)
+        assert torch.equal(made[0, :, kept], clip[:, kept])
+    for spans, message in (([(3.0, 5.0)], "goes past the end of the audio"), ([(0.5, 3.5)], "is longer than the")):
+        with pytest.raises(UserError, match=message):
+            inpaint(model, (RATE, source(4.0)), spans, seed=[5], **options)  # type: ignore[arg-type]
+
+
+def test_an_item_for_each_seed_without_conditions() -> None:
+    model = coloured_model("v")
+    made = outpaint(model, (RATE, source(1.024)), 1.5, overlap=0.5, seed=(1, 2), steps=5, progress=False)
+    assert len(made) == 2 and not torch.equal(made[0], made[1])
+
+
 def test_the_loudness_of_windows_is_matched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A codec that loses the level, as mel images relative to their loudest pixel do."""
     model = coloured_model("v")
@@ -184,7 +219,12 @@ def test_outpainting_says_what_it_cannot_do() -> None:
         assert any(message in text for text in edit.problems(model.facts))
 
 
-@pytest.mark.parametrize("objective", ["v", "rectified_flow", DDPM_NODE], ids=["v", "flow", "ddpm"])
+CLIPPED_NODE = {"type": "ddpm", "config": {"clip_sample": 0.5}}  # less than what the clips reach
+
+
+@pytest.mark.parametrize(
+    "objective", ["v", "rectified_flow", DDPM_NODE, CLIPPED_NODE], ids=["v", "flow", "ddpm", "clipped"]
+)
 def test_interpolation_meets_both_ends_and_keeps_the_level_between(objective: Any) -> None:
     model = coloured_model(copy.deepcopy(objective))
     ends = [source(1.024, seed) for seed in (1, 2)]
@@ -192,6 +232,8 @@ def test_interpolation_meets_both_ends_and_keeps_the_level_between(objective: An
     for index, end in ((0, ends[0]), (2, ends[1])):
         assert (made[index] - end).norm() < 0.1 * end.norm()
     assert made[1].std() == pytest.approx(ends[0].std().item(), rel=0.15)
+    with pytest.raises(UserError, match="the model works on"):
+        between(model, (RATE, source(4.0)), (RATE, ends[1]), (0.5,), steps=1)
     with pytest.raises(ValueError, match="can be followed back to the noise"):
         model.interpolate(
             (RATE, ends[0]), (RATE, ends[1]), sampler_type="dpmpp-2m-sde" if objective == "v" else "pingpong"
@@ -226,7 +268,7 @@ def test_the_command_edits_and_says_what_it_cannot(tmp_path: Path, capsys: pytes
     assert (out / "sample_item-2.wav").is_file()
     capsys.readouterr()
     for more, message in (
-        (["--mode", "inpaint", "--spans", "5-6"], "mode inpaint: inpaint: nothing is left to generate"),
+        (["--mode", "inpaint", "--spans", "5-6"], "mode inpaint: spans: 5-6 goes past the end of the audio"),
         (["--mode", "inpaint"], "spans: missing; the mode 'inpaint' needs it"),
         (["--mode", "variation", "--clip-length", "1"], "clip_length: the mode 'variation' says how long files are"),
         (["--mode", "variation", "--eta", "0.5"], "eta: sampler_type 'dpmpp-3m-sde' does not use it"),
