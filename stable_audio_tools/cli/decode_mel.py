@@ -8,11 +8,13 @@ from typing import Any
 from stable_audio_tools.cli.command import command, make_parser
 from stable_audio_tools.cli.generate import add_file_flags
 
+DEFAULT_MODEL = "bigvgan_v2_44khz_128band_256x"
+
 
 def parser() -> argparse.ArgumentParser:
     made = make_parser(
         "decode_mel.py",
-        "Make audio of every mel spectrogram (.pt, .npy, .safetensors) of a folder. With --bigvgan-model they hold "
+        "Make audio of every mel spectrogram (.pt, .npy, .safetensors) of a folder. For BigVGAN alone they hold "
         "natural logarithms, with --model-config what its mel transform makes, in [-1, 1]. What is complete is kept. "
         "Exit status 1 when a file could not be read. Several GPUs: torchrun --nproc_per_node N decode_mel.py ...",
     )
@@ -22,7 +24,8 @@ def parser() -> argparse.ArgumentParser:
         "--bigvgan-model",
         "--bigvgan_model",
         metavar="NAME",
-        help="a published name such as bigvgan_v2_44khz_128band_256x, a weight file, or a folder with config.json",
+        help="a published name, a weight file, or a folder with config.json (without --model-config, else "
+        f"{DEFAULT_MODEL})",
     )
     made.add_argument("--bigvgan-config", metavar="JSON", help="its config.json, where that lies elsewhere")
     made.add_argument("--model-config", metavar="JSON", help="a model whose mel transform and vocoder are taken")
@@ -34,13 +37,14 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.inference.outputs import OutputFolder
-    from stable_audio_tools.mel.decoding import DecodeSettings, decode_folder, find_mels
+    from stable_audio_tools.mel.decoding import DecodeSettings, check_details, decode_folder, find_mels
     from stable_audio_tools.system.devices import pick_device
 
     check(arguments)
     folder = arguments.directory
     files = find_mels(folder, arguments.format)
     decoder, about = _decoder(arguments)
+    check_details(decoder, folder, files)
     output = OutputFolder(arguments.output_dir or folder / "audio")
     settings = DecodeSettings(arguments.format, arguments.bits, arguments.overwrite, arguments.chunk_frames)
 
@@ -60,7 +64,7 @@ def check(arguments: argparse.Namespace) -> None:
     from stable_audio_tools.config import ConfigError
     from stable_audio_tools.mel.decoding import OVERLAP_FRAMES
 
-    if (arguments.bigvgan_model is None) == (arguments.model_config is None):
+    if arguments.bigvgan_model is not None and arguments.model_config is not None:
         raise ConfigError("give either --bigvgan-model, or --model-config with a vocoder")
     if arguments.bigvgan_config is not None and arguments.bigvgan_model is None:
         raise ConfigError("--bigvgan-config: goes with --bigvgan-model")
@@ -82,7 +86,8 @@ def _decoder(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
         if arguments.chunk_frames is not None and isinstance(made.vocoder, GriffinLimVocoder):
             raise ConfigError("--chunk-frames: Griffin-Lim finds the phases of a spectrogram as a whole; leave it out")
         return made, {"pretransform": node}
-    return LogMelDecoder(arguments.bigvgan_model, arguments.bigvgan_config), {"vocoder": arguments.bigvgan_model}
+    source = arguments.bigvgan_model or DEFAULT_MODEL
+    return LogMelDecoder(source, arguments.bigvgan_config), {"vocoder": source}
 
 
 main = command(parser, run)

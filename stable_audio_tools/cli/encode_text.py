@@ -26,18 +26,37 @@ def parser() -> argparse.ArgumentParser:
         "--clap-model", metavar="NAME", help="CLAP model of transformers, by name or folder, instead of T5"
     )
     encoder.add_argument(
-        "--pooling", default="mean", choices=("first", "mean", "none"), help="one vector per text, or all its tokens"
+        "--pooling", choices=("first", "mean", "none"), help="one vector per text, or all its tokens (else mean)"
     )
-    encoder.add_argument("--max-length", type=int, default=128, metavar="N", help="longest text, in tokens of T5")
-    encoder.add_argument("--batch-size", type=int, default=16, metavar="N", help="texts through the encoder at once")
+    encoder.add_argument("--max-length", type=int, metavar="N", help="longest text, in tokens of T5 (else 128)")
+    encoder.add_argument("--batch-size", type=int, metavar="N", help="texts through the encoder at once (else 16)")
     encoder.add_argument("--device", metavar="NAME", help="cpu, cuda, mps (else the best there is)")
     made.add_argument(
         "--names",
-        default="whole",
         choices=("whole", "name", "stem"),
-        help="of --from-pickle: what to keep of names that are paths",
+        help="of --from-pickle: what to keep of names that are paths (else whole)",
     )
     return made
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Flags that are wrong, or do not go together."""
+    from stable_audio_tools.config import ConfigError
+
+    encoder = ("t5", "clap_ckpt", "clap_model", "pooling", "max_length", "batch_size", "device")
+    others, source = (encoder, "--from-pickle") if arguments.from_pickle is not None else (("names",), "--texts")
+    problems = [
+        f"--{name.replace('_', '-')}: has no meaning with {source}; leave it out"
+        for name in others
+        if getattr(arguments, name) is not None
+    ]
+    if arguments.output.suffix != ".safetensors":
+        problems.append(f"--output: expected a name ending in .safetensors, got {arguments.output.name!r}")
+    for name in ("batch_size", "max_length"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            problems.append(f"--{name.replace('_', '-')}: expected at least 1, got {value}")
+    if problems:
+        raise ConfigError(problems)
 
 
 def conditioner_of(arguments: argparse.Namespace) -> Any:
@@ -63,7 +82,7 @@ def conditioner_of(arguments: argparse.Namespace) -> Any:
         node = {"type": "clap_text", "id": "prompt", "config": config}
     else:
         name = arguments.t5 or "t5-small"
-        config = {"t5_model_name": name, "max_length": arguments.max_length, "output_dim": encoder_width(name)}
+        config = {"t5_model_name": name, "max_length": arguments.max_length or 128, "output_dim": encoder_width(name)}
         node = {"type": "t5", "id": "prompt", "config": config}
     conditioner = build("conditioner", node, "encoder").eval()
     return lambda texts: conditioner(texts, pick_device(arguments.device))
@@ -72,23 +91,20 @@ def conditioner_of(arguments: argparse.Namespace) -> Any:
 def run(arguments: argparse.Namespace) -> int:
     from safetensors.torch import save_file
 
-    from stable_audio_tools.config import ConfigError
-    from stable_audio_tools.inference.text_encodings import encode_texts, read_pickled_encodings, read_texts
+    from stable_audio_tools.inference.text_encodings import Pooling, encode_texts, read_pickled_encodings, read_texts
     from stable_audio_tools.system.files import atomic_path
 
-    if arguments.output.suffix != ".safetensors":
-        raise ConfigError(f"--output: expected a name ending in .safetensors, got {arguments.output.name!r}")
-    if arguments.batch_size < 1 or arguments.max_length < 1:
-        raise ConfigError("--batch-size, --max-length: expected at least 1")
+    check(arguments)
     if arguments.from_pickle is not None:
-        encodings = read_pickled_encodings(arguments.from_pickle, arguments.names)
+        encodings = read_pickled_encodings(arguments.from_pickle, arguments.names or "whole")
     else:
         texts = read_texts(arguments.texts)
-        encodings = encode_texts(conditioner_of(arguments), texts, arguments.pooling, arguments.batch_size)
+        pooling: Pooling = arguments.pooling or "mean"
+        encodings = encode_texts(conditioner_of(arguments), texts, pooling, arguments.batch_size or 16)
     with atomic_path(arguments.output) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in encodings.items()}, temporary)
-    longest = max((len(tensor) if tensor.ndim == 2 else 1 for tensor in encodings.values()), default=0)
-    width = next(iter(encodings.values())).shape[-1] if encodings else 0
+    longest = max(len(tensor) if tensor.ndim == 2 else 1 for tensor in encodings.values())
+    width = next(iter(encodings.values())).shape[-1]
     print(f"{arguments.output}: {len(encodings)} encodings, dim {width}, max_length {longest}")
     return 0
 

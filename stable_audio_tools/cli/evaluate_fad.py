@@ -30,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     sets.add_argument(
         "--generated",
         "--generated-paths",
+        "--generated_paths",
+        "--generated-path",
         "--generated_path",
         dest="generated",
         nargs="+",
@@ -51,6 +53,12 @@ def parser() -> argparse.ArgumentParser:
     sets.add_argument("--limit", type=int, metavar="N", help="take the first N files of each folder")
     sets.add_argument(
         "--read-fadtk", action="store_true", help="take the vectors or statistics that fadtk left in a folder"
+    )
+    sets.add_argument(
+        "--metric",
+        choices=("frechet_audio_distance",),
+        default="frechet_audio_distance",
+        help="what is always measured; the flags below add more",
     )
     scores = made.add_argument_group("scores beside the Fréchet distance")
     scores.add_argument("--inf", action="store_true", help="extrapolate to endlessly many frames")

@@ -23,6 +23,7 @@ from stable_audio_tools.inference.model_facts import facts_of
 from stable_audio_tools.models.checkpoints import open_weights
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
 from stable_audio_tools.models.compilation import compile_network
+from stable_audio_tools.models.pipeline_folders import is_pipeline, pipeline_config
 from stable_audio_tools.models.pretrained import fit_config, get_pretrained_model, load_model
 from stable_audio_tools.system.devices import parse_dtype, pick_device, pick_dtype
 from stable_audio_tools.system.seeds import MAX_SEED, draw_seed
@@ -335,6 +336,8 @@ def _load(
 def find_config(model: str | Path) -> dict[str, Any] | None:
     """The config that a path leads to without looking at weights; None for weight files and names on the Hub."""
     path = Path(model).expanduser()
+    if is_pipeline(path) and not (path / CONFIG_NAME).exists():
+        return pipeline_config(path)
     if path.is_dir():
         path = path / CONFIG_NAME
     return load_config(path) if path.suffix == ".json" else None

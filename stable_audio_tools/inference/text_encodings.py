@@ -50,11 +50,11 @@ def _lines(content: str) -> Iterator[Mapping[str, Any]]:
 
 
 def _rows(content: str) -> Iterator[Mapping[str, Any]]:
-    yield from csv.DictReader(content.splitlines())
+    yield from csv.DictReader(io.StringIO(content, newline=""))
 
 
 def _objects(content: str) -> Iterator[Mapping[str, Any]]:
-    for number, line in enumerate(filter(str.strip, content.splitlines()), start=1):
+    for number, line in enumerate(filter(str.strip, content.split("\n")), start=1):
         try:
             found = json.loads(line)
         except json.JSONDecodeError as error:
@@ -110,12 +110,36 @@ def read_pickled_encodings(path: str | Path, names: Names = "whole") -> dict[str
         name = _name(str(key), names)
         if name in found:
             raise UserError(f"{path}: {name!r} comes twice when only the {names} of the paths are kept")
-        try:
-            encoding = torch.as_tensor(value).float().squeeze(0)
-        except (TypeError, ValueError):
-            raise UserError(f"{path}: {key!r} is {type(value).__name__}, no array or tensor") from None
-        found[name] = encoding.clone()
+        found[name] = _encoding(f"{path}: {key!r}", value)
+    _check_together(path, found)
     return found
+
+
+def _encoding(where: str, value: Any) -> Tensor:
+    """(d,) or (s, d), without a leading axis of one."""
+    try:
+        encoding = torch.as_tensor(value).float()
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{where} is {type(value).__name__}, no array or tensor of numbers") from None
+    shape = tuple(encoding.shape)
+    encoding = encoding.squeeze(0) if encoding.ndim > 1 else encoding
+    if encoding.ndim not in (1, 2) or not encoding.numel():
+        raise UserError(f"{where} is shaped {shape}; expected a vector (width,) or tokens (tokens, width)")
+    if not torch.isfinite(encoding).all():
+        raise UserError(f"{where} holds NaN or infinite values; encode that text again")
+    return encoding.clone()
+
+
+def _check_together(path: Path, found: Mapping[str, Tensor]) -> None:
+    """A conditioner takes encodings of one width."""
+    if not found:
+        raise UserError(f"{path}: holds no encodings; give a pickle of arrays by name")
+    first, width = next((name, encoding.shape[-1]) for name, encoding in found.items())
+    for name, encoding in found.items():
+        if encoding.shape[-1] != width:
+            raise UserError(
+                f"{path}: {name!r} is {encoding.shape[-1]} wide, and {first!r} {width}; keep those of one encoder"
+            )
 
 
 def _sequence(path: Path, content: Any) -> Any:

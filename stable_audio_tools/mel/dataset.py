@@ -164,6 +164,11 @@ def _agree(root: Path, plan: dict[str, Any]) -> None:
         return
     old = json.loads(path.read_text(encoding="utf-8"))
     changed = [key for key in plan if old.get(key) != json.loads(json.dumps(plan[key]))]
+    if changed == ["slices"]:
+        raise ConfigError(
+            f"{root}: was begun with {old.get('slices')} slices, and now there are {plan['slices']}; a folder of "
+            "--format arrow is not extended: go on with the same --max-examples, or choose another folder"
+        )
     if changed:
         raise ConfigError(
             f"{root}: was begun with another value of {', '.join(changed)}; go on with the same, or choose another "

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import AudioError, CheckpointError, UserError
+from stable_audio_tools.config import AudioError, CheckpointError, ConfigError, UserError
+from stable_audio_tools.data.preencode import DETAILS, read_details
 from stable_audio_tools.inference.audio_model import within_range
 from stable_audio_tools.inference.decoding import decode_latents
 from stable_audio_tools.inference.outputs import Bits, OutputFolder
 from stable_audio_tools.inference.progress import progress_bar
+from stable_audio_tools.mel.pretransform import MelPretransform
 from stable_audio_tools.mel.vocoders.bigvgan import BigVGANVocoder
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
 from stable_audio_tools.models.pretransforms import Pretransform
@@ -23,6 +25,7 @@ from stable_audio_tools.system.ranks import rank, world_size
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".pt", ".npy", ".safetensors")
+UNIT_LIMIT = 1.5  # of values in [-1, 1]: models overshoot a little, and logarithms of sound reach far below
 OVERLAP_FRAMES = 64  # of neighbouring chunks; more than twice what BigVGAN hears around a frame
 
 Tell = Callable[[dict[str, Any]], None]
@@ -70,6 +73,28 @@ def find_mels(folder: Path, format: str) -> dict[str, str]:
     return files
 
 
+def check_details(decoder: Pretransform, folder: Path, files: dict[str, str]) -> None:
+    """Where a folder of latents tells which transform made them, it must be the decoder's."""
+    parents = {(folder / source).resolve().parent for source in files.values()}
+    roots = {*parents, *(parent.parent for parent in parents if parent.name.isdigit())}  # ROOT/0/NAME.npy
+    for root in sorted(roots):
+        details = read_details(root) or {}
+        node = details.get("pretransform")
+        if not isinstance(node, dict) or "sample_rate" not in details:
+            continue
+        if not isinstance(decoder, MelPretransform):
+            raise ConfigError(
+                f"--bigvgan-model: takes natural logarithms, and {root / DETAILS} tells of values in [-1, 1]; "
+                "give --model-config with the mel transform that made them"
+            )
+        difference = decoder.unlike(node, details["sample_rate"])
+        if difference is not None:
+            raise ConfigError(
+                f"--model-config: has another mel transform than {root / DETAILS} tells of ({difference}); "
+                "give the config that the spectrograms were made with"
+            )
+
+
 @torch.no_grad()
 def decode_folder(
     decoder: Pretransform,
@@ -96,6 +121,7 @@ def decode_folder(
                     tell(output.record(file, found))
                     continue
                 mel = read_mel(folder / source, decoder.encoded_channels)
+                check_unit(folder / source, mel, decoder)
                 audio = decode_latents(decoder, mel[None].to(device), settings.chunk_frames, OVERLAP_FRAMES)[0]
                 tell(output.write(file, within_range(audio.float().cpu()), rate, wanted, settings.bits))
             except AudioError as error:
@@ -120,6 +146,22 @@ def read_mel(path: Path, channels: int) -> Tensor:
     if not torch.isfinite(mel).all():
         raise AudioError(f"{path}: holds NaN or infinite values")
     return mel
+
+
+def check_unit(path: Path, mel: Tensor, decoder: Pretransform) -> None:
+    """Values in [-1, 1] for a mel transform; for BigVGAN alone natural logarithms, which hardly ever stay in there."""
+    low, high = mel.min().item(), mel.max().item()
+    if isinstance(decoder, MelPretransform) and max(-low, high) > UNIT_LIMIT:
+        raise AudioError(
+            f"{path}: holds values from {low:.3g} to {high:.3g}, and those of --model-config lie in [-1, 1]; natural "
+            "logarithms are decoded with --bigvgan-model"
+        )
+    if isinstance(decoder, LogMelDecoder) and low >= -1 and high <= 1:
+        logger.warning(
+            "%s: all values lie in [-1, 1], and are taken for natural logarithms; if a model's mel transform made "
+            "them, decode with --model-config",
+            path,
+        )
 
 
 def _read(path: Path) -> Tensor:

@@ -1,7 +1,7 @@
 """The pretransform `mel`: mel bands are channels, so masks, crops, latents and inpainting work as on any other.
 
     {"type": "mel", "config": {"variant": "bigvgan", "n_fft": 1024, "hop_length": 256, "n_mels": 128,
-                               "vocoder": {"type": "bigvgan", "config": {"name": "bigvgan_v2_44khz_128band_256x"}}}}
+                               "vocoder": {"type": "bigvgan", "config": {"source": "bigvgan_v2_44khz_128band_256x"}}}}
 
 n samples give n // hop_length frames, and t frames give t * hop_length samples. The sample rate is that of the model.
 """
@@ -122,6 +122,8 @@ def build_mel_pretransform(
     """Mel bands as channels, with Griffin-Lim or BigVGAN for the way back."""
     if fmax is not None and fmax > sample_rate / 2:
         raise ValueError(f"fmax is {fmax:g}, above half the sample rate ({sample_rate / 2:g})")
+    if fmin >= sample_rate / 2:
+        raise ValueError(f"fmin is {fmin:g}, not below half the sample rate ({sample_rate / 2:g})")
     bands = MelBands(sample_rate, n_fft, n_mels, fmin, fmax)
     lengths = (n_fft, hop_length, win_length or n_fft)
     transform: MelTransform

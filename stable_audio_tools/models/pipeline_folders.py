@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,9 +27,30 @@ INDEX_NAME = "model_index.json"
 _PIPELINE = "AudioDiffusionPipeline"
 _UNETS = {"UNet2DModel": "unet2d", "UNet2DConditionModel": "unet2d_cond"}
 _SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
+_CODEC = "AutoencoderKL"
 _BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
 _MEL = {"x_res": 256, "y_res": 256, "sample_rate": 22050, "n_fft": 2048, "hop_length": 512, "top_db": 80, "n_iter": 32}
+_SCHEDULE_AS = {  # what the samplers ddpm and ddim do; other values would be other steps
+    "trained_betas": None,
+    "thresholding": False,
+    "rescale_betas_zero_snr": False,
+    "timestep_spacing": "leading",
+    "steps_offset": 0,
+    "variance_type": "fixed_small",
+    "set_alpha_to_one": True,
+    "predict_epsilon": True,
+}
+_CODEC_AS = {  # what kl_2d is
+    "act_fn": "silu",
+    "shift_factor": None,
+    "latents_mean": None,
+    "latents_std": None,
+    "use_quant_conv": True,
+    "use_post_quant_conv": True,
+}
+_WEIGHTS = "diffusion_pytorch_model"
+_WEIGHT_FILES = tuple(f"{_WEIGHTS}.{suffix}{more}" for suffix in ("safetensors", "bin") for more in (".index.json", ""))
 _CONDITION = "encoding"  # the id under which a conditional model is given its vector
 
 
@@ -38,24 +59,50 @@ def is_pipeline(folder: str | Path) -> bool:
     return (Path(folder) / INDEX_NAME).is_file()
 
 
+def file_patterns(suffix: Literal["safetensors", "bin"]) -> list[str]:
+    """What a pipeline consists of in a repository that may hold more: other precisions, images, programs."""
+    return [INDEX_NAME, "*/*.json", f"*/{_WEIGHTS}.{suffix}", f"*/{_WEIGHTS}-*.{suffix}"]
+
+
+def missing_file(folder: str | Path) -> str | None:
+    """The first file that the folder's index asks for and the folder has not."""
+    folder = Path(folder)
+    index = _content(folder / INDEX_NAME)
+    networks = ["unet"] if _class_in(index, "vqvae", folder) is None else ["unet", "vqvae"]
+    configs = ["mel/mel_config.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in networks)]
+    for name in configs:
+        if not (folder / name).is_file():
+            return name
+    for part in networks:
+        if not any((folder / part / name).is_file() for name in _WEIGHT_FILES):
+            return f"{part}/{_WEIGHTS}.safetensors"
+    return None
+
+
+def pipeline_config(folder: str | Path) -> dict[str, Any]:
+    """The model config that a pipeline folder stands for; its weights are not read."""
+    folder = Path(folder)
+    lost = missing_file(folder)
+    if lost is not None:
+        raise CheckpointError(f"{folder / lost}: no such file, and {INDEX_NAME} asks for it; copy the whole pipeline")
+    unet_class, codec_class = _classes(folder)
+    unet = _without_weights(unet_class, folder / "unet")
+    codec = None if codec_class is None else _without_weights(codec_class, folder / "vqvae")
+    if codec is not None:
+        _check_codec(codec, folder / "vqvae" / "config.json")
+    config = _model_config(unet, codec, _mel_settings(folder), _objective(folder))
+    _check_same(config, unet, folder)
+    return config
+
+
 def read_pipeline(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A model config and the weights of the model that it builds."""
     folder = Path(folder)
-    index = load_config(folder / INDEX_NAME)
-    kind = _class_in(index, "unet", folder)
-    if kind not in _UNETS:
-        raise CheckpointError(f"{folder}: unet is a {kind}, and only {' and '.join(_UNETS)} are known here")
-    diffusers = require("diffusers", extra="mel")
-    unet = getattr(diffusers, kind).from_pretrained(folder / "unet")
-    codec = None
-    if (index.get("vqvae") or [None, None])[1] is not None:
-        codec = diffusers.AutoencoderKL.from_pretrained(folder / "vqvae")
-    mel = {**_MEL, **_settings(folder / "mel" / "mel_config.json")}
-    config = _model_config(unet, codec, mel, _objective(folder))
-    weights = {f"model.unet.{name}": tensor for name, tensor in unet.state_dict().items()}
-    if codec is not None:
-        weights |= _codec_weights(codec.state_dict())
-    _check_same(config, unet, folder)
+    config = pipeline_config(folder)
+    unet_class, codec_class = _classes(folder)
+    weights = {f"model.unet.{name}": tensor for name, tensor in _weights(unet_class, folder / "unet").items()}
+    if codec_class is not None:
+        weights |= _codec_weights(_weights(codec_class, folder / "vqvae"))
     return config, weights
 
 
@@ -74,14 +121,14 @@ def write_pipeline(model: Any, config: Mapping[str, Any], folder: str | Path) ->
     """Write a model as diffusers opens it."""
     folder = Path(folder)
     codec_node, mel_node = _check_writable(config)
+    _check_size(config, codec_node, mel_node["config"], model.model.multiple)
     diffusers = require("diffusers", extra="mel")
     objective = model.diffusion_objective
     assert isinstance(objective, DDPM)
     unet, mel = model.model.unet, mel_node["config"]
     rate, hop, bands = config["sample_rate"], mel.get("hop_length", 256), mel.get("n_mels", 128)
-    frames = config["sample_size"] // hop
-    shrink = 1 if codec_node is None else 2 ** codec_node["encoder"]["config"].get("downsamplings", 2)
-    size = (math.ceil(bands / shrink), frames // shrink)
+    frames, shrink = config["sample_size"] // hop, _shrinkage(codec_node)
+    size = (bands // shrink, frames // shrink)
     before = unet.config.sample_size
     try:
         unet.register_to_config(sample_size=size)
@@ -117,17 +164,101 @@ def write_pipeline(model: Any, config: Mapping[str, Any], folder: str | Path) ->
 # ------------------------------------------------------------------ reading
 
 
-def _class_in(index: Mapping[str, Any], part: str, folder: Path) -> str:
-    entry = index.get(part)
-    if index.get("_class_name") != _PIPELINE or not isinstance(entry, list) or len(entry) != 2:
+def _class_in(index: Mapping[str, Any], part: str, folder: Path) -> str | None:
+    """The class of a part; None where the pipeline has no such part."""
+    if index.get("_class_name") != _PIPELINE:
         raise CheckpointError(f"{folder}: {INDEX_NAME} tells of a {index.get('_class_name')}, not of an {_PIPELINE}")
-    return str(entry[1])
+    entry = index.get(part) or [None, None]
+    if not isinstance(entry, list) or len(entry) != 2:
+        raise CheckpointError(f"{folder / INDEX_NAME}: {part} is {entry!r}; expected a library and a class in it")
+    return None if entry[1] is None else str(entry[1])
+
+
+def _classes(folder: Path) -> tuple[Any, Any]:
+    """diffusers' classes of the U-Net and of the autoencoder, which may be None."""
+    index = _content(folder / INDEX_NAME)
+    known = {"unet": tuple(_UNETS), "scheduler": _SCHEDULERS, "vqvae": (_CODEC, None)}
+    for part, names in known.items():
+        kind = _class_in(index, part, folder)
+        if kind not in names:
+            allowed = " and ".join(name for name in names if name)
+            raise CheckpointError(f"{folder / INDEX_NAME}: {part} is {kind!r}; known here: {allowed}")
+    diffusers = require("diffusers", extra="mel")
+    codec = None if _class_in(index, "vqvae", folder) is None else diffusers.AutoencoderKL
+    return getattr(diffusers, str(_class_in(index, "unet", folder))), codec
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        return load_config(path)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: missing; a pipeline folder tells its settings there")
-    return {name: value for name, value in load_config(path).items() if not name.startswith("_")}
+    return {name: value for name, value in _content(path).items() if not name.startswith("_")}
+
+
+def _without_weights(kind: Any, folder: Path) -> Any:
+    """A network of diffusers on the meta device, whose config has every default filled in."""
+    path = folder / "config.json"
+    told = _settings(path)
+    try:
+        with torch.device("meta"):
+            return kind.from_config(told)
+    except Exception as error:  # whatever a constructor raises on values of the wrong kind
+        raise CheckpointError(f"{path}: no {kind.__name__} can be built of it ({_reason(error)})") from error
+
+
+def _weights(kind: Any, folder: Path) -> dict[str, Tensor]:
+    file = folder / next(name for name in _WEIGHT_FILES if (folder / name).is_file())
+    try:
+        network, told = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    except Exception as error:  # whatever diffusers raises on a damaged file
+        raise CheckpointError(f"{file}: cannot be read ({_reason(error)}); copy the file again") from error
+    if told["missing_keys"]:
+        lost = sorted(told["missing_keys"])
+        raise CheckpointError(f"{file}: {lost[0]!r} and {len(lost) - 1} more tensors are missing; copy the file again")
+    state: dict[str, Tensor] = network.state_dict()
+    return state
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _number(value: Any, name: str, path: Path, whole: bool = False) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf or (whole and value != int(value)):
+        expected = "a whole number" if whole else "a number"
+        raise CheckpointError(f"{path}: {name} is {value!r}; expected {expected} above 0")
+    return int(value) if whole else float(value)
+
+
+def _mel_settings(folder: Path) -> dict[str, Any]:
+    path = folder / "mel" / "mel_config.json"
+    told = {**_MEL, **_settings(path)}
+    return {name: _number(told[name], name, path, whole=name != "top_db") for name in _MEL}
+
+
+def _refuse_others(told: Mapping[str, Any], known: Mapping[str, Any], path: Path) -> None:
+    """Settings that we have not must be at the one value that they have here."""
+    for name, value in known.items():
+        if told.get(name, value) != value:
+            raise CheckpointError(f"{path}: {name} is {told[name]!r}, and only {value!r} is known here")
+
+
+def _check_codec(codec: Any, path: Path) -> None:
+    """The autoencoder must be theirs in every setting that changes what it makes."""
+    told = {name: list(value) if isinstance(value, tuple) else value for name, value in codec.config.items()}
+    levels = len(told["block_out_channels"])
+    blocks = {
+        "out_channels": told["in_channels"],
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+    _refuse_others(told, {**_CODEC_AS, **blocks}, path)
+    _number(told["scaling_factor"], "scaling_factor", path)
 
 
 def _objective(folder: Path) -> dict[str, Any]:
@@ -138,33 +269,32 @@ def _objective(folder: Path) -> dict[str, Any]:
         "prediction_type": _PREDICTIONS,
     }
     for key, names in known.items():
-        if told.get(key, next(iter(names))) not in names:
+        if told.get(key, next(iter(names))) not in list(names):
             raise CheckpointError(f"{path}: {key} is {told[key]!r}; known are {', '.join(names)}")
-    if told.get("trained_betas") is not None or told.get("thresholding") or told.get("rescale_betas_zero_snr"):
-        raise CheckpointError(f"{path}: trained_betas, thresholding and rescale_betas_zero_snr are not known here")
+    _refuse_others(told, _SCHEDULE_AS, path)
     objective: dict[str, Any] = {
         name: told[name] for name in ("num_train_timesteps", "beta_start", "beta_end") if name in told
     }
     objective["beta_schedule"] = _BETAS[told.get("beta_schedule", "linear")]
     objective["prediction_type"] = _PREDICTIONS[told.get("prediction_type", "epsilon")]
     if told.get("clip_sample", True):
-        objective["clip_sample"] = float(told.get("clip_sample_range", 1.0))
+        objective["clip_sample"] = _number(told.get("clip_sample_range", 1.0), "clip_sample_range", path)
     return {"type": "ddpm", "config": objective}
 
 
 def _model_config(unet: Any, codec: Any, mel: Mapping[str, Any], objective: dict[str, Any]) -> dict[str, Any]:
-    bands, hop = int(mel["y_res"]), int(mel["hop_length"])
+    bands, hop = mel["y_res"], mel["hop_length"]
     pretransform: dict[str, Any] = {
         "type": "mel",
         "config": {
             "variant": "db_image",
-            "n_fft": int(mel["n_fft"]),
+            "n_fft": mel["n_fft"],
             "hop_length": hop,
             "n_mels": bands,
-            "top_db": float(mel["top_db"]),
+            "top_db": mel["top_db"],
             "ref": "slice_max",
             "quantize": 8,
-            "vocoder": {"type": "griffin_lim", "config": {"n_iter": int(mel["n_iter"])}},
+            "vocoder": {"type": "griffin_lim", "config": {"n_iter": mel["n_iter"]}},
         },
     }
     rows = bands
@@ -179,8 +309,8 @@ def _model_config(unet: Any, codec: Any, mel: Mapping[str, Any], objective: dict
         model = _conditioned(backbone, objective, unet.config.cross_attention_dim) | common
     return {
         "model_type": "diffusion_uncond" if backbone["type"] == "unet2d" else "diffusion_cond",
-        "sample_rate": int(mel["sample_rate"]),
-        "sample_size": int(mel["x_res"]) * hop,
+        "sample_rate": mel["sample_rate"],
+        "sample_size": mel["x_res"] * hop,
         "audio_channels": 1,
         "model": model,
     }
@@ -249,8 +379,11 @@ def _codec_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_same(config: dict[str, Any], unet: Any, folder: Path) -> None:
     """The U-Net that we build must be theirs in every setting, not only in the shapes of its weights."""
-    with torch.device("meta"):
-        model: Any = create_model_from_config(config)
+    try:
+        with torch.device("meta"):
+            model: Any = create_model_from_config(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{folder}: the pipeline makes no model here: {'; '.join(error.problems)}") from None
     ours = model.model.unet
     for key, value in unet.config.items():
         other = ours.config.get(key)
@@ -282,10 +415,48 @@ def _check_writable(config: Mapping[str, Any]) -> tuple[Any, Any]:
             raise ConfigError(f"model.pretransform: a pipeline folder holds a kl_2d, not {codec['encoder']['type']!r}")
     if node.get("type") != "mel" or node["config"].get("variant") != "db_image":
         raise ConfigError("model.pretransform: a pipeline folder holds mels of the variant 'db_image', and no others")
+    _check_mel(node["config"], config["sample_rate"])
     reference = node["config"].get("ref")
     if reference != "slice_max":
         logger.warning("pipelines take images relative to their loudest pixel, and this model ref %r", reference)
     return codec, node
+
+
+def _check_mel(mel: Mapping[str, Any], sample_rate: int) -> None:
+    """diffusers' Mel has no such settings."""
+    known = {
+        "fmin": (0, None),
+        "fmax": (sample_rate / 2, None),
+        "win_length": (mel.get("n_fft", 1024), None),
+        "channels": (1,),
+    }
+    for name, values in known.items():
+        if mel.get(name, values[0]) not in values:
+            raise ConfigError(
+                f"model.pretransform: {name} of the mel transform is {mel[name]!r}, and pipeline folders hold only "
+                f"{values[0]:g}; a model of other spectrograms cannot be written as one"
+            )
+
+
+def _shrinkage(codec: Any) -> int:
+    """How many bands, and how many frames, are one of the images that the U-Net sees."""
+    return 1 if codec is None else int(2 ** codec["encoder"]["config"].get("downsamplings", 2))
+
+
+def _check_size(config: Mapping[str, Any], codec: Any, mel: Mapping[str, Any], multiple: int) -> None:
+    """Our U-Net fills images up to a multiple, and diffusers' does not."""
+    step = multiple * _shrinkage(codec)
+    bands, samples, hop = mel.get("n_mels", 128), config["sample_size"], mel.get("hop_length", 256)
+    if bands % step:
+        raise ConfigError(
+            f"model.pretransform: n_mels is {bands}; diffusers cannot halve the bands of such images as often as the "
+            f"networks do, so a pipeline folder needs a multiple of {step}"
+        )
+    if samples % (step * hop):
+        raise ConfigError(
+            f"sample_size: is {samples}, {samples / hop:g} frames; diffusers cannot halve them as often as the "
+            f"networks do, so a pipeline folder needs a multiple of {step} frames: of {step * hop} samples"
+        )
 
 
 def _scheduler(diffusers: Any, objective: DDPM) -> Any:

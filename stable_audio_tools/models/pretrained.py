@@ -1,8 +1,9 @@
 """Models ready to use: from a config and a weight file, a folder, or the Hugging Face Hub."""
 
 import copy
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,13 +14,14 @@ from stable_audio_tools.config import CheckpointError, load
 from stable_audio_tools.models.checkpoints import StoredWeights, load_into, open_weights, parameters_on_meta
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME, WEIGHT_NAMES
 from stable_audio_tools.models.factory import create_model_from_config
-from stable_audio_tools.models.pipeline_folders import is_pipeline, load_pipeline
+from stable_audio_tools.models.pipeline_folders import INDEX_NAME, file_patterns, load_pipeline, missing_file
 from stable_audio_tools.system.devices import parse_dtype, pick_device
 
 logger = logging.getLogger(__name__)
 
 Device = str | torch.device | None
 DType = str | torch.dtype | None
+Where = Literal["cache", "network"]
 
 
 def load_model(
@@ -62,24 +64,15 @@ def get_pretrained_model(
     """A model and its config, from a local folder or a Hugging Face repository (`stabilityai/stable-audio-open-1.0`).
 
     Both hold `model_config.json` beside `model.safetensors` (preferred, also in shards) or `model.ckpt`. What was
-    downloaded before is used without asking the network; `revision` picks another version. A local folder may also be
-    an audio diffusion pipeline of diffusers.
+    downloaded before is used without asking the network; `revision` picks another version. Both may also be an audio
+    diffusion pipeline of diffusers.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir():
-        if is_pipeline(folder) and not (folder / CONFIG_NAME).exists():
-            model, told = load_pipeline(folder)
-            return model.to(
-                device=torch.device("cpu") if device is None else pick_device(device),
-                dtype=None if dtype is None else parse_dtype(dtype),
-            ), told
-        if not (folder / CONFIG_NAME).exists():
-            raise CheckpointError(
-                f"{folder}: no {CONFIG_NAME} in this folder; a model folder holds it beside its weights"
-            )
-        config_path, weights_path = folder / CONFIG_NAME, folder
-    else:
-        config_path, weights_path = _from_hub(str(name), revision, cache_dir)
+    config_path, weights_path = _in_folder(folder) if folder.is_dir() else _from_hub(str(name), revision, cache_dir)
+    if config_path.name == INDEX_NAME:
+        model, told = load_pipeline(weights_path)
+        place = torch.device("cpu") if device is None else pick_device(device)
+        return model.to(device=place, dtype=None if dtype is None else parse_dtype(dtype)), told
     stored = open_weights(weights_path)
     config = fit_config(load(config_path), stored)
     return load_model(config, stored, device, dtype), config
@@ -115,28 +108,59 @@ def _refuse_empty(model: nn.Module, stored: StoredWeights) -> None:
         raise CheckpointError(f"{stored.path}: gives no values for {empty[0]} and {len(empty) - 1} more tensors")
 
 
+def _in_folder(folder: Path) -> tuple[Path, Path]:
+    """Config and weights, or the index of a pipeline and its folder."""
+    for filename in (CONFIG_NAME, INDEX_NAME):
+        if (folder / filename).exists():
+            return folder / filename, folder
+    raise CheckpointError(f"{folder}: no {CONFIG_NAME} in this folder; a model folder holds it beside its weights")
+
+
 def _from_hub(name: str, revision: str | None, cache_dir: str | Path | None) -> tuple[Path, Path]:
-    """Config and weights in the local cache, downloaded when they are not there yet."""
+    """As `_in_folder`, from the local cache, downloaded when they are not there yet."""
     from huggingface_hub.utils import HFValidationError
 
     try:
         for where in ("cache", "network"):
-            config = _hub_file(name, CONFIG_NAME, revision, cache_dir, where)
-            if config is None:
-                continue
-            for filename in WEIGHT_NAMES:
-                weights = _hub_file(name, filename, revision, cache_dir, where)
-                if weights is not None:
-                    return config, _with_shards(name, weights, revision, cache_dir, where)
+            found = _hub_model(name, revision, cache_dir, where) or _hub_pipeline(name, revision, cache_dir, where)
+            if found is not None:
+                return found
     except HFValidationError:
         raise CheckpointError(f"{name}: neither a folder here nor a name of the form 'owner/model'") from None
     wanted = " or ".join(WEIGHT_NAMES)
-    raise CheckpointError(f"{name}: the repository on huggingface.co holds no {CONFIG_NAME} with {wanted}")
+    raise CheckpointError(
+        f"{name}: the repository on huggingface.co holds no {CONFIG_NAME} with {wanted}, and no {INDEX_NAME}"
+    )
 
 
-def _with_shards(
-    name: str, weights: Path, revision: str | None, cache_dir: str | Path | None, where: Literal["cache", "network"]
-) -> Path:
+def _hub_model(name: str, revision: str | None, cache_dir: str | Path | None, where: Where) -> tuple[Path, Path] | None:
+    config = _hub_file(name, CONFIG_NAME, revision, cache_dir, where)
+    for filename in WEIGHT_NAMES if config is not None else ():
+        weights = _hub_file(name, filename, revision, cache_dir, where)
+        if config is not None and weights is not None:
+            return config, _with_shards(name, weights, revision, cache_dir, where)
+    return None
+
+
+def _hub_pipeline(
+    name: str, revision: str | None, cache_dir: str | Path | None, where: Where
+) -> tuple[Path, Path] | None:
+    """The index and the folder of a pipeline that is there as a whole; pickles only where there is nothing else."""
+    index = _hub_file(name, INDEX_NAME, revision, cache_dir, where)
+    if index is None:
+        return None
+    lost = missing_file(index.parent)  # other kinds of pipelines are refused here, before they are downloaded
+    for suffix in ("safetensors", "bin"):
+        folder = _hub_files(name, file_patterns(suffix), revision, cache_dir, where)
+        lost = INDEX_NAME if folder is None else missing_file(folder)
+        if folder is not None and lost is None:
+            return folder / INDEX_NAME, folder
+    if where == "cache":
+        return None
+    raise CheckpointError(f"{name}: the repository on huggingface.co holds no {lost}, and its {INDEX_NAME} asks for it")
+
+
+def _with_shards(name: str, weights: Path, revision: str | None, cache_dir: str | Path | None, where: Where) -> Path:
     if weights.name.endswith(".index.json"):
         for shard in sorted(set(load(weights).get("weight_map", {}).values())):
             if _hub_file(name, shard, revision, cache_dir, where) is None:
@@ -161,17 +185,33 @@ def fetch_from_hub(
 
 
 def _hub_file(
-    name: str, filename: str, revision: str | None, cache_dir: str | Path | None, where: Literal["cache", "network"]
+    name: str, filename: str, revision: str | None, cache_dir: str | Path | None, where: Where
 ) -> Path | None:
     """One file of a repository, or None where it has no such file (or the cache has not)."""
     from huggingface_hub import hf_hub_download
+
+    options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": where == "cache"}
+    return _explained(functools.partial(hf_hub_download, name, filename, **options), name, filename, revision, where)
+
+
+def _hub_files(
+    name: str, patterns: list[str], revision: str | None, cache_dir: str | Path | None, where: Where
+) -> Path | None:
+    """The folder of a repository's files, or None where the cache has none."""
+    from huggingface_hub import snapshot_download
+
+    options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": where == "cache"}
+    fetch = functools.partial(snapshot_download, name, allow_patterns=patterns, **options)
+    return _explained(fetch, name, "the pipeline", revision, where)
+
+
+def _explained(fetch: Callable[[], str], name: str, filename: str, revision: str | None, where: Where) -> Path | None:
+    """What the hub's client returns, None where there is no such file, and one sentence for other trouble."""
     from huggingface_hub import utils as errors  # their one home in every release
 
     page = f"https://huggingface.co/{name}"
     try:
-        found = hf_hub_download(
-            name, filename, revision=revision, cache_dir=cache_dir, local_files_only=where == "cache"
-        )
+        found = fetch()
     except errors.LocalEntryNotFoundError as error:
         if where == "cache":
             return None

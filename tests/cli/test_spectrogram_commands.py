@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from stable_audio_tools.cli.convert_pipeline import main as convert_pipeline
 from stable_audio_tools.cli.encode_text import main as encode_text
+from stable_audio_tools.cli.evaluate_fad import parser as evaluate_fad_parser
 from stable_audio_tools.cli.generate import edit_of
 from stable_audio_tools.cli.generate import parser as generate_parser
 from stable_audio_tools.config import ConfigError
@@ -55,3 +56,28 @@ def test_modes_of_generate() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             edit_of(generate_parser().parse_args([*base, *flags]))
+
+
+def test_encode_text_refuses_flags_that_would_do_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "e.p").write_bytes(pickle.dumps({"x": np.ones(5, dtype=np.float32)}))
+    flags = ["--output", str(tmp_path / "e.safetensors"), "--from-pickle", str(tmp_path / "e.p")]
+    assert encode_text([*flags, "--t5", "t5-small", "--pooling", "mean"]) == 2
+    told = capsys.readouterr().err
+    for name in ("--t5", "--pooling"):
+        assert f"{name}: has no meaning with --from-pickle; leave it out" in told
+    assert encode_text([*flags[:2], "--texts", "x.txt", "--names", "stem", "--batch-size", "0"]) == 2
+    told = capsys.readouterr().err
+    assert "--names: has no meaning with --texts; leave it out" in told
+    assert "--batch-size: expected at least 1, got 0" in told
+    assert not (tmp_path / "e.safetensors").exists()
+
+
+def test_evaluate_fad_takes_its_older_names(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("--generated", "--generated-paths", "--generated_paths", "--generated-path", "--generated_path"):
+        told = evaluate_fad_parser().parse_args(
+            ["--reference", "a", name, "b", "c", "--metric", "frechet_audio_distance"]
+        )
+        assert told.generated == ["b", "c"]
+    with pytest.raises(SystemExit):
+        evaluate_fad_parser().parse_args(["--reference", "a", "--generated", "b", "--metric", "kernel"])
+    assert "frechet_audio_distance" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,9 +25,11 @@ def test_texts_of_every_format(tmp_path: Path) -> None:
     for name, content, expected in (
         ("a.txt", "rain\n\nslow drums\n", {"rain": "rain", "slow drums": "slow drums"}),
         ("a.csv", "name,prompt\nx.wav,rain\ny.wav,rain\n", {"x.wav": "rain", "y.wav": "rain"}),
+        ("a.csv", 'name,prompt\nx.wav,"slow\ndrums"\n', {"x.wav": "slow\ndrums"}),
+        ("a.jsonl", '{"path": "x", "prompt": "slow\u2028drums"}\n', {"x": "slow\u2028drums"}),
         ("a.jsonl", '{"path": "x", "prompt": "rain"}\n"slow"\n', {"x": "rain", "slow": "slow"}),
     ):
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8")
         assert read_texts(tmp_path / name) == expected
     for name, content, message in (
         ("b.csv", "name,prompt\nx,\n", "entry 1 has no prompt"),
@@ -79,3 +82,23 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     (tmp_path / "two.p").write_bytes(pickle.dumps({"a/x.wav": np.ones(2), "b/x.wav": np.ones(2)}))
     with pytest.raises(UserError, match=r"'x.wav' comes twice when only the name of the paths are kept"):
         read_pickled_encodings(tmp_path / "two.p", "name")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "e.p: holds no encodings"),
+        ([], "e.p: holds no encodings"),
+        ({"a": np.ones(4), "b": np.ones(5)}, "'b' is 5 wide, and 'a' 4; keep those of one encoder"),
+        ({"a": np.array([1.0, np.nan])}, "'a' holds NaN or infinite values"),
+        ({"a": np.ones((2, 3, 512))}, r"'a' is shaped \(2, 3, 512\); expected a vector"),
+        ({"a": np.ones((1, 0))}, r"'a' is shaped \(1, 0\)"),
+        ({"a": 3.0}, r"'a' is shaped \(\); expected a vector"),
+        ({"a": None}, "'a' is NoneType, no array or tensor of numbers"),
+        ({"a": "rain"}, "'a' is str, no array or tensor of numbers"),
+    ],
+)
+def test_pickles_that_hold_no_encodings_are_refused(tmp_path: Path, content: Any, message: str) -> None:
+    (tmp_path / "e.p").write_bytes(pickle.dumps(content))
+    with pytest.raises(UserError, match=message):
+        read_pickled_encodings(tmp_path / "e.p")

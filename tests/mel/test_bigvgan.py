@@ -195,6 +195,14 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         ({"upsample_kernel_sizes": [8]}, "one entry for each of upsample_rates"),
         ({"resblock_kernel_sizes": [3]}, "one entry for each of resblock_kernel_sizes"),
         ({"activation": "relu"}, "snake"),
+        ({"upsample_rates": [-4, -4]}, r"config.json.upsample_rates\[0\]: expected more than 0"),
+        ({"resblock_dilation_sizes": [[1, 0], [1, 3]]}, r"resblock_dilation_sizes\[0\]\[1\]: expected more than 0"),
+        (
+            {"upsample_rates": [], "upsample_kernel_sizes": [], "hop_size": 1},
+            "upsample_rates and resblock_kernel_sizes need at least one entry",
+        ),
+        ({"upsample_kernel_sizes": [8, 3]}, "an entry of upsample_kernel_sizes is below that of upsample_rates"),
+        ({"sampling_rate": 0}, "config.json.sampling_rate: expected more than 0"),
     ],
 )
 def test_a_wrong_config_is_told(change: dict[str, Any], message: str) -> None:
@@ -236,3 +244,20 @@ def test_bands_that_the_vocoder_does_not_know_are_refused() -> None:
         build("pretransform", mel_node("bigvgan_v2_44khz_128band_256x"), sample_rate=48000)
     with pytest.raises(ConfigError, match="set the variant to 'bigvgan'"):
         build("pretransform", mel_node("bigvgan_v2_44khz_128band_256x", variant="db_image"), sample_rate=44100)
+
+
+def test_missing_weights_are_told_when_the_model_is_built(tmp_path: Path) -> None:
+    folder = tmp_path / "vocoder"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(SMALL))
+    for source, message in (
+        (folder, "expected bigvgan_generator.pt, or one other weight file; found none"),
+        (folder / "typo.pt", r"typo.pt: no such file or folder"),
+        ("voc_typo/bigvgan_generator.pt", r"voc_typo/bigvgan_generator.pt: no such file or folder"),
+        (tmp_path / "typo", r"typo: no such file or folder"),
+    ):
+        with pytest.raises(ConfigError, match=f"pretransform.vocoder: .*{message}"):
+            build("pretransform", mel_node(str(source)), sample_rate=16000)
+    published = {"n_fft": 1024, "hop_length": 256, "n_mels": 128}
+    for source in ("bigvgan_v2_44khz_128band_256x", "nvidia/bigvgan_v2_44khz_128band_256x", "someone/else"):
+        build("pretransform", mel_node(source, **published), sample_rate=44100)

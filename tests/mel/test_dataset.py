@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,11 @@ def folder(tmp_path: Path) -> Path:
     sf.write(audio / "holed.wav", holed, RATE, subtype="FLOAT")
     (audio / "broken.wav").write_bytes(b"RIFF nothing")
     return audio
+
+
+def cut_with(folder: Path, out: Path, *flags: str) -> int:
+    """Without flags of the image method."""
+    return main(["--input_dir", str(folder), "--output_dir", str(out), "--num_workers", "0", *flags])
 
 
 def cut(folder: Path, out: Path, *flags: str) -> int:
@@ -125,7 +131,7 @@ def test_arrow_holds_images_as_audio_diffusion_reads_them(folder: Path, tmp_path
 def test_arrow_holds_log_amplitudes_for_bigvgan(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "arrow"
     flags = ["--mel_spec_method", "bigvgan", "--bigvgan_model", "bigvgan_22khz_80band", "--resolution", "32,80"]
-    assert cut(folder, out, *flags, "--format", "arrow", "--max_examples", "2") == 0
+    assert cut_with(folder, out, *flags, "--format", "arrow", "--max_examples", "2") == 0
     table = table_of(out)
     field = table.schema.field("mel")
     assert field.metadata[b"ARROW:extension:name"] == b"datasets.features.features.Array3DExtensionType"
@@ -166,7 +172,8 @@ def test_the_transform_of_a_model_config(folder: Path, tmp_path: Path) -> None:
         config = tmp_path / f"{number}.json"
         config.write_text(json.dumps({"sample_rate": RATE, "model": {"pretransform": node}}))
         out = tmp_path / f"out{number}"
-        assert cut(folder, out, "--model-config", str(config), "--max-examples", "1") == 0
+        flags = ("--model-config", str(config), "--resolution", str(FRAMES), "--sample-rate", str(RATE))
+        assert cut_with(folder, out, *flags, "--max-examples", "1") == 0
         (stored,) = (np.load(path) for path in out.rglob("*.npy"))
         transform = DecibelMel(MelBands(RATE, 256, 8), 256, HOP, 256)
         audio = torch.from_numpy(sf.read(folder / "below" / "short.flac", dtype="float32")[0])
@@ -214,6 +221,14 @@ def test_a_model_with_other_bands_is_refused(folder: Path, tmp_path: Path) -> No
         (
             ["--mel_spec_method", "bigvgan", "--bigvgan_model", "bigvgan_22khz_80band"],
             "has 80 bands, not 16; give 32,80",
+        ),
+        (
+            ["--mel_spec_method", "bigvgan", "--bigvgan_model", "bigvgan_22khz_80band"],
+            "--hop-length: bigvgan_22khz_80band has 256, not 64; leave the flag out",
+        ),
+        (
+            ["--mel_spec_method", "bigvgan", "--bigvgan_model", "nvidia/bigvgan_22khz_80band"],
+            "--sample-rate: bigvgan_22khz_80band has 22050, not 8000; leave the flag out",
         ),
         (["--format", "arrow", "--num_channels", "2"], "an image holds one channel"),
         (["--format", "arrow", "--half"], "--half: an Arrow dataset"),
@@ -263,3 +278,46 @@ def test_uploads_go_to_a_dataset_repository(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(Api, "create_repo", lambda self, name, **about: (_ for _ in ()).throw(OSError("no route")))
     with pytest.raises(Exception, match=r"me/mels: not uploaded \(no route\).*hf auth login"):
         hub.upload_dataset(tmp_path, "me/mels")
+
+
+def test_flags_that_contradict_the_model_config_are_told(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mel = {"variant": "db_image", "n_fft": 256, "hop_length": HOP, "n_mels": 8}
+    config = tmp_path / "model.json"
+    config.write_text(json.dumps({"sample_rate": RATE, "model": {"pretransform": {"type": "mel", "config": mel}}}))
+    for flags, message in (
+        (["--resolution", "32,16"], "has 8 bands, not 16; give 32"),
+        (["--num-channels", "2"], "--num-channels: .* has 1, not 2; leave the flag out"),
+        (["--sample-rate", "22050"], "--sample-rate: .* has 8000, not 22050"),
+        (["--mel-spec-method", "bigvgan"], "--mel-spec-method: .* has image, not bigvgan"),
+        (["--hop-length", "32"], "--hop-length: .* has 64, not 32"),
+        (["--n-fft", "512"], "--n-fft: .* has 256, not 512"),
+        (["--bigvgan-model", "bigvgan_22khz_80band"], "--bigvgan-model: .* has the vocoder griffin_lim"),
+    ):
+        assert cut_with(folder, tmp_path / "out", "--model-config", str(config), *flags) == 2
+        assert re.search(message, capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_vocoder_is_known_by_its_name_on_the_hub_too(folder: Path, tmp_path: Path) -> None:
+    flags = ["--mel-spec-method", "bigvgan", "--resolution", "32,80", "--max-examples", "1"]
+    assert cut_with(folder, tmp_path / "out", *flags, "--bigvgan-model", "nvidia/bigvgan_22khz_80band") == 0
+    # Goes on: the same vocoder.
+    assert cut_with(folder, tmp_path / "out", *flags, "--bigvgan-model", "bigvgan_22khz_80band") == 0
+
+
+@pytest.mark.parametrize("below", ["", "mels"])
+def test_a_file_is_no_folder_to_write_to(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], below: str
+) -> None:
+    (tmp_path / "out").write_text("")
+    assert cut(folder, tmp_path / "out" / below) == 2
+    assert "out is a file; choose a folder" in capsys.readouterr().err
+
+
+def test_an_arrow_folder_is_not_extended(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cut(folder, tmp_path / "out", "--format", "arrow", "--max-examples", "1") == 0
+    assert cut(folder, tmp_path / "out", "--format", "arrow", "--max-examples", "2") == 2
+    told = capsys.readouterr().err
+    assert "was begun with 1 slices, and now there are 2; a folder of --format arrow is not extended" in told

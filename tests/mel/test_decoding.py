@@ -1,5 +1,6 @@
 import json
 import pickle
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stable_audio_tools.cli.audio_to_images import main as audio_to_images
 from stable_audio_tools.cli.decode_mel import main
-from stable_audio_tools.config import build
-from stable_audio_tools.mel.bigvgan import BigVGAN, BigVGANConfig
+from stable_audio_tools.config import CheckpointError, build
+from stable_audio_tools.mel import decoding
+from stable_audio_tools.mel.bigvgan import BigVGAN, BigVGANConfig, load_bigvgan
 
 RATE, HOP = 16000, 16
 CONFIG = {
@@ -46,6 +49,16 @@ def mels(tmp_path: Path) -> dict[str, Tensor]:
     made = {name: torch.randn(8, frames) - 3 for name, frames in (("a", 200), ("b", 31), ("c", 90))}
     folder = tmp_path / "mels"
     (folder / "below").mkdir(parents=True)
+    torch.save(made["a"][None], folder / "a.pt")
+    np.save(folder / "b.npy", made["b"].numpy())
+    save_file({"mel": made["c"][None]}, str(folder / "below" / "c.safetensors"))
+    return made
+
+
+def as_unit(tmp_path: Path, mels: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same files with values in [-1, 1], as a mel transform makes them."""
+    made = {name: torch.tanh(mel + 3) for name, mel in mels.items()}
+    folder = tmp_path / "mels"
     torch.save(made["a"][None], folder / "a.pt")
     np.save(folder / "b.npy", made["b"].numpy())
     save_file({"mel": made["c"][None]}, str(folder / "below" / "c.safetensors"))
@@ -96,6 +109,7 @@ def test_the_vocoder_of_a_model_config(
     tmp_path: Path, mels: dict[str, Tensor], capsys: pytest.CaptureFixture[str], chained: bool
 ) -> None:
     node: dict[str, Any] = {"type": "mel", "config": {"n_fft": 64, "hop_length": HOP, "n_mels": 8}}
+    mels["b"] = as_unit(tmp_path, mels)["b"]
     wanted = build("pretransform", node, sample_rate=RATE).decode(mels["b"][None])[0, 0]
     held = {"type": "chain", "config": {"stages": [node]}} if chained else node
     config = tmp_path / "model.json"
@@ -145,7 +159,7 @@ def test_a_pickle_that_runs_code_is_refused(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "give either --bigvgan-model, or --model-config"),
+        (("--bigvgan-config", "y"), "--bigvgan-config: goes with --bigvgan-model"),
         (("--bigvgan-model", "x", "--model-config", "y"), "give either --bigvgan-model, or --model-config"),
         (("--model-config", "x", "--bigvgan-config", "y"), "--bigvgan-config: goes with --bigvgan-model"),
         (("--bigvgan-model", "x", "--chunk-frames", "64"), "--chunk-frames: expected more than 64, got 64"),
@@ -174,3 +188,70 @@ def test_two_files_of_one_name_and_an_empty_folder(
     (tmp_path / "mels" / "a.npy").unlink()
     assert decode(tmp_path, "--model-config", config) == 2
     assert "model.pretransform is no mel transform" in capsys.readouterr().err
+
+
+def model_config(tmp_path: Path, **changes: Any) -> Path:
+    config = {"n_fft": 64, "hop_length": HOP, "n_mels": 8, **changes}
+    path = tmp_path / "model.json"
+    path.write_text(json.dumps({"sample_rate": RATE, "model": {"pretransform": {"type": "mel", "config": config}}}))
+    return path
+
+
+def test_natural_logarithms_are_not_taken_for_values_of_a_transform(
+    tmp_path: Path, mels: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert decode(tmp_path, "--model-config", model_config(tmp_path)) == 1
+    assert "a.pt: holds values from -" in (told := capsys.readouterr().err)
+    assert "natural logarithms are decoded with --bigvgan-model" in told
+    np.save(tmp_path / "mels" / "b.npy", np.linspace(-1.1, 1.1, 80, dtype=np.float32).reshape(8, 10))
+    assert decode(tmp_path, "--model-config", model_config(tmp_path)) == 1
+    assert (tmp_path / "mels" / "audio" / "b.wav").exists(), "what a model overshoots is no other unit"
+
+
+def test_values_of_a_transform_are_hardly_natural_logarithms(
+    tmp_path: Path, mels: dict[str, Tensor], vocoder: tuple[Path, BigVGAN], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert decode(tmp_path, "--bigvgan-model", vocoder[0]) == 0
+    assert "all values lie in [-1, 1]" not in capsys.readouterr().err
+    as_unit(tmp_path, mels)
+    assert decode(tmp_path, "--bigvgan-model", vocoder[0]) == 0
+    assert "a.pt: all values lie in [-1, 1], and are taken for natural logarithms" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("below", ["", "0"])
+def test_a_folder_of_latents_tells_how_it_is_decoded(
+    tmp_path: Path, vocoder: tuple[Path, BigVGAN], capsys: pytest.CaptureFixture[str], below: str
+) -> None:
+    (tmp_path / "audio").mkdir()
+    sf.write(tmp_path / "audio" / "a.wav", np.random.default_rng(0).normal(0, 0.1, 40 * HOP), RATE)
+    made = ["--input-dir", str(tmp_path / "audio"), "--output-dir", str(tmp_path / "mels"), "--resolution", "40"]
+    assert audio_to_images([*made, "--model-config", str(model_config(tmp_path)), "--num-workers", "0"]) == 0
+    flags = ["--directory", str(tmp_path / "mels" / below), "--device", "cpu"]
+    assert main([*flags, "--bigvgan-model", str(vocoder[0])]) == 2
+    assert "--bigvgan-model: takes natural logarithms, and" in capsys.readouterr().err
+    assert main([*flags, "--model-config", str(model_config(tmp_path, fmax=4000))]) == 2
+    assert "details.json tells of (fmax is 8000.0, not 4000.0)" in capsys.readouterr().err
+    assert main([*flags, "--model-config", str(model_config(tmp_path))]) == 0
+
+
+def test_without_a_model_the_vocoder_is_the_older_scripts(
+    tmp_path: Path, mels: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def opened(source: str, config_path: str | None) -> None:
+        asked.append(source)
+        raise CheckpointError("not fetched here")
+
+    monkeypatch.setattr(decoding, "LogMelDecoder", opened)
+    assert decode(tmp_path) == 2
+    assert asked == ["bigvgan_v2_44khz_128band_256x"]
+    script = Path(__file__).parents[2] / "scripts" / "convert_bigvgan_pt_to_audio.py"
+    assert runpy.run_path(str(script))["main"] is main
+
+
+def test_weights_of_another_layout_are_told_with_what_to_do(tmp_path: Path, vocoder: tuple[Path, BigVGAN]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "resblock": "2"}))
+    with pytest.raises(CheckpointError, match=r"does not fit its config(.|\n)*give the config.json") as raised:
+        load_bigvgan(vocoder[0], tmp_path / "config.json")
+    assert "partial" not in str(raised.value)

@@ -1,3 +1,6 @@
+import copy
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -5,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.config import ConfigError, build, validate
-from stable_audio_tools.inference.latents import autoencoder_of
+from stable_audio_tools.inference.latents import LatentEncoder, autoencoder_of, identify, require_same_autoencoder
+from stable_audio_tools.mel import pretransform as module
 
 RATE = 16000
 SMALL = {"n_fft": 256, "hop_length": 64, "n_mels": 16}
@@ -69,6 +73,8 @@ def test_gradients_pass_through_both_ways() -> None:
         ({"variant": "db_image", "ref": "loudest"}, "ref"),
         ({"variant": "db_image", "ref": 0}, "ref: is 0; a power is above 0"),
         ({"fmax": 9000}, "fmax is 9000, above half the sample rate"),
+        ({"fmin": 8000}, "fmin is 8000, not below half the sample rate"),
+        ({"fmin": 9000, "variant": "db_image"}, "fmin is 9000, not below half the sample rate"),
         ({"vocoder": {"type": "wavenet"}}, "no vocoder named 'wavenet'"),
         ({"vocoder": {"type": "griffin_lim", "config": {"momentum": 1}}}, "momentum"),
         ({"sample_rate": 16000}, "sample_rate: unknown key"),
@@ -135,9 +141,80 @@ def test_the_autoencoder_of_a_chain_takes_weights_of_its_own() -> None:
     assert not hasattr(build("pretransform", chain(MEL, PATCHES), sample_rate=RATE), "model")
 
 
-def test_the_autoencoder_of_a_chain_is_not_taken_for_one_of_audio() -> None:
-    """It reads bands; pre-encoding would hand it audio of as many channels."""
+def holding(node: dict[str, Any]) -> nn.Module:
     model = nn.Module()
-    model.pretransform = build("pretransform", chain(MEL, AUTOENCODER), sample_rate=RATE)
+    model.pretransform = build("pretransform", node, sample_rate=RATE)
+    return model
+
+
+def test_the_autoencoder_of_a_chain_encodes_audio_through_all_its_stages() -> None:
+    """Pre-encoding takes it, and its latents are those of the chain, unscaled."""
+    scaled = {**AUTOENCODER, "scale": 2.0}
+    model = holding(chain(MEL, chain(scaled)))
+    found = autoencoder_of(model)
+    audio = torch.randn(2, 1, 64 * 8) * 0.1
+    assert (found.audio_channels, found.downsampling_ratio) == (1, 128)
+    torch.testing.assert_close(found.encode_audio(audio), model.pretransform.encode(audio) * 2)
+    torch.testing.assert_close(LatentEncoder(found)(audio), found.encode_audio(audio))
+    assert found.encoder is model.pretransform.stages[1].stages[0].model.encoder
+    alone = holding(chain({**AUTOENCODER, "scale": 2.0}))
+    assert autoencoder_of(alone) is alone.pretransform.model
+
+
+def test_what_an_autoencoder_of_a_chain_has_before_itself_stays() -> None:
+    inner = copy.deepcopy(AUTOENCODER)
+    inner["config"] |= {"pretransform": PATCHES, "downsampling_ratio": 4, "io_channels": 16}
+    for half, key in (("encoder", "in_channels"), ("decoder", "out_channels")):
+        inner["config"][half]["config"][key] = 32
+    inner["config"] |= {"in_channels": 32, "out_channels": 32}
+    model = holding(chain(MEL, inner))
+    audio = torch.randn(1, 1, 64 * 8) * 0.1
+    torch.testing.assert_close(autoencoder_of(model).encode(audio), model.pretransform.encode(audio))
+
+
+def test_only_a_chain_that_ends_in_an_autoencoder_encodes() -> None:
+    with pytest.raises(ConfigError, match="the last stage of the chain is PatchedPretransform, no autoencoder; only"):
+        autoencoder_of(holding(chain(MEL, PATCHES)))
     with pytest.raises(ConfigError, match="is no autoencoder, and has none as its pretransform"):
-        autoencoder_of(model)
+        autoencoder_of(holding(MEL))
+
+
+def test_the_scale_of_a_chain_is_that_of_its_last_stage_that_has_one() -> None:
+    assert build("pretransform", chain(MEL, PATCHES), sample_rate=RATE).scale == 1
+    patches = {"type": "patched", "config": {"channels": 4, "patch_size": 2}}
+    scaled = {**AUTOENCODER, "scale": 2.0}
+    assert build("pretransform", chain(MEL, chain(scaled), patches), sample_rate=RATE).scale == 2
+    unmeasured = build("pretransform", chain(MEL, {**AUTOENCODER, "scale": "auto"}), sample_rate=RATE)
+    with pytest.raises(ValueError, match="the scale of the latents is 'auto' and not measured yet"):
+        _ = unmeasured.scale
+
+
+def latents_of(folder: Path, **details: Any) -> dict[str, Any]:
+    """A dataset of latents, with what its details tell."""
+    (folder / "details.json").write_text(json.dumps({"sample_rate": RATE, **details}))
+    return {"dataset_type": "pre_encoded", "datasets": [{"id": "latents", "path": str(folder)}]}
+
+
+def test_latents_of_another_kind_of_transform_are_refused(tmp_path: Path) -> None:
+    bands = latents_of(tmp_path, pretransform=MEL)
+    with pytest.raises(ConfigError, match=r"\(they come from 'mel', not from an autoencoder\); cut the audio again"):
+        require_same_autoencoder(holding(AUTOENCODER), bands)
+    with pytest.raises(ConfigError, match="from 'mel' alone, which is one of 2 stages"):
+        require_same_autoencoder(holding(chain(MEL, AUTOENCODER)), bands)
+    require_same_autoencoder(holding(MEL), bands)
+    require_same_autoencoder(holding(AUTOENCODER), latents_of(tmp_path))
+
+
+def test_latents_of_an_autoencoder_are_refused_by_bands_and_compared_with_a_chain(tmp_path: Path) -> None:
+    model = holding(chain(MEL, AUTOENCODER))
+    made = latents_of(tmp_path, autoencoder=identify(autoencoder_of(model))._asdict())
+    require_same_autoencoder(model, made)
+    with pytest.raises(ConfigError, match="they come from 'autoencoder'"):
+        require_same_autoencoder(holding(MEL), made)
+    with pytest.raises(ConfigError, match="made with another autoencoder than the pretransform of this model"):
+        require_same_autoencoder(holding(chain(MEL, AUTOENCODER)), made)
+
+
+def test_the_example_of_the_module_is_a_config() -> None:
+    example = str(module.__doc__).split("\n\n")[1]
+    assert build("pretransform", json.loads(example), sample_rate=44100).io_channels == 1

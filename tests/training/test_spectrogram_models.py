@@ -1,6 +1,7 @@
 """Training of spectrogram models: losses fall, the critic waits, the scale of the latents is measured."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,17 @@ import pytest
 import torch
 
 import stable_audio_tools
+from stable_audio_tools.attribution.models import AttributedModel, SampleMaker
 from stable_audio_tools.config import ConfigError, load
 from stable_audio_tools.evaluation.embedders.spectral import LogmelEmbedder
 from stable_audio_tools.evaluation.metrics.frechet import frechet_distance, gaussian_of
 from stable_audio_tools.inference.generation import generate_diffusion_uncond
+from stable_audio_tools.inference.latents import LatentEncoder
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.training.diffusion.conditional import encode
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
+from stable_audio_tools.training.run import Recipe, read_configs
+from stable_audio_tools.training.settings import TrainSettings
 
 pytest.importorskip("diffusers")
 SMALL = {"block_out_channels": [8, 16], "norm_groups": 4}
@@ -178,6 +184,69 @@ def test_the_scale_of_latents_is_measured_once_and_kept(chained: bool) -> None:
     again = create_model_from_config(config)
     again.load_state_dict(wrapper.exported.state_dict())
     assert again.pretransform.encode(chirps()).std().item() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("scale", ["auto", 2.0])
+def test_live_and_pre_encoded_latents_of_a_chain_are_the_same(scale: Any) -> None:
+    node: dict[str, Any] = {"type": "autoencoder", "scale": scale, "config": copy.deepcopy(AUTOENCODER)}
+    mel = node["config"].pop("pretransform")
+    node["config"] |= {"downsampling_ratio": 2, "io_channels": 16}
+    model = create_model_from_config(unet_config({"type": "chain", "config": {"stages": [mel, node]}}, 16))
+    encode(model, chirps(), pre_encoded=False)  # measures the scale
+    torch.manual_seed(0)  # the bottleneck draws
+    live = encode(model, chirps(), pre_encoded=False)
+    torch.manual_seed(0)
+    stored = LatentEncoder(model)(chirps())
+    torch.testing.assert_close(encode(model, stored, pre_encoded=True), live)
+    made = SampleMaker(AttributedModel(model, {}, torch.device("cpu")), pre_encoded=True, seed=0)
+    torch.testing.assert_close(made._clean(stored, "data"), live)
+
+
+MEL_NODE = {"type": "mel", "config": {"n_fft": 256, "hop_length": 64, "n_mels": 16}}
+LATENTS = {"dataset_type": "pre_encoded", "datasets": [{"id": "latents", "path": "latents"}]}
+CLIPS = {"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": "clips"}]}
+SHARDS = {"dataset_type": "wds", "datasets": [{"id": "shards", "path": "shards"}]}
+HOLDS_LATENTS = (
+    r"model.json: training.pre_encoded: is false, but .*{}.json: dataset_type: {} holds latents; set it to true"
+)
+HOLDS_AUDIO = r"model.json: training.pre_encoded: is true, but .*{}.json: dataset_type: {} holds audio; set it to false"
+
+
+def configs_of(folder: Path, config: dict[str, Any], data: dict[str, Any], held_out: dict[str, Any]) -> TrainSettings:
+    paths = []
+    for name, content in (("model", config), ("data", data), ("held_out", held_out)):
+        paths.append(str(folder / f"{name}.json"))
+        Path(paths[-1]).write_text(json.dumps(content))
+    return TrainSettings(model_config=paths[0], dataset_config=paths[1], val_dataset_config=paths[2])
+
+
+@pytest.mark.parametrize(
+    ("pre_encoded", "data", "held_out", "message"),
+    [
+        (False, LATENTS, CLIPS, HOLDS_LATENTS.format("data", "'pre_encoded'")),
+        (False, CLIPS, {**SHARDS, "pre_encoded": True}, HOLDS_LATENTS.format("held_out", "'wds' with pre_encoded")),
+        (True, CLIPS, LATENTS, HOLDS_AUDIO.format("data", "'audio_dir'")),
+        (True, LATENTS, SHARDS, HOLDS_AUDIO.format("held_out", "'wds'")),
+    ],
+)
+def test_data_of_the_wrong_kind_are_refused(
+    pre_encoded: bool, data: dict[str, Any], held_out: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    config = unet_config(MEL_NODE, 16)
+    config["training"]["pre_encoded"] = pre_encoded
+    settings = configs_of(tmp_path, config, data, held_out)
+    with pytest.raises(ConfigError, match=message):
+        read_configs(settings, Recipe())
+
+
+@pytest.mark.parametrize("pre_encoded", [False, True])
+def test_data_of_the_right_kind_are_taken(pre_encoded: bool, tmp_path: Path) -> None:
+    config = unet_config(MEL_NODE, 16)
+    config["training"]["pre_encoded"] = pre_encoded
+    both = (LATENTS, {**SHARDS, "pre_encoded": True}) if pre_encoded else (CLIPS, SHARDS)
+    read_configs(configs_of(tmp_path, config, *both), Recipe())
+    del config["model"]["pretransform"]  # the model takes what there is
+    read_configs(configs_of(tmp_path, config, LATENTS, CLIPS), Recipe())
 
 
 @pytest.mark.parametrize(

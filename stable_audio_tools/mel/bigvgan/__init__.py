@@ -2,6 +2,6 @@
 
 from stable_audio_tools.mel.bigvgan.config import PUBLISHED, BigVGANConfig
 from stable_audio_tools.mel.bigvgan.network import BigVGAN
-from stable_audio_tools.mel.bigvgan.weights import load_bigvgan, read_config
+from stable_audio_tools.mel.bigvgan.weights import load_bigvgan, problem, read_config
 
-__all__ = ["PUBLISHED", "BigVGAN", "BigVGANConfig", "load_bigvgan", "read_config"]
+__all__ = ["PUBLISHED", "BigVGAN", "BigVGANConfig", "load_bigvgan", "problem", "read_config"]

@@ -4,11 +4,21 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from typing_extensions import Self
 
 from stable_audio_tools.config.parts import as_error
 from stable_audio_tools.config.sentences import sentences
+
+Sizes = tuple[PositiveInt, ...]
 
 
 class BigVGANConfig(BaseModel):
@@ -16,19 +26,19 @@ class BigVGANConfig(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    sampling_rate: int
-    num_mels: int
-    n_fft: int
-    hop_size: int
-    win_size: int
-    fmin: float = 0.0
-    fmax: float | None = None
-    upsample_rates: tuple[int, ...]
-    upsample_kernel_sizes: tuple[int, ...]
-    upsample_initial_channel: int
+    sampling_rate: PositiveInt
+    num_mels: PositiveInt
+    n_fft: PositiveInt
+    hop_size: PositiveInt
+    win_size: PositiveInt
+    fmin: NonNegativeFloat = 0.0
+    fmax: PositiveFloat | None = None
+    upsample_rates: Sizes
+    upsample_kernel_sizes: Sizes
+    upsample_initial_channel: PositiveInt
     resblock: Literal["1", "2"] = "1"
-    resblock_kernel_sizes: tuple[int, ...] = (3, 7, 11)
-    resblock_dilation_sizes: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
+    resblock_kernel_sizes: Sizes = (3, 7, 11)
+    resblock_dilation_sizes: tuple[Sizes, ...] = ((1, 3, 5),) * 3
     activation: Literal["snake", "snakebeta"] = "snakebeta"
     snake_logscale: bool = True
     use_tanh_at_final: bool = True
@@ -36,10 +46,16 @@ class BigVGANConfig(BaseModel):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if not self.upsample_rates or not self.resblock_kernel_sizes:
+            raise ValueError("upsample_rates and resblock_kernel_sizes need at least one entry each")
         if prod(self.upsample_rates) != self.hop_size:
             raise ValueError(f"upsample_rates multiply to {prod(self.upsample_rates)}, hop_size is {self.hop_size}")
         if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
             raise ValueError("upsample_kernel_sizes has not one entry for each of upsample_rates")
+        if any(kernel < rate for kernel, rate in zip(self.upsample_kernel_sizes, self.upsample_rates)):
+            raise ValueError(
+                "an entry of upsample_kernel_sizes is below that of upsample_rates; samples would be left out"
+            )
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
             raise ValueError("resblock_dilation_sizes has not one entry for each of resblock_kernel_sizes")
         return self

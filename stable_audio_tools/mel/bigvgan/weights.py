@@ -26,6 +26,19 @@ def read_config(source: str | Path, config_path: str | Path | None = None) -> Bi
     return BigVGANConfig.parse(load(path), str(path))
 
 
+def problem(source: str | Path) -> str | None:
+    """One sentence where weights are not on this disk that should be; nothing is fetched."""
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            _weights_in(path)
+        elif not path.exists():
+            _require_name(path)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
 def load_bigvgan(source: str | Path, config_path: str | Path | None = None) -> BigVGAN:
     """A weight file, a folder, one of the published names, or `owner/repository`; weight norm is folded."""
     path = Path(source).expanduser()
@@ -33,8 +46,7 @@ def load_bigvgan(source: str | Path, config_path: str | Path | None = None) -> B
     if path.is_dir():
         path = _weights_in(path)
     elif not path.exists():
-        if path.suffix:
-            raise CheckpointError(f"{path}: no such file or folder")
+        _require_name(path)
         repository = f"nvidia/{_name(source)}" if _name(source) in PUBLISHED else str(source)
         path = fetch_from_hub(repository, WEIGHTS)
         if config is None:
@@ -43,12 +55,23 @@ def load_bigvgan(source: str | Path, config_path: str | Path | None = None) -> B
     assert config is not None
     with parameters_on_meta():
         network = BigVGAN(config)
-    load_into(network, path, device=torch.device("cpu"))
+    report = load_into(network, path, partial=True, device=torch.device("cpu"))
+    if not report.complete:
+        raise CheckpointError(
+            f"{path}: does not fit its config\n{report.summary()}\n"
+            f"give the {CONFIG} that was published with these weights"
+        )
     return network.eval().requires_grad_(False)
 
 
 def _name(source: str | Path) -> str:
     return str(source).removeprefix("nvidia/")
+
+
+def _require_name(path: Path) -> None:
+    """What is not on this disk must look like `name` or `owner/repository`."""
+    if path.suffix or path.is_absolute() or len(path.parts) > 2:
+        raise CheckpointError(f"{path}: no such file or folder")
 
 
 def _weights_in(folder: Path) -> Path:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stable_audio_tools.config import ConfigError, register
 from stable_audio_tools.mel.bigvgan import BigVGAN, BigVGANConfig, load_bigvgan, read_config
+from stable_audio_tools.mel.bigvgan import problem as problem_of_weights
 from stable_audio_tools.mel.transforms import LogAmplitudeMel, MelTransform
 from stable_audio_tools.mel.vocoders.base import Vocoder
 
@@ -39,6 +40,9 @@ class BigVGANVocoder(Vocoder):
         """Before anything is loaded, as far as the config is at hand."""
         if not isinstance(transform, LogAmplitudeMel):
             return "BigVGAN reads log amplitudes; set the variant to 'bigvgan'"
+        missing = problem_of_weights(self.source)
+        if missing is not None:
+            return missing
         config = read_config(self.source, self.config_path)
         return None if config is None else mismatch(transform, config, self.source)
 

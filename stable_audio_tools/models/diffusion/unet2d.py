@@ -121,8 +121,13 @@ def network_time(t: Tensor, objective: DiffusionObjective) -> Tensor:
     return objective.position(t) if isinstance(objective, DDPM) else t * _STEPS
 
 
-def as_image(x: Tensor, image_channels: int, multiple: int) -> Tensor:
+def as_image(x: Tensor, io_channels: int, image_channels: int, multiple: int) -> Tensor:
     """(b, c * bands, t) -> (b, c, bands, t), the last band and frame repeated up to multiples."""
+    if x.shape[1] != io_channels:
+        raise ValueError(
+            f"latents have {x.shape[1]} channels, but the io_channels of this U-Net are {io_channels}; give it latents "
+            "of as many channels, such as those of its pretransform"
+        )
     image = x.unflatten(1, (image_channels, -1))
     bands, frames = image.shape[-2:]
     return F.pad(image, (0, -frames % multiple, 0, -bands % multiple), mode="replicate")
@@ -170,7 +175,7 @@ class UNet2DUncondWrapper(DiffusionModel):
 
     def forward(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
         """x (b, c * bands, n), t (b,) from 0 at data to 1 at noise -> (b, c * bands, n); no options have an effect"""
-        image = as_image(x, self.image_channels, self.multiple).to(self.unet.dtype)
+        image = as_image(x, self.io_channels, self.image_channels, self.multiple).to(self.unet.dtype)
         out: Tensor = self.unet(image, network_time(t, self.diffusion_objective)).sample
         return from_image(out, x, self.image_channels)
 
@@ -252,7 +257,7 @@ class UNet2DCondWrapper(ConditionedDiffusionModel):
         return guidance.combine(self._run(x, t, given), self._run(x, t, empty))
 
     def _run(self, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        image = as_image(x, self.image_channels, self.multiple).to(self.unet.dtype)
+        image = as_image(x, self.io_channels, self.image_channels, self.multiple).to(self.unet.dtype)
         out: Tensor = self.unet(
             image,
             network_time(t, self.diffusion_objective),

@@ -96,6 +96,11 @@ class AutoencoderPretransform(Pretransform):
         codes = tokens if self._bottleneck.codebooks_first else tokens.mT
         return self._leave(self.model.decode_tokens(codes, **kwargs))
 
+    def unlike(self, node: Mapping[str, Any], sample_rate: int) -> str | None:
+        if node.get("type") in ("autoencoder", "chain"):
+            return None
+        return f"they come from {node.get('type')!r}, not from an autoencoder"
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """Weights of the autoencoder alone, as `unwrap_model.py` saves them."""
         return self.model.load_state_dict(state_dict, strict=strict, assign=assign)

@@ -32,6 +32,24 @@ class ChainPretransform(Pretransform):
         assert isinstance(models[0], nn.Module)
         return models[0]
 
+    @property
+    def flat(self) -> list[Pretransform]:
+        """The stages, with those of a chain in its place."""
+        found: list[Pretransform] = []
+        for stage in self.stages:
+            assert isinstance(stage, Pretransform)
+            found += stage.flat if isinstance(stage, ChainPretransform) else [stage]
+        return found
+
+    @property
+    def scale(self) -> float:
+        """What latents are divided by: the scale of the last stage that has one, 1 where none has."""
+        for stage in reversed(self.flat):
+            scale = getattr(stage, "scale", None)
+            if scale is not None:
+                return float(scale)
+        return 1.0
+
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Audio (b, c, n) to (b, d, t); keywords go to the last stage."""
         for stage in self._all_but_last:
@@ -51,7 +69,9 @@ class ChainPretransform(Pretransform):
         return self._back(self._last.decode_tokens(tokens, **kwargs))
 
     def unlike(self, node: Mapping[str, Any], sample_rate: int) -> str | None:
-        stages = [stage for stage in self.stages if isinstance(stage, Pretransform)]
+        stages = self.flat
+        if node.get("type") == "autoencoder":
+            return stages[-1].unlike(node, sample_rate)
         if len(stages) > 1 and node.get("type") != "chain":
             return f"they come from {node.get('type')!r} alone, which is one of {len(stages)} stages of this model"
         return stages[0].unlike(node, sample_rate)

@@ -68,6 +68,18 @@ def test_guidance_and_dropped_conditions() -> None:
     assert not torch.allclose(conditioned, empty)
 
 
+def test_latents_of_other_channels_are_refused() -> None:
+    """A U-Net sees bands as the height of an image, so it would take any number."""
+    x, t = torch.randn(1, 17, 5), torch.tensor([0.5])
+    plain = build("unconditional", {"type": "unet2d", "config": {"io_channels": 64, **SMALL}})
+    conditioned = build(
+        "diffusion", {"type": "unet2d_cond", "config": {"io_channels": 64, "cond_token_dim": 6, **SMALL}}
+    )
+    for model in (plain, conditioned):
+        with pytest.raises(ValueError, match="latents have 17 channels, but the io_channels of this U-Net are 64"):
+            model(x, t)
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -1,0 +1,8 @@
+"""The older name of decode_mel.py: python scripts/convert_bigvgan_pt_to_audio.py --help"""
+
+import sys
+
+from stable_audio_tools.cli.decode_mel import main
+
+if __name__ == "__main__":
+    sys.exit(main())
