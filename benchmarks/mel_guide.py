@@ -3,7 +3,7 @@
 python benchmarks/mel_guide.py [--vae-steps 300] [--unet-steps 300] [--output outputs/mel_guide]
 
 Prints how far the losses fell, and how much nearer to held-out clips the trained models are than the same models before
-training, by the Fréchet distance of log-mel statistics, which need no weights. A quarter of an hour on two idle cores.
+training, by the Fréchet distance of log-mel statistics, which need no weights. Over half an hour on two idle cores.
 """
 
 import argparse
