@@ -18,6 +18,7 @@ import torch
 
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.interface.areas import parse_areas
+from stable_audio_tools.models.transformer.blocks import TransformerBlock
 
 pytest.importorskip("gradio", reason="the extra 'ui' is not installed")
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
@@ -223,10 +224,26 @@ def test_a_long_run_is_cancelled(browser: Browser, served: Any) -> None:
     browser.status("generate", "Done in")
 
 
-def test_a_run_is_cancelled_while_it_waits_for_its_turn(browser: Browser, served: Any) -> None:
+@pytest.fixture
+def slowed(served: Any) -> Iterator[Any]:
+    """`slowed(name)`: the app of that model, whose 500 steps take a minute, however fast the machine."""
+    hooks = []
+
+    def get(name: str) -> Any:
+        app = served(name)
+        layer = next(part for part in app.model.module.model.modules() if isinstance(part, TransformerBlock))
+        hooks.append(layer.register_forward_pre_hook(lambda *_: time.sleep(0.12)))
+        return app
+
+    yield get
+    for hook in hooks:
+        hook.remove()
+
+
+def test_a_run_is_cancelled_while_it_waits_for_its_turn(browser: Browser, slowed: Any) -> None:
     from gradio_client import Client
 
-    app = served("prompted")
+    app = slowed("prompted")
     somebody = Client(app.url, verbose=False)
     long = somebody.submit(prompt="bells", seconds_total=0.3, steps=500, api_name="/generate")
     browser.wait(lambda: any("Step" in output[4] for output in long.outputs()[-1:]), "somebody else's run")
@@ -243,8 +260,8 @@ def test_a_run_is_cancelled_while_it_waits_for_its_turn(browser: Browser, served
     assert len(list(app.folder.rglob("*.wav"))) == runs
 
 
-def test_cancel_is_for_its_own_page(browser: Browser, served: Any, tone: Path) -> None:
-    app = served("tiny_diffusion_cond_inpaint")
+def test_cancel_is_for_its_own_page(browser: Browser, slowed: Any, tone: Path) -> None:
+    app = slowed("tiny_diffusion_cond_inpaint")
     browser.open(app.url, "generate-start")
     browser.fold("Sampling")
     browser.type("#generate-steps input[type=number]", "500")
