@@ -54,6 +54,8 @@ def score(settings: ScoreSettings) -> Scores:
         raise ConfigError(f"--lambda-reg: expected more than 0, got {settings.lambda_reg:g}")
     if settings.query_batch_size < 1:
         raise ConfigError(f"--query-batch-size: expected at least 1, got {settings.query_batch_size}")
+    if settings.also and settings.method in ("random", "similarity"):
+        raise ConfigError(f"--also: --method {settings.method} uses no features, so others add nothing; leave it out")
     members = read_members(settings)
     values = _values(settings, members)
     first = members[0]

@@ -17,6 +17,7 @@ from stable_audio_tools.attribution.scoring import (
     score_ensemble,
     score_member,
 )
+from stable_audio_tools.attribution.scoring_run import ScoreSettings, score
 from stable_audio_tools.config import ConfigError
 
 
@@ -149,3 +150,10 @@ def test_features_that_do_not_match_are_refused(tmp_path: Path) -> None:
     nothing = Features(np.zeros((9, 5), np.float32), train.ids, train.meta)
     with pytest.raises(ConfigError, match="the training features are all zero"):
         score_member(Member(nothing, features(3, 5, "q", 1)), [0.1])
+
+
+@pytest.mark.parametrize("method", ["random", "similarity"])
+def test_more_features_are_refused_where_none_are_used(method: str) -> None:
+    settings = ScoreSettings(["train"], "query", also=[("train_2", "query_2")], method=method)
+    with pytest.raises(ConfigError, match=f"--also: --method {method} uses no features"):
+        score(settings)
