@@ -97,6 +97,9 @@ def _items_of(request: Checked, facts: ModelFacts, settings: BatchSettings, path
         inpaint_audio=own.inpaint_audio and str(path.parent / own.inpaint_audio),
         inpaint=None if own.inpaint is None else tuple((start, end) for start, end in own.inpaint),
         edit=settings.edit,
+        temp=own.temp,
+        top_k=own.top_k,
+        top_p=own.top_p,
     )
     conditions = {
         key: str(path.parent / str(value)) if facts.input_of(key).kind == "audio" else value
@@ -235,6 +238,8 @@ def _generate(
         options |= {"eta": settings.eta, "decode_frames": settings.decode_frames, "offload": settings.offload}
         options |= {"on_latents": latents.append if settings.keep_latents else None}
         options = {name: value for name, value in options.items() if value is not None}
+    tokens = {name: getattr(how, name) for name in ("temp", "top_k", "top_p")}
+    options |= {name: value for name, value in tokens.items() if value is not None}
     if model.takes("progress"):
         options["progress"] = lambda done, steps: show(done / steps if steps else 0.0)
     options |= {

@@ -73,6 +73,9 @@ def request_problems(request: Checked, facts: ModelFacts, settings: BatchSetting
                 yield f"{name}: has no effect without {needed}; give that too, or leave it out"
     if own.negative_prompt is not None and settings.edit is not None and settings.edit.mode == "interpolate":
         yield "negative_prompt: has no meaning between two clips; leave it out"
+    for name in ("temp", "top_k", "top_p"):
+        if getattr(own, name) is not None and facts.model_type != "lm":
+            yield f"{name}: is for language models, and this is a model of type {facts.model_type!r}; leave it out"
     if own.negative_prompt is not None and "prompt" not in facts.keys:
         yield "negative_prompt: this model takes no prompt"
     if own.inpaint_audio is not None and facts.objective is None:

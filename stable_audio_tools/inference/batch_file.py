@@ -58,6 +58,9 @@ class Settings(BaseModel):
     seconds: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     n_sample_per_cond: Annotated[int | None, Field(ge=1)] = None
     negative_prompt: str | None = None
+    temp: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    top_k: Annotated[int | None, Field(ge=0)] = None
+    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
     init_audio: str | None = None
     init_noise_level: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
     inpaint_audio: str | None = None

@@ -63,6 +63,9 @@ class How:
     inpaint_audio: str | None = None
     inpaint: tuple[tuple[float, float], ...] | None = None
     edit: Edit | None = None
+    temp: float | None = None  # these three: how language models draw tokens
+    top_k: int | None = None
+    top_p: float | None = None
 
     @property
     def keeps_level(self) -> bool:

@@ -286,6 +286,22 @@ def test_what_stands_in_the_way_is_told_before_any_work(model: AudioModel, tmp_p
     check_targets(batches, foreign, replace(QUICK, overwrite=True))
 
 
+def test_a_leaf_says_how_tokens_are_drawn(model: AudioModel, tmp_path: Path) -> None:
+    made = small_model("tiny_lm", tmp_path)
+    lm = stable_audio_tools.load(made.config, made.weights, device="cpu")
+    leaves = """
+likeliest: {sound: rain, seconds_total: 1, temp: 0, n_sample_per_cond: 2}
+drawn: {sound: rain, seconds_total: 1, top_p: 0.9, n_sample_per_cond: 2}
+"""
+    generate(lm, tmp_path / "out", BatchSettings(), leaves)
+    heard = {path.stem: audio_io.read(path).samples for path in (tmp_path / "out").glob("*.wav")}
+    assert torch.equal(heard["likeliest_item-1"], heard["likeliest_item-2"])
+    assert not torch.equal(heard["drawn_item-1"], heard["drawn_item-2"])
+    assert all(not is_new for _, is_new in generate(lm, tmp_path / "out", BatchSettings(), leaves))
+    with pytest.raises(UserError, match="temp: is for language models"):
+        generate(model, tmp_path / "refused", QUICK, "a: {sound: rain, seconds_total: 1, temp: 0}")
+
+
 def test_settings_out_of_range() -> None:
     for arguments, message in (
         ({"steps": 0}, "sample_steps: expected at least 1"),
