@@ -247,7 +247,8 @@ def run(arguments: argparse.Namespace) -> int:
         model.compile()
     batches = plan_batch(arguments.cond_yaml_path, model.facts, settings)
     output = OutputFolder(arguments.output_dir)
-    check_targets(batches, output, settings)
+    if config is None:
+        check_targets(batches, output, settings)
 
     def tell(record: dict[str, Any], is_new: bool) -> None:
         if arguments.json:

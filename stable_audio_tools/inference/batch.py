@@ -77,10 +77,7 @@ def plan_batch(path: str | Path | None, facts: ModelFacts, settings: BatchSettin
 
 def _items_of(request: Checked, facts: ModelFacts, settings: BatchSettings, path: Path) -> Iterator[Item]:
     own = request.settings
-    clip = settings.clip_length
-    seconds = (
-        own.seconds if own.seconds is not None else seconds_told(request.conditions) if clip is True else clip or None
-    )
+    asked = seconds_told(request.conditions) if settings.clip_length is True else settings.clip_length or None
     negative = settings.negative_prompt if own.negative_prompt is None else own.negative_prompt
     recommended = facts.recommended
     sampler, scale = (None, None) if recommended is None else (recommended.sampler_type, recommended.cfg_scale)
@@ -90,7 +87,7 @@ def _items_of(request: Checked, facts: ModelFacts, settings: BatchSettings, path
         steps=_first(own.steps, settings.steps, recommended and recommended.steps),
         cfg_scale=_first(own.cfg_scale, settings.cfg_scale, scale) if facts.inputs else None,
         sampler_type=_first(own.sampler, own.sampler_type, settings.sampler_type, sampler),
-        seconds=seconds,
+        seconds=_first(own.seconds, asked),
         guided_away=negative is not None,
         init_audio=own.init_audio and str(path.parent / own.init_audio),
         init_noise_level=own.init_noise_level,

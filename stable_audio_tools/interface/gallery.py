@@ -61,7 +61,7 @@ class Gallery:
         if not made.audio.isfinite().all():
             raise ValueError("the model made NaN or infinite samples, so nothing was kept; try other settings")
         base = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-        level = made.audio.clamp(-1, 1) if keeps_level else made.audio
+        level = (within_range(audio, keeps_level) for audio in made.audio)
         return [
             self._write(owner, f"{base}-{number:02d}", audio, made.sample_rate, {**settings, "seed": seed})
             for number, (audio, seed) in enumerate(zip(level, made.seeds), start=1)
@@ -87,7 +87,7 @@ class Gallery:
 
     def _write(self, owner: str, name: str, audio: Tensor, rate: int, settings: dict[str, Any]) -> Take:
         file = f"{owner}/{name}"
-        record = self.folder.write(f"{file}.wav", within_range(audio), rate, settings)
+        record = self.folder.write(f"{file}.wav", audio, rate, settings)
         with atomic_path(self.folder.target(f"{file}.png")) as temporary:
             picture: Image.Image = spectrogram_image(audio, rate)
             picture.save(temporary)

@@ -209,13 +209,17 @@ def test_text_to_audio_then_reuse_as_input(browser: Browser, served: Any) -> Non
     browser.shot("gallery")
 
 
-def test_a_long_run_is_cancelled(browser: Browser, served: Any) -> None:
-    app = served("prompted")
+def start_a_long_run(browser: Browser, app: Any) -> None:
     browser.open(app.url, "generate-start")
     browser.fold("Sampling")
     browser.type("#generate-steps input[type=number]", "500")
     browser.click("#generate-start")
     browser.status("generate", "Step ")
+
+
+def test_a_long_run_is_cancelled(browser: Browser, served: Any) -> None:
+    app = served("prompted")
+    start_a_long_run(browser, app)
     browser.click("#generate-cancel")
     browser.status("generate", "Stopped")
     browser.shot("cancelled")
@@ -262,11 +266,7 @@ def test_a_run_is_cancelled_while_it_waits_for_its_turn(browser: Browser, slowed
 
 def test_cancel_is_for_its_own_page(browser: Browser, slowed: Any, tone: Path) -> None:
     app = slowed("tiny_diffusion_cond_inpaint")
-    browser.open(app.url, "generate-start")
-    browser.fold("Sampling")
-    browser.type("#generate-steps input[type=number]", "500")
-    browser.click("#generate-start")
-    browser.status("generate", "Step ")
+    start_a_long_run(browser, app)
     browser.tab("Inpaint")
     browser.find("#inpaint-inpaint_audio input[type=file]").send_keys(str(tone))
     browser.type("#inpaint-spans textarea, #inpaint-spans input", "0.1-0.2")
