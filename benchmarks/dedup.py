@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from stable_audio_tools.core.devices import pick_device
+from stable_audio_tools.core.packages import available
 from stable_audio_tools.dedup.clusters import single_link
 from stable_audio_tools.dedup.similarity import Features, find_similar, histogram_features
-from stable_audio_tools.system.devices import pick_device
-from stable_audio_tools.system.packages import available
 
 T = TypeVar("T")
 THRESHOLD = 0.985

@@ -139,7 +139,7 @@ def decode(task: dict[str, Any]) -> dict[str, float]:
 
     import torch
 
-    from stable_audio_tools.inference.decoding import decode_latents
+    from stable_audio_tools.inference.generation.decoding import decode_latents
     from stable_audio_tools.models.factory import create_pretransform_from_config
 
     strides, channels = [2, 4, 4, 8, 8], 16

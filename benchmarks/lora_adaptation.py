@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.cli import train, train_lora, unwrap_model
-from stable_audio_tools.inference.audio_model import AudioModel, load
+from stable_audio_tools.inference.generation.model import AudioModel, load
 
 RATE = 8000
 BASE = {"low": (150, 500), "high": (2800, 3600)}  # Hz

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 import stable_audio_tools
-from stable_audio_tools.config import load, save
+from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.files import write_text
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.checkpoints import load_into, save_weights
-from stable_audio_tools.system.files import write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = Path(stable_audio_tools.__file__).parent / "configs/model_configs/mel"

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.inference.metrics import compare
-from stable_audio_tools.inference.reconstruction import reconstruct
+from stable_audio_tools.evaluation.reconstruction.metrics import compare
+from stable_audio_tools.inference.generation.reconstruction import reconstruct
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.factory import create_training_wrapper_from_config

@@ -12,11 +12,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from stable_audio_tools.cli.main import COMMANDS
-from stable_audio_tools.config.kinds import KINDS
-from stable_audio_tools.config.parts import KIND_MARK
-from stable_audio_tools.config.registry import Component, components, schema, siblings_schema
+from stable_audio_tools.core.config.kinds import KINDS
+from stable_audio_tools.core.config.parts import KIND_MARK
+from stable_audio_tools.core.config.registry import Component, components, schema, siblings_schema
+from stable_audio_tools.core.files import write_text
 from stable_audio_tools.models.factory import ModelFile
-from stable_audio_tools.system.files import write_text
 from stable_audio_tools.training.factory import SharedKeys
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"

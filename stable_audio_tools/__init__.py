@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stable_audio_tools.version import __version__
 
 if TYPE_CHECKING:
-    from stable_audio_tools.inference.audio_model import load
+    from stable_audio_tools.inference.generation.model import load
     from stable_audio_tools.models.factory import create_model_from_config, create_model_from_config_path
     from stable_audio_tools.models.pretrained import get_pretrained_model, load_model
 
@@ -17,7 +17,7 @@ _HOMES = {
     "create_model_from_config": "stable_audio_tools.models.factory",
     "create_model_from_config_path": "stable_audio_tools.models.factory",
     "get_pretrained_model": "stable_audio_tools.models.pretrained",
-    "load": "stable_audio_tools.inference.audio_model",
+    "load": "stable_audio_tools.inference.generation.model",
     "load_model": "stable_audio_tools.models.pretrained",
 }
 

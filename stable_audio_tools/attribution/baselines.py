@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stable_audio_tools.attribution.results import source_of
-from stable_audio_tools.config import AudioError
+from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.evaluation.embedders import create_embedder
 from stable_audio_tools.evaluation.embedding import embed_files
 

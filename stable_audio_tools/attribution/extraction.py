@@ -22,13 +22,14 @@ from stable_audio_tools.attribution.noise import select_timesteps
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.task import Recipe, Sample
-from stable_audio_tools.config import AudioError, ConfigError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.errors import AudioError, ConfigError
+from stable_audio_tools.core.files import atomic_path
+from stable_audio_tools.core.progress import progress_bar
+from stable_audio_tools.core.ranks import local_rank, rank, world_size
 from stable_audio_tools.data.faults import Fault
 from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.preencode import left_out_list
-from stable_audio_tools.inference.progress import progress_bar
-from stable_audio_tools.system.files import atomic_path
-from stable_audio_tools.system.ranks import local_rank, rank, world_size
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stable_audio_tools.config import ConfigError, load, save
-from stable_audio_tools.system.files import atomic_path, write_text
+from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.files import atomic_path, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stable_audio_tools.attribution.counters import make_key
-from stable_audio_tools.config import AudioError, ConfigError, UserError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
+from stable_audio_tools.core.files import content_digest
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.draws import Draw
@@ -25,7 +27,6 @@ from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.sources.latents import as_tensor
 from stable_audio_tools.data.transforms import describe_crop, set_channels, take
-from stable_audio_tools.system.files import content_digest
 
 # Audio; what the diffusion model works on; or what the training data is, as the model config or a flag says.
 Form = Literal["audio", "latents", "data"]

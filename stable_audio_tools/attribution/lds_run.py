@@ -20,8 +20,9 @@ from stable_audio_tools.attribution.validation import (
     read_plan,
     require_finite_scores,
 )
-from stable_audio_tools.config import ConfigError, save
-from stable_audio_tools.system.files import atomic_path
+from stable_audio_tools.core.config import save
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.files import atomic_path
 
 _BASELINES = ("random", "similarity")
 

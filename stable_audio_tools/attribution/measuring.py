@@ -15,9 +15,10 @@ from stable_audio_tools.attribution.noise import select_timesteps
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe
 from stable_audio_tools.attribution.validation import keep_settings, require_finite_outputs, write_outputs
-from stable_audio_tools.config import AudioError, ConfigError, load, save
-from stable_audio_tools.inference.progress import progress_bar
-from stable_audio_tools.system.files import content_digest
+from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.errors import AudioError, ConfigError
+from stable_audio_tools.core.files import content_digest
+from stable_audio_tools.core.progress import progress_bar
 
 
 @dataclass(frozen=True)

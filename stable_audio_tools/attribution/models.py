@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from stable_audio_tools.attribution.items import AudioShape, Form
 from stable_audio_tools.attribution.noise import keyed_encoding
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
-from stable_audio_tools.config import ConfigError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.devices import autocast, pick_device
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.loader import Item
 from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
 from stable_audio_tools.models.checkpoints import load_into
@@ -22,7 +24,6 @@ from stable_audio_tools.models.lora import attached_loras, load_lora
 from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.models.transformer.continuous import recomputing_modules
-from stable_audio_tools.system.devices import autocast, pick_device
 
 ADAPTERS = r"\.lora_factors\."  # found in the names of all parameters of adapters
 

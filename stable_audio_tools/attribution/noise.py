@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.counters import make_key
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.draws import seeded
 
 TimestepStrategy = Literal["uniform", "cumulative"]

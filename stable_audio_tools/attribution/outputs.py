@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 
 Measure = Callable[[Tensor, Tensor, Tensor], Tensor]  # prediction, target, mask (1, n) of frames that count
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stable_audio_tools.attribution import counters
-from stable_audio_tools.config import ConfigError
-from stable_audio_tools.system.packages import require
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.packages import require
 
 _BLOCK_ELEMENTS = 1 << 22  # of a dense matrix at once: 16 MiB, what fits near the processor
 _ROWS_AT_ONCE = 256  # token rows that are transformed together

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stable_audio_tools.attribution.results import Scores, rank_items, source_of
+from stable_audio_tools.core.files import write_text
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
-from stable_audio_tools.system.files import write_text
 
 _BINS = 40
 

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.config import ConfigError, load, save
+from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.files import atomic_path, write_text
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.metadata import PATH_KEYS, read_rows, read_sidecar
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
-from stable_audio_tools.system.files import atomic_path, write_text
 
 logger = logging.getLogger(__name__)
 

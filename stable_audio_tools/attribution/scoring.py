@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stable_audio_tools.attribution.features import Features, require_comparable
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 
 DEFAULT_GRID = tuple(float(f"{digit}e{power}") for power in range(-5, 2) for digit in (1, 3))
 

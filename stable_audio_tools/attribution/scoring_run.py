@@ -9,8 +9,8 @@ from stable_audio_tools.attribution.baselines import embedding_similarity, rando
 from stable_audio_tools.attribution.features import join_features, read_features
 from stable_audio_tools.attribution.results import Scores
 from stable_audio_tools.attribution.scoring import Member, ScoreOptions, is_relative, score_by_products, score_ensemble
-from stable_audio_tools.config import ConfigError
-from stable_audio_tools.system.devices import pick_device
+from stable_audio_tools.core.devices import pick_device
+from stable_audio_tools.core.errors import ConfigError
 
 
 @dataclass(frozen=True)

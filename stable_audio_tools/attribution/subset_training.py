@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stable_audio_tools.attribution.validation import keep_settings
-from stable_audio_tools.config import ConfigError, UserError
-from stable_audio_tools.system.files import content_digest
+from stable_audio_tools.core.errors import ConfigError, UserError
+from stable_audio_tools.core.files import content_digest
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from stable_audio_tools.config import ConfigError, load, save
-from stable_audio_tools.system.files import atomic_path, write_text
+from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.files import atomic_path, write_text
 
 Floats = NDArray[np.float64]
 _RESAMPLES = 2000

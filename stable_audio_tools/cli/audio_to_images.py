@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def settings_from(arguments: argparse.Namespace) -> Any:
     """Flags, or those of a published vocoder, or of a model config, as settings."""
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
     from stable_audio_tools.mel.dataset import ImageSettings
 
     numbers = {"hop_length": 1, "n_fft": 2, "sample_rate": 1, "num_workers": 0, "max_examples": 1}
@@ -96,7 +96,7 @@ def settings_from(arguments: argparse.Namespace) -> Any:
 
 
 def _resolution(text: str) -> tuple[int, int]:
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     parts = text.split(",")
     if len(parts) > 2 or not all(part.strip().isdigit() and int(part) for part in parts):
@@ -106,7 +106,7 @@ def _resolution(text: str) -> tuple[int, int]:
 
 
 def _from_flags(arguments: argparse.Namespace, mels: int) -> tuple[dict[str, Any], int]:
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     if arguments.mel_spec_method == "bigvgan":
         return _from_vocoder(arguments, mels)
@@ -119,8 +119,8 @@ def _from_flags(arguments: argparse.Namespace, mels: int) -> tuple[dict[str, Any
 
 
 def _from_vocoder(arguments: argparse.Namespace, mels: int) -> tuple[dict[str, Any], int]:
-    from stable_audio_tools.config import ConfigError
-    from stable_audio_tools.config.sentences import nearest
+    from stable_audio_tools.core.config.sentences import nearest
+    from stable_audio_tools.core.errors import ConfigError
     from stable_audio_tools.mel.bigvgan import PUBLISHED
 
     if arguments.bigvgan_model is None:
@@ -160,7 +160,7 @@ def _contradictions(arguments: argparse.Namespace, has: Mapping[str, Any], whose
 
 def _from_model(arguments: argparse.Namespace) -> tuple[dict[str, Any], int]:
     """As given, but without the vocoder, which need not be there yet."""
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
     from stable_audio_tools.mel.pretransform import MelPretransform, mel_node_of
     from stable_audio_tools.models.factory import create_pretransform_from_config
 

@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
     from stable_audio_tools.models.summary import summarise_model_config
 
     problems: list[str] = []
@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _describe_dataset(path: Path) -> dict[str, Any]:
-    from stable_audio_tools.config import load
+    from stable_audio_tools.core.config import load
     from stable_audio_tools.data.dataset import check_dataset_config
 
     part = check_dataset_config(load(path))

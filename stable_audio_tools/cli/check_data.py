@@ -34,9 +34,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.config import load
+    from stable_audio_tools.core.config import load
+    from stable_audio_tools.core.progress import progress_bar
     from stable_audio_tools.data.checks import check_dataset, table
-    from stable_audio_tools.inference.progress import progress_bar
 
     rate = load(arguments.model_config).get("sample_rate") if arguments.model_config else None
     with progress_bar("decoding", None) as show:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stable_audio_tools.config.errors import UserError
+from stable_audio_tools.core.errors import UserError
 
 Run = Callable[[argparse.Namespace], int | None]
 
@@ -39,7 +39,7 @@ def run_command(make: Callable[[], argparse.ArgumentParser], run: Run, argv: Seq
     """Parse and run -> exit status: 0 done, 1 found something wrong, 2 the user's input must change."""
     try:
         arguments = make().parse_args(argv)
-        from stable_audio_tools.system import logs
+        from stable_audio_tools.core import logs
 
         logs.setup(verbose=getattr(arguments, "verbose", False))
         return run(arguments) or 0

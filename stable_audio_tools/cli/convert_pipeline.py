@@ -20,7 +20,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.config import ConfigError, load, save
+    from stable_audio_tools.core.config import load, save
+    from stable_audio_tools.core.errors import ConfigError
     from stable_audio_tools.models.checkpoints import save_weights
     from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
     from stable_audio_tools.models.pipeline_folders import is_pipeline, load_pipeline, write_pipeline

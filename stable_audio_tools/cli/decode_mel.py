@@ -36,9 +36,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.inference.outputs import OutputFolder
+    from stable_audio_tools.core.devices import pick_device
+    from stable_audio_tools.inference.batch.outputs import OutputFolder
     from stable_audio_tools.mel.decoding import DecodeSettings, check_details, decode_folder, find_mels
-    from stable_audio_tools.system.devices import pick_device
 
     check(arguments)
     folder = arguments.directory
@@ -61,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> None:
     """Flags that do not go together."""
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
     from stable_audio_tools.mel.decoding import OVERLAP_FRAMES
 
     if arguments.bigvgan_model is not None and arguments.model_config is not None:
@@ -74,7 +74,7 @@ def check(arguments: argparse.Namespace) -> None:
 
 def _decoder(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """(what decodes, what is told of it in the files)"""
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
     from stable_audio_tools.mel.decoding import LogMelDecoder
     from stable_audio_tools.mel.pretransform import mel_node_of
     from stable_audio_tools.mel.vocoders import GriffinLimVocoder

@@ -154,7 +154,7 @@ def describe(summary: dict[str, Any]) -> str:
 
 def check(arguments: argparse.Namespace) -> None:
     """Numbers that cannot be right."""
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     problems = [
         f"--{name.replace('_', '-')}: expected at least 1, got {getattr(arguments, name)}"

@@ -50,9 +50,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
+    from stable_audio_tools.core.progress import progress_bar
     from stable_audio_tools.data.jamendo.download import MIRRORS, DownloadSettings, download
-    from stable_audio_tools.inference.progress import progress_bar
 
     problems = [
         f"--{name}: expected at least {least}, got {getattr(arguments, name)}"

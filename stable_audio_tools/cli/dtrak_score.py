@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.attribution.report import write_report
     from stable_audio_tools.attribution.results import read_tags, save_scores, sum_by_label, write_tables
     from stable_audio_tools.attribution.scoring_run import ScoreSettings, score
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     if arguments.labels and not arguments.report_dir:
         raise ConfigError("--labels needs --report-dir, where its table goes")

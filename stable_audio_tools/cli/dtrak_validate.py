@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
 def make_subsets(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.attribution.results import read_labels
     from stable_audio_tools.attribution.validation import make_plan, save_plan
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     try:
         ids = Path(arguments.ids).read_text(encoding="utf-8").splitlines()
@@ -185,7 +185,7 @@ def lds(arguments: argparse.Namespace) -> int:
 
 def _has_features(arguments: argparse.Namespace) -> bool:
     """Whether a regulariser is to be chosen; flags of it that stand alone are an error."""
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     needed = {
         "--train-feature-paths": arguments.train_feature_paths,

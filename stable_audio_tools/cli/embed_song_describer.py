@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from stable_audio_tools.cli.generate import process_device
-    from stable_audio_tools.config import UserError
+    from stable_audio_tools.core.errors import UserError
     from stable_audio_tools.evaluation.embedders import TextEmbedder, create_embedder, mean_vector
     from stable_audio_tools.evaluation.embedders.presets import node_of
     from stable_audio_tools.evaluation.embedding import embed_files
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> None:
     """Numbers that cannot be right."""
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     names = ("audio_batch_size", "text_batch_size", "num_workers", *(["limit"] if arguments.limit is not None else []))
     problems = [

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 def check(arguments: argparse.Namespace) -> None:
     """Flags that are wrong, or do not go together."""
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     encoder = ("t5", "clap_ckpt", "clap_model", "pooling", "max_length", "batch_size", "device")
     others, source = (encoder, "--from-pickle") if arguments.from_pickle is not None else (("names",), "--texts")
@@ -61,10 +61,11 @@ def check(arguments: argparse.Namespace) -> None:
 
 def conditioner_of(arguments: argparse.Namespace) -> Any:
     """What encodes, from texts to a condition."""
-    from stable_audio_tools.config import ConfigError, build
+    from stable_audio_tools.core.config import build
+    from stable_audio_tools.core.devices import pick_device
+    from stable_audio_tools.core.errors import ConfigError
     from stable_audio_tools.models.conditioners.clap import LAION_WIDTHS, clap_widths
     from stable_audio_tools.models.conditioners.text import encoder_width
-    from stable_audio_tools.system.devices import pick_device
 
     named = [name for name in ("t5", "clap_ckpt", "clap_model") if getattr(arguments, name) is not None]
     if len(named) > 1:
@@ -91,8 +92,8 @@ def conditioner_of(arguments: argparse.Namespace) -> Any:
 def run(arguments: argparse.Namespace) -> int:
     from safetensors.torch import save_file
 
-    from stable_audio_tools.inference.text_encodings import Pooling, encode_texts, read_pickled_encodings, read_texts
-    from stable_audio_tools.system.files import atomic_path
+    from stable_audio_tools.core.files import atomic_path
+    from stable_audio_tools.latents.text import Pooling, encode_texts, read_pickled_encodings, read_texts
 
     check(arguments)
     if arguments.from_pickle is not None:

@@ -91,10 +91,10 @@ def parser() -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.cli.generate import process_device
+    from stable_audio_tools.core.files import write_text
     from stable_audio_tools.evaluation.report import as_csv, as_html, rows_of, songs_csv
     from stable_audio_tools.evaluation.results import as_table, write_results
     from stable_audio_tools.evaluation.scoring import ScoreSettings, score_sets
-    from stable_audio_tools.system.files import write_text
 
     settings = ScoreSettings(
         inf=arguments.inf,

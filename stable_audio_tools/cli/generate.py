@@ -125,8 +125,8 @@ def add_mode_flags(made: argparse.ArgumentParser) -> None:
 
 def edit_of(arguments: argparse.Namespace) -> Any:
     """What the flags of `--mode` say; None without it."""
-    from stable_audio_tools.config.errors import ConfigError
-    from stable_audio_tools.inference.edits import Edit
+    from stable_audio_tools.core.errors import ConfigError
+    from stable_audio_tools.inference.generation.edits import Edit
     from stable_audio_tools.interface.waveforms import parse_spans
 
     names = ("to_audio", "noise_level", "spans", "seconds", "overlap", "crossfade")
@@ -158,7 +158,7 @@ def add_file_flags(files: Any) -> None:
 
 def source_of(arguments: argparse.Namespace, default: str = DEFAULT_MODEL) -> tuple[Any, Path | None]:
     """What `load` takes: a model and its weights."""
-    from stable_audio_tools.config.errors import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     name, config, weights = arguments.pretrained_name, arguments.model_config, arguments.ckpt_path
     if name is not None and (config is not None or weights is not None):
@@ -174,7 +174,7 @@ def source_of(arguments: argparse.Namespace, default: str = DEFAULT_MODEL) -> tu
 
 def load_model(arguments: argparse.Namespace, source: tuple[Any, Path | None]) -> Any:
     """The model on the device of this process."""
-    from stable_audio_tools.inference.audio_model import load
+    from stable_audio_tools.inference.generation.model import load
 
     check_adapters(arguments.lora)
     model = load(*source, process_device(arguments.device), precision=arguments.precision)
@@ -195,9 +195,9 @@ def process_device(name: str | None) -> Any:
     """The device of this process: its own GPU where a launcher started several."""
     import torch
 
-    from stable_audio_tools.config.errors import UserError
-    from stable_audio_tools.system.devices import pick_device
-    from stable_audio_tools.system.ranks import local_rank, world_size
+    from stable_audio_tools.core.devices import pick_device
+    from stable_audio_tools.core.errors import UserError
+    from stable_audio_tools.core.ranks import local_rank, world_size
 
     try:
         device = pick_device(name)
@@ -212,10 +212,10 @@ def process_device(name: str | None) -> Any:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.inference.audio_model import find_config
-    from stable_audio_tools.inference.batch import BatchSettings, check_targets, plan_batch, run_batch
-    from stable_audio_tools.inference.model_facts import facts_of
-    from stable_audio_tools.inference.outputs import OutputFolder
+    from stable_audio_tools.inference.batch.outputs import OutputFolder
+    from stable_audio_tools.inference.batch.run import BatchSettings, check_targets, plan_batch, run_batch
+    from stable_audio_tools.inference.generation.facts import facts_of
+    from stable_audio_tools.inference.generation.model import find_config
 
     settings = BatchSettings(
         steps=arguments.sample_steps,

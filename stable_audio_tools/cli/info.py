@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _installation() -> list[str]:
     import torch
 
-    from stable_audio_tools.system.devices import pick_device
+    from stable_audio_tools.core.devices import pick_device
 
     device = pick_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()

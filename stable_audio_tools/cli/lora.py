@@ -125,7 +125,7 @@ def _extract(arguments: argparse.Namespace) -> None:
 
 
 def _config(arguments: argparse.Namespace, embedded: dict[str, Any] | None) -> dict[str, Any] | None:
-    from stable_audio_tools.config import load
+    from stable_audio_tools.core.config import load
 
     return embedded if arguments.model_config is None else load(arguments.model_config)
 

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stable-audio-tools {__version__}")
         return 0
     if words[0] not in COMMANDS:
-        from stable_audio_tools.config.sentences import nearest
+        from stable_audio_tools.core.config.sentences import nearest
 
         print(f"error: no command named {words[0]!r}; {nearest(words[0], COMMANDS)}", file=sys.stderr)
         return 2

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
-    from stable_audio_tools.inference.pre_encoding import PreEncodeSettings, encode_dataset
+    from stable_audio_tools.latents.encoding import PreEncodeSettings, encode_dataset
 
     check(arguments)
     processes = _processes(arguments)
@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace, argv: Sequence[str]) -> int:
 
 def check(arguments: argparse.Namespace) -> None:
     """Numbers that cannot be right."""
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     least = {
         "batch_size": 1,

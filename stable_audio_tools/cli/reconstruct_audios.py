@@ -32,14 +32,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.inference.folder_reconstruction import (
+    from stable_audio_tools.core.ranks import is_rank_zero
+    from stable_audio_tools.evaluation.reconstruction.folder import (
         all_processes,
         check_launcher,
         find_sources,
         reconstruct_folder,
     )
-    from stable_audio_tools.inference.outputs import OutputFolder
-    from stable_audio_tools.system.ranks import is_rank_zero
+    from stable_audio_tools.inference.batch.outputs import OutputFolder
 
     settings = _settings_of(arguments)
     check_launcher()
@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings_of(arguments: argparse.Namespace) -> Any:
-    from stable_audio_tools.inference.folder_reconstruction import ReconstructionSettings
+    from stable_audio_tools.evaluation.reconstruction.folder import ReconstructionSettings
 
     return ReconstructionSettings(
         frame_duration=arguments.frame_duration,
@@ -86,8 +86,8 @@ def _line(output: Any, record: dict[str, Any], is_new: bool) -> str:
 
 def _summarise(arguments: argparse.Namespace, records: list[dict[str, Any]], failures: int) -> None:
     """Write the tables of all files, and print their means."""
-    from stable_audio_tools.inference.metric_table import as_csv, as_svg, means
-    from stable_audio_tools.system.files import write_text
+    from stable_audio_tools.core.files import write_text
+    from stable_audio_tools.evaluation.reconstruction.table import as_csv, as_svg, means
 
     table, picture = (arguments.output_dir / name for name in TABLES)
     write_text(table, as_csv(records))

@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.config.errors import UserError
+    from stable_audio_tools.core.errors import UserError
 
     source_of(arguments, default="")  # complains in the words of the flags
     check_adapters(arguments.lora)

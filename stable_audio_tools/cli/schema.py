@@ -18,9 +18,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.config.schema import body_of, flat_schema, tagged_schema
+    from stable_audio_tools.core.config.schema import body_of, flat_schema, tagged_schema
+    from stable_audio_tools.core.files import write_text
     from stable_audio_tools.models.factory import ModelFile
-    from stable_audio_tools.system.files import write_text
     from stable_audio_tools.training.section_schema import training_body
 
     schemas = {

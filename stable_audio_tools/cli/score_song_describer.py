@@ -55,10 +55,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from stable_audio_tools.core.files import write_text
     from stable_audio_tools.evaluation.report import as_csv
     from stable_audio_tools.evaluation.results import as_table, write_results
     from stable_audio_tools.evaluation.song_describer.checkpoint import judge
-    from stable_audio_tools.system.files import write_text
 
     caption_run, subject = prepare(arguments)
     rows = caption_run.references.choose(arguments.limit)
@@ -74,13 +74,13 @@ def run(arguments: argparse.Namespace) -> None:
 def prepare(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     """The run that the flags ask for, and what tells the model in its result."""
     from stable_audio_tools.cli.generate import process_device
+    from stable_audio_tools.core.seeds import resolve_seed
     from stable_audio_tools.evaluation.embedders.base import digest_of
     from stable_audio_tools.evaluation.song_describer.checkpoint import require_conditional
     from stable_audio_tools.evaluation.song_describer.generating import CaptionRun, sampling_for
     from stable_audio_tools.evaluation.song_describer.references import clap_node, matching_embedder, read_references
-    from stable_audio_tools.inference.audio_model import load
+    from stable_audio_tools.inference.generation.model import load
     from stable_audio_tools.models.checkpoints import load_into
-    from stable_audio_tools.system.seeds import resolve_seed
 
     check(arguments)
     device = process_device(arguments.device)
@@ -112,7 +112,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def required_pretransform(module: Any) -> Any:
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     if getattr(module, "pretransform", None) is None:
         raise ConfigError("--pretransform-ckpt-path was given, but the model has no pretransform")
@@ -121,7 +121,7 @@ def required_pretransform(module: Any) -> Any:
 
 def check(arguments: argparse.Namespace) -> None:
     """Numbers that cannot be right."""
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
 
     names = ("gen_batch_size", "clap_batch_size", "limit", "steps")
     given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}

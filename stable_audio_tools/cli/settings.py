@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from stable_audio_tools.config.errors import ConfigError
-from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.core.config.sentences import nearest
+from stable_audio_tools.core.errors import ConfigError
 
 S = TypeVar("S")
 

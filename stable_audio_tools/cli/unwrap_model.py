@@ -44,11 +44,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from stable_audio_tools.system.ranks import is_rank_zero
+    from stable_audio_tools.core.ranks import is_rank_zero
 
     if not is_rank_zero():
         return 0
-    from stable_audio_tools.config import ConfigError
+    from stable_audio_tools.core.errors import ConfigError
     from stable_audio_tools.training.lora_checkpoint import adapter_in
     from stable_audio_tools.training.run_folder import checkpoint_at
     from stable_audio_tools.training.unwrap import unwrap, unwrap_adapter, unwrap_merged

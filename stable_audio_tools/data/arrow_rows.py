@@ -6,8 +6,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.config.errors import ConfigError
-from stable_audio_tools.system.packages import require
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.packages import require
 
 
 class ArrowRows:

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.errors import AudioError
+from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.data import ffmpeg
 from stable_audio_tools.data.comments import append_wav_comment
 from stable_audio_tools.data.open_files import check_readable, kept_open, opened
 from stable_audio_tools.data.resampling import input_span, resample, resample_span, resampled_length
-from stable_audio_tools.system.files import atomic_path
 
 __all__ = ["Audio", "AudioInfo", "blocks", "check_end", "info", "read", "resample", "write"]
 

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from stable_audio_tools.config.errors import AudioError, ConfigError
-from stable_audio_tools.config.parts import Part
+from stable_audio_tools.core.config.parts import Part
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.faults import BadItem, Fault
 from stable_audio_tools.data.hearing import Flaw, Heard, hear
 from stable_audio_tools.data.index import FileIndex, Header, index_folder

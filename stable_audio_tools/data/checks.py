@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from stable_audio_tools.core.files import write_text
 from stable_audio_tools.data.check_subjects import Problem, Subjects, Verdict, list_subjects
 from stable_audio_tools.data.dataset import check_dataset_config
 from stable_audio_tools.data.faults import whole_path
 from stable_audio_tools.data.index import Header
-from stable_audio_tools.system.files import write_text
 
 Kind = Problem | Literal["duplicate", "split leak", "unusual rate", "unusual channels"]
 _NOTES: frozenset[str] = frozenset({"unusual rate", "unusual channels"})  # worth knowing, nothing wrong

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stable_audio_tools.config.errors import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.faults import BadItem
 
 MetadataFunction = Callable[[dict[str, Any], Tensor | None], Mapping[str, Any] | None]

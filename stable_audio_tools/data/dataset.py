@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import ConfigError, Part, components, validate
-from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.core.config import Part, components, validate
+from stable_audio_tools.core.config.sentences import nearest
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.scanning import fast_scandir, get_audio_filenames
 from stable_audio_tools.data.sources.audio_dir import SampleDataset
 from stable_audio_tools.data.sources.configs import LocalDatasetConfig, LocalWebDatasetConfig, S3DatasetConfig

@@ -9,7 +9,7 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from stable_audio_tools.system.files import atomic_path, write_text
+from stable_audio_tools.core.files import atomic_path, write_text
 
 Wave = NDArray[np.float64]  # (samples, 2)
 RATE = 22_050

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.errors import AudioError
 
 logger = logging.getLogger(__name__)
 

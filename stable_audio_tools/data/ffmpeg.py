@@ -10,7 +10,7 @@ import numpy as np
 import soundfile as sf
 from numpy.typing import NDArray
 
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.errors import AudioError
 
 SUFFIXES = frozenset({".m4a", ".aac", ".mp4", ".webm", ".mka", ".mkv", ".mov", ".wma"})
 _TIMEOUT_SECONDS = 600

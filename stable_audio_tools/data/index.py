@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.errors import AudioError
+from stable_audio_tools.core.files import atomic_path
+from stable_audio_tools.core.ranks import is_rank_zero
 from stable_audio_tools.data.packed import PackedStrings
 from stable_audio_tools.data.scanning import Found, Unreachable, walk
-from stable_audio_tools.system.files import atomic_path
-from stable_audio_tools.system.ranks import is_rank_zero
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stable_audio_tools.config.errors import AudioError, ConfigError, UserError
+from stable_audio_tools.core import ranks
+from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.data.draws import Draw, Order, make_order, order_length
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
-from stable_audio_tools.system import ranks
 
 logger = logging.getLogger(__name__)
 

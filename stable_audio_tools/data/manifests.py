@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.config.errors import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 
 _NAMES = ("manifest.jsonl", "prompt_manifest.json")
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.config.errors import ConfigError
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.jamendo.tables import alike_names, is_raw_table, read_joined_table
 from stable_audio_tools.data.packed import PackedStrings
-from stable_audio_tools.system.packages import require
 
 logger = logging.getLogger(__name__)
 

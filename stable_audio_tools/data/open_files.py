@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import soundfile as sf
 
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.errors import AudioError
 
 # Elsewhere than on POSIX a file that is open cannot be deleted.
 _SLOW_TO_SEEK = frozenset({".mp3"} if os.name == "posix" else ())

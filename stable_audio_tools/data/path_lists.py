@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from stable_audio_tools.config.errors import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -21,13 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from stable_audio_tools.config.errors import AudioError, ConfigError, UserError
+from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
+from stable_audio_tools.core.files import atomic_path, write_text
 from stable_audio_tools.data.draws import Draw, Order, make_order
 from stable_audio_tools.data.faults import BadItem, Fault, FaultReport, whole_path
 from stable_audio_tools.data.loader import Item, ItemSource, Loader
 from stable_audio_tools.data.shard_plan import OnePass
 from stable_audio_tools.data.streaming import ShardSource, StreamLoader
-from stable_audio_tools.system.files import atomic_path, write_text
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from stable_audio_tools.config.errors import AudioError, ConfigError, UserError
+from stable_audio_tools.core import ranks
+from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.data.draws import make_order, order_length
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
 from stable_audio_tools.data.loader import Batch, Item
@@ -32,7 +33,6 @@ from stable_audio_tools.data.shard_plan import (
     stream_count,
 )
 from stable_audio_tools.data.tar_stream import TarSample
-from stable_audio_tools.system import ranks
 
 logger = logging.getLogger(__name__)
 

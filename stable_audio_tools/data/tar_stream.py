@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from typing import BinaryIO, NamedTuple, cast
 
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.errors import AudioError
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
+from stable_audio_tools.core.files import write_text
 from stable_audio_tools.dedup.copies import Copy, Group
 from stable_audio_tools.dedup.tracks import Track
-from stable_audio_tools.system.files import write_text
 
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.files import atomic_path, write_text
 from stable_audio_tools.data.path_lists import PathList, read_path_list
 from stable_audio_tools.dedup.audit import write_audit
 from stable_audio_tools.dedup.codecs import Codec
@@ -14,7 +15,6 @@ from stable_audio_tools.dedup.settings import DedupSettings, PathFormat
 from stable_audio_tools.dedup.store import Failure
 from stable_audio_tools.dedup.tracks import Track
 from stable_audio_tools.dedup.verdict import Evidence, Verdict
-from stable_audio_tools.system.files import atomic_path, write_text
 
 
 def write_outputs(

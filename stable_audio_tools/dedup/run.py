@@ -9,7 +9,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from stable_audio_tools.config import AudioError, ConfigError
+from stable_audio_tools.core.devices import pick_device
+from stable_audio_tools.core.errors import AudioError, ConfigError
+from stable_audio_tools.core.progress import progress_bar
+from stable_audio_tools.core.ranks import is_rank_zero, local_rank, rank, world_size
 from stable_audio_tools.dedup.codecs import Codec, CodecSettings, create_codec
 from stable_audio_tools.dedup.copies import Group, Likeness, look_again, without_second_look
 from stable_audio_tools.dedup.outputs import write_outputs
@@ -18,9 +21,6 @@ from stable_audio_tools.dedup.similarity import find_similar
 from stable_audio_tools.dedup.store import Failure, FeatureStore, hear_all
 from stable_audio_tools.dedup.tracks import Track, tracks_of_config, tracks_of_folders
 from stable_audio_tools.dedup.verdict import Evidence, judge, sweep_thresholds, without_failures
-from stable_audio_tools.inference.progress import progress_bar
-from stable_audio_tools.system.devices import pick_device
-from stable_audio_tools.system.ranks import is_rank_zero, local_rank, rank, world_size
 
 _PATIENCE = timedelta(days=7)  # for the slowest process
 

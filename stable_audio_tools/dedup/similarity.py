@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stable_audio_tools.system.packages import available, require
+from stable_audio_tools.core.packages import available, require
 
 Features = NDArray[np.float32]  # (n, w), rows of length 1
 BLOCK = 2_048  # rows

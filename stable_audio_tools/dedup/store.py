@@ -16,13 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from stable_audio_tools.config import AudioError
+from stable_audio_tools.core.errors import AudioError
+from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.dedup.codecs import Codec, Sound
 from stable_audio_tools.dedup.similarity import Features, Progress, histogram_features
 from stable_audio_tools.dedup.spectrum import Frames
 from stable_audio_tools.dedup.tracks import Track
-from stable_audio_tools.system.files import atomic_path
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.config import ConfigError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.dataset import check_dataset_config
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.index import index_folder

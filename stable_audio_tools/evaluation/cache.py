@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stable_audio_tools.config import AudioError
+from stable_audio_tools.core.errors import AudioError
+from stable_audio_tools.core.files import atomic_path, write_text
 from stable_audio_tools.evaluation.embedders.base import Embedder, Frames
-from stable_audio_tools.system.files import atomic_path, write_text
 
 
 class EmbeddingCache:

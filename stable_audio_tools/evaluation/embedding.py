@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from stable_audio_tools.config import AudioError, UserError
+from stable_audio_tools.core.errors import AudioError, UserError
+from stable_audio_tools.core.progress import progress_bar
+from stable_audio_tools.core.ranks import rank, world_size
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS, Unreachable, walk
 from stable_audio_tools.evaluation.cache import EmbeddingCache, key_of
 from stable_audio_tools.evaluation.embedders.base import Embedder, Frames, mean_vector
-from stable_audio_tools.inference.progress import progress_bar
-from stable_audio_tools.system.ranks import rank, world_size
 
 logger = logging.getLogger(__name__)
 

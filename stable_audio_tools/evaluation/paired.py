@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from stable_audio_tools.config import AudioError, UserError
+from stable_audio_tools.core.errors import AudioError, UserError
+from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.evaluation.embedders.base import mean_vector
 from stable_audio_tools.evaluation.metrics.pairs import kl_divergence
+from stable_audio_tools.evaluation.reconstruction.metrics import Metrics, compare
 from stable_audio_tools.evaluation.sets import FeatureSet
-from stable_audio_tools.inference.metrics import Metrics, compare
-from stable_audio_tools.inference.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.config import UserError
-from stable_audio_tools.system.files import write_text
+from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.files import write_text
 from stable_audio_tools.version import __version__
 
 FORMAT = "stable-audio-tools scores 1"

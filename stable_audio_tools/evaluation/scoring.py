@@ -7,7 +7,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.evaluation.embedders import Embedder, create_embedder
 from stable_audio_tools.evaluation.metrics.coverage import density_and_coverage
 from stable_audio_tools.evaluation.metrics.extrapolation import extrapolate

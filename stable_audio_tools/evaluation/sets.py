@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from stable_audio_tools.config import UserError
-from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.core.config.sentences import nearest
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.evaluation.embedders.base import Embedder, Frames
 from stable_audio_tools.evaluation.embedding import EmbeddedFiles, embed_files, find_audio
 from stable_audio_tools.evaluation.metrics.frechet import Gaussian, gaussian_from_moments, gaussian_of

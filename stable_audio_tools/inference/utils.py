@@ -1,5 +1,5 @@
 """Published import path."""
 
-from stable_audio_tools.inference.audio import prepare_audio, set_audio_channels
+from stable_audio_tools.inference.generation.audio import prepare_audio, set_audio_channels
 
 __all__ = ["prepare_audio", "set_audio_channels"]

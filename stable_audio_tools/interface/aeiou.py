@@ -8,8 +8,8 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.data.pictures import latents_image, spectrogram_image
-from stable_audio_tools.system.packages import require
 
 
 def audio_spectrogram_image(waveform: Tensor, power: float = 2.0, sample_rate: int = 48000, **_: Any) -> Image.Image:

@@ -7,9 +7,9 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from stable_audio_tools.config.sentences import show
+from stable_audio_tools.core.config.sentences import show
 from stable_audio_tools.data.pictures import bands_image
-from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.interface.waveforms import LATEST
 from stable_audio_tools.mel.pretransform import MelPretransform
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from stable_audio_tools.config import Part
-from stable_audio_tools.inference.audio_model import AudioModel
-from stable_audio_tools.inference.model_facts import ModelFacts
-from stable_audio_tools.inference.samplers import find_sampler, samplers_for
+from stable_audio_tools.core.config import Part
+from stable_audio_tools.core.seeds import MAX_SEED
+from stable_audio_tools.inference.generation.facts import ModelFacts
+from stable_audio_tools.inference.generation.model import AudioModel
+from stable_audio_tools.inference.sampling.samplers import find_sampler, samplers_for
 from stable_audio_tools.models.factory import check_model_config
-from stable_audio_tools.system.seeds import MAX_SEED
 
 ControlKind = Literal["text", "prompt", "number", "integer", "slider", "choice", "switch", "audio", "spans", "areas"]
 

@@ -13,11 +13,11 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.files import atomic_path, write_text
 from stable_audio_tools.data.pictures import spectrogram_image
-from stable_audio_tools.inference.audio_model import Generated, within_range
-from stable_audio_tools.inference.outputs import OutputFolder
-from stable_audio_tools.system.files import atomic_path, write_text
+from stable_audio_tools.inference.batch.outputs import OutputFolder
+from stable_audio_tools.inference.generation.model import Generated, within_range
 
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}-\d{2}")

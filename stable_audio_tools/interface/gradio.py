@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from stable_audio_tools.config import ConfigError
-from stable_audio_tools.inference.audio_model import AudioModel, load
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.packages import require
+from stable_audio_tools.inference.generation.model import AudioModel, load
 from stable_audio_tools.interface.gallery import Gallery
 from stable_audio_tools.interface.layout import build
 from stable_audio_tools.interface.runner import Runner
 from stable_audio_tools.interface.uploads import MOST_BYTES
 from stable_audio_tools.interface.widgets import STYLE
 from stable_audio_tools.models.checkpoints import load_into
-from stable_audio_tools.system.packages import require
 
 logger = logging.getLogger(__name__)
 

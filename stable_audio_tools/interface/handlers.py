@@ -12,8 +12,8 @@ from torch import Tensor
 
 from stable_audio_tools.data.audio_io import Audio
 from stable_audio_tools.data.pictures import spectrogram_image
-from stable_audio_tools.inference.audio_model import Generated
-from stable_audio_tools.inference.watching import Cancelled
+from stable_audio_tools.inference.generation.model import Generated
+from stable_audio_tools.inference.sampling.watching import Cancelled
 from stable_audio_tools.interface.gallery import Gallery, Take, owner_of
 from stable_audio_tools.interface.pages import Page
 from stable_audio_tools.interface.runner import Preview, Runner, Update

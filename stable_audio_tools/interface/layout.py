@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stable_audio_tools.data import audio_io
-from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.interface.areas import add_rectangle, mel_of, parse_areas, spectrogram_of
 from stable_audio_tools.interface.controls import Control
 from stable_audio_tools.interface.gallery import Gallery, new_token, owner_of

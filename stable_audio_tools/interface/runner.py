@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from stable_audio_tools.data.pictures import spectrogram_image
-from stable_audio_tools.inference.audio_model import AudioModel, Generated
-from stable_audio_tools.inference.decoding import decode_latents
-from stable_audio_tools.inference.watching import Cancelled
+from stable_audio_tools.inference.generation.decoding import decode_latents
+from stable_audio_tools.inference.generation.model import AudioModel, Generated
+from stable_audio_tools.inference.sampling.watching import Cancelled
 
 _POLL_SECONDS = 0.1
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stable_audio_tools.config import AudioError
+from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.data import audio_io
 
 LONGEST_SECONDS = 600.0

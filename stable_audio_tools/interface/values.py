@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from stable_audio_tools.config.sentences import show
+from stable_audio_tools.core.config.sentences import show
 from stable_audio_tools.interface.controls import Control
 
 _TEXTS = ("text", "prompt", "spans", "areas")

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from stable_audio_tools.config.sentences import show
+from stable_audio_tools.core.config.sentences import show
 
 Span = tuple[float, float]  # seconds
 

@@ -16,9 +16,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from stable_audio_tools.core.files import atomic_path, write_text
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.mel.transforms import LogAmplitudeMel, MelTransform
-from stable_audio_tools.system.files import atomic_path, write_text
-from stable_audio_tools.system.packages import require
 
 Column = Literal["image", "mel"]
 

@@ -10,19 +10,19 @@ from typing import Any, Literal
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stable_audio_tools.config import AudioError, ConfigError, UserError
+from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
+from stable_audio_tools.core.files import write_text
+from stable_audio_tools.core.packages import require
+from stable_audio_tools.core.progress import progress_bar
+from stable_audio_tools.core.ranks import rank, world_size
 from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
 from stable_audio_tools.data.loader import Loader
 from stable_audio_tools.data.preencode import LatentStore, Layout, Outcome, Share, left_out_list, pre_encode
-from stable_audio_tools.inference.progress import progress_bar
 from stable_audio_tools.mel import arrow
 from stable_audio_tools.mel.pretransform import MelPretransform
 from stable_audio_tools.mel.slices import MelSlices
 from stable_audio_tools.models.factory import create_pretransform_from_config
-from stable_audio_tools.system.files import write_text
-from stable_audio_tools.system.packages import require
-from stable_audio_tools.system.ranks import rank, world_size
 
 logger = logging.getLogger(__name__)
 

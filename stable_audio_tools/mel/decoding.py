@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import AudioError, CheckpointError, ConfigError, UserError
+from stable_audio_tools.core.errors import AudioError, CheckpointError, ConfigError, UserError
+from stable_audio_tools.core.progress import progress_bar
+from stable_audio_tools.core.ranks import rank, world_size
 from stable_audio_tools.data.preencode import DETAILS, read_details
-from stable_audio_tools.inference.audio_model import within_range
-from stable_audio_tools.inference.decoding import decode_latents
-from stable_audio_tools.inference.outputs import Bits, OutputFolder
-from stable_audio_tools.inference.progress import progress_bar
+from stable_audio_tools.inference.batch.outputs import Bits, OutputFolder
+from stable_audio_tools.inference.generation.decoding import decode_latents
+from stable_audio_tools.inference.generation.model import within_range
 from stable_audio_tools.mel.pretransform import MelPretransform
 from stable_audio_tools.mel.vocoders.bigvgan import BigVGANVocoder
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
 from stable_audio_tools.models.pretransforms import Pretransform
-from stable_audio_tools.system.ranks import rank, world_size
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 
 
 def upload_dataset(folder: str | Path, name: str) -> str:

@@ -14,7 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, load, register, validate
+from stable_audio_tools.core.config import Kind, Part, Runtime, load, register, validate
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.mel.filterbank import MelBands
 from stable_audio_tools.mel.transforms import BIGVGAN_RANGE, DecibelMel, LogAmplitudeMel, MelTransform, Reference
 from stable_audio_tools.mel.vocoders.base import Vocoder

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from stable_audio_tools.config import ConfigError, Part, build, components, load
-from stable_audio_tools.config.parts import as_error, examine_body, place
-from stable_audio_tools.config.sentences import Problem, nearest, sentences, show
+from stable_audio_tools.core.config import Part, build, components, load
+from stable_audio_tools.core.config.parts import as_error, examine_body, place
+from stable_audio_tools.core.config.sentences import Problem, nearest, sentences, show
+from stable_audio_tools.core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

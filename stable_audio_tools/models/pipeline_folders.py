@@ -14,12 +14,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError, ConfigError
-from stable_audio_tools.config import load as load_config
+from stable_audio_tools.core.config import load as load_config
+from stable_audio_tools.core.errors import CheckpointError, ConfigError
+from stable_audio_tools.core.files import write_text
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.models.diffusion.ddpm import DDPM
 from stable_audio_tools.models.factory import create_model_from_config
-from stable_audio_tools.system.files import write_text
-from stable_audio_tools.system.packages import require
 
 logger = logging.getLogger(__name__)
 

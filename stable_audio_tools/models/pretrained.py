@@ -10,12 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from stable_audio_tools.config import CheckpointError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.devices import parse_dtype, pick_device
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints import StoredWeights, load_into, open_weights, parameters_on_meta
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME, WEIGHT_NAMES
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.pipeline_folders import INDEX_NAME, file_patterns, load_pipeline, missing_file
-from stable_audio_tools.system.devices import parse_dtype, pick_device
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from stable_audio_tools.config import ConfigError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.factory import check_model_config
 
 _GIB = 2**30

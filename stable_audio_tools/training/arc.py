@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from stable_audio_tools.config import ConfigError, Runtime, build, register
-from stable_audio_tools.inference.sampling import sample_flow_dpmpp
+from stable_audio_tools.core.config import Runtime, build, register
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.inference.sampling.published import sample_flow_dpmpp
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.inpainting import random_inpaint_mask

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stable_audio_tools.config import ConfigError, Part, components
-from stable_audio_tools.config.parts import as_error, examine_body, place
-from stable_audio_tools.config.sentences import Problem, sentences, show
+from stable_audio_tools.core.config import Part, components
+from stable_audio_tools.core.config.parts import as_error, examine_body, place
+from stable_audio_tools.core.config.sentences import Problem, sentences, show
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.training.callbacks.demos import DemoCallback
 from stable_audio_tools.training.callbacks.song_describer import SongDescriberCallback
 from stable_audio_tools.training.module import TrainingModule

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.lm import AudioLanguageModelWrapper
 from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.training.callbacks.demos import Demo, DemoCallback, repeated

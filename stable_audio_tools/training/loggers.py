@@ -5,7 +5,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
-from stable_audio_tools.system.packages import require
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.training.settings import TrainSettings
 
 

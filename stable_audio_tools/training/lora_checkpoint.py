@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
 from stable_audio_tools.models.lora import LoraAdapter, LoraFile, lora_config_from, same_weights
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from stable_audio_tools.config import ConfigError
-from stable_audio_tools.config.sentences import nearest, show
-from stable_audio_tools.system.packages import require
+from stable_audio_tools.core.config.sentences import nearest, show
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.packages import require
 
 logger = logging.getLogger(__name__)
 

@@ -12,17 +12,18 @@ import torch
 from torch import nn
 
 from stable_audio_tools import configs
-from stable_audio_tools.config import CheckpointError, ConfigError, UserError, load, save
+from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.errors import CheckpointError, ConfigError, UserError
+from stable_audio_tools.core.ranks import is_rank_zero, rank, world_size
+from stable_audio_tools.core.seeds import MAX_SEED, seed_everything
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.example_clips import write_example_clips
 from stable_audio_tools.data.loader import SamePass
-from stable_audio_tools.inference.latents import require_same_autoencoder
+from stable_audio_tools.latents.identity import require_same_autoencoder
 from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
 from stable_audio_tools.models.checkpoints import load_into, open_weights
 from stable_audio_tools.models.compilation import compile_network
 from stable_audio_tools.models.factory import check_model_config
-from stable_audio_tools.system.ranks import is_rank_zero, rank, world_size
-from stable_audio_tools.system.seeds import MAX_SEED, seed_everything
 from stable_audio_tools.training.callbacks.guards import out_of_memory_advice, require_trainable
 from stable_audio_tools.training.factory import (
     TrainingSection,

@@ -12,8 +12,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.config import save
-from stable_audio_tools.system.files import write_text
+from stable_audio_tools.core.config import save
+from stable_audio_tools.core.files import write_text
 from stable_audio_tools.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from stable_audio_tools.config import components
-from stable_audio_tools.config.schema import Definitions, body_of
+from stable_audio_tools.core.config import components
+from stable_audio_tools.core.config.schema import Definitions, body_of
 from stable_audio_tools.training.factory import SharedKeys
 
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.diffusion.timestep_laws import (
     sample_timesteps_logsnr,
     truncated_logistic_normal_rescaled,

@@ -12,10 +12,10 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.packages import require
+from stable_audio_tools.core.ranks import world_size
 from stable_audio_tools.models.transformer.continuous import recomputing_modules
-from stable_audio_tools.system.packages import require
-from stable_audio_tools.system.ranks import world_size
 from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from stable_audio_tools.training.callbacks.guards import NonFiniteGuard
 from stable_audio_tools.training.callbacks.progress import DryRun, ProgressBar

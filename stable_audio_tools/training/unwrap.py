@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from stable_audio_tools.config import ConfigError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.checkpoints import export_weights, open_weights, save_weights
 from stable_audio_tools.models.lora import LoraFile, load_lora, merge_lora, write_lora
 from stable_audio_tools.models.pretrained import load_model

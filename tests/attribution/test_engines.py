@@ -1,23 +1,19 @@
 """Three engines, one result: that of autograd, for every kind of layer, with and without activation checkpointing."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.small_attribution import make_samples, tiny_transformer
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import make_samples, tiny_transformer
 
 from stable_audio_tools.attribution.engines import HookEngine, LoopEngine, VmapEngine, choose_engine, make_engine
 from stable_audio_tools.attribution.noise import keyed_noise
 from stable_audio_tools.attribution.outputs import MEASURES, find_measure
 from stable_audio_tools.attribution.projection import PROJECTIONS, Projection, make_projection
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.diffusion.objectives import corrupt
 
 TOLERANCE = 1e-5  # of the issue; in float64 up to the last step, float32 rounding of the features is all there is

@@ -16,19 +16,17 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from support import small_models
 
 from stable_audio_tools.attribution.extraction import Extraction, ExtractSettings
 from stable_audio_tools.attribution.features import FeaturePaths, read_features
 from stable_audio_tools.attribution.items import AudioShape, DatasetItems, GeneratedItems, read_manifest
 from stable_audio_tools.cli import dtrak_extract_features, dtrak_merge
-from stable_audio_tools.config import AudioError, ConfigError, load, save
+from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.example_clips import write_example_clips
 from stable_audio_tools.models.lora import LoraConfig, attach_lora, save_lora
 from stable_audio_tools.models.pretrained import load_model
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import small_models
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from stable_audio_tools.attribution.features import (
     read_features,
     require_comparable,
 )
-from stable_audio_tools.config import ConfigError, load, save
+from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.errors import ConfigError
 
 ABOUT: dict[str, Any] = {"items": 4, "proj_dim": 2, "seed": 1, "data": "d", "weights": "w"}
 ROWS = torch.arange(8.0).reshape(4, 2) + 1

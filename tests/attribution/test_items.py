@@ -11,7 +11,7 @@ import soundfile as sf
 import torch
 
 from stable_audio_tools.attribution.items import AudioShape, DatasetItems, GeneratedItems, read_items, read_manifest
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.path_lists import PathFilter
 
 SHAPE = AudioShape(2000, 22050, 2, latent_channels=3)

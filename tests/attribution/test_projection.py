@@ -10,7 +10,7 @@ import torch
 from stable_audio_tools.attribution import counters
 from stable_audio_tools.attribution import projection as module
 from stable_audio_tools.attribution.projection import FastJLProjection, make_projection
-from stable_audio_tools.config import ConfigError, MissingPackage
+from stable_audio_tools.core.errors import ConfigError, MissingPackage
 
 CPU = torch.device("cpu")
 

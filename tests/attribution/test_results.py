@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+from support.small_attribution import ORIGIN, write_features
 
 from stable_audio_tools.attribution.report import write_report
 from stable_audio_tools.attribution.results import (
@@ -23,28 +24,8 @@ from stable_audio_tools.attribution.results import (
     write_tables,
 )
 from stable_audio_tools.cli import dtrak_score
-from stable_audio_tools.config import ConfigError, save
-
-ORIGIN = {
-    "weights": "w",
-    "model": "m",
-    "parameters": "p",
-    "f": "loss",
-    "projection": "normal",
-    "seed": 42,
-    "model_id": 0,
-    "timesteps": [0, 500],
-    "e_seed": 0,
-}
-
-
-def write_features(path: Path, ids: list[str], draw: int, dim: int = 6, **about: object) -> np.ndarray:
-    rows = np.random.default_rng(draw).standard_normal((len(ids), dim)).astype(np.float32)
-    rows.tofile(path)
-    Path(f"{path}.ids.txt").write_text("".join(f"{name}\n" for name in ids))
-    meta = {"num_rows_allocated": len(ids), "valid_rows": len(ids), "proj_dim": dim, **about}
-    save(meta, Path(f"{path}.meta.json"))
-    return rows
+from stable_audio_tools.core.config import save
+from stable_audio_tools.core.errors import ConfigError
 
 
 @pytest.fixture

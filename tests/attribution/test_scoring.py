@@ -18,7 +18,7 @@ from stable_audio_tools.attribution.scoring import (
     score_member,
 )
 from stable_audio_tools.attribution.scoring_run import ScoreSettings, score
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 
 
 def features(count: int, dim: int, name: str, seed: int, **about: object) -> Features:

@@ -6,19 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import small_models
+from support.small_attribution import ORIGIN, write_features
 
 from stable_audio_tools.attribution import subset_training
 from stable_audio_tools.attribution.validation import read_plan, write_outputs
 from stable_audio_tools.cli import dtrak_validate
 from stable_audio_tools.cli.main import main as toolkit
-from stable_audio_tools.config import UserError, load, save
+from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data.example_clips import write_example_clips
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-import small_models
-from test_results import ORIGIN, write_features
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from stable_audio_tools.attribution.validation import (
     save_removals,
     write_outputs,
 )
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 
 ITEMS = [f"item{n}" for n in range(40)]
 

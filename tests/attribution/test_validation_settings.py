@@ -3,12 +3,13 @@
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support import small_models
+from support.small_attribution import ORIGIN, write_features
 
 from stable_audio_tools.attribution import subset_training
 from stable_audio_tools.attribution.extraction import Extraction, ExtractSettings
@@ -16,14 +17,8 @@ from stable_audio_tools.attribution.measuring import MeasureSettings, Queries
 from stable_audio_tools.attribution.results import Scores, save_scores
 from stable_audio_tools.attribution.validation import read_outputs, read_plan, write_outputs
 from stable_audio_tools.cli import dtrak_validate
-from stable_audio_tools.config import load, save
+from stable_audio_tools.core.config import load, save
 from stable_audio_tools.data.example_clips import write_example_clips
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parent))
-
-import small_models
-from test_results import ORIGIN, write_features
 
 ITEMS, QUERIES = [f"t{n}" for n in range(20)], ["q0", "q1", "q2"]
 

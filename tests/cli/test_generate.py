@@ -10,17 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.small_models import SmallModel, small_model
 
 from stable_audio_tools.cli import generate, reconstruct_audios
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.example_clips import write_example_clips
-from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.models import create_model_from_config
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_models import SmallModel, small_model
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,19 +1,15 @@
 """`lora info`, `convert`, `merge` and `extract`."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from support.small_models import SmallModel, small_model
 
 from stable_audio_tools.cli.lora import main
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
 from stable_audio_tools.models.lora import LoraConfig, attach_lora, read_lora, save_lora
 from stable_audio_tools.models.pretrained import load_model
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_models import SmallModel, small_model
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,15 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import pytest
+from support.small_adapters import small_adapter
+from support.small_models import small_model
 
 from stable_audio_tools.cli import generate
 from stable_audio_tools.cli.lora_choice import lora_choice
 from stable_audio_tools.data.comments import read_comment
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_adapters import small_adapter
-from small_models import small_model
 
 
 @pytest.mark.parametrize(

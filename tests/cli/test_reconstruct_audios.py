@@ -11,13 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.small_models import SmallModel, small_model
 
 from stable_audio_tools.cli import reconstruct_audios
 from stable_audio_tools.data import audio_io
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_models import SmallModel, small_model
 
 ROOT = Path(__file__).parents[2]
 RATE = 22050

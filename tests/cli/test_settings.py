@@ -7,7 +7,7 @@ import pytest
 
 from stable_audio_tools.cli.settings import read_defaults, settings_from
 from stable_audio_tools.cli.train import main, parser
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.training.settings import TrainSettings
 
 

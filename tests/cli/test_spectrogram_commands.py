@@ -1,22 +1,19 @@
 """encode-text and convert-pipeline by their flags; --mode of generate."""
 
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.torch import load_file
+from support.small_t5 import write_t5
 
 from stable_audio_tools.cli.convert_pipeline import main as convert_pipeline
 from stable_audio_tools.cli.encode_text import main as encode_text
 from stable_audio_tools.cli.evaluate_fad import parser as evaluate_fad_parser
 from stable_audio_tools.cli.generate import edit_of
 from stable_audio_tools.cli.generate import parser as generate_parser
-from stable_audio_tools.config import ConfigError
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from small_t5 import write_t5
+from stable_audio_tools.core.errors import ConfigError
 
 
 def test_encode_text_writes_what_the_conditioner_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

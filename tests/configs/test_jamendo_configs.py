@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import stable_audio_tools
-from stable_audio_tools.config import ConfigError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training.factory import (
     check_training_config,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stable_audio_tools
-from stable_audio_tools.config import components, load
+from stable_audio_tools.core.config import components, load
 from stable_audio_tools.models.factory import check_model_config, create_model_from_config
 
 ROOT = Path(stable_audio_tools.__file__).parent / "configs"

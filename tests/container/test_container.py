@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
-
-import commands
+from support import docs_commands as commands
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "container"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from stable_audio_tools.config import AudioError, ConfigError
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.audio_io import read
 from stable_audio_tools.data.dataset import (
     LocalDatasetConfig,

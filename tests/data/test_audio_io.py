@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from stable_audio_tools.config import AudioError
+from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.data import audio_io, ffmpeg
 from stable_audio_tools.data.audio_io import check_end, info, read, write
 from stable_audio_tools.data.resampling import resample

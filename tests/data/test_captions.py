@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.metadata import Table, read_rows, read_sidecar
 from stable_audio_tools.data.packed import PackedStrings

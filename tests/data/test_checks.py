@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.checks import check_dataset, table
 from stable_audio_tools.data.path_lists import read_path_list
 from tests.data.test_huggingface import row, save

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from stable_audio_tools.config import AudioError, ConfigError
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.arrow_rows import ArrowRows
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from tests.data.test_webdataset import audio_bytes

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from stable_audio_tools.config import AudioError, ConfigError
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.draws import Draw, make_order, order_length, seeded
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy

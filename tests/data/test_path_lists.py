@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.path_lists import PathFilter, PathList, read_path_list
 
 

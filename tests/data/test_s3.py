@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from stable_audio_tools.config import AudioError, ConfigError
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.example_clips import write_example_clips
 from stable_audio_tools.data.sources.configs import S3DatasetConfig

@@ -16,7 +16,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from stable_audio_tools.config import AudioError, ConfigError
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.silence import remove_long_silence
 from stable_audio_tools.data.sources.configs import LocalWebDatasetConfig

@@ -1,15 +1,11 @@
 """A folder of made-up songs with copies and style twins, written once."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from planted_songs import plant
+from support.planted_songs import plant
 
 from stable_audio_tools.dedup.codecs import CodecSettings
 from stable_audio_tools.dedup.run import Outcome, deduplicate

@@ -1,21 +1,17 @@
 """Codes of every codec: within their codebooks, repeatable, the same whole and in windows."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.small_models import small_model
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_models import small_model
-
-from stable_audio_tools.config import CheckpointError, ConfigError
+from stable_audio_tools.core.errors import CheckpointError, ConfigError
+from stable_audio_tools.core.packages import available
 from stable_audio_tools.dedup.codecs import Codec, CodecSettings, Sound, SpectralCodec, create_codec
 from stable_audio_tools.dedup.codecs.neural import DACCodec, quantize_latents
-from stable_audio_tools.system.packages import available
 
 
 def sound(seconds: float = 2.0, seed: int = 0) -> Sound:

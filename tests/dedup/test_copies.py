@@ -13,7 +13,7 @@ import pytest
 import soundfile as sf
 import torch
 
-from stable_audio_tools.config import AudioError, ConfigError
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.path_lists import read_path_list

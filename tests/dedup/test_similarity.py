@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from stable_audio_tools.core.packages import available
 from stable_audio_tools.dedup import similarity
 from stable_audio_tools.dedup.similarity import Features, find_similar, histogram_features
-from stable_audio_tools.system.packages import available
 
 
 def features(rows: int, width: int = 97, seed: int = 0) -> Features:

@@ -1,14 +1,10 @@
 """Links of the documents lead to files and headings that exist."""
 
 import re
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from pages import PAGES, ROOT, name_of, prose_of
+from support.docs_pages import PAGES, ROOT, name_of, prose_of
 
 _LINK = re.compile(r"(?<!\\)\[[^\]\[]*\]\(([^)\s]+)\)")
 _OTHERS = ("CHANGELOG.md", "THIRD_PARTY.md")

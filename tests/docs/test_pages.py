@@ -3,21 +3,17 @@
 import ast
 import json
 import re
-import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support import docs_commands as commands
+from support import docs_scratch as scratch
+from support.docs_pages import PAGES, ROOT, Block, blocks_of, marks_without_block, name_of, prose_of
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import commands
-import scratch
-from pages import PAGES, ROOT, Block, blocks_of, marks_without_block, name_of, prose_of
-
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 
 EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=name_of)
 GUIDES = ("stable_audio_2_0", "stable_audio_open", "stable_audio_open_small")  # carried out by tests/guides

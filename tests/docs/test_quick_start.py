@@ -1,21 +1,16 @@
 """The README's quick start is the demo, step by step; the files around it are sound."""
 
 import re
-import sys
 from pathlib import Path
 
-import pytest
-import yaml
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
-import commands
 import demo
 import demo_figures
-from pages import ROOT, blocks_of
+import pytest
+import yaml
+from support import docs_commands as commands
+from support.docs_pages import ROOT, blocks_of
 
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
 from stable_audio_tools.version import __version__
 
 CONFIGS = ROOT / "stable_audio_tools" / "configs" / "model_configs"

@@ -1,15 +1,11 @@
 """The tables of docs/reference say what the signatures say."""
 
-import sys
 from pathlib import Path
 
+import make_reference
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
-import make_reference
-
-from stable_audio_tools.config.registry import Component, iterate_components, schema
+from stable_audio_tools.core.config.registry import Component, iterate_components, schema
 
 
 def test_the_tables_are_not_stale(capsys: pytest.CaptureFixture[str]) -> None:

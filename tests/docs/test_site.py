@@ -7,10 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from pages import PAGES, ROOT
+from support.docs_pages import PAGES, ROOT
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,7 @@
 """Tiny models of the published kinds."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_clap import small_clap, write_checkpoint, write_folder
+from support.small_clap import small_clap, write_checkpoint, write_folder
 
 
 @pytest.fixture(scope="session")

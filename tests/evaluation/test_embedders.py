@@ -9,17 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.small_clap import tokenizer
+from support.small_sounds import tone
 from torch import nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import CheckpointError, ConfigError, MissingPackage, UserError, components
+from stable_audio_tools.core.config import components
+from stable_audio_tools.core.errors import CheckpointError, ConfigError, MissingPackage, UserError
 from stable_audio_tools.evaluation.embedders import create_embedder, require_texts
 from stable_audio_tools.evaluation.embedders.vggish import VggishNetwork, log_mel, mel_bank
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_clap import tokenizer
-from small_sounds import tone
 
 
 def sound(rate: int, seconds: float) -> torch.Tensor:

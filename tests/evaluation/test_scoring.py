@@ -2,23 +2,19 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support.small_sounds import RATE, tone, write_tones
 
 from stable_audio_tools.cli import compare_scores, evaluate_fad
 from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.evaluation.embedders import create_embedder
 from stable_audio_tools.evaluation.embedding import embed_files, find_audio, read_mono
 from stable_audio_tools.evaluation.metrics.frechet import frechet_distance, gaussian_of
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_sounds import RATE, tone, write_tones
 
 EMBEDDER = "logmel:bands=8,window_seconds=0.25"  # few numbers, so that a second of sound fills a covariance
 

@@ -2,16 +2,18 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support import small_models
+from support.small_sounds import RATE, tone
 
 from stable_audio_tools.cli import embed_song_describer, score_song_describer
-from stable_audio_tools.config import UserError, load, save
+from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.evaluation.embedders import create_embedder, mean_vector
 from stable_audio_tools.evaluation.embedding import read_mono
@@ -20,11 +22,6 @@ from stable_audio_tools.evaluation.song_describer.captions import in_training_st
 from stable_audio_tools.evaluation.song_describer.references import matching_embedder, read_references
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.checkpoints import save_weights
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import small_models
-from small_sounds import RATE, tone
 
 WORDS = ("drums", "bass", "chords", "rain", "bells")
 EMBEDDER = "logmel:bands=8,window_seconds=0.2"

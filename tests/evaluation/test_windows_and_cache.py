@@ -1,22 +1,18 @@
 """Windows, the cache, and folders to vectors: the same file gives the same bytes, whatever happens around it."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from support.small_sounds import RATE, tone, write_tones
 
-from stable_audio_tools.config import ConfigError, UserError
+from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.evaluation.cache import EmbeddingCache, key_of
 from stable_audio_tools.evaluation.embedders import create_embedder
 from stable_audio_tools.evaluation.embedding import embed_files, embed_share, find_audio, read_mono
 from stable_audio_tools.evaluation.windows import Windows
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_sounds import RATE, tone, write_tones
 
 
 @pytest.mark.parametrize(

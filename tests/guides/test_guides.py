@@ -2,24 +2,17 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import soundfile as sf
+from support import docs_scratch as scratch
+from support import docs_stand_ins as stand_ins
+from support import small_clap, stand_in_models
+from support.docs_pages import ROOT, blocks_of
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
-sys.path.insert(0, str(Path(__file__).parent))
-
-import scratch
-import small_clap
-import stand_in_models
-import stand_ins
-from pages import ROOT, blocks_of
-
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
 from stable_audio_tools.models.conditioners import CLAPTextConditioner
 from stable_audio_tools.models.factory import check_model_config
 

@@ -4,20 +4,16 @@ import os
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support.small_models import SmallModel, small_model
 
-from stable_audio_tools.config import load as load_config
-from stable_audio_tools.config import save
-from stable_audio_tools.inference.audio_model import AudioModel, load
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_models import SmallModel, small_model
+from stable_audio_tools.core.config import load as load_config
+from stable_audio_tools.core.config import save
+from stable_audio_tools.inference.generation.model import AudioModel, load
 
 USER, PASSWORD = "listener", "open sesame"
 

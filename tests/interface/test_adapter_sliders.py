@@ -1,18 +1,14 @@
 """A page has a slider for every adapter, and what it says acts in that run alone."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.small_adapters import small_adapter
 
-from stable_audio_tools.inference.audio_model import load
+from stable_audio_tools.inference.generation.model import load
 from stable_audio_tools.interface.pages import pages_of
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_adapters import small_adapter
 
 
 @pytest.mark.parametrize("name", ["tiny_diffusion_cond_inpaint", "tiny_autoencoder"])

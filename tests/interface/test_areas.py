@@ -23,7 +23,7 @@ pytest.importorskip("diffusers")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from stable_audio_tools.config import load
+    from stable_audio_tools.core.config import load
     from stable_audio_tools.models import create_model_from_config
     from stable_audio_tools.models.checkpoints import save_weights
 

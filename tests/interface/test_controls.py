@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stable_audio_tools.inference.model_facts import Recommended
+from stable_audio_tools.inference.generation.facts import Recommended
 from stable_audio_tools.interface.controls import request_from, sampler_controls
 from stable_audio_tools.interface.pages import pages_of
 
@@ -72,7 +72,7 @@ def test_what_a_backbone_does_by_itself_is_not_asked_of_it(loaded: Any) -> None:
 
 
 def test_steps_of_a_few_step_model() -> None:
-    from stable_audio_tools.inference.model_facts import ModelFacts
+    from stable_audio_tools.inference.generation.facts import ModelFacts
 
     facts = ModelFacts("diffusion_cond", 44100, 65536, "rf_denoiser")
     assert facts.recommended == Recommended(8, 1.0, "pingpong")

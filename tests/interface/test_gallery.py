@@ -8,9 +8,9 @@ import pytest
 import soundfile as sf
 import torch
 
-from stable_audio_tools.config import AudioError, UserError
+from stable_audio_tools.core.errors import AudioError, UserError
 from stable_audio_tools.data import audio_io
-from stable_audio_tools.inference.audio_model import Generated
+from stable_audio_tools.inference.generation.model import Generated
 from stable_audio_tools.interface.gallery import Gallery, new_token, owner_of
 from stable_audio_tools.interface.uploads import read_upload
 

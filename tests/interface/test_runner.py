@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from stable_audio_tools.inference.watching import Cancelled
+from stable_audio_tools.inference.sampling.watching import Cancelled
 from stable_audio_tools.interface.runner import Runner
 
 ASKED = {"conditions": {"sound": "rain"}, "seed": 3, "steps": 4}

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.interface.gradio import create_ui, serve
 
 pytest.importorskip("gradio", reason="the extra 'ui' is not installed")

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError, ConfigError, build
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.mel.bigvgan import PUBLISHED, BigVGAN, BigVGANConfig, load_bigvgan, read_config
 from stable_audio_tools.models.checkpoints import load_into
 

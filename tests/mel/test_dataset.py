@@ -14,10 +14,11 @@ from PIL import Image
 from torch import nn
 
 from stable_audio_tools.cli.audio_to_images import main
-from stable_audio_tools.config import ConfigError, build
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.inference.latents import require_same_autoencoder
+from stable_audio_tools.latents.identity import require_same_autoencoder
 from stable_audio_tools.mel import hub
 from stable_audio_tools.mel.dataset import ImageSettings, make_dataset
 from stable_audio_tools.mel.filterbank import MelBands

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from stable_audio_tools.cli.audio_to_images import main as audio_to_images
 from stable_audio_tools.cli.decode_mel import main
-from stable_audio_tools.config import CheckpointError, build
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.mel import decoding
 from stable_audio_tools.mel.bigvgan import BigVGAN, BigVGANConfig, load_bigvgan
 

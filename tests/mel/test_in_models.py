@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.cli.audio_to_images import main as audio_to_images
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.seeds import seed_everything
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.models import create_model_from_config
-from stable_audio_tools.system.seeds import seed_everything
 from stable_audio_tools.training import create_training_wrapper_from_config
 
 CONFIGS = Path(__file__).parents[2] / "stable_audio_tools" / "configs" / "model_configs"

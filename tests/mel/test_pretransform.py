@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError, build, validate
-from stable_audio_tools.inference.latents import LatentEncoder, autoencoder_of, identify, require_same_autoencoder
+from stable_audio_tools.core.config import build, validate
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.latents.identity import LatentEncoder, autoencoder_of, identify, require_same_autoencoder
 from stable_audio_tools.mel import pretransform as module
 
 RATE = 16000

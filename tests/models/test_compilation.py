@@ -1,18 +1,15 @@
 """Compiled networks: which parts are, that names of weights stay, and that results and training are the same."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.small_models import CONFIGS, narrowed, small_model
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_models import CONFIGS, narrowed, small_model
-
-from stable_audio_tools.config import UserError, load
-from stable_audio_tools.inference.audio_model import load as load_audio_model
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.inference.generation.model import load as load_audio_model
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.compilation import compile_network
 from stable_audio_tools.models.transformer.blocks import TransformerBlock

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import Part, components, validate
+from stable_audio_tools.core.config import Part, components, validate
 
 RATE = 16000
 STRIDES = {"channels": 8, "c_mults": [1, 2], "strides": [2, 4]}

@@ -13,8 +13,8 @@ import torch
 
 import stable_audio_tools
 from stable_audio_tools.cli.convert_pipeline import main as convert_pipeline
-from stable_audio_tools.config import CheckpointError, ConfigError
-from stable_audio_tools.inference.audio_model import find_config
+from stable_audio_tools.core.errors import CheckpointError, ConfigError
+from stable_audio_tools.inference.generation.model import find_config
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.pipeline_folders import load_pipeline, write_pipeline
 from stable_audio_tools.models.pretrained import get_pretrained_model
@@ -76,8 +76,8 @@ def their_images(pipeline: Any, noise: torch.Tensor, encoding: torch.Tensor | No
 
 def our_images(model: Any, noise: torch.Tensor, encoding: torch.Tensor | None) -> torch.Tensor:
     """From the same noise, by the sampler ddim; (b, 16, 24) in 8 bits."""
-    from stable_audio_tools.inference.generation_run import GenerationRun
-    from stable_audio_tools.inference.options import SamplingOptions
+    from stable_audio_tools.inference.generation.options import SamplingOptions
+    from stable_audio_tools.inference.generation.run import GenerationRun
 
     options = SamplingOptions(sampler_type="ddim", progress=False)
     run = GenerationRun(model, 6, 2, 24 * 64, 0, "cpu", options)

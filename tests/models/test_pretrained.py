@@ -1,24 +1,20 @@
 """The fast path gives the models that a build and a load give: same tensors, same numbers, less work."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support import parity_cases as cases
+from support.parity_figures import check, load_weights
 from torch import nn
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.checkpoints import load_into, parameters_on_meta, save_weights
 from stable_audio_tools.models.pretrained import get_pretrained_model, load_model
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "parity"))
-
-import cases
-from figures import check, load_weights
 
 
 def small_config() -> dict[str, Any]:

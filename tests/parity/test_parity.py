@@ -1,16 +1,12 @@
 """The same weights and seeds give the recorded numbers, and every state dict has the recorded names and shapes."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from cases import CASES
-from figures import check, state_shapes
+from support.parity_cases import CASES
+from support.parity_figures import check, state_shapes
 
 from stable_audio_tools.models import create_model_from_config
 

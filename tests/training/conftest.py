@@ -2,20 +2,16 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import small_models
 
 from stable_audio_tools.cli import train
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
 from stable_audio_tools.data.example_clips import write_example_clips
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-import small_models
 
 SHIPPED = {path.stem: path for path in small_models.CONFIGS.rglob("tiny_*.json")}
 COMMON = ("--batch-size", "2", "--num-workers", "0", "--log-every", "1", "--logger", "csv", "--accelerator", "cpu")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stable_audio_tools.cli import train
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stable_audio_tools.cli import unwrap_model
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
 from stable_audio_tools.inference.generation import (
     generate_diffusion_cond,
     generate_diffusion_cond_inpaint,

@@ -12,14 +12,11 @@ from typing import Any, get_args
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_models import CONFIGS, SmallModel, narrowed, small_model
+from support.small_models import CONFIGS, SmallModel, narrowed, small_model
 from training.test_resume import differences
 
 from stable_audio_tools.cli import train, train_lora, unwrap_model
-from stable_audio_tools.config import load, save
+from stable_audio_tools.core.config import load, save
 from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.lora import AdapterType, BasePrecision, LoraFile, load_lora, merge_lora, read_lora

@@ -1,19 +1,14 @@
 """What an adapter is for: a sound of the model becomes that of new recordings, in a small file."""
 
-import sys
 from pathlib import Path
 
 import torch
+from lora_adaptation import adapt, tiny
+from support.small_models import CONFIGS
 
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.lora import attach_lora, lora_config_from
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from lora_adaptation import adapt, tiny
-from small_models import CONFIGS
 
 
 def test_the_adapted_sound_moves_to_the_new_recordings(tmp_path: Path) -> None:

@@ -1,21 +1,16 @@
 """The estimate of memory: what a pass keeps is traced without contents, and is what a real pass keeps."""
 
 import copy
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from pytorch_lightning.plugins import Precision
+from support.small_models import CONFIGS, narrowed
 from torch.autograd.graph import saved_tensors_hooks
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_models import CONFIGS, narrowed
-
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.lora import attach_lora, lora_config_from
 from stable_audio_tools.training.factory import create_training_wrapper_from_config

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
 from stable_audio_tools.training.utils import InverseLR, create_optimizer_from_config, create_scheduler_from_config
 

@@ -2,12 +2,12 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from support.small_sounds import RATE, tone
 from torch import nn
 
 from stable_audio_tools.cli import embed_song_describer, score_song_describer, unwrap_model
@@ -16,10 +16,6 @@ from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training.callbacks import song_describer
 from stable_audio_tools.training.callbacks.best import BestCheckpoint
 from stable_audio_tools.training.factory import check_training_config, create_song_describer_callback_from_config
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from small_sounds import RATE, tone
 
 WORDS = ("drums", "bass", "chords", "rain", "bells")
 NODE = {"type": "logmel", "config": {"bands": 8, "window_seconds": 0.2}}

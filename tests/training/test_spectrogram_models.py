@@ -11,11 +11,12 @@ import torch
 
 import stable_audio_tools
 from stable_audio_tools.attribution.models import AttributedModel, SampleMaker
-from stable_audio_tools.config import ConfigError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.evaluation.embedders.spectral import LogmelEmbedder
 from stable_audio_tools.evaluation.metrics.frechet import frechet_distance, gaussian_of
 from stable_audio_tools.inference.generation import generate_diffusion_uncond
-from stable_audio_tools.inference.latents import LatentEncoder
+from stable_audio_tools.latents.identity import LatentEncoder
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training.diffusion.conditional import encode
 from stable_audio_tools.training.factory import create_training_wrapper_from_config

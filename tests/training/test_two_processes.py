@@ -67,7 +67,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
-from stable_audio_tools.config import load
+from stable_audio_tools.core.config import load
 from stable_audio_tools.models.factory import create_model_from_config
 
 dist.init_process_group("gloo")

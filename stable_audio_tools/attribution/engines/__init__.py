@@ -12,7 +12,7 @@ from stable_audio_tools.attribution.engines.loop import LoopEngine
 from stable_audio_tools.attribution.engines.vmap import VmapEngine
 from stable_audio_tools.attribution.projection import Projection
 from stable_audio_tools.attribution.task import DiffusionTask
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 
 EngineName = Literal["auto", "hooks", "vmap", "loop"]
 _SHARED_ELEMENTS = 1 << 28  # gradients of a group that may be held to share a dense matrix: 1 GiB

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from stable_audio_tools.config.errors import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 
 RAW_TABLE, META_TABLE = "raw_30s.tsv", "raw.meta.tsv"
 _RAW_TABLES = (RAW_TABLE, "raw.tsv")

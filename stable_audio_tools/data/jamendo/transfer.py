@@ -13,7 +13,7 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from threading import Event
 
-from stable_audio_tools.config.errors import UserError
+from stable_audio_tools.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

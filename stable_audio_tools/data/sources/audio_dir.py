@@ -11,8 +11,8 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch.utils.data import Dataset
 
-from stable_audio_tools.config import Runtime, register
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.data import audio_io, ffmpeg
 from stable_audio_tools.data.clips import ClipMaker, Crop
 from stable_audio_tools.data.draws import Draw

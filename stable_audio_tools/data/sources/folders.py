@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.config.errors import AudioError, ConfigError
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.faults import Fault
 from stable_audio_tools.data.index import Describe, FileIndex, index_folder
 from stable_audio_tools.data.metadata import Table

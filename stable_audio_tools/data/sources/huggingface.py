@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from stable_audio_tools.config import Runtime, register
-from stable_audio_tools.config.errors import AudioError, ConfigError
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.arrow_rows import ArrowRows
 from stable_audio_tools.data.clips import ClipMaker
 from stable_audio_tools.data.custom_metadata import CustomMetadata

@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from stable_audio_tools.config import Runtime, register
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.data.custom_metadata import call_custom
 from stable_audio_tools.data.draws import Draw, seeded
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
-from stable_audio_tools.config.errors import AudioError, ConfigError
+from stable_audio_tools.core.errors import AudioError, ConfigError
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.data.faults import Fault
 from stable_audio_tools.data.sources.shards import BUFFER, SHARD_SUFFIXES
-from stable_audio_tools.system.packages import require
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,7 @@ import logging
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from stable_audio_tools.config import ConfigError
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.faults import Fault
 from stable_audio_tools.data.index import Header, index_folder
 from stable_audio_tools.data.tar_stream import count_samples, decompressed, is_compressed

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.clips import ClipMaker, Crop
 from stable_audio_tools.data.custom_metadata import MetadataFunction, call_custom

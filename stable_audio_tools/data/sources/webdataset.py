@@ -15,8 +15,8 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from pydantic import Field
 
-from stable_audio_tools.config import ConfigError, Runtime, register
-from stable_audio_tools.config.errors import AudioError
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.clips import ClipMaker
 from stable_audio_tools.data.custom_metadata import MetadataFunction
 from stable_audio_tools.data.draws import Draw

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from stable_audio_tools.config import ConfigError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.devices import pick_device
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.dedup.codecs.base import Codec, Sound
 from stable_audio_tools.dedup.codecs.spectral import SpectralCodec
-from stable_audio_tools.system.devices import pick_device
 
 __all__ = ["CODECS", "Codec", "CodecSettings", "Sound", "SpectralCodec", "create_codec"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError, ConfigError
+from stable_audio_tools.core.errors import CheckpointError, ConfigError
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.dedup.codecs.base import Codec, Sound
-from stable_audio_tools.inference.latents import LatentEncoder, autoencoder_of, identify
+from stable_audio_tools.latents.identity import LatentEncoder, autoencoder_of, identify
 from stable_audio_tools.models.bottleneck import DACRVQVAEBottleneck, DiscreteBottleneck, RVQVAEBottleneck
-from stable_audio_tools.system.packages import require
 
 _WINDOW_SECONDS = 10  # encoded at once, so that memory does not grow with the file
 _WINDOWS = 8  # in one batch

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import AudioError, UserError
+from stable_audio_tools.core.errors import AudioError, UserError
 from stable_audio_tools.evaluation.windows import Windows
-from stable_audio_tools.inference.exact_math import exact_math
+from stable_audio_tools.inference.sampling.exact_math import exact_math
 
 Frames = NDArray[np.float32]  # (f, d)
 

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.evaluation.embedders.base import (
     Frames,
     HopSeconds,
@@ -18,7 +18,7 @@ from stable_audio_tools.evaluation.embedders.base import (
     digest_of,
     windows_of,
 )
-from stable_audio_tools.inference.exact_math import exact_math
+from stable_audio_tools.inference.sampling.exact_math import exact_math
 from stable_audio_tools.models.conditioners.clap_towers import (
     TEXT_LENGTH,
     AudioTower,

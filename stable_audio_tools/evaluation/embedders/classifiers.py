@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.evaluation.embedders.base import Embedder, HopSeconds, WindowSeconds, windows_of
 from stable_audio_tools.models.conditioners.hub import FEATURE_FILES, WEIGHT_FILES, in_dtype, load_pretrained
-from stable_audio_tools.system.packages import require
 
 _PASST_CLASSES = 527
 

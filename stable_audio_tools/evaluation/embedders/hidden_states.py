@@ -7,7 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import UserError, register
+from stable_audio_tools.core.config import register
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.evaluation.embedders.base import (
     Embedder,
     HopSeconds,

@@ -9,10 +9,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.evaluation.embedders.base import Embedder, HopSeconds, windows_of
 from stable_audio_tools.evaluation.windows import fill_up
-from stable_audio_tools.system.packages import require
 
 
 @register("embedder", "openl3")

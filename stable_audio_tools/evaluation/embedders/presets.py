@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from stable_audio_tools.config import ConfigError, components, load, validate
-from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.core.config import components, load, validate
+from stable_audio_tools.core.config.sentences import nearest
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.evaluation.embedders.base import Embedder
 
 Node = dict[str, Any]

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 from torchaudio.functional import create_dct, melscale_fbanks
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.evaluation.embedders.base import Embedder, HopSeconds, WindowSeconds, windows_of
 from stable_audio_tools.evaluation.windows import fill_up
 

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError, register
+from stable_audio_tools.core.config import register
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.evaluation.embedders.base import Embedder
 from stable_audio_tools.evaluation.windows import Windows, fill_up
 from stable_audio_tools.models.checkpoints import open_weights

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 
 NEIGHBOURS = 5
 _ROWS = 1024  # of the distance matrix at a time

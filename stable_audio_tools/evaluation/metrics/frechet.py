@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 
 MOST_POINTS = 3000  # of each set; three matrices of 72 MB
 RESAMPLES = 200

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 
 
 @dataclass(frozen=True)

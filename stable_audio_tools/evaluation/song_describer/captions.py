@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from stable_audio_tools import configs
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data.custom_metadata import CustomMetadata, call_custom
 from stable_audio_tools.data.faults import BadItem
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.files import atomic_path
+from stable_audio_tools.core.progress import progress_bar
+from stable_audio_tools.core.ranks import rank, world_size
 from stable_audio_tools.evaluation.embedders import Frames
 from stable_audio_tools.evaluation.results import Result
 from stable_audio_tools.evaluation.song_describer.generating import CaptionRun
 from stable_audio_tools.evaluation.song_describer.scores import score_captions
-from stable_audio_tools.inference.progress import progress_bar
-from stable_audio_tools.system.files import atomic_path
-from stable_audio_tools.system.ranks import rank, world_size
 
 
 def judge(run: CaptionRun, rows: Sequence[int], subject: Mapping[str, Any], folder: Path) -> Result | None:

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import AudioError, UserError
+from stable_audio_tools.core.errors import AudioError, UserError
+from stable_audio_tools.core.seeds import MAX_SEED
 from stable_audio_tools.data.resampling import resample
 from stable_audio_tools.evaluation.embedders import Embedder, Frames, mean_vector
 from stable_audio_tools.evaluation.song_describer.references import References
-from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_cond_inpaint
-from stable_audio_tools.inference.model_facts import RECOMMENDED
+from stable_audio_tools.inference.generation.diffusion import generate_diffusion_cond, generate_diffusion_cond_inpaint
+from stable_audio_tools.inference.generation.facts import RECOMMENDED
 from stable_audio_tools.models.diffusion.objectives import name_of
-from stable_audio_tools.system.seeds import MAX_SEED
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.evaluation.embedders import Embedder, Frames, TextEmbedder, create_embedder
 from stable_audio_tools.evaluation.results import Result, require_same_setup
 from stable_audio_tools.evaluation.song_describer.captions import Caption
-from stable_audio_tools.system.files import atomic_path
 
 DEFAULT_CLAP = "laion/clap-htsat-fused"
 COMMAND = "scripts/precompute_song_describer_clap_embeddings.py"

@@ -1,6 +1,6 @@
 """One page per kind of model: what it asks, and what that means to `AudioModel.generate`."""
 
-from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.interface.areas import mel_of
 from stable_audio_tools.interface.pages import (
     adapters,

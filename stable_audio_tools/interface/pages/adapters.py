@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.interface.controls import Control, Group
 from stable_audio_tools.interface.pages.page import Page
 

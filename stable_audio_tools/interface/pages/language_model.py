@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.interface.controls import NUM_SAMPLES, SEED, Control, Group, condition_controls, request_from
 from stable_audio_tools.interface.pages.page import Page
 

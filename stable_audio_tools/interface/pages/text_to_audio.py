@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from stable_audio_tools.inference.audio_model import AudioModel
+from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.interface.controls import (
     NUM_SAMPLES,
     PREVIEW_EVERY,

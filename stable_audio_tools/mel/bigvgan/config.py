@@ -15,8 +15,8 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from stable_audio_tools.config.parts import as_error
-from stable_audio_tools.config.sentences import sentences
+from stable_audio_tools.core.config.parts import as_error
+from stable_audio_tools.core.config.sentences import sentences
 
 Sizes = tuple[PositiveInt, ...]
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from stable_audio_tools.config import CheckpointError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.mel.bigvgan.config import PUBLISHED, BigVGANConfig
 from stable_audio_tools.mel.bigvgan.network import BigVGAN
 from stable_audio_tools.models.checkpoints import load_into, parameters_on_meta

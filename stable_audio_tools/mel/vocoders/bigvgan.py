@@ -7,7 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import ConfigError, register
+from stable_audio_tools.core.config import register
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.mel.bigvgan import BigVGAN, BigVGANConfig, load_bigvgan, read_config
 from stable_audio_tools.mel.bigvgan import problem as problem_of_weights
 from stable_audio_tools.mel.transforms import LogAmplitudeMel, MelTransform

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.mel.filterbank import check_filterbank
 from stable_audio_tools.mel.inversion import Inversion, invert_mel
 from stable_audio_tools.mel.spectra import Framing

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import AudioError
+from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.models.autoencoders.chunking import ChunkPlan, in_batches, join_info
 from stable_audio_tools.models.autoencoders.preprocessing import batch_clips
 from stable_audio_tools.models.autoencoders.weight_norm import folded_weight_norm

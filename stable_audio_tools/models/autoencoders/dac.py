@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.activations import Snake1d
 from stable_audio_tools.models.autoencoders.oobleck import DILATIONS, downsampling_conv, upsampling_conv
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d

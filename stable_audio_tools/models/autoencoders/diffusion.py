@@ -13,7 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, build, register
+from stable_audio_tools.core.config import Kind, Part, Runtime, build, register
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.diffusion.initialization import halve_parameters
 from stable_audio_tools.models.diffusion.objectives import mix_at

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import nn
 
-from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, build, register
+from stable_audio_tools.core.config import Kind, Part, Runtime, build, register
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 
 _Channels = Annotated[int | None, Field(ge=1)]

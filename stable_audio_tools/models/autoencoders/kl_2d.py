@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import register
-from stable_audio_tools.system.packages import require
+from stable_audio_tools.core.config import register
+from stable_audio_tools.core.packages import require
 
 Size = Literal["small", "medium", "large"]
 

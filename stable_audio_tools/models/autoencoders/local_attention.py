@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.transformer import Attention, FeedForward, LayerNorm, Rotary, RotaryEmbedding
 from stable_audio_tools.models.transformer.rotary import rotate
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.autoencoders.layers import Activation, make_activation, run_layer
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConvTranspose1d
 

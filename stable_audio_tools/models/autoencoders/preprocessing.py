@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stable_audio_tools.config import AudioError
+from stable_audio_tools.core.errors import AudioError
 
 
 def match_channels(audio: Tensor, channels: int) -> Tensor:

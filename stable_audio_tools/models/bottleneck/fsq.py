@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.bottleneck.base import Compressed, DiscreteBottleneck, append_noise, facts
 from stable_audio_tools.models.bottleneck.simple import NoiseChannels
 

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.bottleneck.base import Compressed, facts, in_full_precision
 from stable_audio_tools.models.bottleneck.vae import VAEBottleneck
 

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError, register
+from stable_audio_tools.core.config import register
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.bottleneck.base import Compressed, DiscreteBottleneck, facts
 from stable_audio_tools.models.bottleneck.vae import sample_encoded
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, append_noise, facts, in_full_precision
 
 NoiseChannels = Annotated[int, Field(ge=0, description="channels of noise that the decoder takes beside the latents")]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, facts, in_full_precision
 
 MIN_STD = 1e-4

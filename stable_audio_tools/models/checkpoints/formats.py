@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from stable_audio_tools.config import CheckpointError, ConfigError, load
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.checkpoints.integrity import CHECKSUM, checksum
 from stable_audio_tools.models.checkpoints.pickles import PICKLE_MAGICS, VERIFY_BELOW, ZIP_MAGIC, read_pickle
 from stable_audio_tools.models.checkpoints.wrappers import strip_engine_names

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints.formats import StoredWeights, open_weights
 from stable_audio_tools.models.checkpoints.report import LoadReport, WrongShape
 from stable_audio_tools.models.checkpoints.skeleton import parameters_with_values

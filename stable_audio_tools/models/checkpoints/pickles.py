@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGICS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
 
 _RANK = re.compile(r"zero_pp_rank_(\d+)_mp_rank_(\d+)")

@@ -7,7 +7,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, register
+from stable_audio_tools.core.config import Kind, Part, Runtime, register
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.preprocessing import match_channels
 from stable_audio_tools.models.checkpoints import load_into
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim

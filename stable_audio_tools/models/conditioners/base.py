@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 
 OutputDim = Annotated[
     int | None, Field(ge=1, description="width of the condition; the cond_dim of the conditioning if left out")

@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError, Runtime, register
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.preprocessing import resample
 from stable_audio_tools.models.conditioners.base import (
     Condition,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints import open_weights
 from stable_audio_tools.models.conditioners.hub import (
     FEATURE_FILES,

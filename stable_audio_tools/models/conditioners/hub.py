@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -9,10 +9,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from stable_audio_tools.config import Kind, Part, UserError
-from stable_audio_tools.config.parts import as_error, place
-from stable_audio_tools.config.registry import accept_objects
-from stable_audio_tools.config.sentences import nearest, sentences
+from stable_audio_tools.core.config import Kind, Part
+from stable_audio_tools.core.config.parts import as_error, place
+from stable_audio_tools.core.config.registry import accept_objects
+from stable_audio_tools.core.config.sentences import nearest, sentences
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, as_token
 from stable_audio_tools.models.diffusion.unet1d.embeddings import LearnedFourier
 

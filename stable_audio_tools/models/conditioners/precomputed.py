@@ -9,8 +9,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import Runtime, UserError, register
-from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.config.sentences import nearest
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, ProjectOut
 
 

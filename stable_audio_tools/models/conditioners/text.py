@@ -11,7 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import ConfigError, Runtime, UserError, register
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.devices import pick_dtype
+from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.models.conditioners.base import (
     Condition,
     Conditioner,
@@ -29,7 +31,6 @@ from stable_audio_tools.models.conditioners.hub import (
     read_pretrained_config,
 )
 from stable_audio_tools.models.transformer import AbsolutePositionalEmbedding
-from stable_audio_tools.system.devices import pick_dtype
 
 _MaxLength = Annotated[int, Field(ge=1, description="longest text, in tokens; the rest is cut off")]
 
@@ -195,7 +196,7 @@ class PhonemeConditioner(Conditioner):
     @cached_property
     def g2p(self) -> Any:
         """Text to phonemes."""
-        from stable_audio_tools.system.packages import require
+        from stable_audio_tools.core.packages import require
 
         return require("g2p_en").G2p()
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from stable_audio_tools.config import ConfigError, Part, validate
-from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.core.config import Part, validate
+from stable_audio_tools.core.config.sentences import nearest
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.conditioners.multi import check_conditioning, check_ids
 from stable_audio_tools.models.diffusion.objectives import DistributionShift
 from stable_audio_tools.models.transformer.attention import context_widths

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, register
+from stable_audio_tools.core.config import Kind, Part, Runtime, register
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.conditioners.multi import Conditioning
 from stable_audio_tools.models.conditioners.routing import find_condition, join_tokens, join_vectors
 from stable_audio_tools.models.diffusion.checks import (
@@ -223,7 +224,7 @@ class ConditionedDiffusionModelWrapper(nn.Module):
     def generate(self, *args: Any, **options: Any) -> Tensor:
         """Audio from conditions, by `inference.generation.generate_diffusion_cond`."""
         # The one upward import of the models: a published convenience, resolved when called.
-        from stable_audio_tools.inference.generation import generate_diffusion_cond
+        from stable_audio_tools.inference.generation.diffusion import generate_diffusion_cond
 
         audio: Tensor = generate_diffusion_cond(self, *args, **options)
         return audio

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.activations import Snake1d
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModel
 from stable_audio_tools.models.diffusion.initialization import halve_parameters

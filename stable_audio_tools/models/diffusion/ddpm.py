@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 
 _MOST_BETA = 0.999  # of the cosine schedule (Nichol & Dhariwal 2021, section 3.2)
 _COSINE_OFFSET = 0.008

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import build
+from stable_audio_tools.core.config import build
 from stable_audio_tools.models.diffusion.ddpm import DDPM
 
 NamedObjective = Literal["v", "rectified_flow", "rf_denoiser"]

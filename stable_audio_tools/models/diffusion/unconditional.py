@@ -7,9 +7,10 @@ from typing import Annotated, Any, cast
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, components, register
-from stable_audio_tools.config.parts import as_error, examine_body, place
-from stable_audio_tools.config.sentences import nearest, show
+from stable_audio_tools.core.config import Kind, Part, Runtime, components, register
+from stable_audio_tools.core.config.parts import as_error, examine_body, place
+from stable_audio_tools.core.config.sentences import nearest, show
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.diffusion.checks import (
     check_objective,
     check_transformer,
@@ -86,7 +87,7 @@ class DiffusionModelWrapper(nn.Module):
     def generate(self, *args: Any, **options: Any) -> Tensor:
         """Audio, by `inference.generation.generate_diffusion_uncond`."""
         # The one upward import of the models: a published convenience, resolved when called.
-        from stable_audio_tools.inference.generation import generate_diffusion_uncond
+        from stable_audio_tools.inference.generation.diffusion import generate_diffusion_uncond
 
         audio: Tensor = generate_diffusion_uncond(self, *args, **options)
         return audio

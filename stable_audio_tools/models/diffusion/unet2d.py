@@ -13,13 +13,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModel
 from stable_audio_tools.models.diffusion.ddpm import DDPM
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
 from stable_audio_tools.models.diffusion.objectives import DiffusionObjective
 from stable_audio_tools.models.diffusion.unconditional import DiffusionModel
-from stable_audio_tools.system.packages import require
 
 _STEPS = 1000  # what networks of other objectives are told at t = 1
 

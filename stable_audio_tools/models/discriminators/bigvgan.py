@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchaudio.functional import resample
 
-from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.autoencoders.layers import run_layer
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv2d
 from stable_audio_tools.models.discriminators.cqt import ConstantQTransform

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchaudio.functional import resample
 
-from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.autoencoders.layers import run_layer
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConv2d
 from stable_audio_tools.models.discriminators.losses import (

@@ -9,7 +9,7 @@ import torchaudio
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.autoencoders.layers import run_layer
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv2d
 from stable_audio_tools.models.discriminators.losses import (

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConv2d
 from stable_audio_tools.models.discriminators.losses import (
     AdversarialName,

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.discriminators.losses import AdversarialName, Critic, Opinion, distances, mean
 
 _KERNEL = 4

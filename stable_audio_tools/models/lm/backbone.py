@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.transformer import ContinuousTransformer, KeyValueCache
 from stable_audio_tools.models.transformer.attention import context_widths
 from stable_audio_tools.models.transformer.blocks import AttentionOptions, FeedForwardOptions, NormOptions

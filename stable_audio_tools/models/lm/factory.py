@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from torch import nn
 
-from stable_audio_tools.config import ConfigError, Kind, Part, Runtime, register
+from stable_audio_tools.core.config import Kind, Part, Runtime, register
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.conditioners import Conditioning, check_conditioning, check_ids
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.lm.language_model import AudioLanguageModel, AudioLanguageModelWrapper

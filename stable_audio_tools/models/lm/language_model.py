@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.conditioners import MultiConditioner, join_tokens, join_vectors
 from stable_audio_tools.models.lm.backbone import AudioLMBackbone
 from stable_audio_tools.models.lm.generation import Guidance, generate_codes

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError, UserError
-from stable_audio_tools.config.sentences import nearest
+from stable_audio_tools.core.config.sentences import nearest
+from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.models.lora.config import LoraConfig
 from stable_audio_tools.models.lora.factors import Control, LoraFactors
 from stable_audio_tools.models.lora.layers import AdaptedLayer, adapt_layer, release_layer

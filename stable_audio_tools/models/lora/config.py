@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from stable_audio_tools.config import ConfigError
-from stable_audio_tools.config.sentences import sentences
+from stable_audio_tools.core.config.sentences import sentences
+from stable_audio_tools.core.errors import ConfigError
 
 AdapterType = Literal[
     "lora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs", "dora"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.lora.formats import COMFY_PREFIX
 from stable_audio_tools.models.lora.loading import fit_to
 from stable_audio_tools.models.lora.stored import LoraFile, LoraFormat

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
+from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.models.checkpoints import StoredWeights, open_weights
 from stable_audio_tools.models.checkpoints.integrity import CHECKSUM, checksum
 from stable_audio_tools.models.lora.formats import assemble, parse
 from stable_audio_tools.models.lora.stored import LoraFile, check_shapes
-from stable_audio_tools.system.files import atomic_path
 
 
 def read_lora(path: str | Path, alpha: float | None = None) -> LoraFile:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.lora.config import LoraConfig
 from stable_audio_tools.models.lora.factors import FACTOR_NAMES
 from stable_audio_tools.models.lora.stored import Layers, LoraFile, LoraFormat, config_of, header_config, native_header

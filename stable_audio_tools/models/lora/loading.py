@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.lora.adapter import LoraAdapter, adapted_layers, check_name, put_on, unload_lora
 from stable_audio_tools.models.lora.factors import Control, LoraFactors
 from stable_audio_tools.models.lora.files import read_lora, write_lora

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError, UserError
+from stable_audio_tools.core.errors import CheckpointError, UserError
 from stable_audio_tools.models.lora.adapter import adapted_layers, refuse_merged
 from stable_audio_tools.models.lora.config import LoraConfig
 from stable_audio_tools.models.lora.factors import Control

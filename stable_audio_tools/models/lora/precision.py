@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.models.lora.config import BasePrecision
-from stable_audio_tools.system.packages import require
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _KEPT = {"pretransform", "lora_factors"}  # autoencoders decode to noise in bfloat16

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from stable_audio_tools.config import CheckpointError, ConfigError
+from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.lora.config import LoraConfig, lora_config_from
 from stable_audio_tools.models.lora.targets import rank_of
 from stable_audio_tools.version import __version__

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.lora.config import LoraConfig
 
 _ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Embedding)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import Part, Runtime, register
+from stable_audio_tools.core.config import Part, Runtime, register
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.bottleneck import DiscreteBottleneck
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import Kind, Part, Runtime, register
+from stable_audio_tools.core.config import Kind, Part, Runtime, register
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchaudio.transforms import Resample
 
-from stable_audio_tools.config import register
+from stable_audio_tools.core.config import register
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
 
 

@@ -12,9 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError, register
+from stable_audio_tools.core.config import register
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
-from stable_audio_tools.system.packages import require
 
 logger = logging.getLogger(__name__)
 

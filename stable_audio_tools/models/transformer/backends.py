@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stable_audio_tools.config import MissingPackage
-from stable_audio_tools.system.packages import available, require
+from stable_audio_tools.core.errors import MissingPackage
+from stable_audio_tools.core.packages import available, require
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from einops import rearrange
 from pydantic import Field
 
-from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.training.callbacks.demos import Demo, DemoCallback
 from stable_audio_tools.training.module import same_length, unwrap_batch
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError, Kind, Part, validate
+from stable_audio_tools.core.config import Kind, Part, validate
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.bottleneck import (
     DACRVQBottleneck,

@@ -9,7 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from stable_audio_tools.config import ConfigError, Runtime, register
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.autoencoders.recipe import (

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch import Tensor
 
-from stable_audio_tools.config import CheckpointError, UserError
+from stable_audio_tools.core.errors import CheckpointError, UserError
 from stable_audio_tools.models.lora import LoraAdapter, save_lora
 from stable_audio_tools.training.callbacks.demos import DemoCallback
 from stable_audio_tools.training.lora_checkpoint import CHECKPOINT_KEY, describe

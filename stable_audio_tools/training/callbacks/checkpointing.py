@@ -11,9 +11,9 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.utils._pytree import tree_map_only
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
+from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
-from stable_audio_tools.system.files import atomic_path
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.foreign_checkpoints import STAMP, is_foreign
 from stable_audio_tools.training.module import TrainingModule

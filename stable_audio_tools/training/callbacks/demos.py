@@ -11,9 +11,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from stable_audio_tools.core.seeds import seed_everything
 from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.data.pictures import latents_image, spectrogram_image
-from stable_audio_tools.system.seeds import seed_everything
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.loggers import log_audio, log_image
 

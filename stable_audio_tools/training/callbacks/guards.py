@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.training.run_folder import checkpoints_in
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,9 @@ import pytorch_lightning as pl
 import torch
 from pydantic import Field
 
-from stable_audio_tools.config import Runtime, UserError, register
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.devices import pick_device
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.evaluation.embedders.base import Embedder, digest_of
 from stable_audio_tools.evaluation.results import Result, write_results
 from stable_audio_tools.evaluation.song_describer.generating import CaptionRun, sampling_for
@@ -23,7 +25,6 @@ from stable_audio_tools.evaluation.song_describer.references import (
     read_references,
 )
 from stable_audio_tools.evaluation.song_describer.scores import score_captions
-from stable_audio_tools.system.devices import pick_device
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.callbacks.best import BestCheckpoint
 from stable_audio_tools.training.callbacks.checkpointing import gather

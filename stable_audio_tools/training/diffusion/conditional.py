@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import Runtime, build, register
+from stable_audio_tools.core.config import Runtime, build, register
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, corrupt, loss_weight, training_times
 from stable_audio_tools.models.inpainting import random_inpaint_mask

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import Runtime, build, register
+from stable_audio_tools.core.config import Runtime, build, register
 from stable_audio_tools.models.autoencoders import DiffusionAutoencoder
 from stable_audio_tools.models.diffusion.objectives import corrupt, predict_data
 from stable_audio_tools.training.autoencoders.recipe import LossConfigs, SpectralDistance, bottleneck_losses

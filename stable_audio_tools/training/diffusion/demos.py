@@ -10,8 +10,8 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
-from stable_audio_tools.config import Runtime, register
-from stable_audio_tools.inference.generation import (
+from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.inference.generation.diffusion import (
     generate_diffusion_cond,
     generate_diffusion_cond_inpaint,
     generate_diffusion_uncond,

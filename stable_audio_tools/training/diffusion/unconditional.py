@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import Runtime, build, register
+from stable_audio_tools.core.config import Runtime, build, register
 from stable_audio_tools.models.diffusion import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.objectives import corrupt, training_times
 from stable_audio_tools.training.diffusion.conditional import encode, weigh

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torchaudio.functional import resample
 
-from stable_audio_tools.config import ConfigError
-from stable_audio_tools.config.sentences import nearest
-from stable_audio_tools.system.packages import require
+from stable_audio_tools.core.config.sentences import nearest
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.packages import require
 from stable_audio_tools.training.losses.auraloss import MelSTFTLoss, SISDRLoss, STFTLoss
 
 _PESQ_RATE = 16_000

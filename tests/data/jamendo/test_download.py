@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from stable_audio_tools.cli.download_jamendo import main
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data.jamendo import download as module
 from stable_audio_tools.data.jamendo.download import Done, DownloadSettings, download
 

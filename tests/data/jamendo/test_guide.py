@@ -10,7 +10,7 @@ import torch
 
 import stable_audio_tools
 from stable_audio_tools.cli import deduplicate, download_jamendo, generate, train, train_lora, unwrap_model
-from stable_audio_tools.config import load, save
+from stable_audio_tools.core.config import load, save
 from stable_audio_tools.data.path_lists import read_path_list
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.checkpoints import save_weights

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import stable_audio_tools
-from stable_audio_tools.config import AudioError, ConfigError
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.jamendo.prompts import seeded_prompt
 from stable_audio_tools.data.jamendo.tables import find_track, read_raw_table, track_number

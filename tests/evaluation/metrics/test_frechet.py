@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.evaluation.metrics.extrapolation import extrapolate
 from stable_audio_tools.evaluation.metrics.frechet import (
     Gaussian,

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.evaluation.metrics import kernel
 from stable_audio_tools.evaluation.metrics.coverage import density_and_coverage
 from stable_audio_tools.evaluation.metrics.kernel import kernel_distance

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchaudio.transforms import Resample
 
-from stable_audio_tools.config import AudioError, ConfigError
+from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.autoencoders import (
     AudioAutoencoder,

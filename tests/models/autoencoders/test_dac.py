@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stable_audio_tools.config import build
+from stable_audio_tools.core.config import build
 from stable_audio_tools.models.autoencoders.dac import DACDecoderWrapper, DACEncoderWrapper
 
 

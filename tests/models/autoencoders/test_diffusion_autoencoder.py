@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders import (
     DiffusionAutoencoder,
     create_diffAE_from_config,

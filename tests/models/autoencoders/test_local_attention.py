@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError, build
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.local_attention import (
     AdaRMSNorm,
     TransformerDecoder1D,

@@ -3,7 +3,8 @@ import copy
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError, build
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders import OobleckDecoder, OobleckEncoder
 from stable_audio_tools.models.autoencoders.oobleck import ResidualUnit
 

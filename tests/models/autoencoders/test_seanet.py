@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError, build
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.seanet import SEANetDecoder, SEANetEncoder
 
 SIZES = {"channels": 2, "dimension": 8, "n_filters": 4}

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError, components, validate
+from stable_audio_tools.core.config import components, validate
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.bottleneck import Bottleneck, DiscreteBottleneck
 from stable_audio_tools.models.factory import create_bottleneck_from_config
 

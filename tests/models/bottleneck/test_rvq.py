@@ -5,7 +5,7 @@ from collections import OrderedDict
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.bottleneck import RVQBottleneck, RVQVAEBottleneck
 from stable_audio_tools.models.bottleneck.rvq import make_residual_vq
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints import describe_weights, load_into, open_weights, read_weights
 from stable_audio_tools.models.utils import copy_state_dict, load_ckpt_state_dict
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import nn
 
 from stable_audio_tools import __version__
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints import load_into, open_weights, save_weights
 
 CONFIG = {"model_type": "autoencoder", "model": {"latent_dim": 4}}
@@ -93,7 +93,7 @@ def test_a_full_disk_leaves_the_old_file_whole(suffix: str, tmp_path: Path) -> N
     old = path.read_bytes()
     script = f"""
         import resource, signal, sys, torch
-        from stable_audio_tools.config import CheckpointError
+        from stable_audio_tools.core.errors import CheckpointError
         from stable_audio_tools.models.checkpoints import save_weights
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))

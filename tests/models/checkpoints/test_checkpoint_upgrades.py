@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, remove_weight_norm_from_model
 from stable_audio_tools.models.checkpoints import load_into, save_weights
 from stable_audio_tools.models.checkpoints.upgrades import UPGRADES, Target, apply_upgrades

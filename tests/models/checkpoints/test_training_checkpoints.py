@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints import export_weights, load_into, open_weights, read_weights
 
 ONLINE, AVERAGED = 1.0, 2.0

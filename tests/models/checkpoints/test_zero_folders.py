@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints import load_into, open_weights
 
 GROUPS = (("diffusion.model.weight", "diffusion.model.bias"), ("diffusion.head.weight",))

@@ -1,20 +1,15 @@
 """CLAP conditioners on small random networks: a checkpoint of laion-clap, and a folder of transformers."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
+from support.small_clap import small_clap, tokenizer, write_checkpoint, write_folder
 from torch.nn import functional as F
 
-from stable_audio_tools.config import CheckpointError, ConfigError, build
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.checkpoints import load_into
 from stable_audio_tools.models.conditioners import CLAPAudioConditioner, CLAPTextConditioner
 from stable_audio_tools.models.conditioners.clap_towers import audio_tower_of_checkpoint, clap_widths
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from small_clap import small_clap, tokenizer, write_checkpoint, write_folder
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.conditioners import (
     IntConditioner,
     MultiConditioner,

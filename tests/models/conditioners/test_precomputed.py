@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.models.conditioners.precomputed import PrecomputedConditioner
 
 

@@ -3,15 +3,15 @@
 import copy
 import json
 import pickle
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from support.small_t5 import WORDS, write_t5
 from torch import nn
 from torch.nn import functional as F
 
-from stable_audio_tools.config import ConfigError, UserError, build
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.models.checkpoints import parameters_on_meta
 from stable_audio_tools.models.conditioners import (
     MultiConditioner,
@@ -20,10 +20,6 @@ from stable_audio_tools.models.conditioners import (
     TokenizerLUTConditioner,
 )
 from stable_audio_tools.models.conditioners.text import encoder_width
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from small_t5 import WORDS, write_t5
 
 PROMPTS = ["a slow piano", "fast drum loop with rain", "a slow piano"]
 

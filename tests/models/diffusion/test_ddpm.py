@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.diffusion.ddpm import DDPM, betas
 from stable_audio_tools.models.diffusion.objectives import (
     corrupt,

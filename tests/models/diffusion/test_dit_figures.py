@@ -3,16 +3,12 @@
 The figures are 64 evenly spaced values of each output; weights and inputs depend on their names alone.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "parity"))
-
-from figures import load_weights, noise
+from support.parity_figures import load_weights, noise
 
 from stable_audio_tools.models.dit import DiffusionTransformer
 

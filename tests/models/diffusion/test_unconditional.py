@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.diffusion import DiTUncondWrapper
 

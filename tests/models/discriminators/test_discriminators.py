@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from stable_audio_tools.config import ConfigError, build
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.discriminators import (
     BigVGANDiscriminator,
     DACGANLoss,

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.lm import AudioLanguageModelWrapper, create_audio_lm_from_config
 

@@ -4,11 +4,11 @@ import copy
 
 import pytest
 import torch
-from layered import TYPES, Factors, Layered, defined_model, defined_weight, factors_of, layered, trained
+from support.layered import TYPES, Factors, Layered, defined_model, defined_weight, factors_of, layered, trained
 from torch import nn
 from torch.func import functional_call
 
-from stable_audio_tools.config import ConfigError, UserError
+from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 from stable_audio_tools.models.checkpoints import load_into, save_weights
 from stable_audio_tools.models.lora import (

@@ -1,10 +1,10 @@
 """The lora section of a config, and the layers that patterns choose."""
 
 import pytest
-from layered import layered
+from support.layered import layered
 from torch import nn
 
-from stable_audio_tools.config import ConfigError
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.lora import attach_lora, lora_config_from
 from stable_audio_tools.models.lora.targets import find_targets, matches
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from layered import Layered, factors_of, layered, trained
+from support.layered import Layered, factors_of, layered, trained
 from torch import nn
 
-from stable_audio_tools.config import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.lora import extract_lora, load_lora, merge_lora
 
 

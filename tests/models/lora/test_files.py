@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from layered import TYPES, Layered, defined_model, defined_weight, factors_of, layered, trained
 from safetensors import safe_open
 from safetensors.torch import save_file
+from support.layered import TYPES, Layered, defined_model, defined_weight, factors_of, layered, trained
 from torch import Tensor, nn
 
-from stable_audio_tools.config import CheckpointError, ConfigError
+from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.lora import (
     LoraConfig,
     LoraFormat,

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from layered import trained
+from support.layered import trained
 from torch import Tensor
 
-from stable_audio_tools.config import UserError
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.diffusion.denoising import PlainDenoiser
 from stable_audio_tools.models.diffusion.guidance import Guidance

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from stable_audio_tools.config import ConfigError, MissingPackage, validate
+from stable_audio_tools.core.config import validate
+from stable_audio_tools.core.errors import ConfigError, MissingPackage
+from stable_audio_tools.core.packages import available
 from stable_audio_tools.models.factory import create_pretransform_from_config
 from stable_audio_tools.models.pretransforms import AudiocraftCompressionPretransform, PretrainedDACPretransform
 from stable_audio_tools.models.pretransforms.pretrained import DAC_CODECS
-from stable_audio_tools.system.packages import available
 
 DAC = {"type": "dac_pretrained", "config": {"model_type": "16khz", "scale": 2.0}}
 TINY = {"encoder_dim": 4, "encoder_rates": [2, 4], "decoder_dim": 16, "decoder_rates": [4, 2], "n_codebooks": 3}

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from stable_audio_tools.config import ConfigError, components, validate
+from stable_audio_tools.core.config import components, validate
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.factory import create_pretransform_from_config
 from stable_audio_tools.models.pretransforms import Pretransform
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
-from stable_audio_tools.config import MissingPackage
+from stable_audio_tools.core.errors import MissingPackage
 from stable_audio_tools.models.transformer.backends import (
     AttentionBackend,
     FlashAttention,

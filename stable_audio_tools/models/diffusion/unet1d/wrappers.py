@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.config import Runtime, register
+from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModel
 from stable_audio_tools.models.diffusion.guidance import Guidance
 from stable_audio_tools.models.diffusion.initialization import halve_parameters

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from stable_audio_tools.config import ConfigError, build
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.diffusion.unet1d.attention import Attention
 from stable_audio_tools.models.diffusion.unet1d.convolutions import SameConv1d, SameConvTranspose1d
 from stable_audio_tools.models.diffusion.unet1d.guided import UNetCFG1d

@@ -1,0 +1,1 @@
+"""The ground floor: the config engine, errors, files, logs, devices, seeds, ranks, optional packages, progress bars."""

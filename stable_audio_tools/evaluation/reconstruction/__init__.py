@@ -1,0 +1,1 @@
+"""How well an autoencoder reconstructs a folder of audio."""

@@ -1,0 +1,187 @@
+"""Files that a batch makes: named safely, written whole, and knowing how they were made.
+
+The settings stand as JSON in the comment of the audio file itself. So a run that was killed can go on, several
+processes need not talk to each other, and a file that was moved still tells its prompt and its seed.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from stable_audio_tools.core.errors import AudioError, UserError
+from stable_audio_tools.core.files import atomic_path, write_text
+from stable_audio_tools.data import audio_io
+from stable_audio_tools.data.comments import read_comment
+from stable_audio_tools.version import __version__
+
+FORMATS = ("wav", "flac", "mp3", "ogg", "opus")
+Bits = Literal[16, 24, 32]
+
+_LONGEST_NAME = 200  # bytes; file systems end at 255, and the temporary name is longer than the final one
+_RATES = {
+    "opus": (8000, 12000, 16000, 24000, 48000),
+    "mp3": (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000),
+}
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+def format_problems(format: str, bits: int, sample_rate: int) -> Iterator[str]:
+    """Why audio of that rate cannot be written in a format."""
+    if format == "flac" and bits == 32:
+        yield "bits: flac holds 16 or 24 bits; use wav for 32"
+    if sample_rate not in _RATES.get(format, (sample_rate,)):
+        yield f"format: {format} has no sample rate of {sample_rate} Hz, which the model makes; use wav, flac or ogg"
+
+
+def name_problems(name: str) -> Iterator[str]:
+    """Why a name cannot become a path below the output folder."""
+    parts = name.split("/")
+    if not name.strip():
+        yield "the name is empty"
+    elif name.startswith(("/", "~")) or _DRIVE.match(name):
+        yield f"{name!r} is an absolute path; give a name below the output folder"
+    elif ".." in parts or "." in parts:
+        yield f"{name!r} leads out of its folder; leave out '.' and '..'"
+    elif "" in parts:
+        yield f"{name!r} has an empty part; write single slashes between parts"
+    elif _FORBIDDEN.search(name):
+        yield f"{name!r} holds a backslash or a control character; use '/' between folders and plain characters"
+    elif any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        yield f"{name[:40]!r}... is longer than {_LONGEST_NAME} bytes in one part; shorten it"
+
+
+def collisions(files: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of paths that are one on some file system, or of which one would be a folder of the other."""
+    seen: dict[str, str] = {}
+    for file in files:
+        key = _folded(file)
+        if key in seen:
+            yield file, seen[key]
+        seen.setdefault(key, file)
+    for key, file in seen.items():
+        for end, letter in enumerate(key):
+            if letter == "/" and key[:end] in seen:
+                yield file, seen[key[:end]]
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+class OutputFolder:
+    """Where audio is written; nothing is ever written outside of it."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be made a folder ({error.strerror})") from None
+        self._root = self.path.resolve()
+
+    def target(self, file: str) -> Path:
+        """The path of a file, refused where a link leads out of the folder."""
+        path = self.path / file
+        if not path.resolve().is_relative_to(self._root):
+            raise UserError(f"{path}: a link leads out of {self.path}; remove it, or choose another output folder")
+        return path
+
+    def check_place(self, file: str) -> None:
+        """Refuse a file in whose place a folder stands, or a file in that of its folder."""
+        path = self.target(file)
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder, and a file is to be written there; move it")
+        blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+        if blocking is not None:
+            raise UserError(f"{blocking}: is a file, and a folder is to be made there; move it")
+
+    def settings_of(self, file: str) -> dict[str, Any] | None:
+        """How a complete file was made; None where it is missing or broken. One that is not ours is refused."""
+        path = self.target(file)
+        if not path.is_file():
+            return None
+        try:
+            audio_io.check_end(path, audio_io.info(path))
+        except AudioError:
+            return None
+        try:
+            found = json.loads(read_comment(path) or "null")
+        except json.JSONDecodeError:
+            found = None
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: is there already and was not made by this command; move it, or pass --overwrite")
+        return found
+
+    def write(
+        self, file: str, audio: Tensor, sample_rate: int, settings: Mapping[str, Any], bits: Bits = 16
+    ) -> dict[str, Any]:
+        """Write (c, n) audio with its settings -> its line of the manifest."""
+        path = self.target(file)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in path.parent.glob(f".{_escaped(path.stem)}.????????.part{path.suffix}"):
+                leftover.unlink(missing_ok=True)  # of a run that was killed
+            told = {**settings, "software": f"stable-audio-tools {__version__}"}
+            audio_io.write(path, audio, sample_rate, bits=bits, comment=json.dumps(told))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+        return self.record(file, told)
+
+    def write_latents(self, file: str, latents: Tensor) -> None:
+        """Keep what (d, t) a file was decoded from, as `NAME.npy` beside it."""
+        path = self.target(file).with_suffix(".npy")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary:
+                np.save(temporary, latents.float().cpu().numpy())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+    def has_latents(self, file: str) -> bool:
+        return self.target(file).with_suffix(".npy").is_file()
+
+    def record(self, file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """One line of the manifest."""
+        about = audio_io.info(self.path / file)
+        return {"file": file, **settings, "sample_rate": about.sample_rate, "seconds_made": round(about.seconds, 4)}
+
+    def records(self, files: Sequence[str]) -> list[dict[str, Any]]:
+        """The lines of those files that are complete, whichever process made them."""
+        found = ((file, self.settings_of(file)) for file in files)
+        return [self.record(file, settings) for file, settings in found if settings is not None]
+
+    def summarise(self, files: Sequence[str], write: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
+        """Hand the lines of all complete files to `write`, again if more came meanwhile -> the lines.
+
+        Every process calls this when it is done: whoever writes last has seen the files of all.
+        """
+        while True:
+            present = self._present(files)
+            records = self.records(files)
+            write(records)
+            if self._present(files) == present:
+                return records
+
+    def write_manifest(self, files: Sequence[str]) -> None:
+        """`manifest.jsonl`, a line per complete file."""
+
+        def write(records: list[dict[str, Any]]) -> None:
+            text = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
+            write_text(self.path / "manifest.jsonl", text)
+
+        self.summarise(files, write)
+
+    def _present(self, files: Sequence[str]) -> list[bool]:
+        return [(self.path / file).is_file() for file in files]
+
+
+def _escaped(stem: str) -> str:
+    """A name in which `glob` sees no pattern."""
+    return re.sub(r"([*?[])", r"[\1]", stem)

@@ -1,0 +1,331 @@
+"""What a batch asks for, out of YAML, JSON, CSV or JSONL; every mistake is told before any work.
+
+    music:                                groups become folders
+      drum:
+        sample-1:                         a leaf becomes files: music/drum/sample-1_item-1.wav, ..._item-2.wav
+          prompt: tech house drum loop    keys are conditions of the model,
+          seconds_total: 30
+          steps: 50                       or settings (`Settings`) of this leaf alone
+
+A row of CSV or JSONL is a leaf; its `name` is the path, its number stands in for a missing one.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stable_audio_tools.core.config.sentences import nearest, sentences, show
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.seeds import MAX_SEED
+from stable_audio_tools.inference.batch.outputs import name_problems
+from stable_audio_tools.inference.generation.facts import ModelFacts
+
+SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".jsonl")
+_DEEPEST = 64  # levels of groups, keys and lists
+_TOO_DEEP = f"is nested too deeply; groups and lists may stand in each other up to {_DEEPEST} levels"
+_MOST_DIGITS = 300  # a difference of two such numbers is still a float
+_HALF = re.compile(r"[\ud800-\udfff]")  # of a character beyond U+FFFF, alone
+
+
+@dataclass(frozen=True)
+class Request:
+    """One leaf: where it stands in the file, its path below the output folder, its keys and values."""
+
+    where: str
+    name: str
+    values: Mapping[str, Any]
+    is_text: bool = False  # every value is a text, out of a CSV
+
+
+class Settings(BaseModel):
+    """Settings that a leaf may change beside its conditions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    steps: Annotated[int | None, Field(ge=1)] = None
+    cfg_scale: Annotated[float | None, Field(allow_inf_nan=False)] = None
+    seed: Annotated[int | None, Field(ge=-1, le=MAX_SEED)] = None
+    sampler: str | None = None
+    sampler_type: str | None = None
+    seconds: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    n_sample_per_cond: Annotated[int | None, Field(ge=1)] = None
+    negative_prompt: str | None = None
+    temp: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    top_k: Annotated[int | None, Field(ge=0)] = None
+    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
+    init_audio: str | None = None
+    init_noise_level: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    inpaint_audio: str | None = None
+    inpaint: (
+        list[Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)]] | None
+    ) = None
+
+
+def read_requests(path: str | Path) -> list[Request]:
+    """The leaves of a file, in its order."""
+    path = Path(path)
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json}
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{path}: cannot tell what it is; the name must end in {', '.join(SUFFIXES)}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error})") from None
+    if not text.strip():
+        raise ConfigError(f"{path}: is empty; write at least one prompt")
+    requests = list(readers.get(path.suffix.lower(), _read_yaml)(path, text))
+    if not requests:
+        raise ConfigError(f"{path}: holds no prompts")
+    return requests
+
+
+# ------------------------------------------------------------------ YAML and JSON
+
+
+class _Loader(yaml.SafeLoader):
+    """Repeated keys are an error: YAML itself lets the last one win without a word.
+
+    Nodes are made in the order of the file (`deep`): a merge changes the node that it takes keys from.
+    """
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node in self.recursive_objects:
+            raise _yaml_error("holds itself by an alias; write out what is meant", node)
+        try:
+            return super().construct_object(node, deep=True)
+        except (ValueError, TypeError, AttributeError, LookupError):
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{show(node.value)} is no valid {kind}; put it in quotes if it is a text"
+            raise _yaml_error(problem, node) from None
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise _yaml_error(f"{key!r} is given twice; rename or remove one", key_node)
+            seen.append(key)
+        made: dict[Any, Any] = super().construct_mapping(node, deep)
+        return made
+
+
+def _yaml_error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    """What stands in YAML; `where` stands before each message."""
+    try:
+        tree = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        told = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{where}{place}: {told or 'not valid YAML'}") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: {_TOO_DEEP}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode
+        raise ConfigError(f"{where}: not valid YAML ({str(error).splitlines()[0]})") from None
+    _refuse_unusable(tree, where)
+    return tree
+
+
+def _parse_json(text: str, path: Path, line: int | None = None) -> Any:
+    """What stands in a JSON file, or in one line of it."""
+    where = str(path) if line is None else f"{path}:{line}"
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in made:
+                raise ConfigError(f"{where}: {key!r} is given twice in one object; rename or remove one")
+            made[key] = value
+        return made
+
+    def refuse(name: str) -> NoReturn:
+        raise ConfigError(f"{where}: {name} is not a number in JSON; write a finite one")
+
+    def whole(digits: str) -> int:
+        return int(digits[: 2 * _MOST_DIGITS])  # Python reads no more than 4300; what is cut is out of range anyway
+
+    try:
+        tree = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_int=whole)
+    except json.JSONDecodeError as error:
+        place = f"{path}:{line or error.lineno}:{error.colno}"
+        raise ConfigError(f"{place}: not valid JSON ({error.msg[:1].lower()}{error.msg[1:]})") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: {_TOO_DEEP}") from None
+    _refuse_unusable(tree, where)
+    return tree
+
+
+def _refuse_unusable(tree: Any, where: str) -> None:
+    """Level by level, each thing once a level: aliases can make few lines of YAML a very large tree."""
+    level: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
+    for _ in range(_DEEPEST):
+        for keys, value in level:
+            if problem := _unusable(value):
+                raise ConfigError(": ".join(filter(None, (where, ".".join(map(str, keys)), problem))))
+        level = list({id(below[1]): below for keys, value in level for below in _below(keys, value)}.values())
+    if level:
+        raise ConfigError(f"{where}: {_TOO_DEEP}")
+
+
+def _below(keys: tuple[Any, ...], value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Names before what they name, so that whoever shows a name knows that it can be shown."""
+    if isinstance(value, dict):
+        yield from ((keys, name) for name in value)
+        yield from (((*keys, name), below) for name, below in value.items())
+    elif isinstance(value, list | tuple | set):
+        yield from ((keys, below) for below in value)
+
+
+def _unusable(value: Any) -> str | None:
+    if isinstance(value, str) and (half := _HALF.search(value)):
+        return f"{show(value)} holds {half[0]!r}, half of a character; write the whole character itself"
+    if isinstance(value, int) and abs(value) >= 10**_MOST_DIGITS:
+        return f"a number of more than {_MOST_DIGITS} digits is out of range; write a smaller one"
+    return None
+
+
+def _read_yaml(path: Path, text: str) -> Iterator[Request]:
+    return _requests(path, _parse_yaml(text, str(path)))
+
+
+def _read_json(path: Path, text: str) -> Iterator[Request]:
+    return _requests(path, _parse_json(text, path))
+
+
+def _requests(path: Path, tree: Any) -> Iterator[Request]:
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected names with prompts below them, got {show(tree)}")
+    if _is_leaf(tree) and any(value is not None for value in tree.values()):
+        raise ConfigError(f"{path}: the prompt has no name; put its keys below one, which names the file")
+    yield from _leaves(path, tree, ())
+
+
+def _leaves(path: Path, tree: Mapping[Any, Any], above: tuple[str, ...]) -> Iterator[Request]:
+    for key, value in tree.items():
+        where = ".".join([*above, str(key)])
+        if isinstance(key, bool) or not isinstance(key, str | int):
+            raise ConfigError(f"{path}: {where}: YAML reads this name as {show(key)}; put it in quotes")
+        names = (*above, str(key))
+        if value is None:
+            raise ConfigError(f"{path}: {where}: holds nothing; write the keys of a prompt below it")
+        if not isinstance(value, dict):
+            raise ConfigError(f"{path}: {where}: expected a group or the keys of a prompt, got {show(value)}")
+        if _is_leaf(value) and None not in value.values():
+            yield Request(where, "/".join(names), value)
+        elif all(below is None or isinstance(below, dict) for below in value.values()):
+            yield from _leaves(path, value, names)
+        else:
+            group = next(name for name, below in value.items() if isinstance(below, dict))
+            raise ConfigError(
+                f"{path}: {where}: mixes the group {group!r} with keys of a prompt; give each its own name"
+            )
+
+
+def _is_leaf(value: Mapping[Any, Any]) -> bool:
+    return not any(isinstance(below, dict) for below in value.values())
+
+
+# ------------------------------------------------------------------ CSV and JSONL
+
+
+def _read_csv(path: Path, text: str) -> Iterator[Request]:
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        head = [name.strip() for name in next(rows)]
+        for name in head:
+            if not name or head.count(name) > 1:
+                raise ConfigError(f"{path}:1: the column {name!r} is {'given twice' if name else 'without a name'}")
+        body = [(rows.line_num, row) for row in rows if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ConfigError(f"{path}:{rows.line_num}: not valid CSV ({error})") from None
+    width = len(str(len(body)))
+    for number, (line, row) in enumerate(body, start=1):
+        if len(row) != len(head):
+            raise ConfigError(f"{path}:{line}: has {len(row)} cells, and the head has {len(head)} columns")
+        values = {name: cell.strip() for name, cell in zip(head, row) if cell.strip()}
+        yield Request(f"line {line}", values.pop("name", f"{number:0{width}d}"), values, is_text=True)
+
+
+def _read_jsonl(path: Path, text: str) -> Iterator[Request]:
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    width = len(str(len(lines)))
+    for count, (number, line) in enumerate(lines, start=1):
+        values = _parse_json(line, path, number)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}:{number}: expected an object {{...}}, got {show(values)}")
+        name = values.pop("name", f"{count:0{width}d}")
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}:{number}: name: expected a string, got {show(name)}")
+        yield Request(f"line {number}", name, values)
+
+
+# ------------------------------------------------------------------ what the keys mean
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A request whose keys are known to fit the model."""
+
+    name: str
+    conditions: Mapping[str, Any]
+    settings: Settings
+
+
+def check_requests(requests: Sequence[Request], facts: ModelFacts) -> tuple[list[Checked], list[str]]:
+    """The requests, sorted into conditions and settings, and what is wrong with them, a sentence each."""
+    checked, problems = [], []
+    for request in requests:
+        made, found = _check(request, facts)
+        problems += [f"{request.where}: {text}" for text in (*name_problems(request.name), *found)]
+        if made is not None:
+            checked.append(made)
+    return checked, problems
+
+
+def _check(request: Request, facts: ModelFacts) -> tuple[Checked | None, list[str]]:
+    known = [*facts.keys, *Settings.model_fields]
+    problems = [f"{key}: unknown key; {nearest(str(key), known)}" for key in request.values if key not in known]
+    values = {key: value for key, value in request.values.items() if key in known}
+    if request.is_text:
+        values = {key: _from_text(key, value, facts) for key, value in values.items()}
+    conditions = {key: value for key, value in values.items() if key in facts.keys}
+    problems += facts.check_conditions(conditions)
+    try:
+        settings = Settings.model_validate({key: value for key, value in values.items() if key not in conditions})
+    except ValidationError as error:
+        found = [f"{where.lstrip('.')}: {text}" for where, text in sentences(error, "", Settings)]
+        return None, problems + found
+    return Checked(request.name, conditions, settings), problems
+
+
+def _from_text(key: str, text: str, facts: ModelFacts) -> Any:
+    """The value of a CSV cell: a text where a text is wanted, else what YAML makes of it."""
+    if key in facts.keys:
+        is_number = facts.input_of(key).kind in ("number", "integer")
+        return _scalar(text) if is_number else text
+    return (
+        text if key in ("sampler", "sampler_type", "negative_prompt", "init_audio", "inpaint_audio") else _scalar(text)
+    )
+
+
+def _scalar(text: str) -> Any:
+    try:
+        return _parse_yaml(text, "")
+    except ConfigError:
+        return text  # which is then told as what is wanted and what was found

@@ -1,0 +1,101 @@
+"""Adapters of an `AudioModel`: put on, taken off, told, and set to other strengths for one call."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from stable_audio_tools.core.config.sentences import nearest
+from stable_audio_tools.models.lora import LoraAdapter, attached_loras, load_lora, unload_lora
+
+LoraSource = (
+    str | Path | Sequence[str | Path] | Mapping[str | Path, float]
+)  # files, at strength 1 or that of the mapping
+
+
+class Adaptable:
+    """What a model with a `module` can do with adapters."""
+
+    module: nn.Module
+
+    @property
+    def adapters(self) -> dict[str, LoraAdapter]:
+        """The adapters by name, in the order in which they came; each has `strength`, `enabled`, `interval`."""
+        return attached_loras(self.module)
+
+    def load_lora(
+        self,
+        path: str | Path,
+        strength: float = 1.0,
+        name: str | None = None,
+        interval: Sequence[float] | None = None,
+        layers: Sequence[str] | None = None,
+    ) -> LoraAdapter:
+        """Put an adapter on, beside those that are there; its name is that of the file unless another is given.
+
+        `interval`: noise levels from 0 (data) to 1 (noise) at which it acts. `layers`: patterns of the layers that it
+        acts on.
+        """
+        adapter = load_lora(self.module, path, strength, name, interval, layers)
+        adapter.facts["file"] = Path(path).name
+        return adapter
+
+    def unload_lora(self, name: str | None = None) -> None:
+        """Take one adapter off, or all of them."""
+        unload_lora(self.module, name)
+
+    @contextmanager
+    def strengths(self, given: Mapping[str, float]) -> Iterator[None]:
+        """Inside the block, adapters have these strengths, by name."""
+        known = self.adapters
+        for name in given:
+            if name not in known:
+                told = nearest(name, known) if known else "the model has none; load it first"
+                raise ValueError(f"lora: no adapter named {name!r}; {told}")
+        before = {name: known[name].strength for name in given}
+        try:
+            for name, strength in given.items():
+                known[name].strength = strength
+            yield
+        finally:
+            for name, strength in before.items():
+                known[name].strength = strength
+
+    def told_adapters(self, strengths: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
+        """What files and manifests say of the adapters that act, at their strengths or those of one call."""
+        at = {name: adapter.strength for name, adapter in self.adapters.items()} | dict(strengths or {})
+        return [_told(name, adapter, at[name]) for name, adapter in self.adapters.items() if adapter.enabled]
+
+
+def load_all(model: Adaptable, source: LoraSource | None) -> None:
+    """Put on what `load` was given."""
+    if source is None:
+        return
+    if isinstance(source, str | Path):
+        source = [source]
+    files = source.items() if isinstance(source, Mapping) else ((path, 1.0) for path in source)
+    for path, strength in files:
+        model.load_lora(path, strength)
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Twelve digits that change with the weights, from the first values of every tensor."""
+    digest = hashlib.blake2b(digest_size=6)
+    for name, tensor in sorted(state.items()):
+        first = tensor.detach().flatten()[:32].double().cpu()
+        digest.update(f"{name} {tuple(tensor.shape)} {first.tolist()}".encode())
+    return digest.hexdigest()
+
+
+def _told(name: str, adapter: LoraAdapter, strength: float) -> dict[str, Any]:
+    told = {
+        "file": adapter.facts.get("file", name),
+        "weights": fingerprint(adapter.state_dict()),
+        "strength": strength,
+        "interval": None if adapter.interval is None else list(adapter.interval),
+        "layers": None if adapter.layer_filter is None else list(adapter.layer_filter),
+    }
+    return {key: value for key, value in told.items() if value is not None}

@@ -1,0 +1,98 @@
+"""Audio that a user hands in: as a model takes it, and put back untouched where it was to be kept."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from stable_audio_tools.core.errors import AudioError
+from stable_audio_tools.models.autoencoders.preprocessing import match_channels, resample
+
+
+def set_audio_channels(audio: Tensor, target_channels: int) -> Tensor:
+    """(b, c, n) or (b, n) mixed down by the mean, spread over channels, or cut to the first ones."""
+    return match_channels(audio[:, None] if audio.ndim == 2 else audio, target_channels)
+
+
+def prepare_audio(
+    audio: Tensor,
+    in_sr: int,
+    target_sr: int,
+    target_length: int,
+    target_channels: int,
+    device: torch.device | str,
+) -> Tensor:
+    """Audio (n,), (c, n) or (b, c, n) at `in_sr` Hz, resampled, cut or filled up with silence: (b, c, n)."""
+    audio = torch.as_tensor(audio)
+    if not 1 <= audio.ndim <= 3:
+        raise AudioError(f"audio must be shaped (channels, samples), got {tuple(audio.shape)}")
+    if not audio.is_floating_point():
+        raise AudioError(f"audio must be floating point in [-1, 1], got {audio.dtype}; divide integers by their range")
+    if audio.numel() == 0:
+        raise AudioError("the audio is empty: it has no samples")
+    audio = audio.to(device)[(None,) * (3 - audio.ndim)]
+    audio = resample(audio.contiguous(), in_sr, target_sr)
+    return match_channels(F.pad(audio, (0, target_length - audio.shape[-1])), target_channels)
+
+
+def unpack_audio(given: Any, name: str) -> tuple[int, Tensor]:
+    """A `(sample_rate, audio)` pair, or a sentence about what it is instead."""
+    if not isinstance(given, tuple | list) or len(given) != 2 or isinstance(given[0], Tensor):
+        raise ValueError(
+            f"{name} must be a pair (sample_rate, audio) in this order, got {_describe(given)}; "
+            "torchaudio.load returns them the other way round"
+        )
+    rate, audio = given
+    if int(rate) != rate or rate < 1:
+        raise ValueError(f"{name}: the sample rate must be a whole number above 0, got {rate!r}")
+    return int(rate), torch.as_tensor(audio)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return f"({', '.join(type(entry).__name__ for entry in value)})"
+    return type(value).__name__
+
+
+def batch_mask(mask: Any, batch_size: int) -> Tensor:
+    """A mask (n,), (b, n) or (b, 1, n), 1 keep and 0 generate, as (batch_size, 1, n)."""
+    mask = torch.as_tensor(mask).float()
+    if mask.ndim == 3 and mask.shape[1] == 1:
+        mask = mask[:, 0]
+    if mask.ndim == 1:
+        mask = mask[None]
+    if mask.ndim != 2 or mask.shape[0] not in (1, batch_size) or mask.shape[1] == 0:
+        wanted = "(samples,) or (1, samples)" if batch_size == 1 else f"(samples,) or ({batch_size}, samples)"
+        raise ValueError(f"inpaint_mask must be shaped {wanted} for batch_size {batch_size}, got {tuple(mask.shape)}")
+    return mask[:, None].expand(batch_size, 1, -1)
+
+
+def resize_mask(mask: Tensor, frames: int) -> Tensor:
+    """A mask (b, 1, n) at another length; a frame is what its first sample is."""
+    return F.interpolate(mask, size=frames, mode="nearest")
+
+
+def keep_region(generated: Tensor, original: Tensor, mask: Tensor, crossfade_samples: int) -> Tensor:
+    """`generated` (b, c, n) with the audio of `original` where the mask (b, 1, n) is 1, bit for bit.
+
+    Next to a generated region the kept side fades over `crossfade_samples` samples, for only there both have the sound.
+    """
+    if crossfade_samples < 0:
+        raise ValueError(f"the cross-fade must not be negative, got {crossfade_samples} samples")
+    length, generated = generated.shape[-1], generated.float()  # half precision would round what is kept
+    original = original[..., :length].to(generated).expand_as(generated)
+    mask = resize_mask(mask, length) if mask.shape[-1] != length else mask
+    distance = _distance_to_generated(mask.to(generated.device) >= 0.5)
+    weight = (distance / (crossfade_samples + 1)).clamp(max=1).to(generated.dtype)
+    return torch.where(weight == 1, original, torch.lerp(generated, original, weight))
+
+
+def _distance_to_generated(kept: Tensor) -> Tensor:
+    """Samples to the nearest one that is not kept, 0 there; (b, 1, n) float64."""
+    positions = torch.arange(kept.shape[-1], device=kept.device).expand_as(kept)
+    far = 2 * kept.shape[-1]
+    before = torch.where(kept, -far, positions).cummax(dim=-1).values
+    after = torch.where(kept, far + kept.shape[-1], positions).flip(-1).cummin(dim=-1).values.flip(-1)
+    nearest = torch.minimum(positions - before, after - positions)
+    return torch.where(nearest >= kept.shape[-1], far, nearest).double()

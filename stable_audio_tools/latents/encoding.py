@@ -1,0 +1,173 @@
+"""What `pre_encode.py` does: model and dataset from their files, and this process's share of the work."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stable_audio_tools.core.config import load
+from stable_audio_tools.core.devices import pick_device
+from stable_audio_tools.core.errors import AudioError, ConfigError
+from stable_audio_tools.core.files import write_text
+from stable_audio_tools.core.progress import progress_bar
+from stable_audio_tools.core.ranks import local_rank, rank, world_size
+from stable_audio_tools.core.seeds import MAX_SEED, seed_everything
+from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.preencode import (
+    LatentStore,
+    Layout,
+    Outcome,
+    Share,
+    dataset_key,
+    left_out_list,
+    pre_encode,
+    work_size,
+)
+from stable_audio_tools.latents.identity import LatentEncoder, autoencoder_of, identify
+from stable_audio_tools.models.pretrained import get_pretrained_model, load_model
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PreEncodeSettings:
+    """The flags of the command."""
+
+    dataset_config: str
+    output_path: str
+    model_config: str | None = None
+    ckpt_path: str | None = None
+    pretrained_name: str | None = None
+    model_half: bool = False
+    batch_size: int = 1
+    sample_size: int = 1_320_960
+    is_discrete: bool = False
+    deterministic: bool = False
+    chunked: bool = False
+    chunk_size: int = 128
+    overlap: int = 32
+    num_workers: int = 4
+    limit: int | None = None
+    limit_batches: int | None = None
+    shuffle: bool = False
+    seed: int = 0
+    device: str = "auto"
+
+
+def encode_dataset(settings: PreEncodeSettings) -> Outcome:
+    """Encode this process's share; what is there already is kept."""
+    model_config, encoder, weights = _load(settings)
+    dataset_config = _dataset_config(settings.dataset_config)
+    rate, sample_size = int(model_config["sample_rate"]), _whole_frames(settings.sample_size, encoder)
+    loader = create_dataloader_from_config(
+        dataset_config,
+        batch_size=1,
+        sample_size=sample_size,
+        sample_rate=rate,
+        audio_channels=encoder.model.audio_channels,
+        num_workers=0,
+        shuffle=settings.shuffle,
+        seed=settings.seed,
+        rank=0,
+        world_size=1,
+    )
+    share = Share(rank(), world_size(), settings.batch_size, settings.num_workers, _limit(settings))
+    identity = identify(encoder.model, model_config.get("model"))
+    details = {
+        "model_config": settings.model_config or settings.pretrained_name,
+        "dataset_config": dataset_config,
+        "sample_size": sample_size,
+        "sample_rate": rate,
+        "downsampling_ratio": encoder.model.downsampling_ratio,
+        "args": asdict(settings),
+        "autoencoder": {"weights": weights, **identity._asdict()},
+        "resume": {
+            "the autoencoder": identity.key,
+            "the files of the dataset": dataset_key(loader),
+            "the dataset config": dataset_config,
+            "sample_size": sample_size,
+            "seed": settings.seed,
+            **{key: getattr(settings, key) for key in ("shuffle", "model_half", "is_discrete", "deterministic")},
+        },
+    }
+    store = LatentStore(settings.output_path, details, Layout(share.ranks, settings.batch_size))
+    # Each process draws noise of its own.
+    seed_everything((settings.seed + share.rank) % MAX_SEED)
+    return _run(loader, store, encoder, share)
+
+
+def _dataset_config(path: str) -> dict[str, Any]:
+    """As given, but each item once and as it is in its file."""
+    given = load(path)
+    kind = given.get("dataset_type")
+    if kind == "pre_encoded" or given.get("pre_encoded"):
+        raise ConfigError(f"{path}: is a dataset of latents already")
+    once = {"resampled_shards": False} if kind in ("wds", "s3") else {}
+    return {"augment_phase": False, **given, **once}
+
+
+def _run(loader: Any, store: LatentStore, encoder: LatentEncoder, share: Share) -> Outcome:
+    outcome = Outcome()
+    with progress_bar("encoding", work_size(loader, share)) as show:
+        for outcome in pre_encode(loader, store, encoder, share):
+            show(outcome.encoded + outcome.kept + outcome.left_out)
+    faults = loader.report.faults if share.rank == 0 else loader.report.epoch
+    left_out = store.root / f"left_out_{share.rank}.txt"
+    if faults:
+        write_text(left_out, left_out_list(faults))
+        logger.warning("%d items were left out (%s); see %s", len(faults), loader.report.counts(), left_out)
+    else:
+        left_out.unlink(missing_ok=True)
+    if not outcome.encoded and not outcome.kept and outcome.left_out:
+        raise AudioError(f"not one item could be encoded: {loader.report.counts()}; see {left_out}")
+    return outcome
+
+
+def _load(settings: PreEncodeSettings) -> tuple[Mapping[str, Any], LatentEncoder, str]:
+    """(model config, encoder, where its weights are from)."""
+    given = bool(settings.model_config or settings.ckpt_path)
+    if given == bool(settings.pretrained_name) or (given and not (settings.model_config and settings.ckpt_path)):
+        raise ConfigError("give --model-config and --ckpt-path (an autoencoder and its weights), or --pretrained-name")
+    device = pick_device(_own_device(settings.device))
+    if settings.pretrained_name:
+        model, config = get_pretrained_model(settings.pretrained_name)
+        weights = settings.pretrained_name
+    else:
+        assert settings.model_config is not None and settings.ckpt_path is not None
+        config, weights = load(settings.model_config), str(Path(settings.ckpt_path).absolute())
+        model = load_model(config, settings.ckpt_path, ema=None)
+    encoder = LatentEncoder(
+        autoencoder_of(model),
+        discrete=settings.is_discrete,
+        deterministic=settings.deterministic,
+        half=settings.model_half,
+        device=device,
+        chunked=settings.chunked,
+        chunk_size=settings.chunk_size,
+        overlap=settings.overlap,
+    )
+    return config, encoder, weights
+
+
+def _own_device(name: str) -> str:
+    """Each process of a machine takes a GPU of its own."""
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{local_rank() % torch.cuda.device_count()}"
+    return name
+
+
+def _whole_frames(sample_size: int, encoder: LatentEncoder) -> int:
+    ratio = encoder.model.downsampling_ratio
+    whole = max(1, round(sample_size / ratio)) * ratio
+    if whole != sample_size:
+        logger.warning("--sample-size: a latent frame is %d samples; %d is taken, not %d", ratio, whole, sample_size)
+    return whole
+
+
+def _limit(settings: PreEncodeSettings) -> int | None:
+    batches = settings.limit_batches
+    limits = [settings.limit, None if batches is None else batches * settings.batch_size * world_size()]
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -1,1 +1,0 @@
-"""What every part stands on: optional packages, files, devices, seeds, ranks, logging."""

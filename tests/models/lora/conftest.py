@@ -1,6 +1,0 @@
-"""Helpers of this folder and of the whole test run can be imported."""
-
-import sys
-from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]

@@ -1,0 +1,1 @@
+"""Small models, sounds and stand-ins that several test folders share."""
