@@ -1,12 +1,13 @@
 """What every command shares: help that shows defaults, and one sentence instead of a traceback."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.errors import UserError, describe_os_error
 
 Run = Callable[[argparse.Namespace], int | None]
 
@@ -53,3 +54,7 @@ def run_command(make: Callable[[], argparse.ArgumentParser], run: Run, argv: Seq
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # a full disk, a read-only folder: nothing that a traceback would explain
+        logging.getLogger(__name__).debug("the error in full", exc_info=True)
+        print(f"error: {describe_os_error(error)}", file=sys.stderr)
+        return 2

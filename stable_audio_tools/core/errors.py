@@ -1,5 +1,6 @@
 """Errors that speak to the user: the command line prints them as they are and exits with status 2."""
 
+import errno
 from collections.abc import Iterable
 
 
@@ -28,3 +29,24 @@ class AudioError(UserError):
 
 class MissingPackage(UserError, ImportError):
     """An optional package that is needed for what was asked."""
+
+
+_REASONS = {
+    errno.ENOSPC: "the disk is full; free some space and run this again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run this again",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; choose another place, or change its permissions",
+    errno.EPERM: "the system does not permit this; choose another place",
+    errno.ENAMETOOLONG: "the name is too long for this file system; choose a shorter one",
+    errno.ENOENT: "no such file or folder",
+    errno.EISDIR: "is a folder, and a file is needed here",
+    errno.ENOTDIR: "a part of this path is a file, and a folder is needed there",
+    errno.EMFILE: "too many open files; raise the limit with `ulimit -n`",
+    errno.ENOMEM: "the system has no memory left",
+}
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return one sentence about an error of the operating system: the file, the reason and, if known, the remedy."""
+    reason = _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason

@@ -1,12 +1,18 @@
 """Files that are either whole or not there, and known by their content."""
 
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from uuid import uuid4
+
+from stable_audio_tools.core.errors import UserError
+
+_NEARLY_FULL = 1 << 16  # bytes; libraries stop writing before the very last block
 
 
 @contextmanager
@@ -14,9 +20,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place on success and vanishes on failure.
 
     The suffix is kept, because audio libraries choose the format by it. The data is on disk before the rename, so a
-    full disk or a kill leaves the old file whole.
+    full disk or a kill leaves the old file whole. Devices, pipes and sockets are refused: the rename would remove them.
     """
     target = Path(path)
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise UserError(f"{target}: exists and is not a regular file; choose another name")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{uuid4().hex[:8]}.part{target.suffix}")
     temporary.touch()
@@ -29,8 +37,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.replace(target)
         _flush(target.parent)
+    except Exception as error:
+        if is_disk_full(error, target.parent):
+            raise UserError(f"{target}: not written, the disk is full; free some space and run this again") from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_disk_full(error: Exception, folder: Path) -> bool:
+    """Return whether a failed write ran out of space, which libraries report as errors of their own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return shutil.disk_usage(folder).free < _NEARLY_FULL
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from support.disks import read_only_disk
 
 from stable_audio_tools.cli.main import COMMANDS, main
+
+__all__ = ["read_only_disk"]
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -46,3 +49,10 @@ def test_a_missing_file_is_one_sentence(tmp_path: Path) -> None:
     result = run("check", str(tmp_path / "absent.json"))
     assert result.returncode == 2
     assert result.stderr == f"error: {tmp_path / 'absent.json'}: no such file\n"
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(
+    read_only_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["make-example-dataset", str(read_only_disk / "clips")]) == 2
+    assert capsys.readouterr().err.endswith("clips: the file system is read-only; choose another folder\n")
