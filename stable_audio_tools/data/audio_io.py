@@ -23,7 +23,7 @@ from stable_audio_tools.data.comments import append_wav_comment
 from stable_audio_tools.data.open_files import check_readable, kept_open, opened
 from stable_audio_tools.data.resampling import input_span, resample, resample_span, resampled_length
 
-__all__ = ["Audio", "AudioInfo", "blocks", "check_end", "info", "read", "resample", "write"]
+__all__ = ["Audio", "AudioInfo", "blocks", "check_end", "info", "read", "resample", "resampled_length", "write"]
 
 LIBSNDFILE_SUFFIXES = frozenset(
     {".wav", ".flac", ".ogg", ".opus", ".oga", ".mp3", ".aif", ".aiff", ".w64", ".caf", ".au"}
@@ -31,6 +31,7 @@ LIBSNDFILE_SUFFIXES = frozenset(
 _RATES = range(1_000, 1_536_001)
 _MOST_CHANNELS = 256
 _MOST_FRAMES = 1 << 40
+_ROUNDED_SECONDS = 0.5  # by which some encoders overstate the length of a whole Ogg file in its last page
 _BLOCK = 1 << 24  # samples (all channels together) per read, so that no header can make us allocate more
 _UNKNOWN_SIZE = 0x7FFFF000  # what programs that write to a pipe put where the size would stand
 
@@ -99,7 +100,7 @@ def check_end(path: str | Path, about: AudioInfo) -> None:
     if about.frames == 0:
         raise AudioError(f"{path}: holds no samples")
     try:
-        missing = _missing_end(path, about.format)
+        missing = _missing_end(path)
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror})") from None
     if missing:
@@ -219,7 +220,10 @@ def _read_span(path: Path, file: sf.SoundFile | None, about: AudioInfo, start: i
         return _channels_first(samples)
     assert frames is not None
     samples = _read_blocks(file, about, start, frames)
-    if len(samples) < frames and (about.format != "MP3" or _has_length(path)):
+    missing = frames - len(samples)
+    if missing and about.format == "OGG" and missing <= _ROUNDED_SECONDS * about.sample_rate and not _missing_end(path):
+        samples = np.pad(samples, ((0, missing), (0, 0)))
+    elif missing and (about.format != "MP3" or _has_length(path)):
         seconds = (start + len(samples)) / about.sample_rate
         raise AudioError(f"{path}: truncated (its data ends before {seconds:.2f} s of {about.seconds:.2f} s)")
     return _channels_first(samples)
@@ -268,16 +272,16 @@ def _decode_from(about: AudioInfo, start: int) -> int:
 # ------------------------------------------------------------------ is the end there?
 
 
-def _missing_end(path: Path, format: str) -> str | None:
+def _missing_end(path: Path) -> str | None:
     """What is missing according to container sizes and end marks; None when nothing is, or nothing can be told."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)
-        if format in ("WAV", "WAVEX", "AIFF") and head[:4] in (b"RIFF", b"FORM", b"RIFX"):
+        if head[:4] in (b"RIFF", b"FORM", b"RIFX"):
             claimed = struct.unpack("<I" if head[:4] == b"RIFF" else ">I", head[4:8])[0] + 8
             if size + 1 < claimed < _UNKNOWN_SIZE:
                 return f"{claimed:,} bytes according to its header, {size:,} on disk"
-        elif format == "OGG":
+        elif head[:4] == b"OggS":
             file.seek(max(0, size - (1 << 17)))
             tail = file.read()
             page = tail.rfind(b"OggS")

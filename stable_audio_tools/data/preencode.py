@@ -35,7 +35,8 @@ DETAILS = "details.json"
 _LARGEST_LISTED = 1 << 16  # numbers of a tensor that still go into a .json
 _FEWEST_TO_JUDGE = 50
 
-Encode = Callable[[Tensor], Tensor]  # audio (b, c, n) -> latents (b, d, t) or codes (b, q, t)
+# Audio (b, c, n) and a seed for the noise of each item -> latents (b, d, t) or codes (b, q, t).
+Encode = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 class LatentName(NamedTuple):
@@ -252,17 +253,25 @@ def pre_encode(loader: Any, store: LatentStore, encode: Encode, share: Share) ->
         waiting.append(found)
         items = sum(one.item is not None for one in waiting)
         if items >= share.batch_size or (found.ends_shard and not items):
-            _flush(waiting, store, encode, report, outcome)
+            _flush(waiting, store, encode, loader.seed, report, outcome)
             yield outcome
-    _flush(waiting, store, encode, report, outcome)
+    _flush(waiting, store, encode, loader.seed, report, outcome)
     yield outcome
 
 
-def _flush(waiting: "list[_Found]", store: LatentStore, encode: Encode, report: FaultReport, outcome: Outcome) -> None:
+def noise_seed(seed: int, place: str) -> int:
+    """Return the seed of the noise of the item at a place: the same in every batch, process and resumed run."""
+    return int.from_bytes(sha256(f"{seed}/{place}".encode()).digest()[:7], "big")
+
+
+def _flush(
+    waiting: "list[_Found]", store: LatentStore, encode: Encode, seed: int, report: FaultReport, outcome: Outcome
+) -> None:
     """Encode and write the items that wait; a shard is finished once its last item is written."""
     chosen = [found for found in waiting if found.item is not None]
     if chosen:
-        latents = encode(torch.stack([found.item.audio for found in chosen if found.item is not None]))
+        audio = torch.stack([found.item.audio for found in chosen if found.item is not None])
+        latents = encode(audio, [noise_seed(seed, found.place) for found in chosen])
         for found, made in zip(chosen, latents):
             assert found.item is not None
             if made.is_floating_point() and not torch.isfinite(made).all():
@@ -282,6 +291,7 @@ class _Found(NamedTuple):
     """One item of the dataset, and what became of it."""
 
     name: LatentName
+    place: str = ""  # in the dataset, whatever the layout of files is
     item: Item | None = None
     fault: Fault | None = None
     kept: bool = False
@@ -318,7 +328,7 @@ def _as_it_is(found: _Found) -> _Found:
     return found
 
 
-def _try(name: LatentName, path: str, load: Callable[[], Item | None]) -> _Found | None:
+def _try(name: LatentName, place: str, path: str, load: Callable[[], Item | None]) -> _Found | None:
     """Load an item; None where a path list leaves it out."""
     try:
         item = load()
@@ -328,7 +338,7 @@ def _try(name: LatentName, path: str, load: Callable[[], Item | None]) -> _Found
         return _Found(name, fault=Fault(path, "unreadable", str(error).removeprefix(f"{path}: ")))
     except UserError as error:  # raised again where the user sees it, without the worker's traceback
         return _Found(name, error=error)
-    return None if item is None else _Found(name, item)
+    return None if item is None else _Found(name, place, item)
 
 
 class _Items(Dataset[Any]):
@@ -339,7 +349,8 @@ class _Items(Dataset[Any]):
 
     def __getitem__(self, number: int) -> _Found:
         draw = Draw(int(self.order.items[number]), 0, int(self.order.visits[number]), self.seed)
-        found = _try(self.layout.of_item(number), self.source.path(draw.item), partial(self.source.load, draw))
+        path, load = self.source.path(draw.item), partial(self.source.load, draw)
+        found = _try(self.layout.of_item(number), str(number), path, load)
         assert found is not None
         return found
 
@@ -388,7 +399,8 @@ class _Shards(IterableDataset[Any]):
                 yield _Found(name, kept=True)
             else:
                 path = self.source.path(dealt.shard, sample)
-                found = _try(name, path, partial(self.source.load, dealt.shard, sample, dealt))
+                load = partial(self.source.load, dealt.shard, sample, dealt)
+                found = _try(name, f"{card}/{number}", path, load)
                 if found is not None:
                     yield found
             number += 1

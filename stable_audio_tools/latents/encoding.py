@@ -14,7 +14,6 @@ from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.files import write_text
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import local_rank, rank, world_size
-from stable_audio_tools.core.seeds import MAX_SEED, seed_everything
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.preencode import (
     LatentStore,
@@ -94,8 +93,6 @@ def encode_dataset(settings: PreEncodeSettings) -> Outcome:
         },
     }
     store = LatentStore(settings.output_path, details, Layout(share.ranks, settings.batch_size))
-    # Each process draws noise of its own.
-    seed_everything((settings.seed + share.rank) % MAX_SEED)
     return _run(loader, store, encoder, share)
 
 

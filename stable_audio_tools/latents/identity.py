@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.data.preencode import read_details
+from stable_audio_tools.inference.sampling.randomness import RandomStream
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.bottleneck import (
     DACRVQVAEBottleneck,
@@ -68,18 +70,25 @@ class LatentEncoder:
         self.model.eval().requires_grad_(False).to(self.device)
 
     @torch.no_grad()
-    def __call__(self, audio: Tensor) -> Tensor:
-        """Audio (b, c, n) to latents (b, d, t), or codes (b, q, t), on the CPU."""
+    def __call__(self, audio: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
+        """Encode audio (b, c, n) to latents (b, d, t) or codes (b, q, t), on the CPU.
+
+        `seeds` holds one seed per item for what the bottleneck draws, so that latents do not depend on the batch; if
+        omitted, it draws from the random state of the process.
+        """
         audio = audio.to(self.device, torch.float16 if self.half else torch.float32)
         model = self.model.half() if self.half else self.model
-        if self.discrete:
-            _, info = model.encode_audio(audio, return_info=True, **self.ways)
-            assert isinstance(model.bottleneck, DiscreteBottleneck)
-            return info[model.bottleneck.tokens_id].cpu()
+        features: Tensor = model.encode_audio(audio, skip_bottleneck=True, **self.ways)
+        if model.bottleneck is None:
+            return features.cpu()
         if self.deterministic and isinstance(model.bottleneck, VAEBottleneck):
-            return posterior_mean(model.encode_audio(audio, skip_bottleneck=True, **self.ways)).cpu()
-        latents: Tensor = model.encode_audio(audio, **self.ways)
-        return latents.cpu()
+            return posterior_mean(features).cpu()
+        encoded = []
+        for item, seed in zip(features.split(1), seeds or [None] * len(features)):
+            with nullcontext() if seed is None else RandomStream(seed, self.device).in_charge():
+                latents, info = model.bottleneck.encode(item, return_info=True)
+            encoded.append(info[model.bottleneck.tokens_id] if self.discrete else latents)
+        return torch.cat(encoded).cpu()
 
 
 def autoencoder_of(model: nn.Module) -> AudioAutoencoder:

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -106,7 +106,7 @@ def _write_latents(settings: ImageSettings, slices: MelSlices) -> Done:
     loader = Loader(slices, 1, shuffle=False, rank=0, world_size=1, policy=FaultPolicy(max_bad_fraction=1.0))
     share = Share(rank(), world_size(), 1, settings.num_workers, settings.max_examples)
 
-    def as_made(bands: Tensor) -> Tensor:  # workers have made the bands
+    def as_made(bands: Tensor, seeds: Sequence[int]) -> Tensor:  # workers have made the bands
         return bands.half() if settings.half else bands
 
     outcome, total = Outcome(), len(range(rank(), settings.max_examples or len(slices), world_size()))

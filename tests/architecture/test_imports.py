@@ -15,7 +15,7 @@ LAYERS = {  # a folder may import from itself and from these
     "core": set(),
     "models": {"core"},
     "data": {"core"},
-    "latents": {"core", "models", "data"},
+    "latents": {"core", "models", "data", "inference"},
     "training": {"core", "models", "data", "latents", "inference", "evaluation"},
     "inference": {"core", "models", "data"},
     "evaluation": {"core", "models", "data", "inference"},

@@ -111,6 +111,48 @@ def test_a_truncated_file_is_noticed_without_decoding_it(tmp_path: Path, name: s
         check_end(path, info(path))
 
 
+def overstate_length(path: Path, samples: int) -> None:
+    """Add to the sample count in the last page of an Ogg file, as some encoders do, and mend the page's checksum."""
+    content = bytearray(path.read_bytes())
+    page = content.rfind(b"OggS")
+    count = struct.unpack_from("<Q", content, page + 6)[0]
+    struct.pack_into("<Q", content, page + 6, count + samples)
+    struct.pack_into("<I", content, page + 22, 0)
+    checksum = 0
+    for byte in content[page:]:
+        checksum ^= byte << 24
+        for _ in range(8):
+            checksum = (checksum << 1) ^ (0x04C11DB7 if checksum & 0x80000000 else 0)
+        checksum &= 0xFFFFFFFF
+    struct.pack_into("<I", content, page + 22, checksum)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("overstated", [104, 5_806])
+def test_an_ogg_file_that_is_whole_but_overstates_its_length_is_read(tmp_path: Path, overstated: int) -> None:
+    path = tmp_path / "a.ogg"
+    sf.write(path, tone(400_000, 2, 44_100), 44_100)
+    before = read(path).samples
+    overstate_length(path, overstated)
+    about = info(path)
+    assert about.frames == before.shape[1] + overstated
+    check_end(path, about)
+    whole = read(path).samples
+    torch.testing.assert_close(whole[:, : before.shape[1]], before, atol=0, rtol=0)
+    assert whole.shape[1] == about.frames
+    assert not whole[:, before.shape[1] :].any()
+    resampled = read(path, sample_rate=22_050).samples
+    assert resampled.shape[1] == -(-about.frames // 2)
+
+
+def test_an_ogg_file_that_lacks_more_than_a_rounding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    sf.write(path, tone(400_000, 2, 44_100), 44_100)
+    overstate_length(path, 44_100)
+    with pytest.raises(AudioError, match="truncated"):
+        read(path)
+
+
 def test_a_header_that_promises_too_much_allocates_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     sf.write(path, noise(2_000), 44_100)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.data.preencode import LatentStore, Layout, latent_mask, read_details
+from stable_audio_tools.data.preencode import LatentStore, Layout, latent_mask, noise_seed, read_details
 from stable_audio_tools.latents.encoding import PreEncodeSettings, encode_dataset
 from stable_audio_tools.latents.identity import LatentEncoder, identify, require_same_autoencoder
 from stable_audio_tools.models.checkpoints import save_weights
@@ -143,6 +143,19 @@ def test_a_draw_is_kept_where_no_mean_is_asked_for(studio: Studio) -> None:
     encode_dataset(studio.settings("mean"))
     first, again, other, mean = (studio.latents(out) for out in ("a", "b", "c", "mean"))
     assert first == again and first != other and first != mean
+
+
+def test_a_draw_depends_on_the_item_alone(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches, processes and interruptions change nothing, and no two items share their noise."""
+    encode_dataset(studio.settings("whole", deterministic=False, batch_size=1))
+    whole = dict(studio.latents("whole").values())
+    encode_dataset(studio.settings("stopped", deterministic=False, batch_size=1, limit=3))
+    encode_dataset(studio.settings("stopped", deterministic=False, batch_size=1))
+    assert dict(studio.latents("stopped").values()) == whole
+    run_ranks(studio, monkeypatch, 2, "shared", batch_size=1, deterministic=False)
+    assert dict(studio.latents("shared").values()) == whole
+    noise = [noise_seed(0, place) for place in ("0", "1", "0/1", "10")]
+    assert len({*noise, noise_seed(1, "0")}) == 5
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
