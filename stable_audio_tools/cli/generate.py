@@ -238,7 +238,7 @@ def run(arguments: argparse.Namespace) -> int:
         edit=edit_of(arguments),
     )
     source = source_of(arguments)
-    config = find_config(source[0])
+    config = find_config(*source)
     if config is not None:  # mistakes are told before weights are read
         planned = plan_batch(arguments.cond_yaml_path, facts_of(config), settings)
         check_targets(planned, OutputFolder(arguments.output_dir), settings)

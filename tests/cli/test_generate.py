@@ -89,6 +89,22 @@ def test_flags_that_do_not_go_together(model: SmallModel, tmp_path: Path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_the_config_that_is_named_is_the_one_that_is_used(
+    model: SmallModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its name does not end in .json and the weights hold a config of their own."""
+    (tmp_path / "p.yaml").write_text(PROMPTS)
+    base = ["--output-dir", str(tmp_path / "out"), "--cond-yaml-path", str(tmp_path / "p.yaml")]
+    (tmp_path / "model.conf").write_text("{}")
+    for config, message in (
+        (tmp_path / "absent", f"{tmp_path}/absent: no such file"),
+        (tmp_path / "model.conf", "model_type: missing"),
+        (tmp_path / "p.yaml", "p.yaml:1:1: not valid JSON"),
+    ):
+        assert generate.main([*base, "--model-config", str(config), "--ckpt-path", str(model.weights)]) == 2
+        assert message in capsys.readouterr().err
+
+
 LEAF = "a: {sound: rain, seconds_total: 1"
 
 

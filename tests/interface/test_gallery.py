@@ -65,6 +65,28 @@ def test_settings_are_json_with_any_text(tmp_path: Path) -> None:
     assert json.loads(take.audio.with_suffix(".json").read_text())["settings"]["prompt"] == prompt
 
 
+def test_small_files_that_hold_very_much_audio_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    """A few hundred kilobytes of FLAC can hold gigabytes of samples."""
+    dense = tmp_path / "dense.flac"
+    sf.write(dense, np.zeros((655_350, 8), np.int16), 655_350)
+    with pytest.raises(AudioError, match=r"^dense\.flac: is sampled at 655350 Hz; at most 192000 Hz are taken here"):
+        read_upload(dense, 44_100)
+    wide = tmp_path / "wide.flac"
+    sf.write(wide, np.zeros((500 * 8_000, 8), np.int16), 8_000)
+    with pytest.raises(
+        AudioError, match=r"^wide\.flac: is 176 million samples at the model's rate; at most 64 million"
+    ):
+        read_upload(wide, 44_100)
+
+
+def test_uploads_are_decoded_in_blocks_without_a_seam(tmp_path: Path) -> None:
+    audio = 0.5 * torch.randn(2, 25 * 8_000, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    audio_io.write(tmp_path / "a.wav", audio, 8_000, bits=32)
+    for rate in (8_000, 11_025):
+        whole = audio_io.read(tmp_path / "a.wav", sample_rate=rate).samples
+        torch.testing.assert_close(read_upload(tmp_path / "a.wav", rate).samples, whole, atol=1e-5, rtol=0)
+
+
 def test_uploads_are_checked(tmp_path: Path) -> None:
     good = tmp_path / "good.flac"
     audio_io.write(good, torch.zeros(1, 8000), 8000)

@@ -230,6 +230,9 @@ def _leaves(path: Path, tree: Mapping[Any, Any], above: tuple[str, ...]) -> Iter
             yield Request(where, "/".join(names), value)
         elif all(below is None or isinstance(below, dict) for below in value.values()):
             yield from _leaves(path, value, names)
+        elif _is_leaf(value):
+            empty = next(name for name, below in value.items() if below is None)
+            raise ConfigError(f"{path}: {where}.{empty}: has no value; write one, or remove the key")
         else:
             group = next(name for name, below in value.items() if isinstance(below, dict))
             raise ConfigError(
@@ -248,6 +251,10 @@ def _read_csv(path: Path, text: str) -> Iterator[Request]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         head = [name.strip() for name in next(rows)]
+        separator = next((mark for mark in ";\t|" if len(head) == 1 and mark in head[0]), None)
+        if separator is not None:
+            shown = "a tab" if separator == "\t" else repr(separator)
+            raise ConfigError(f"{path}:1: found the one column {head[0]!r}; separate columns by commas, not by {shown}")
         for name in head:
             if not name or head.count(name) > 1:
                 raise ConfigError(f"{path}:1: the column {name!r} is {'given twice' if name else 'without a name'}")
@@ -269,6 +276,9 @@ def _read_jsonl(path: Path, text: str) -> Iterator[Request]:
         values = _parse_json(line, path, number)
         if not isinstance(values, dict):
             raise ConfigError(f"{path}:{number}: expected an object {{...}}, got {show(values)}")
+        for key, value in values.items():
+            if value is None:
+                raise ConfigError(f"{path}:{number}: {key}: has no value; write one, or remove the key")
         name = values.pop("name", f"{count:0{width}d}")
         if not isinstance(name, str):
             raise ConfigError(f"{path}:{number}: name: expected a string, got {show(name)}")

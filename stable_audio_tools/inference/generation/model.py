@@ -325,7 +325,7 @@ def _load(
         module, config = get_pretrained_model(str(model), device=place, revision=revision, cache_dir=cache_dir)
         return AudioModel(module, config, place, precision, str(model))
     stored = open_weights(_weights_of(path, weights))
-    given = model if isinstance(model, Mapping) else find_config(model)
+    given = model if isinstance(model, Mapping) else find_config(model, weights)
     source = stored.model_config if given is None else given
     if source is None:
         raise CheckpointError(f"{stored.path}: no model config is stored with these weights; give the config file too")
@@ -333,14 +333,17 @@ def _load(
     return AudioModel(load_model(config, stored, place), config, place, precision, stored.name)
 
 
-def find_config(model: str | Path) -> dict[str, Any] | None:
-    """The config that a path leads to without looking at weights; None for weight files and names on the Hub."""
+def find_config(model: str | Path, weights: str | Path | None = None) -> dict[str, Any] | None:
+    """Return the config at a path, without looking at weights; None for weight files and names on the Hub.
+
+    Beside `weights`, the path is that of a config or of its folder, whatever its name ends in.
+    """
     path = Path(model).expanduser()
     if is_pipeline(path) and not (path / CONFIG_NAME).exists():
         return pipeline_config(path)
     if path.is_dir():
         path = path / CONFIG_NAME
-    return load_config(path) if path.suffix == ".json" else None
+    return load_config(path) if weights is not None or path.suffix == ".json" else None
 
 
 def _weights_of(path: Path | None, weights: str | Path | None) -> str | Path:
