@@ -84,8 +84,8 @@ class LatentEncoder:
         if self.deterministic and isinstance(model.bottleneck, VAEBottleneck):
             return posterior_mean(features).cpu()
         encoded = []
-        for item, seed in zip(features.split(1), seeds or [None] * len(features)):
-            with nullcontext() if seed is None else RandomStream(seed, self.device).in_charge():
+        for number, item in enumerate(features.split(1)):
+            with nullcontext() if seeds is None else RandomStream(seeds[number], self.device).in_charge():
                 latents, info = model.bottleneck.encode(item, return_info=True)
             encoded.append(info[model.bottleneck.tokens_id] if self.discrete else latents)
         return torch.cat(encoded).cpu()

@@ -73,9 +73,7 @@ def test_small_files_that_hold_very_much_audio_are_refused_before_they_are_decod
         read_upload(dense, 44_100)
     wide = tmp_path / "wide.flac"
     sf.write(wide, np.zeros((500 * 8_000, 8), np.int16), 8_000)
-    with pytest.raises(
-        AudioError, match=r"^wide\.flac: is 176 million samples at the model's rate; at most 64 million"
-    ):
+    with pytest.raises(AudioError, match=r"^wide\.flac: is 176 million samples at the model's rate; at most 64 "):
         read_upload(wide, 44_100)
 
 
