@@ -118,12 +118,20 @@ class FakeCuda(TorchDispatchMode):
         was_lifting = torch._C._only_lift_cpu_tensors()
         torch._C._set_only_lift_cpu_tensors(True)  # `torch.tensor(..., device="cuda")` then copies by an operator
         self._stack.callback(torch._C._set_only_lift_cpu_tensors, was_lifting)
+        self._stack.callback(self._clear_caches)  # tensors of one block are of no use to the next
         super().__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self._stack.close()
+
+    def _clear_caches(self) -> None:
+        name = self._package.strip("/")
+        for module in [module for key, module in sys.modules.items() if key.split(".")[0] == name]:
+            for entry in list(vars(module).values()):
+                if hasattr(entry, "cache_clear"):
+                    entry.cache_clear()
 
     @staticmethod
     def _prepare_torch() -> None:

@@ -1,12 +1,15 @@
 """The kernels that compute attention. They differ in speed only: what one cannot compute as asked, it leaves to SDPA.
 
+Time and memory of a window grow with the length and not with its square, whatever the kernel.
+
 A query at position i sees the keys at i - before .. i + after. The last query stands at the last key, unless it is said
 where the first one stands.
 """
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
@@ -60,6 +63,7 @@ class ScaledDotProduct:
 
     name = "SDPA"
     smallest_block = 128
+    in_one_call = ("cuda",)  # devices on which all blocks of a window are one call; a CPU is faster block by block
 
     def fits(self, q: Tensor, k: Tensor, reach: Reach, mask: Tensor | None) -> bool:
         return True
@@ -69,10 +73,33 @@ class ScaledDotProduct:
         if reach.before is not None and reach.after is not None:
             block = max(self.smallest_block, reach.before + reach.after)
             if q.shape[-2] > 2 * block:
+                if mask is None and q.device.type in self.in_one_call:
+                    return self._attend_to_stretches(q, k, v, reach, shift, block)
                 return self._attend_in_blocks(q, k, v, reach, mask, block)
         if reach.before is None and reach.after == 0 and shift == 0 and mask is None:
             return F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self._attend_masked(q, k, v, reach, mask, shift)
+
+    @staticmethod
+    def _attend_to_stretches(q: Tensor, k: Tensor, v: Tensor, reach: Reach, shift: int, block: int) -> Tensor:
+        """A window in linear time, all blocks of queries in one call.
+
+        Each block meets the stretch of keys that it can reach. Stretches overlap, and are views of one padded tensor.
+        """
+        batch, heads, queries, width = q.shape
+        blocks, seen = _stretches(queries, k.shape[-2], shift, reach, block, q.device)
+        stretch = seen.shape[-1]
+        assert reach.before is not None
+        first = shift - reach.before  # the key, perhaps before the first one, where the first stretch begins
+        last = first + (blocks - 1) * block + stretch
+
+        def by_block(x: Tensor) -> Tensor:
+            padded = F.pad(x, (0, 0, -first, last - x.shape[-2]))  # what is negative cuts
+            return padded.flatten(0, 1).unfold(1, stretch, block).transpose(-1, -2)
+
+        filled = F.pad(q, (0, 0, 0, blocks * block - queries)).reshape(batch * heads, blocks, block, width)
+        out = F.scaled_dot_product_attention(filled, by_block(k), by_block(v), attn_mask=seen)
+        return out.reshape(batch, heads, blocks * block, v.shape[-1])[..., :queries, :]
 
     def _attend_in_blocks(
         self, q: Tensor, k: Tensor, v: Tensor, reach: Reach, mask: Tensor | None, block: int
@@ -119,6 +146,28 @@ def _band(queries: int, keys: int, shift: int, reach: Reach, device: torch.devic
         return seen
 
 
+@lru_cache(maxsize=16)
+def _stretches(
+    queries: int, keys: int, shift: int, reach: Reach, block: int, device: torch.device
+) -> tuple[int, Tensor]:
+    """Number of blocks of queries, and (blocks, block, stretch), True where a query sees a key of its stretch.
+
+    The mask grows with the number of queries and not with its square. A stretch is a multiple of 16, as fast kernels
+    want. Queries that only fill the last block see one key, since a softmax over nothing is not a number.
+    """
+    assert reach.before is not None and reach.after is not None
+    with torch.inference_mode(False):
+        blocks = math.ceil(queries / block)
+        stretch = math.ceil((block + reach.before + reach.after) / 16) * 16
+        rows = torch.arange(block, device=device)[:, None]
+        columns = torch.arange(stretch, device=device)
+        within = (columns >= rows) & (columns <= rows + reach.before + reach.after)
+        first = shift - reach.before + block * torch.arange(blocks, device=device)[:, None, None]
+        real = (first + columns >= 0) & (first + columns < keys)
+        is_filling = (block * torch.arange(blocks, device=device)[:, None, None] + rows) >= queries
+        return blocks, (within & real) | (is_filling & (columns == 0))
+
+
 class FlashAttention:
     """The flash-attn package: half precision on CUDA, without key masks."""
 
@@ -141,14 +190,20 @@ class FlashAttention:
 
 
 class FlexAttention:
-    """PyTorch's compiled FlexAttention: long windows on CUDA in any precision, skipping what no query reaches."""
+    """PyTorch's compiled FlexAttention, on request: windows on CUDA in any precision, skipping what no query reaches.
+
+    Each length is compiled for itself. Past `most_lengths` of them, or where a call does not compile, windows go to
+    SDPA, and a warning says so: run as it is, FlexAttention computes the scores of all pairs.
+    """
 
     name = "FlexAttention"
     shortest = 2048  # below, compiling costs more than it saves
+    most_lengths = 64
 
     def __init__(self, function: Callable[..., Any], devices: tuple[str, ...] = ("cuda",)) -> None:
         self.function = function
         self.devices = devices
+        self._fallback: ScaledDotProduct | None = None
 
     def fits(self, q: Tensor, k: Tensor, reach: Reach, mask: Tensor | None) -> bool:
         power_of_two = math.log2(q.shape[-1]).is_integer() and q.shape[-1] >= 16
@@ -156,24 +211,59 @@ class FlexAttention:
         return q.device.type in self.devices and windowed and mask is None and power_of_two
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, reach: Reach, mask: Tensor | None) -> Tensor:
-        blocks = _flex_blocks(q.shape[-2], k.shape[-2], reach, q.device)
-        out: Tensor = self.function(q, k, v, block_mask=blocks)
-        return out
+        if self._fallback is not None:
+            return self._fallback.attend(q, k, v, reach, mask)
+        from torch._dynamo import exc  # PyTorch loads this slow part when something is compiled
+
+        blocks = flex_blocks(q.shape[-2], k.shape[-2], reach, q.device)
+        try:
+            with _many_lengths(self.most_lengths):
+                out: Tensor = self.function(q, k, v, block_mask=blocks)
+                return out
+        except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            logger.warning("attention: FlexAttention cannot compile windows (%s); SDPA takes its place", reason)
+            self._fallback = ScaledDotProduct()
+            return self._fallback.attend(q, k, v, reach, mask)
+
+
+@contextmanager
+def _many_lengths(count: int) -> Iterator[None]:
+    """Let a function be compiled so many times, and raise where PyTorch would run it as it is from then on."""
+    from torch._dynamo import config
+
+    with config.patch(recompile_limit=count, fail_on_recompile_limit_hit=True):
+        yield
 
 
 @lru_cache(maxsize=16)
-def _flex_blocks(queries: int, keys: int, reach: Reach, device: torch.device) -> Any:
-    from torch.nn.attention.flex_attention import create_block_mask
+def flex_blocks(queries: int, keys: int, reach: Reach, device: torch.device, block: int = 128) -> Any:
+    """FlexAttention's `BlockMask` of a window, computed by block: no table of all pairs of positions is built."""
+    from torch.nn.attention.flex_attention import BlockMask
 
     before = keys if reach.before is None else reach.before
     after = keys if reach.after is None else reach.after
+    shift = keys - queries
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        distance = key - (query + keys - queries)
+        distance = key - (query + shift)
         return (distance >= -before) & (distance <= after)
 
     with torch.inference_mode(False):
-        return create_block_mask(seen, None, None, queries, keys, device=str(device))
+        first = shift + block * torch.arange(math.ceil(queries / block))[:, None]  # positions of each row of blocks
+        last = torch.minimum(first + block - 1, torch.tensor(keys - 1))
+        low = block * torch.arange(math.ceil(keys / block))  # keys of each column of blocks
+        high = low + block - 1
+        touched = (high >= first - before) & (low <= last + after)
+        whole = (low >= last - before) & (high <= first + after) & (high < keys)
+        partial, full = _ordered(touched & ~whole, device), _ordered(touched & whole, device)
+        return BlockMask.from_kv_blocks(*partial, *full, BLOCK_SIZE=block, mask_mod=seen, seq_lengths=(queries, keys))
+
+
+def _ordered(chosen: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """A table (rows, columns) as the number of chosen columns of each row, and all columns with those first."""
+    order = chosen.int().argsort(dim=1, descending=True, stable=True)
+    return chosen.sum(1)[None, None].int().to(device), order[None, None].int().to(device)
 
 
 class AttentionBackend:
@@ -220,14 +310,11 @@ def _chosen_kernels(choice: BackendName) -> list[Kernel]:
     if choice == "flex":
         return [_flex_attention()]
     kernels: list[Kernel] = []
-    if choice == "auto" and torch.cuda.is_available():
-        if available("flash_attn"):
-            try:
-                kernels.append(_flash_attention())
-            except MissingPackage as error:
-                logger.warning("%s; attention does without it", error)
-        if available("triton"):
-            kernels.append(_flex_attention())
+    if choice == "auto" and torch.cuda.is_available() and available("flash_attn"):
+        try:
+            kernels.append(_flash_attention())
+        except MissingPackage as error:
+            logger.warning("%s; attention does without it", error)
     return kernels
 
 

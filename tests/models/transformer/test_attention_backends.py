@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from torch.nn.attention.flex_attention import flex_attention
+from support.fake_cuda import FakeCuda
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from stable_audio_tools.core.errors import MissingPackage
 from stable_audio_tools.models.transformer.backends import (
@@ -17,6 +18,7 @@ from stable_audio_tools.models.transformer.backends import (
     ScaledDotProduct,
     _band,
     attention_backend,
+    flex_blocks,
     use_attention_backend,
 )
 
@@ -74,6 +76,27 @@ def test_blocks_equal_the_whole(queries, monkeypatch):
     torch.testing.assert_close(ScaledDotProduct().attend(q, k, v, reach, mask), by_definition(q, k, v, reach, mask))
 
 
+@pytest.mark.parametrize(
+    ("queries", "keys", "reach"), [(33, 47, Reach(5, 3)), (40, 40, Reach(0, 0)), (47, 47, Reach(9, 0))]
+)
+def test_stretches_equal_the_whole(queries, keys, reach, monkeypatch):
+    monkeypatch.setattr(ScaledDotProduct, "in_one_call", ("cpu",))
+    monkeypatch.setattr(ScaledDotProduct, "smallest_block", 4)
+    q, k, v = heads(queries, keys)
+    torch.testing.assert_close(ScaledDotProduct().attend(q, k, v, reach, None), by_definition(q, k, v, reach))
+
+
+def test_gradients_pass_through_stretches(monkeypatch):
+    monkeypatch.setattr(ScaledDotProduct, "in_one_call", ("cpu",))
+    monkeypatch.setattr(ScaledDotProduct, "smallest_block", 4)
+    grads = []
+    for attend in (ScaledDotProduct().attend, by_definition):
+        q, k, v = (x.requires_grad_() for x in heads(33, 33))
+        attend(q, k, v, Reach(3, 2), None).square().sum().backward()
+        grads.append((q.grad, k.grad, v.grad))
+    torch.testing.assert_close(*grads)
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("reach", [Reach(3, 2), Reach(5, 0), Reach(2, None)])
 def test_flex_equals_sdpa(reach, monkeypatch):
@@ -83,6 +106,59 @@ def test_flex_equals_sdpa(reach, monkeypatch):
     assert kernel.fits(q, k, reach, None)
     # float32: the kernels sum in different orders.
     torch.testing.assert_close(kernel.attend(q, k, v, reach, None), ScaledDotProduct().attend(q, k, v, reach, None))
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(256, 256), (300, 300), (200, 333)])
+@pytest.mark.parametrize("reach", [Reach(63, 64), Reach(200, 0), Reach(130, None)])
+def test_blocks_of_flex_are_those_of_pytorch(queries, keys, reach):
+    """PyTorch builds the same from a table of all pairs."""
+    blocks = flex_blocks(queries, keys, reach, torch.device("cpu"))
+    seen = _band(queries, keys, keys - queries, reach, torch.device("cpu"))
+    whole = create_block_mask(blocks.mask_mod, None, None, queries, keys, device="cpu")
+    assert torch.equal(blocks.to_dense(), whole.to_dense())
+    assert blocks.full_kv_num_blocks is not None
+    assert bool((blocks.full_kv_num_blocks <= whole.full_kv_num_blocks + 1).all())
+    shown = torch.zeros(blocks.to_dense().shape[-2] * 128, blocks.to_dense().shape[-1] * 128, dtype=torch.bool)
+    shown[:queries, :keys] = seen
+    full = _dense(blocks.full_kv_num_blocks, blocks.full_kv_indices)
+    rows_of_real_queries = queries // 128
+    for row, column in full[:rows_of_real_queries].nonzero().tolist():
+        assert shown[row * 128 : row * 128 + 128, column * 128 : column * 128 + 128].all()
+
+
+def _dense(counts, indices):
+    dense = torch.zeros(indices.shape[-2:], dtype=torch.bool)
+    for row, count in enumerate(counts[0, 0].tolist()):
+        dense[row, indices[0, 0, row, :count].long()] = True
+    return dense
+
+
+def test_flex_that_does_not_compile_is_named_and_replaced(caplog, monkeypatch):
+    monkeypatch.setattr(FlexAttention, "shortest", 1)
+
+    def refuses(*args, **kwargs):
+        raise torch._dynamo.exc.Unsupported("no compiler")
+
+    kernel = FlexAttention(refuses, devices=("cpu",))
+    q, k, v = heads(20, 20, dtype=torch.float32)
+    for _ in range(2):
+        torch.testing.assert_close(
+            kernel.attend(q, k, v, Reach(3, 2), None), ScaledDotProduct().attend(q, k, v, Reach(3, 2), None)
+        )
+    named = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert named == ["attention: FlexAttention cannot compile windows (no compiler); SDPA takes its place"]
+
+
+def test_a_window_is_linear_in_length_on_a_gpu():
+    """One level of a transformer autoencoder; all pairs of 20,000 positions would be 400 MB as booleans alone."""
+    peaks = []
+    for length in (10_000, 20_000):
+        with FakeCuda() as gpu, torch.no_grad():
+            q, k, v = (torch.empty(1, 2, length, 64, device="cuda", dtype=torch.float16) for _ in range(3))
+            before = gpu.held_bytes
+            attention_backend().attend(q, k, v, Reach(63, 64))
+            peaks.append(gpu.peak_bytes - before)
+    assert peaks[1] < 2.2 * peaks[0] < 2.2 * 100 * 2**20
 
 
 def flash_by_its_documentation(q, k, v, causal, window_size):
