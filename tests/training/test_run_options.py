@@ -119,6 +119,24 @@ def test_the_same_weights_have_the_same_held_out_loss(write_config: Any, run_tra
     assert len(values) == 3 and values[0] == values[1] == values[2]
 
 
+@pytest.mark.parametrize("name", ["tiny_diffusion_cond", "tiny_diffusion_uncond", "tiny_diffusion_autoencoder"])
+def test_the_held_out_loss_does_not_depend_on_the_batch_size(
+    name: str, write_config: Any, run_training: Any, dataset: Path
+) -> None:
+    """Every item counts once and has noise of its own, also in a last batch that is smaller."""
+
+    def still(config: dict[str, Any]) -> None:
+        held_out(config)
+        config["training"]["learning_rate"] = 1e-30
+
+    config = write_config(name, still)
+    flags = ("--val-dataset-config", str(dataset), "--val-every", "1", "--max-steps", "1", "--num-workers", "0")
+    losses = []
+    for size in ("1", "2", "3"):
+        losses += column(run_training(config, *flags, "--batch-size", size, name=size), "val/avg_loss")
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)  # sums in another order
+
+
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
 def test_strategies_of_gpus_say_so_without_one(
     strategy: str, write_config: Any, run_training: Any, capfd: pytest.CaptureFixture[str]

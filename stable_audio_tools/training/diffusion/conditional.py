@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -15,7 +16,7 @@ from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, c
 from stable_audio_tools.models.inpainting import random_inpaint_mask
 from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.training.diffusion.latent_scale import measure_scale
-from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses
+from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
 from stable_audio_tools.training.module import TrainingModule, unwrap_batch
@@ -145,11 +146,12 @@ class DiffusionCondTrainingWrapper(TrainingModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         audio, metadata = unwrap_batch(batch)
         conditions = self._conditions(metadata)
-        clean = encode(self.diffusion, audio, self.pre_encoded)
+        seeds = self.validation.seeds(metadata)
+        clean = encode_each(partial(encode, self.diffusion, pre_encoded=self.pre_encoded), audio, seeds)
         if self.inpainting is not None:
             nothing = torch.zeros_like(clean)
             conditions = {**conditions, "inpaint_mask": [nothing[:, :1]], "inpaint_masked_input": [nothing]}
-        self.validation.add(clean, self.objective, batch_idx, lambda x, t: self.diffusion(x, t, cond=conditions))
+        self.validation.add(clean, seeds, self.objective, lambda x, t: self.diffusion(x, t, cond=conditions))
 
     def on_validation_epoch_end(self) -> None:
         self.validation.report(self)

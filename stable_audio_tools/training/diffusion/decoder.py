@@ -1,17 +1,18 @@
 """Training of diffusion autoencoders: an encoder, and a diffusion model that decodes."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from stable_audio_tools.core.config import Runtime, build, register
 from stable_audio_tools.models.autoencoders import DiffusionAutoencoder
 from stable_audio_tools.models.diffusion.objectives import corrupt, predict_data
 from stable_audio_tools.training.autoencoders.recipe import LossConfigs, SpectralDistance, bottleneck_losses
+from stable_audio_tools.training.diffusion.validation import NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import LossModule, MSELoss, MultiLoss, ValueLoss
 from stable_audio_tools.training.module import TrainingModule, same_length, unwrap_batch
@@ -49,6 +50,7 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
             losses.append(ValueLoss("mrstft_loss", "mrstft_loss", _RECONSTRUCTION_WEIGHT))
         self.losses = MultiLoss(losses)
         self.optimizer_config = resolve_optimizer(optimizer_configs, "diffusion", lr, "Adam")
+        self.validation = NoiseLevelLosses([0.5])
 
     @property
     def weight_average(self) -> WeightAverage | None:
@@ -86,13 +88,16 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
         self.diffae_ema.update()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        audio, _ = unwrap_batch(batch)
-        clean = audio if self.diffae.pretransform is None else self.diffae.pretransform.encode(audio)
-        guide = self.diffae.condition_on(self.diffae.encode(clean, skip_pretransform=True), clean.shape[2])
-        t = torch.full((len(clean),), 0.5, device=clean.device)
-        noisy, target = corrupt(clean, torch.randn_like(clean), t, "v")
-        loss = F.mse_loss(self.diffae.diffusion(noisy, t, input_concat_cond=guide), target)
-        self.log("val/loss_0.5", loss, on_epoch=True, sync_dist=True, prog_bar=True, batch_size=len(audio))
+        audio, metadata = unwrap_batch(batch)
+        seeds = self.validation.seeds(metadata)
+        pretransform = self.diffae.pretransform
+        clean = audio if pretransform is None else encode_each(pretransform.encode, audio, seeds)
+        latents = encode_each(partial(self.diffae.encode, skip_pretransform=True), clean, seeds)
+        guide = self.diffae.condition_on(latents, clean.shape[2])
+        self.validation.add(clean, seeds, "v", lambda x, t: self.diffae.diffusion(x, t, input_concat_cond=guide))
+
+    def on_validation_epoch_end(self) -> None:
+        self.validation.report(self)
 
 
 @register("training", "diffusion_autoencoder")

@@ -1,6 +1,7 @@
 """Training of unconditional diffusion models."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,7 +12,7 @@ from stable_audio_tools.core.config import Runtime, build, register
 from stable_audio_tools.models.diffusion import DiffusionModelWrapper
 from stable_audio_tools.models.diffusion.objectives import corrupt, training_times
 from stable_audio_tools.training.diffusion.conditional import encode, weigh
-from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses
+from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
 from stable_audio_tools.training.module import TrainingModule, unwrap_batch
@@ -72,9 +73,10 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
             self.diffusion_ema.update()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        audio, _ = unwrap_batch(batch)
-        clean = encode(self.diffusion, audio, self.pre_encoded)
-        self.validation.add(clean, self.objective, batch_idx, self.diffusion)
+        audio, metadata = unwrap_batch(batch)
+        seeds = self.validation.seeds(metadata)
+        clean = encode_each(partial(encode, self.diffusion, pre_encoded=self.pre_encoded), audio, seeds)
+        self.validation.add(clean, seeds, self.objective, self.diffusion)
 
     def on_validation_epoch_end(self) -> None:
         self.validation.report(self)

@@ -1,12 +1,14 @@
-"""Held-out loss per noise level: the same noise in every validation, so that two values can be compared."""
+"""Held-out loss per noise level: every item has noise of its own, so the result depends on weights and data alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
+from stable_audio_tools.inference.sampling.randomness import RandomStream
 from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, corrupt
 
 VALIDATION_SEED = 4321
@@ -14,36 +16,57 @@ VALIDATION_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 class NoiseLevelLosses:
-    """Sums of squared errors per noise level over a validation pass."""
+    """Squared errors per noise level, summed over the items of a validation pass."""
 
     def __init__(self, levels: Sequence[float]) -> None:
         self.levels = tuple(levels)
-        self._sums: list[Tensor] = []
+        self._sums: Tensor | None = None  # one entry per level, and the number of items at the end
+        self._items = 0
+
+    def seeds(self, metadata: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return a seed for the noise of each item of the next batch, from its file or, without one, its place."""
+        places = [info.get("path") or self._items + number for number, info in enumerate(metadata)]
+        spans = [info.get("timestamps", ()) for info in metadata]
+        self._items += len(places)
+        keys = [f"{VALIDATION_SEED}/{place}/{tuple(span)}" for place, span in zip(places, spans)]
+        return [int.from_bytes(sha256(key.encode("utf-8", "surrogateescape")).digest()[:7], "big") for key in keys]
 
     def add(
         self,
         clean: Tensor,
+        seeds: Sequence[int],
         objective: DiffusionObjective,
-        batch_index: int,
         predict: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
-        """One batch `(b, d, t)`; `predict(noisy, t)` is the network."""
-        generator = torch.Generator().manual_seed(VALIDATION_SEED + batch_index)
-        row = []
+        """Add a batch `(b, d, t)` with the seeds of its items; `predict(noisy, t)` is the network."""
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        sums = []
         for level in self.levels:
-            noise = torch.randn(clean.shape, generator=generator).to(clean)
+            noise = torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators])
             t = torch.full((clean.shape[0],), level, device=clean.device)
-            noisy, target = corrupt(clean, noise, t, objective)
-            row.append((predict(noisy, t) - target).float().square().mean())
-        self._sums.append(torch.stack(row))
+            noisy, target = corrupt(clean, noise.to(clean), t, objective)
+            sums.append((predict(noisy, t) - target).float().square().flatten(1).mean(1).sum())
+        row = torch.stack([*sums, torch.tensor(float(len(clean)), device=clean.device)])
+        self._sums = row if self._sums is None else self._sums + row
 
     def report(self, module: LightningModule) -> None:
-        """Log the mean of each level and of all, over all processes; nothing was added: nothing is logged."""
-        if not self._sums:
+        """Log the mean over all items of all processes, of each level and of all; without items nothing is logged."""
+        own = torch.zeros(len(self.levels) + 1, device=module.device) if self._sums is None else self._sums
+        self._sums, self._items = None, 0
+        gathered: Any = module.all_gather(own)
+        *sums, items = gathered.reshape(-1, len(self.levels) + 1).sum(0)
+        if not items:
             return
-        gathered: Any = module.all_gather(torch.stack(self._sums).mean(0))
-        means = gathered.reshape(-1, len(self.levels)).mean(0)
+        means = torch.stack(sums) / items
         for level, mean in zip(self.levels, means):
             module.log(f"val/loss_{level:g}", mean, rank_zero_only=True)
         module.log("val/avg_loss", means.mean(), prog_bar=True, rank_zero_only=True)
-        self._sums = []
+
+
+def encode_each(encode: Callable[[Tensor], Tensor], audio: Tensor, seeds: Sequence[int]) -> Tensor:
+    """Encode items (b, c, n) one by one to (b, d, t), each with the draws of its own seed."""
+    latents = []
+    for item, seed in zip(audio.split(1), seeds):
+        with RandomStream(seed, audio.device).in_charge():
+            latents.append(encode(item))
+    return torch.cat(latents)
