@@ -208,6 +208,8 @@ def _loader(
 ) -> Any:
     if dataset is None:
         return None
+    if not shuffle:  # held-out data: every item counts
+        dataset = {"drop_last": False, **dataset}
     workers = settings.num_workers if settings.num_workers >= 0 else min(6, os.cpu_count() or 1)
     return create_dataloader_from_config(
         dataset,
