@@ -13,15 +13,18 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stable_audio_tools.models.calls import is_touched, published_call, runs_published, used
 from stable_audio_tools.models.diffusion.denoising import GuidedTransformer
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
 from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, NamedObjective
 from stable_audio_tools.models.fourier import FourierFeatures
+from stable_audio_tools.models.transformer.attention import Attention
 from stable_audio_tools.models.transformer.blocks import (
     AdaLNLayout,
     AttentionOptions,
     FeedForwardOptions,
     NormOptions,
+    TransformerBlock,
 )
 from stable_audio_tools.models.transformer.cache import KeyValue
 from stable_audio_tools.models.transformer.continuous import ContinuousTransformer, TransformerOutput
@@ -202,6 +205,7 @@ class DiffusionTransformer(nn.Module):
         self.preprocess_conv = _zero_convolution(channels_in)
         self.postprocess_conv = _zero_convolution(io_channels)
 
+    @published_call
     def forward(
         self,
         x: Tensor,
@@ -225,13 +229,14 @@ class DiffusionTransformer(nn.Module):
         exit_layer_ix: int | None = None,
         use_checkpointing: bool | None = None,
         batch_cfg: bool = True,
+        **options: Any,
     ) -> Tensor | tuple[Tensor, dict[str, Any]]:
         """x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n), guided where `cfg_scale` is not 1.
 
         The info of `return_info` holds the hidden states of all layers, (b, memory + prepended + t, d) each, and under
         guidance the `uncond_output`. With `exit_layer_ix` the states after that layer are returned, (b, prepended + t,
         d). `cfg_dropout_prob` drops conditions of random items, for training. Guidance keeps the global condition, so
-        `negative_global_embed` has no effect, as in the original.
+        `negative_global_embed` has no effect, as in the original. Other options go to the transformer.
         """
         if causal:
             raise ValueError("causal: a diffusion transformer is made causal by its config, not by a call")
@@ -246,8 +251,9 @@ class DiffusionTransformer(nn.Module):
         )
         guidance = Guidance(cfg_scale, cfg_interval, scale_phi, batch_cfg)
         if exit_layer_ix is None and guidance.is_on:
-            guided = GuidedTransformer(self, conditions, guidance, negative_cross_attn_cond, negative_cross_attn_mask)
-            return guided.call(x, t, return_info, use_checkpointing)
+            negative = (negative_cross_attn_cond, negative_cross_attn_mask)
+            guided = self._bind_guidance(conditions, guidance, *negative)
+            return guided.call(x, t, return_info, use_checkpointing=use_checkpointing, **options)
         conditions = conditions.to(self.dtype)
         if exit_layer_ix is None and cfg_dropout_prob > 0:
             conditions = conditions.dropped(cfg_dropout_prob)
@@ -258,12 +264,36 @@ class DiffusionTransformer(nn.Module):
             use_checkpointing=use_checkpointing,
             keep_hidden_states=return_info,
             exit_layer_ix=exit_layer_ix,
+            **options,
         )
         return (result.output, {"hidden_states": result.hidden_states}) if return_info else result.output
 
     @property
     def dtype(self) -> torch.dtype:
         return next(self.parameters()).dtype
+
+    @torch.compiler.disable
+    def _bind_guidance(
+        self, conditions: Conditions, guidance: Guidance, negative: Tensor | None, negative_mask: Tensor | None
+    ) -> GuidedTransformer:
+        """A denoiser for one call; compilers cannot trace that it is made inside of one."""
+        return GuidedTransformer(self, conditions, guidance, negative, negative_mask, call_by_call=self.is_altered())
+
+    def is_altered(self) -> bool:
+        """Whether other code replaced, wrapped or hooked calls inside, so that each of them must happen."""
+        stack = self.transformer
+        if not (runs_published(self) and isinstance(stack, ContinuousTransformer) and runs_published(stack)):
+            return True
+        for layer in stack.layers:
+            if not (isinstance(layer, TransformerBlock) and runs_published(layer)):
+                return True
+            if layer.cross_attend and not (
+                isinstance(layer.cross_attn, Attention)
+                and runs_published(layer.cross_attn, "forward", "apply_attn")
+                and isinstance(layer.cross_attn.to_kv, nn.Linear)
+            ):
+                return True
+        return any(is_touched(module) for module in self.modules())
 
     def project(self, conditions: Conditions, length: int, for_many_calls: bool = False) -> Projected:
         """Conditions for x of `length` frames; `for_many_calls` also projects keys and values of every layer."""
@@ -294,8 +324,12 @@ class DiffusionTransformer(nn.Module):
         use_checkpointing: bool | None = None,
         keep_hidden_states: bool = False,
         exit_layer_ix: int | None = None,
+        **options: Any,
     ) -> TransformerOutput:
-        """One pass: x (b, c, n), t (b,) -> (b, c, n), or on an early exit the hidden states (b, prepended + t, d)."""
+        """One pass: x (b, c, n), t (b,) -> (b, c, n), or on an early exit the hidden states (b, prepended + t, d).
+
+        Other options go to the transformer.
+        """
         self._check_input(x)
         x, t = x.to(self.dtype), t.to(self.dtype)
         timestep = self.to_timestep_embed(self.timestep_features(t[:, None]))  # (b, d)
@@ -312,8 +346,7 @@ class DiffusionTransformer(nn.Module):
             prepend_mask = None if prepend_mask is None else F.pad(prepend_mask, (0, 1), value=True)
 
         x = x + self.preprocess_conv(x)
-        result = self.transformer.run(
-            rearrange(x, "b c (t p) -> b t (c p)", p=self.patch_size),
+        inputs = used(
             prepend_embeds=prepend,
             prepend_mask=prepend_mask,
             mask=given.mask,
@@ -322,15 +355,18 @@ class DiffusionTransformer(nn.Module):
             context_mask=given.context_mask,
             context_key_values=given.key_values,
             rotary=given.rotary,
-            keep_hidden_states=keep_hidden_states,
             use_checkpointing=use_checkpointing,
             exit_layer_ix=exit_layer_ix,
+            return_info=keep_hidden_states or None,
         )
+        result = self.transformer(rearrange(x, "b c (t p) -> b t (c p)", p=self.patch_size), **inputs, **options)
+        tokens, hidden_states = (result[0], result[1]["hidden_states"]) if keep_hidden_states else (result, [])
         if exit_layer_ix is not None:
-            return result
-        tokens = result.output if prepend is None else result.output[:, prepend.shape[1] :]
+            return TransformerOutput(tokens, hidden_states)
+        if prepend is not None:
+            tokens = tokens[:, prepend.shape[1] :]
         x = rearrange(tokens, "b t (c p) -> b c (t p)", p=self.patch_size)
-        return TransformerOutput(x + self.postprocess_conv(x), result.hidden_states)
+        return TransformerOutput(x + self.postprocess_conv(x), hidden_states)
 
     def _prepended(self, projected: Projected) -> int:
         """Tokens before those of x."""

@@ -203,7 +203,14 @@ class AudioAutoencoder(nn.Module):
         """
         items = _items_at_once(max_batch_size, iterate_batch)
         if not chunked:
-            return self.encode(audio, skip_bottleneck, return_info, skip_pretransform, items or False, **kwargs)
+            # Only what was asked for: other code may have put a simpler `encode` here.
+            asked: dict[str, Any] = {
+                "skip_bottleneck": skip_bottleneck,
+                "return_info": return_info,
+                "skip_pretransform": skip_pretransform,
+                "iterate_batch": items,
+            }
+            return self.encode(audio, **{name: value for name, value in asked.items() if value}, **kwargs)
         self._check_audio(audio, skip_pretransform)
         step = self._samples_per_frame(skip_pretransform)
         plan = ChunkPlan(audio.shape[-1] // step, chunk_size, overlap, crossfade)
@@ -232,7 +239,8 @@ class AudioAutoencoder(nn.Module):
         """`decode`, on request in chunks; the options are those of `encode_audio`."""
         items = _items_at_once(max_batch_size, iterate_batch)
         if not chunked:
-            return self.decode(latents, skip_bottleneck, items or False, **kwargs)
+            asked: dict[str, Any] = {"skip_bottleneck": skip_bottleneck, "iterate_batch": items}
+            return self.decode(latents, **{name: value for name, value in asked.items() if value}, **kwargs)
         self._check_latents(latents, skip_bottleneck)
         plan = ChunkPlan(latents.shape[-1], chunk_size, overlap, crossfade)
         with folded_weight_norm(self):

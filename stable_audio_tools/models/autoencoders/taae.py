@@ -69,7 +69,11 @@ class TAAEBlock(nn.Module):
         recompute = self.checkpointing and self.training
         for layer in self.layers:
             for step in layer if isinstance(layer, nn.ModuleList) else [layer]:
-                window = {"sliding_window": self.sliding_window} if isinstance(step, TransformerBlock) else {}
+                window = (
+                    {"self_attention_flash_sliding_window": self.sliding_window}
+                    if isinstance(step, TransformerBlock)
+                    else {}
+                )
                 x = run_layer(step, x, recompute, **window)
         return x
 

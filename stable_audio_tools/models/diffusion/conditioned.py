@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Kind, Part, Runtime, register
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.models.calls import is_compiled, is_touched, published_call, runs_published
 from stable_audio_tools.models.conditioners.multi import Conditioning
 from stable_audio_tools.models.conditioners.routing import find_condition, join_tokens, join_vectors
 from stable_audio_tools.models.diffusion.checks import (
@@ -19,7 +20,7 @@ from stable_audio_tools.models.diffusion.checks import (
     describe_transformer,
     unused_ids,
 )
-from stable_audio_tools.models.diffusion.denoising import Denoiser, GuidedTransformer, PlainDenoiser
+from stable_audio_tools.models.diffusion.denoising import Denoiser, GuidedTransformer, ObservedDenoiser, PlainDenoiser
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
 from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, DistributionShift, read_objective
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
@@ -90,6 +91,7 @@ class DiTWrapper(ConditionedDiffusionModel):
         self.model.diffusion_objective = diffusion_objective
         self.io_channels = self.model.io_channels
 
+    @published_call
     def forward(
         self,
         x: Tensor,
@@ -113,6 +115,8 @@ class DiTWrapper(ConditionedDiffusionModel):
         Guidance keeps the global and the concatenated condition, so their negatives have no effect, as in the original;
         nor has `rescale_cfg`: the transformer rescales by `scale_phi`.
         """
+        if not batch_cfg:
+            options["batch_cfg"] = False
         return self.model(
             x,
             t,
@@ -124,11 +128,13 @@ class DiTWrapper(ConditionedDiffusionModel):
             prepend_cond_mask=prepend_cond_mask,
             cfg_scale=cfg_scale,
             cfg_dropout_prob=cfg_dropout_prob,
-            batch_cfg=batch_cfg,
             **options,
         )
 
     def denoiser(self, inputs: Mapping[str, Any], guidance: Guidance, objective: DiffusionObjective) -> Denoiser:
+        published = PlainDenoiser(self, inputs, guidance, objective)
+        if self.is_altered():
+            return published
         conditions = Conditions(
             cross_attn=inputs.get("cross_attn_cond"),
             cross_attn_mask=inputs.get("cross_attn_mask"),
@@ -139,7 +145,19 @@ class DiTWrapper(ConditionedDiffusionModel):
             mask=inputs.get("mask"),
         )
         negative, negative_mask = inputs.get("negative_cross_attn_cond"), inputs.get("negative_cross_attn_mask")
-        return GuidedTransformer(self.model, conditions, guidance, negative, negative_mask)
+        fast = GuidedTransformer(self.model, conditions, guidance, negative, negative_mask)
+        return ObservedDenoiser(fast, published, self.is_altered)
+
+    def is_altered(self) -> bool:
+        """Whether other code replaced, wrapped, hooked or compiled calls that sampling would skip."""
+        return (
+            not runs_published(self)
+            or is_touched(self)
+            or is_compiled(self)
+            or not isinstance(self.model, DiffusionTransformer)
+            or is_compiled(self.model)
+            or self.model.is_altered()
+        )
 
 
 class ConditionedDiffusionModelWrapper(nn.Module):
@@ -195,7 +213,11 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         Both inputs come from `get_conditioning_inputs`, the second with negative=True.
         """
         guidance = Guidance(cfg_scale, (cfg_interval[0], cfg_interval[1]), scale_phi, batch_cfg)
-        return self.model.denoiser({**conditioning_inputs, **(negative or {})}, guidance, self.diffusion_objective)
+        inputs = {**conditioning_inputs, **(negative or {})}
+        network: nn.Module = self.model  # which other code may have replaced
+        if isinstance(network, ConditionedDiffusionModel):
+            return network.denoiser(inputs, guidance, self.diffusion_objective)
+        return PlainDenoiser(network, inputs, guidance, self.diffusion_objective)
 
     def get_conditioning_inputs(
         self, conditioning_tensors: ConditionTensors, negative: bool = False

@@ -80,8 +80,11 @@ class GuidedTransformer:
         guidance: Guidance,
         negative: Tensor | None = None,
         negative_mask: Tensor | None = None,
+        call_by_call: bool = False,
     ) -> None:
+        """`call_by_call` keeps nothing from one call of a module to the next, and hands whole batches to each."""
         self.model = model
+        self.call_by_call = call_by_call
         self.guidance = guidance
         self.conditions = conditions.to(model.dtype)
         self.is_guided = guidance.is_on and conditions.can_be_dropped()
@@ -97,10 +100,10 @@ class GuidedTransformer:
         return self._run(x, t)[0]
 
     def call(
-        self, x: Tensor, t: Tensor, return_info: bool = False, use_checkpointing: bool | None = None
+        self, x: Tensor, t: Tensor, return_info: bool = False, **options: Any
     ) -> Tensor | tuple[Tensor, dict[str, Any]]:
-        """The published form of a call."""
-        guided, hidden_states = self._run(x, t, keep_hidden_states=return_info, use_checkpointing=use_checkpointing)
+        """The published form of a call; `options` are those of `DiffusionTransformer.denoise`."""
+        guided, hidden_states = self._run(x, t, keep_hidden_states=return_info, **options)
         if not return_info:
             return guided.output
         info: dict[str, Any] = {"hidden_states": hidden_states}
@@ -141,20 +144,38 @@ class GuidedTransformer:
 
     def _project(self, which: str, length: int, acting: tuple[bool, ...]) -> "Projected":
         if self.unconditional is None:
-            return self.model.project(self.conditions, length, for_many_calls=True)
+            return self.model.project(self.conditions, length, for_many_calls=not self.call_by_call)
         both, items = self._projected.get(("both", length, acting)), _batch_size(self.conditions)
-        if which == "conditioned" and both is not None:
+        if which == "conditioned" and both is not None and not self.call_by_call:
             return both.first(items)
         passes = {
             "conditioned": self.conditions,
             "unconditional": self.unconditional,
             "both": self.conditions.joined(self.unconditional),
         }
-        projected = self.model.project(passes[which], length, for_many_calls=True)
-        if self.has_negative:
+        projected = self.model.project(passes[which], length, for_many_calls=not self.call_by_call)
+        if self.has_negative or self.call_by_call:
             return projected
         # Nothing on the way of a condition of zeros has a bias: attending to its values, all zero, would add zeros.
         return projected.attending(0 if which == "unconditional" else items)
+
+
+class ObservedDenoiser:
+    """The fast denoiser of a network, and the published call of it while other code has altered the network's calls."""
+
+    def __init__(self, fast: Denoiser, published: Denoiser, is_altered: Callable[[], bool]) -> None:
+        self.fast = fast
+        self.published = published
+        self.is_altered = is_altered
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        return self._current()(x, t)
+
+    def guided(self, x: Tensor, t: Tensor) -> Guided:
+        return self._current().guided(x, t)
+
+    def _current(self) -> Denoiser:
+        return self.published if self.is_altered() else self.fast
 
 
 def _batch_size(conditions: Conditions) -> int:

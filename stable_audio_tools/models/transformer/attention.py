@@ -1,16 +1,20 @@
 """Multi-head attention: projections, norms of queries and keys, rotary positions. The kernel is backends.py's."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from stable_audio_tools.models.calls import published_call, used
 from stable_audio_tools.models.transformer.backends import Reach, attention_backend
 from stable_audio_tools.models.transformer.cache import KeyValue, LayerCache
 from stable_audio_tools.models.transformer.norms import DynamicTanh
 from stable_audio_tools.models.transformer.rotary import Rotary, rotate
 
+ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # score, item, head, query, key -> score
 QKNorm = Literal["none", "l2", "ln", "dyt"]
 
 
@@ -65,26 +69,30 @@ class Attention(nn.Module):
             self.lambda_dc = nn.Parameter(torch.zeros(dim))
             self.lambda_hf = nn.Parameter(torch.zeros(dim))
 
+    @published_call
     def forward(
         self,
         x: Tensor,
         context: Tensor | None = None,
         rotary_pos_emb: Rotary | None = None,
         causal: bool | None = None,
+        flex_attention_block_mask: BlockMask | None = None,
+        flex_attention_score_mod: ScoreMod | None = None,
+        flash_attn_sliding_window: tuple[int, int] | list[int] | None = None,
         *,
         mask: Tensor | None = None,
-        sliding_window: tuple[int, int] | list[int] | None = None,
         key_value: KeyValue | None = None,
         past: LayerCache | None = None,
     ) -> Tensor:
         """x (b, n, d), context (b, s, c) -> (b, n, d)
 
-        `mask` (b, keys) is True at keys that may be seen. `key_value` stands for a context projected before
-        (`project_context`). `past` takes this call's keys and values and gives back all so far.
+        The window is [before, after], -1 without limit. `mask` (b, keys) is True at keys that may be seen. `key_value`
+        stands for a context projected before (`project_context`). `past` takes this call's keys and values and returns
+        all so far.
         """
         if self.is_cross:
             q = self._normalise_queries(self._heads(self.to_q(x).chunk(2 if self.differential else 1, dim=-1)))
-            kv = self.project_context(x if context is None else context) if key_value is None else key_value
+            kv = self._project_cross(x if context is None else context) if key_value is None else key_value
         else:
             q, kv = self._project_self(x)
         if rotary_pos_emb is not None:
@@ -92,19 +100,61 @@ class Attention(nn.Module):
         if past is not None:
             kv = past.append(kv)
         causal = self.causal if causal is None else causal
-        reach = Reach.of(causal, sliding_window, first=0 if self.is_cross and causal else None)
-        out = attention_backend().attend(q, kv.key, kv.value, reach, mask)
+        options = used(
+            flex_attention_block_mask=flex_attention_block_mask,
+            flex_attention_score_mod=flex_attention_score_mod,
+            flash_attn_sliding_window=flash_attn_sliding_window,
+            mask=mask,
+        )
+        out = self.apply_attn(q, kv.key, kv.value, causal=causal, **options)
         if self.differential:
             first, second = out.chunk(2, dim=1)
             out = first - second
         out = self.to_out(out.transpose(1, 2).flatten(2))
         return self._rescale_features(out) if self.feat_scale else out
 
+    @published_call
+    def apply_attn(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        causal: bool | None = None,
+        flex_attention_block_mask: BlockMask | None = None,
+        flex_attention_score_mod: ScoreMod | None = None,
+        flash_attn_sliding_window: tuple[int, int] | list[int] | None = None,
+        *,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """q (b, h, n, d), k and v (b, h or kv_heads, s, d) -> (b, h, n, d)
+
+        Differential attention hands in its two maps as heads. A block mask or score function runs FlexAttention, which
+        windows do not reach.
+        """
+        k, v = self._for_every_query_head(k), self._for_every_query_head(v)
+        if flex_attention_block_mask is not None or flex_attention_score_mod is not None:
+            if causal or mask is not None:
+                raise ValueError(
+                    "a block mask or score function cannot be combined with causal attention or a key mask"
+                )
+            out = flex_attention(q, k, v, block_mask=flex_attention_block_mask, score_mod=flex_attention_score_mod)
+            assert isinstance(out, Tensor), "statistics were not asked for"
+            return out
+        reach = Reach.of(bool(causal), flash_attn_sliding_window, first=0 if self.is_cross and causal else None)
+        return attention_backend().attend(q, k, v, reach, mask)
+
     def project_context(self, context: Tensor) -> KeyValue:
         """Keys and values of a context (b, s, c), for any number of calls."""
+        return KeyValue(*(self._for_every_query_head(part) for part in self._project_cross(context)))
+
+    def _project_cross(self, context: Tensor) -> KeyValue:
         parts = self.to_kv(context).chunk(3 if self.differential else 2, dim=-1)
-        key, value = self._heads(parts[:-1]), self._heads(parts[-1:])
-        return self._finish(key, value)
+        return self._finish(self._heads(parts[:-1]), self._heads(parts[-1:]))
+
+    def _for_every_query_head(self, x: Tensor) -> Tensor:
+        """(b, maps * kv_heads, s, d) -> (b, maps * h, s, d), each head repeated for its group of query heads."""
+        repeats = self.num_heads * (2 if self.differential else 1) // x.shape[1]
+        return x.repeat_interleave(repeats, dim=1) if repeats > 1 else x
 
     def _project_self(self, x: Tensor) -> tuple[Tensor, KeyValue]:
         if self.differential:
@@ -121,14 +171,11 @@ class Attention(nn.Module):
         return split[0] if len(split) == 1 else torch.cat(split, dim=1)
 
     def _finish(self, key: Tensor, value: Tensor) -> KeyValue:
-        """Normalised keys, and as many heads of both as there are query heads."""
+        """Normalised keys, and as many maps of both as there are of the queries."""
         if self.qk_norm == "l2":
             key = F.normalize(key, dim=-1)
         elif self.qk_norm != "none":
             key = self.k_norm(key).to(key.dtype)
-        if self.kv_heads != self.num_heads:
-            group = self.num_heads // self.kv_heads
-            key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
         return KeyValue(key, torch.cat([value, value], dim=1) if self.differential else value)
 
     def _normalise_queries(self, q: Tensor) -> Tensor:

@@ -12,9 +12,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from pydantic import ConfigDict
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from typing_extensions import TypedDict
 
-from stable_audio_tools.models.transformer.attention import Attention, QKNorm
+from stable_audio_tools.models.calls import published_call, used
+from stable_audio_tools.models.transformer.attention import Attention, QKNorm, ScoreMod
 from stable_audio_tools.models.transformer.cache import KeyValue, LayerCache
 from stable_audio_tools.models.transformer.feedforward import GLU, FeedForward
 from stable_audio_tools.models.transformer.norms import DynamicTanh, LayerNorm, LayerScale
@@ -153,17 +155,23 @@ class TransformerBlock(nn.Module):
         self.rope = RotaryEmbedding(self.dim_heads // 2) if add_rope else None
         self.to_scale_shift_gate = _adaln(adaln_layout, dim, global_cond_dim)
 
+    @published_call
     def forward(
         self,
         x: Tensor,
         context: Tensor | None = None,
         global_cond: Tensor | None = None,
         rotary_pos_emb: Rotary | None = None,
+        self_attention_block_mask: BlockMask | None = None,
+        self_attention_score_mod: ScoreMod | None = None,
+        cross_attention_block_mask: BlockMask | None = None,
+        cross_attention_score_mod: ScoreMod | None = None,
+        self_attention_flash_sliding_window: tuple[int, int] | list[int] | None = None,
+        cross_attention_flash_sliding_window: tuple[int, int] | list[int] | None = None,
         *,
         mask: Tensor | None = None,
         context_mask: Tensor | None = None,
         context_key_value: KeyValue | None = None,
-        sliding_window: tuple[int, int] | list[int] | None = None,
         past: LayerCache | None = None,
     ) -> Tensor:
         """x (b, n, d), context (b, s, c), global_cond (b, g) -> (b, n, d)
@@ -171,20 +179,34 @@ class TransformerBlock(nn.Module):
         Masks are True where keys may be seen. `context_key_value` stands for a context that was projected before. A
         context of fewer items is that of the first ones; the others do not cross-attend.
         """
+        to_self = used(
+            flex_attention_block_mask=self_attention_block_mask,
+            flex_attention_score_mod=self_attention_score_mod,
+            flash_attn_sliding_window=self_attention_flash_sliding_window,
+            mask=mask,
+            past=past,
+        )
+        to_cross = used(
+            flex_attention_block_mask=cross_attention_block_mask,
+            flex_attention_score_mod=cross_attention_score_mod,
+            flash_attn_sliding_window=cross_attention_flash_sliding_window,
+            mask=context_mask,
+            key_value=context_key_value,
+        )
         if rotary_pos_emb is None and self.rope is not None:
             rotary_pos_emb = self.rope.forward_from_seq_len(x.shape[1], start=past.length if past else 0)
         attention_mod, ff_mod = self._modulations(global_cond)
 
         h = self.pre_norm(x)
         h = attention_mod.before(h) if attention_mod else h
-        h = self.self_attn(h, rotary_pos_emb=rotary_pos_emb, mask=mask, sliding_window=sliding_window, past=past)
+        h = self.self_attn(h, rotary_pos_emb=rotary_pos_emb, **to_self)
         h = attention_mod.after(h) if attention_mod else h
         x = x + self.self_attn_scale(h)
 
         attended = context if context_key_value is None else context_key_value.key
         if self.cross_attend and attended is not None:
             h = self.cross_attend_norm(x[: len(attended)])
-            h = self.cross_attn(h, context, mask=context_mask, key_value=context_key_value)
+            h = self.cross_attn(h, context=context, **to_cross)
             x = _add_to_first(x, self.cross_attn_scale(h))
 
         if self.conformer is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from stable_audio_tools.models.calls import published_call, used
 from stable_audio_tools.models.transformer.blocks import AdaLNLayout, TransformerBlock
 from stable_audio_tools.models.transformer.cache import KeyValue, KeyValueCache
 from stable_audio_tools.models.transformer.rotary import (
@@ -105,6 +106,7 @@ class ContinuousTransformer(nn.Module):
             for index in range(depth)
         )
 
+    @published_call
     def forward(
         self,
         x: Tensor,
@@ -143,12 +145,14 @@ class ContinuousTransformer(nn.Module):
         keep_hidden_states: bool = False,
         use_checkpointing: bool | None = None,
         exit_layer_ix: int | None = None,
+        **layer_options: Any,
     ) -> TransformerOutput:
         """x (b, n, dim_in), prepend_embeds (b, p, dim), global_cond (b, g), context (b, s, c)
 
         Masks (b, length) are True where keys may be seen. `context_key_values` and `rotary` are what a series of
         calls has in common (`project_context`, `rotary_table`). With a `cache`, x holds the positions after those of
-        the earlier calls. `exit_layer_ix` returns the states after that layer, without the output projection.
+        the earlier calls. `exit_layer_ix` returns the states after that layer, without the output projection. Other
+        options go to every layer.
         """
         start = self._prepare_cache(cache)
         x = self.project_in(x.to(self._dtype()))
@@ -168,16 +172,17 @@ class ContinuousTransformer(nn.Module):
         hidden_states: list[Tensor] = []
         recompute = self.checkpointing if use_checkpointing is None else use_checkpointing
         for index, layer in enumerate(self.layers):
-            inputs = {
-                "context": context,
-                "global_cond": global_cond,
-                "rotary_pos_emb": rotary,
-                "mask": mask,
-                "context_mask": context_mask,
-                "context_key_value": context_key_values[index] if context_key_values is not None else None,
-                "sliding_window": self.sliding_window,
-                "past": cache.layers[index] if cache is not None else None,
-            }
+            inputs = used(
+                context=context,
+                global_cond=global_cond,
+                rotary_pos_emb=rotary,
+                self_attention_flash_sliding_window=self.sliding_window,
+                mask=mask,
+                context_mask=context_mask,
+                context_key_value=context_key_values[index] if context_key_values is not None else None,
+                past=cache.layers[index] if cache is not None else None,
+            )
+            inputs |= layer_options
             if recompute and torch.is_grad_enabled():
                 x = checkpoint(partial(layer, **inputs), x, use_reentrant=False)
             else:
