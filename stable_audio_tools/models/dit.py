@@ -18,6 +18,7 @@ from stable_audio_tools.models.diffusion.denoising import GuidedTransformer
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
 from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, NamedObjective
 from stable_audio_tools.models.fourier import FourierFeatures
+from stable_audio_tools.models.precision import weight_dtype
 from stable_audio_tools.models.transformer.attention import Attention
 from stable_audio_tools.models.transformer.blocks import (
     AdaLNLayout,
@@ -270,7 +271,7 @@ class DiffusionTransformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
+        return weight_dtype(self)
 
     @torch.compiler.disable
     def _bind_guidance(
@@ -331,8 +332,8 @@ class DiffusionTransformer(nn.Module):
         Other options go to the transformer.
         """
         self._check_input(x)
-        x, t = x.to(self.dtype), t.to(self.dtype)
-        timestep = self.to_timestep_embed(self.timestep_features(t[:, None]))  # (b, d)
+        x = x.to(self.dtype)
+        timestep = self.to_timestep_embed(self.timestep_features(t[:, None]).to(self.dtype))  # (b, d)
         global_embed, prepend, prepend_mask = given.global_embed, given.prepend, given.prepend_mask
 
         if given.input_concat is not None:

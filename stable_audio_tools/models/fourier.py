@@ -5,9 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.models.precision import FullPrecision
 
-class FourierFeatures(nn.Module):
-    """Cosines and sines at learned frequencies: (b, in_features) -> (b, out_features)."""
+
+class FourierFeatures(FullPrecision, nn.Module):
+    """Cosines and sines at learned frequencies: (b, in_features) -> (b, out_features), in float32 or more."""
 
     def __init__(self, in_features: int, out_features: int, std: float = 1.0) -> None:
         super().__init__()
@@ -16,5 +18,6 @@ class FourierFeatures(nn.Module):
         self.weight = nn.Parameter(std * torch.randn(out_features // 2, in_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        phases = 2 * math.pi * x @ self.weight.T
+        dtype = torch.promote_types(torch.promote_types(x.dtype, self.weight.dtype), torch.float32)
+        phases = 2 * math.pi * x.to(dtype) @ self.weight.T.to(dtype)
         return torch.cat([phases.cos(), phases.sin()], dim=-1)

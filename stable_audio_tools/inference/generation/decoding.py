@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.models.autoencoders.chunking import ChunkPlan
 from stable_audio_tools.models.autoencoders.weight_norm import folded_weight_norm
+from stable_audio_tools.models.precision import weight_dtype
 from stable_audio_tools.models.pretransforms import Pretransform
 
 _OVERLAP = 32  # frames
@@ -12,7 +13,7 @@ _OVERLAP = 32  # frames
 
 def parameter_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
     """Precision of the weights."""
-    return next((p.dtype for p in module.parameters() if p.is_floating_point()), default)
+    return weight_dtype(module, default)
 
 
 def encode_audio(pretransform: Pretransform | None, audio: Tensor) -> Tensor:

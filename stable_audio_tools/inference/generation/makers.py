@@ -23,6 +23,7 @@ from stable_audio_tools.inference.generation.reconstruction import reconstruct
 from stable_audio_tools.inference.sampling.randomness import RandomStream
 from stable_audio_tools.inference.sampling.samplers import find_sampler
 from stable_audio_tools.inference.sampling.watching import Cancelled, progress_of
+from stable_audio_tools.models.precision import hold_in
 
 Span = tuple[float, float]  # seconds
 
@@ -106,7 +107,7 @@ def make_codes(model: Any, job: Job, facts: ModelFacts) -> Tensor:
     made = []
     with progress_of(job.options.get("progress", True), total) as progress:
         for index, seed in enumerate(job.seeds):
-            with RandomStream(seed, job.device).in_charge(), _precision(job):
+            with RandomStream(seed, job.device).in_charge():
                 codes = model.generate(
                     frames,
                     batch_size=1,
@@ -138,15 +139,20 @@ MAKERS: dict[str, tuple[Maker, tuple[str, ...]]] = {  # by model type, with the 
 
 
 def set_precision(model: nn.Module, facts: ModelFacts, precision: str) -> None:
-    """Halve the weights of a diffusion model and its codec for float16.
+    """Hold the network of a diffusion or language model in the precision of its runs; nothing is converted later.
 
-    All else runs under autocast: bfloat16 has too few digits for weights that tell noise levels apart, and an
-    autoencoder alone keeps what it is judged by.
+    In float16 so is the codec of a diffusion model. In bfloat16 codecs decode to noise, and stay in float32. An
+    autoencoder alone keeps what it is judged by, and runs under autocast.
     """
-    if parse_dtype(precision) is torch.float16 and facts.objective is not None:
-        for part in (getattr(model, name, None) for name in ("model", "pretransform")):
-            if isinstance(part, nn.Module):
-                part.half()
+    dtype = parse_dtype(precision)
+    if dtype is torch.float32:
+        return
+    names = ("lm",) if facts.model_type == "lm" else ("model",) if facts.objective is not None else ()
+    if dtype is torch.float16 and facts.objective is not None:
+        names = (*names, "pretransform")
+    for part in (getattr(model, name, None) for name in names):
+        if isinstance(part, nn.Module):
+            hold_in(part, dtype)
 
 
 def _diffusion_arguments(job: Job, facts: ModelFacts) -> dict[str, Any]:
@@ -160,8 +166,6 @@ def _diffusion_arguments(job: Job, facts: ModelFacts) -> dict[str, Any]:
         settings["init_noise_level"] = level
         if "sigma_min" in settings and job.options.get("sigma_min") is None:  # a gentle variation begins below it
             settings["sigma_min"] = min(settings["sigma_min"], level / 2)
-    if parse_dtype(job.precision) is torch.bfloat16:
-        settings.setdefault("precision", torch.bfloat16)
     return {
         "steps": recommended.steps if job.steps is None else job.steps,
         "batch_size": len(job.seeds),

@@ -61,7 +61,8 @@ class Watch:
 class WatchedDenoiser:
     """A denoiser that can be stopped between passes.
 
-    The network sees x in the precision of its `weights`; what samplers compute stays in that of x, float32.
+    The network sees x in the precision of its `weights`, and the time as it is: rounded to bfloat16, neighbouring
+    steps would share one. What samplers compute stays in the precision of x, float32.
     """
 
     def __init__(self, denoiser: Denoiser, watch: Watch, weights: torch.dtype = torch.float32) -> None:
@@ -69,12 +70,11 @@ class WatchedDenoiser:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         self._watch.check()
-        return self._denoiser(x.to(self._weights), t.to(self._weights)).to(x.dtype)
+        return self._denoiser(x.to(self._weights), t).to(x.dtype)
 
     def guided(self, x: Tensor, t: Tensor) -> Guided:
         self._watch.check()
-        output, unconditional = self._denoiser.guided(x.to(self._weights), t.to(self._weights))
-        return Guided(output.to(x.dtype), unconditional.to(x.dtype))
+        return self._denoiser.guided(x.to(self._weights), t).to(x.dtype)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, as_token
-from stable_audio_tools.models.diffusion.unet1d.embeddings import LearnedFourier
+from stable_audio_tools.models.diffusion.unet1d.embeddings import FourierEmbedding
 
 _FREQUENCIES = 128
 
@@ -46,7 +46,7 @@ class NumberEmbedder(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.embedding = nn.Sequential(LearnedFourier(2 * _FREQUENCIES), nn.Linear(2 * _FREQUENCIES + 1, features))
+        self.embedding = FourierEmbedding(2 * _FREQUENCIES, features)
 
     def forward(self, numbers: Tensor) -> Tensor:
         embedded: Tensor = self.embedding(numbers)

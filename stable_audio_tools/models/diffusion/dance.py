@@ -20,6 +20,7 @@ from stable_audio_tools.models.diffusion.initialization import halve_parameters
 from stable_audio_tools.models.diffusion.unconditional import DiffusionModel
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.fourier import FourierFeatures
+from stable_audio_tools.models.precision import weight_dtype
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -265,7 +266,7 @@ class DiffusionAttnUnet1D(DiffusionModel):
         `cond_aug_scale` fixes the noise level of the condition, which is otherwise drawn from [0, 1].
         """
         self._check_input(x, cond)
-        dtype = self.timestep_embed.weight.dtype
+        dtype = weight_dtype(self.net)
         x = x.to(dtype)
         inputs = [x, self._planes(t, x)]
         if cond is not None:
@@ -273,8 +274,8 @@ class DiffusionAttnUnet1D(DiffusionModel):
             if cond.shape[-1] != x.shape[-1]:
                 cond = F.interpolate(cond, x.shape[-1], mode="linear", align_corners=False)
             if self.cond_noise_aug:
-                level = self._draw_noise_levels(len(cond), cond_aug_scale).to(cond)
-                cond = cond + torch.randn_like(cond) * level[:, None, None]
+                level = self._draw_noise_levels(len(cond), cond_aug_scale).to(cond.device)
+                cond = cond + torch.randn_like(cond) * level[:, None, None].to(cond.dtype)
                 inputs.append(self._planes(level, x))
             inputs.append(cond)
         out: Tensor = self.net(torch.cat(inputs, dim=1))
@@ -282,7 +283,7 @@ class DiffusionAttnUnet1D(DiffusionModel):
 
     def _planes(self, level: Tensor, x: Tensor) -> Tensor:
         """Features of a noise level at every sample, (b, 16, n)."""
-        return self.timestep_embed(level[:, None].to(x.dtype))[..., None].expand(-1, -1, x.shape[-1])
+        return self.timestep_embed(level[:, None]).to(x.dtype)[..., None].expand(-1, -1, x.shape[-1])
 
     def _draw_noise_levels(self, count: int, fixed: float | None) -> Tensor:
         if fixed is not None:

@@ -53,11 +53,11 @@ class DDPM:
         """Shares of data and of noise at times in [0, 1]; their squares add up to 1."""
         ratio = self._ratio(t)
         alpha = torch.rsqrt(1 + ratio.square())
-        return alpha.to(t), (ratio * alpha).to(t)
+        return alpha.to(_wide(t)), (ratio * alpha).to(_wide(t))
 
     def ratio(self, t: Tensor) -> Tensor:
         """sigma / alpha, from 0 at data to the table's last."""
-        return self._ratio(t).to(t)
+        return self._ratio(t).to(_wide(t))
 
     def time(self, ratio: Tensor) -> Tensor:
         """The inverse of `ratio`; what is noisier than the table gets 1."""
@@ -69,10 +69,10 @@ class DDPM:
         return ((entry - 1 + inside) / self.num_train_timesteps).clamp(0, 1).to(ratio)
 
     def position(self, t: Tensor) -> Tensor:
-        """What a network is told: the entry of the table, counted from 0; in between there are fractions."""
+        """The entry of the table, counted from 0, with fractions between entries, in float32 or more."""
         position = t.to(_exact(t.device)) * self.num_train_timesteps - 1
         nearest = position.round()
-        return torch.where((position - nearest).abs() < _ROUNDING, nearest, position).clamp(min=0).to(t)
+        return torch.where((position - nearest).abs() < _ROUNDING, nearest, position).clamp(min=0).to(_wide(t))
 
     def on_table(self, t: Tensor) -> Tensor:
         """Times of training: up to the next entry."""
@@ -102,6 +102,11 @@ class DDPM:
         low, high = ratios[entry.long()], ratios[entry.long() + 1]
         # The first stretch starts at 0, where there is no logarithm.
         return torch.where(low > 0, low * (high / low.clamp(min=1e-30)) ** inside, high * inside)
+
+
+def _wide(t: Tensor) -> torch.dtype:
+    """That of t, or float32 where t is in half precision, which cannot tell the entries of a table apart."""
+    return torch.promote_types(t.dtype, torch.float32)
 
 
 def _exact(device: torch.device) -> torch.dtype:

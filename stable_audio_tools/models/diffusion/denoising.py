@@ -104,6 +104,7 @@ class GuidedTransformer:
     ) -> Tensor | tuple[Tensor, dict[str, Any]]:
         """The published form of a call; `options` are those of `DiffusionTransformer.denoise`."""
         guided, hidden_states = self._run(x, t, keep_hidden_states=return_info, **options)
+        guided = guided.to(self.model.dtype)
         if not return_info:
             return guided.output
         info: dict[str, Any] = {"hidden_states": hidden_states}
@@ -112,7 +113,7 @@ class GuidedTransformer:
         return guided.output, info
 
     def _run(self, x: Tensor, t: Tensor, **options: Any) -> tuple[Guided, list[Tensor]]:
-        level = noise_level(t.to(self.model.dtype), self.model.diffusion_objective)
+        level = noise_level(t, self.model.diffusion_objective)
         with self.adapters.at(level) as acting:
             return self._passes(x, t, level, acting, **options)
 

@@ -16,6 +16,11 @@ class Guided(NamedTuple):
     output: Tensor
     unconditional: Tensor
 
+    def to(self, dtype: torch.dtype) -> "Guided":
+        """Both in `dtype`, and still one tensor where they were."""
+        output = self.output.to(dtype)
+        return Guided(output, output if self.unconditional is self.output else self.unconditional.to(dtype))
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -44,7 +49,12 @@ class Guidance:
         return bool(bounds[0] <= float(sigma[0]) <= bounds[1])
 
     def combine(self, conditioned: Tensor, unconditioned: Tensor) -> Tensor:
-        """Outputs of the two passes, (b, d, n) each -> the guided output"""
+        """Outputs of the two passes, (b, d, n) each -> the guided output, in float32 or more
+
+        The difference of two halved numbers, times the scale, would lose most of their digits.
+        """
+        wide = torch.promote_types(conditioned.dtype, torch.float32)
+        conditioned, unconditioned = conditioned.to(wide), unconditioned.to(wide)
         guided = unconditioned + (conditioned - unconditioned) * self.scale
         if not self.rescale:
             return guided
@@ -81,11 +91,20 @@ class Conditions(NamedTuple):
         return self._replace(cross_attn=_drop(self.cross_attn, probability), prepend=_drop(self.prepend, probability))
 
     def unconditional(self, negative: Tensor | None = None, negative_mask: Tensor | None = None) -> "Conditions":
-        """Zeros, or the negative condition, where the condition was; global and concatenated conditions stay."""
+        """Zeros, or the negative condition with its own mask, where the condition was.
+
+        Global and concatenated conditions stay. Tokens that the mask of the negative condition hides are zeros, too,
+        since published models attend to all tokens.
+        """
+        mask = self.cross_attn_mask
         if negative is not None and negative_mask is not None:
-            seen = negative_mask.bool()[..., None]
-            negative = torch.where(seen, negative, torch.zeros_like(negative))
+            seen = negative_mask.bool()
+            negative = torch.where(seen[..., None], negative, torch.zeros_like(negative))
+            mask = seen if mask is None else seen.expand_as(mask)
+        elif negative is not None and mask is not None:
+            mask = torch.ones_like(mask)
         return self._replace(
+            cross_attn_mask=mask,
             cross_attn=self._instead(negative),
             prepend=None if self.prepend is None else torch.zeros_like(self.prepend),
         )

@@ -232,7 +232,7 @@ def _many_lengths(count: int) -> Iterator[None]:
     """Let a function be compiled so many times, and raise where PyTorch would run it as it is from then on."""
     from torch._dynamo import config
 
-    with config.patch(recompile_limit=count, fail_on_recompile_limit_hit=True):
+    with config.patch(recompile_limit=count, fail_on_recompile_limit_hit=True, suppress_errors=False):
         yield
 
 

@@ -1,6 +1,6 @@
 """Positions: rotary, absolute and sinusoidal. Rotary angles are computed in float32 whatever the model's dtype."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,17 @@ class RotaryEmbedding(nn.Module):
 
     def _frequencies(self, device: torch.device | None = None) -> Tensor:
         return 1.0 / (self.base ** (torch.arange(0, self.dim, 2, device=device).float() / self.dim))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Load the frequencies; those that half precision rounded become exact again, whatever type holds them now."""
+        name = f"{prefix}inv_freq"
+        stored = state_dict.get(name)
+        if stored is not None and not stored.is_meta and stored.shape == self.inv_freq.shape:
+            exact = self._frequencies(stored.device)
+            rounded = [exact.to(dtype).float() for dtype in (torch.float16, torch.bfloat16)]
+            if any(torch.equal(stored.float(), values) for values in rounded):
+                state_dict[name] = exact.to(torch.promote_types(stored.dtype, torch.float32))
+        super()._load_from_state_dict(state_dict, prefix, *others)
 
     def forward_from_seq_len(self, seq_len: int, start: int = 0) -> Rotary:
         """Angles of `seq_len` positions from `start` on."""
@@ -81,7 +92,7 @@ class ScaledSinusoidalEmbedding(nn.Module):
         steps = torch.arange(self.num_frequencies, device=x.device).float() / self.num_frequencies
         positions = torch.arange(start, start + x.shape[1], device=x.device)
         angles = positions[:, None] * self.theta**-steps
-        return torch.cat([angles.sin(), angles.cos()], dim=-1) * self.scale
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(x.dtype) * self.scale
 
 
 class AbsolutePositionalEmbedding(nn.Module):

@@ -5,9 +5,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.models.precision import FullPrecision, weight_dtype
 
-class LearnedFourier(nn.Module):
-    """A scalar and the sines and cosines of it at learned frequencies: (b,) -> (b, dim + 1)."""
+
+class LearnedFourier(FullPrecision, nn.Module):
+    """A scalar and the sines and cosines of it at learned frequencies: (b,) -> (b, dim + 1), in float32 or more."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -17,12 +19,24 @@ class LearnedFourier(nn.Module):
         dtype = torch.promote_types(self.weights.dtype, torch.float32)  # half precision has too few levels of noise
         x = x[:, None].to(dtype)
         phases = x * self.weights.to(dtype) * 2 * math.pi
-        return torch.cat([x, phases.sin(), phases.cos()], dim=-1).to(self.weights.dtype)
+        return torch.cat([x, phases.sin(), phases.cos()], dim=-1)
+
+
+class FourierEmbedding(nn.Sequential):
+    """A scalar through learned Fourier features and a projection: (b,) -> (b, out_features)."""
+
+    def __init__(self, dim: int, out_features: int) -> None:
+        super().__init__(LearnedFourier(dim), nn.Linear(dim + 1, out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        features, project = self
+        projected: Tensor = project(features(x).to(weight_dtype(project)))
+        return projected
 
 
 def time_embedding(dim: int, out_features: int) -> nn.Sequential:
     """(b,) -> (b, out_features)"""
-    return nn.Sequential(nn.Sequential(LearnedFourier(dim), nn.Linear(dim + 1, out_features)), nn.GELU())
+    return nn.Sequential(FourierEmbedding(dim, out_features), nn.GELU())
 
 
 class FixedEmbedding(nn.Module):

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModel
@@ -16,12 +16,9 @@ from stable_audio_tools.models.diffusion.unet1d.checks import check, describe
 from stable_audio_tools.models.diffusion.unet1d.guided import UNetCFG1d
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.diffusion.unet1d.unet import UNet1d
+from stable_audio_tools.models.precision import weight_dtype
 
 _NO_TOKENS = ("context_embedding_features",)  # these nets attend to themselves alone
-
-
-def _dtype(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype
 
 
 def _split_context(model: UNet1d, given: Tensor | None) -> list[Tensor] | None:
@@ -33,7 +30,7 @@ def _split_context(model: UNet1d, given: Tensor | None) -> list[Tensor] | None:
         raise ValueError(
             f"input_concat_ids gave {given.shape[1]} channels, context_channels {widths} takes {sum(widths)}"
         )
-    return list(given.to(_dtype(model)).split(widths, dim=1))
+    return list(given.to(weight_dtype(model)).split(widths, dim=1))
 
 
 @register("diffusion", "adp_cfg_1d", facts=describe, check=check)
@@ -73,7 +70,7 @@ class UNetCFG1DWrapper(ConditionedDiffusionModel):
         Guidance applies at noise levels within `cfg_interval`; `scale_phi` counts where `rescale_cfg` is true.
         Prepended conditions and the negatives of the others have no place here.
         """
-        dtype = _dtype(self.model)
+        dtype = weight_dtype(self.model)
         within = Guidance(cfg_scale, cfg_interval).covers(noise_level(t, self.diffusion_objective))
         out: Tensor = self.model(
             x.to(dtype),
@@ -117,7 +114,7 @@ class UNet1DCondWrapper(ConditionedDiffusionModel):
         **__: Any,
     ) -> Tensor:
         """x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n); arguments of guidance have no effect"""
-        dtype = _dtype(self.model)
+        dtype = weight_dtype(self.model)
         context = _split_context(self.model, input_concat_cond)
         out: Tensor = self.model(x.to(dtype), t, features=_cast(global_cond, dtype), channels_list=context)
         return out
@@ -140,7 +137,7 @@ class UNet1DUncondWrapper(DiffusionModel):
 
     def forward(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
         """x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n); `options` are those of `UNet1d`"""
-        out: Tensor = self.model(x.to(_dtype(self.model)), t, **options)
+        out: Tensor = self.model(x.to(weight_dtype(self.model)), t, **options)
         return out
 
 
