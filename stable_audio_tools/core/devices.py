@@ -38,6 +38,14 @@ def pick_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
+def indexed(device: str | torch.device) -> torch.device:
+    """Return the device with its number: "cuda" is the current GPU, and would compare unequal to "cuda:0"."""
+    device = torch.device(device)
+    if str(device) == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def parse_dtype(name: str | torch.dtype) -> torch.dtype:
     """`"bf16"`, `"float16"`, ... as a torch dtype."""
     if isinstance(name, torch.dtype):

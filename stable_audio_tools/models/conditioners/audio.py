@@ -1,6 +1,6 @@
 """Audio as a condition: encoded by a pretransform, alone or mixed from named sources."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import torch
@@ -34,6 +34,12 @@ class _PretransformBased(Conditioner):
             self.pretransform = pretransform
         else:
             object.__setattr__(self, "pretransform", pretransform)  # not registered: no part of the state dict
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Conditioner":
+        super()._apply(fn, recurse)
+        if "pretransform" not in self._modules:
+            self.pretransform._apply(fn, recurse)
+        return self
 
     def encode_audio(self, audio: Tensor) -> Tensor:
         """(b, c, n) of any channel count to latents (b, d, t)."""

@@ -1,6 +1,6 @@
 """What every conditioner is: one metadata value per item of the batch in, one condition tensor out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -53,6 +53,12 @@ class Conditioner(nn.Module):
         """Move the conditioner; later calls need not name the device."""
         self._requested_device = torch.device(device)
         self.to(device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Conditioner":
+        """Move or convert the conditioner; one without weights remembers the device."""
+        super()._apply(fn, recurse)
+        self._requested_device = fn(torch.empty(0, device=self._requested_device)).device
+        return self
 
     def forward(self, values: Sequence[Any], device: torch.device | str | None = None) -> Condition:
         """One value per item of the batch to a condition on `device`, or where the weights are."""

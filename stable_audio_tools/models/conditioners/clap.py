@@ -1,15 +1,15 @@
 """Text or audio through CLAP, one network for both, as one vector or (text) as the states of a layer."""
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from typing import Annotated, Any
-from weakref import WeakValueDictionary
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.devices import indexed
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.preprocessing import resample
 from stable_audio_tools.models.conditioners.base import (
@@ -31,15 +31,13 @@ from stable_audio_tools.models.conditioners.clap_towers import (
     text_tower_by_name,
     text_tower_of_checkpoint,
 )
-from stable_audio_tools.models.conditioners.hub import Lazy
+from stable_audio_tools.models.conditioners.frozen import FrozenEncoder, RecentResults
 
 _Checkpoint = Annotated[str | None, Field(description="a checkpoint of laion-clap (.pt)")]
 _Name = Annotated[str | None, Field(description="a CLAP of transformers, by hub name or folder, instead")]
 _AudioModel = Annotated[str, Field(description="accepted; the checkpoint itself says what it holds")]
 _Fusion = Annotated[bool, Field(description="accepted; the checkpoint itself says what it holds")]
 _Finetune = Annotated[bool, Field(description="train CLAP, and keep it in the state dict")]
-
-_FROZEN: WeakValueDictionary[tuple[str, str, torch.device], nn.Module] = WeakValueDictionary()
 
 
 def _check_source(config: Any) -> Iterator[tuple[str, str]]:
@@ -67,10 +65,15 @@ class _CLAPConditioner(Conditioner):
         super().__init__(dim, output_dim, project_out, cond_dim)
         self.clap_ckpt_path, self.clap_model_name = source
         self.finetune = finetune
-        self._frozen = Lazy()
+        self._frozen = FrozenEncoder()
         if finetune:
             # laion-clap's own object stands between: its names begin with `model.model`.
             self.model = nn.ModuleDict({"model": self._load().requires_grad_(True)})
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Conditioner":
+        super()._apply(fn, recurse)
+        self._frozen.follow(fn)
+        return self
 
     def _load(self) -> nn.Module:
         raise NotImplementedError
@@ -79,15 +82,8 @@ class _CLAPConditioner(Conditioner):
         """This half of CLAP on `self.device`, loaded if it is not yet. Always in float32 and without dropout."""
         if self.finetune:
             return self.model["model"].eval()
-        place = (self.device, torch.float32)
-        if self._frozen.place != place:
-            key = (self.side, str(self.clap_ckpt_path or self.clap_model_name), self.device)
-            shared = _FROZEN.get(key)
-            if shared is None:
-                shared = _FROZEN[key] = self._load().requires_grad_(False).to(self.device)
-            self._frozen.module, self._frozen.place = shared, place
-        tower: nn.Module = self._frozen.module
-        return tower
+        name = ("clap", self.side, str(self.clap_ckpt_path or self.clap_model_name))
+        return self._frozen.on(name, self.device, torch.float32, self._load)
 
     def in_float32(self) -> Any:
         """Keeps the autocast of a training step away from CLAP."""
@@ -125,6 +121,7 @@ class CLAPTextConditioner(_CLAPConditioner):
         super().__init__(widths[0 if use_text_features else 1], output_dim, project_out, cond_dim, source, finetune)
         self.use_text_features = use_text_features
         self.feature_layer_ix = feature_layer_ix
+        self._recent: RecentResults[tuple[Tensor, Tensor]] = RecentResults()
 
     def _load(self) -> nn.Module:
         if self.clap_ckpt_path is not None:
@@ -142,18 +139,26 @@ class CLAPTextConditioner(_CLAPConditioner):
     def encode(self, values: Sequence[Any]) -> Condition:
         texts = require_texts(values)
         distinct = list(dict.fromkeys(texts))
-        tower = self.tower()
-        assert isinstance(tower, TextTower)
-        tokens = self.tokenizer(
-            distinct, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
-        )
-        ids, mask = tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
+        if self.finetune:
+            found, mask = self._features(distinct)
+        else:
+            found, mask = self._recent.get((indexed(self.device), *distinct), partial(self._features, distinct))
         rows = torch.tensor([distinct.index(text) for text in texts], device=self.device)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.finetune), self.in_float32():
-            found = tower.states(ids, mask, self.feature_layer_ix) if self.use_text_features else tower(ids, mask)
         if self.use_text_features:
             return Condition(self.project(found)[rows], mask.bool()[rows])
         return as_token(self.project(found)[rows])
+
+    def _features(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """States of the layer or one vector per text, and the mask of the tokens."""
+        tower = self.tower()
+        assert isinstance(tower, TextTower)
+        tokens = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+        )
+        ids, mask = tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.finetune), self.in_float32():
+            found = tower.states(ids, mask, self.feature_layer_ix) if self.use_text_features else tower(ids, mask)
+        return found, mask
 
 
 @register("conditioner", "clap_audio", check=_check_source)

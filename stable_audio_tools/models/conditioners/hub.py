@@ -100,17 +100,3 @@ def only_shapes_wanted() -> bool:
     probe = nn.Module()
     probe.register_parameter("probe", nn.Parameter(torch.empty(0)))
     return bool(probe.get_parameter("probe").is_meta)
-
-
-class Lazy:
-    """A frozen module that is loaded when first used, kept out of state dicts, and shared by copies of its owner."""
-
-    def __init__(self) -> None:
-        self.module: Any = None
-        self.place: tuple[torch.device, torch.dtype] | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Lazy":
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"module": None, "place": None}

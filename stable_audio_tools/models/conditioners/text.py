@@ -1,10 +1,9 @@
 """Text as tokens: through an encoder of the T5 family, as phonemes, or by looking its tokens up."""
 
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
-from weakref import WeakValueDictionary
 
 import torch
 from pydantic import Field
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.core.config import Runtime, register
-from stable_audio_tools.core.devices import pick_dtype
+from stable_audio_tools.core.devices import indexed, pick_dtype
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.models.conditioners.base import (
     Condition,
@@ -21,10 +20,10 @@ from stable_audio_tools.models.conditioners.base import (
     ProjectOut,
     require_texts,
 )
+from stable_audio_tools.models.conditioners.frozen import FrozenEncoder, RecentResults
 from stable_audio_tools.models.conditioners.hub import (
     TOKENIZER_FILES,
     WEIGHT_FILES,
-    Lazy,
     in_dtype,
     load_pretrained,
     only_shapes_wanted,
@@ -47,8 +46,6 @@ T5_WIDTHS: dict[str, int] = {
     },
     **{f"google/byt5-{size}": width for size, width in _BYT5_WIDTHS.items()},
 }
-
-_FROZEN: WeakValueDictionary[tuple[str, torch.device, torch.dtype], nn.Module] = WeakValueDictionary()
 
 
 def _looks_like_path(name: str) -> bool:
@@ -98,9 +95,15 @@ class T5Conditioner(Conditioner):
         self.t5_model_name = t5_model_name
         self.max_length = max_length
         self.enable_grad = enable_grad
-        self._frozen = Lazy()
+        self._frozen = FrozenEncoder()
+        self._recent: RecentResults[tuple[Tensor, Tensor]] = RecentResults()
         if enable_grad:
             self.model = self._trained_encoder()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Conditioner":
+        super()._apply(fn, recurse)
+        self._frozen.follow(fn)
+        return self
 
     def _trained_encoder(self) -> nn.Module:
         from transformers import AutoConfig, AutoModelForTextEncoding
@@ -128,32 +131,33 @@ class T5Conditioner(Conditioner):
         """The encoder on `self.device`, loaded if it is not yet."""
         if self.enable_grad:
             return self.model.eval()
-        device, dtype = self.device, pick_dtype(self.device)
-        if self._frozen.place != (device, dtype):
-            key = (self.t5_model_name, device, dtype)
-            shared = _FROZEN.get(key)
-            if shared is None:
-                shared = _FROZEN[key] = self._load(dtype).requires_grad_(False).to(device)
-            self._frozen.module, self._frozen.place = shared, (device, dtype)
-        module: nn.Module = self._frozen.module
-        return module
+        dtype = pick_dtype(self.device)
+        return self._frozen.on(("t5", self.t5_model_name), self.device, dtype, partial(self._load, dtype))
 
     def encode(self, values: Sequence[Any]) -> Condition:
         texts = require_texts(values)
         distinct = list(dict.fromkeys(texts))
-        encoder = self.encoder()
-        tokens = self.tokenizer(
-            distinct, truncation=True, max_length=self.max_length, padding="longest", return_tensors="pt"
-        )
-        ids, mask = tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device).bool()
-        grad = torch.is_grad_enabled() and self.enable_grad
-        with torch.set_grad_enabled(grad), torch.autocast(self.device.type, enabled=False):
-            hidden = encoder(input_ids=ids, attention_mask=mask)["last_hidden_state"]
+        if self.enable_grad:
+            hidden, mask = self._hidden_states(distinct)
+        else:
+            key = (indexed(self.device), self.max_length, *distinct)
+            hidden, mask = self._recent.get(key, partial(self._hidden_states, distinct))
         projected = self.project(hidden) * mask[..., None]
         # Padding changes nothing for the tokens before it: the encoder sees the longest text, the model max_length.
         missing = self.max_length - mask.shape[1]
         rows = torch.tensor([distinct.index(text) for text in texts], device=self.device)
         return Condition(F.pad(projected, (0, 0, 0, missing))[rows], F.pad(mask, (0, missing))[rows])
+
+    def _hidden_states(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Last hidden states (b, s, d) of the encoder, and which are of text, for as many tokens as the longest has."""
+        encoder = self.encoder()
+        tokens = self.tokenizer(
+            texts, truncation=True, max_length=self.max_length, padding="longest", return_tensors="pt"
+        )
+        ids, mask = tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device).bool()
+        grad = torch.is_grad_enabled() and self.enable_grad
+        with torch.set_grad_enabled(grad), torch.autocast(self.device.type, enabled=False):
+            return encoder(input_ids=ids, attention_mask=mask)["last_hidden_state"], mask
 
 
 def load_tokenizer(name: str, key: str) -> Any:
