@@ -19,6 +19,7 @@ from stable_audio_tools.attribution.engines import Engine, HookEngine, LoopEngin
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
+from stable_audio_tools.models.diffusion.objectives import V
 from stable_audio_tools.models.dit import DiffusionTransformer
 
 CHANNELS = 16
@@ -28,7 +29,7 @@ def make_task(width: int, depth: int, timesteps: int) -> DiffusionTask:
     torch.manual_seed(0)
     network = DiffusionTransformer(io_channels=CHANNELS, embed_dim=width, depth=depth, num_heads=width // 32).eval()
     steps = list(range(0, 1000, 1000 // timesteps))[:timesteps]
-    return DiffusionTask(network, "v", Recipe(find_measure("mean-squared-l2-norm"), steps))
+    return DiffusionTask(network, V, Recipe(find_measure("mean-squared-l2-norm"), steps))
 
 
 def make_samples(count: int, frames: int) -> list[Sample]:

@@ -25,11 +25,11 @@ from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.scoring import DEFAULT_GRID, Member, score_by_products, score_member
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
 from stable_audio_tools.attribution.validation import LDS, choose_regulariser, linear_datamodeling_score, make_plan
-from stable_audio_tools.models.diffusion.objectives import corrupt
+from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW
 from stable_audio_tools.models.dit import DiffusionTransformer
 
 CHANNELS, FRAMES, CLASSES, BATCH = 4, 16, 6, 16
-OBJECTIVE = "rectified_flow"
+OBJECTIVE = RECTIFIED_FLOW
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def train(items: Tensor, steps: int, seed: int) -> torch.nn.Module:
     for _ in range(steps):
         clean = items[torch.randint(len(items), (BATCH,), generator=rng)]
         t, noise = torch.rand(BATCH, generator=rng), torch.randn(clean.shape, generator=rng)
-        noisy, target = corrupt(clean, noise, t, OBJECTIVE)
+        noisy, target = OBJECTIVE.corrupt(clean, noise, t)
         loss = (network(noisy, t) - target).square().mean()
         optimizer.zero_grad()
         loss.backward()

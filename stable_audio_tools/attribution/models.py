@@ -93,7 +93,7 @@ class AttributedModel:
         if recipe.cfg_dropout_prob > 0 and not isinstance(self.network, DiTWrapper):
             raise ConfigError("--cfg-dropout-prob: only a conditional diffusion transformer drops conditions; use 0")
         shift = getattr(self.model, "dist_shift", None)
-        return DiffusionTask(self.network, self.model.diffusion_objective, recipe, shift)
+        return DiffusionTask(self.network, self.model.objective, recipe, shift)
 
     def select_parameters(self, pattern: str | None = None) -> dict[str, nn.Parameter]:
         """Parameters of the backbone whose names the pattern is found in; without one the adapter's, or else all."""

@@ -11,11 +11,8 @@ from torch.func import functional_call
 from stable_audio_tools.attribution.noise import keyed_drops, keyed_noise
 from stable_audio_tools.attribution.outputs import Measure, loss
 from stable_audio_tools.models.diffusion.objectives import (
-    DiffusionObjective,
     DistributionShift,
-    corrupt,
-    loss_weight,
-    training_times,
+    Objective,
 )
 
 _DROPPED = ("cross_attn_cond", "prepend_cond")  # what guidance leaves out
@@ -63,7 +60,7 @@ class DiffusionTask:
     def __init__(
         self,
         network: nn.Module,
-        objective: DiffusionObjective,
+        objective: Objective,
         recipe: Recipe,
         shift: DistributionShift | None = None,
     ) -> None:
@@ -76,9 +73,9 @@ class DiffusionTask:
         t = torch.tensor(recipe.steps, dtype=clean.dtype) / recipe.num_train_steps
         if self.shift is not None:
             t = self.shift.time_shift(t, clean.shape[-1])
-        t = training_times(t, self.objective)
+        t = self.objective.training_times(t)
         count = len(recipe.steps)
-        noisy, target = corrupt(clean.expand(count, -1, -1), noise, t.to(clean.device), self.objective)
+        noisy, target = self.objective.corrupt(clean.expand(count, -1, -1), noise, t.to(clean.device))
         inputs = {name: value.expand(count, *value.shape[1:]) for name, value in sample.inputs.items()}
         if recipe.cfg_dropout_prob > 0:
             dropped = keyed_drops(recipe.cfg_dropout_prob, recipe.noise_seed, recipe.steps, sample.key)
@@ -94,5 +91,5 @@ class DiffusionTask:
         else:
             prediction = functional_call(self.network, dict(parameters), arguments, rows.inputs)
         values = self.recipe.measure(prediction, rows.target, rows.mask)
-        weight = loss_weight(rows.t, self.objective) if self.recipe.measure is loss else None
+        weight = self.objective.loss_weight(rows.t) if self.recipe.measure is loss else None
         return values if weight is None else values * weight

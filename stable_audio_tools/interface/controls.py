@@ -112,7 +112,7 @@ def sampler_controls(facts: ModelFacts) -> tuple[Control, ...]:
     sampler = Control(
         "sampler_type", "choice", "Sampler", recommended.sampler_type, choices=tuple(samplers_for(objective))
     )
-    if objective != "v":
+    if recommended.sigma_max is None:
         return steps, sampler
     return (
         steps,
@@ -125,7 +125,9 @@ def sampler_controls(facts: ModelFacts) -> tuple[Control, ...]:
 
 def variation_group(facts: ModelFacts) -> Group:
     """Start from audio instead of from noise; off unless asked for."""
-    ratio = facts.objective == "v"
+    recommended, objective = facts.recommended, facts.objective
+    assert recommended is not None and objective is not None
+    ratio = find_sampler(recommended.sampler_type, objective).starts_by_ratio
     level = Control(
         "init_noise_level",
         "slider",

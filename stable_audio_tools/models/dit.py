@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from stable_audio_tools.models.calls import is_touched, published_call, runs_published, used
 from stable_audio_tools.models.diffusion.denoising import GuidedTransformer
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, NamedObjective
+from stable_audio_tools.models.diffusion.objectives import HasObjective, NamedObjective, parse_objective
 from stable_audio_tools.models.fourier import FourierFeatures
 from stable_audio_tools.models.precision import weight_dtype
 from stable_audio_tools.models.transformer.attention import Attention
@@ -63,7 +63,7 @@ class Projected:
         return replace(self, context=fewer.context, context_mask=fewer.context_mask, key_values=fewer.key_values)
 
 
-class DiffusionTransformer(nn.Module):
+class DiffusionTransformer(HasObjective, nn.Module):
     """A transformer that predicts the diffusion objective's target from x at noise level t."""
 
     def __init__(  # long because it is the list of config keys
@@ -160,7 +160,7 @@ class DiffusionTransformer(nn.Module):
         self.input_concat_dim = input_concat_dim + time_channels
         self.global_cond_type = global_cond_type
         self.timestep_cond_type = timestep_cond_type
-        self.diffusion_objective: DiffusionObjective = diffusion_objective
+        self.objective = parse_objective(diffusion_objective)
         self.use_cross_attn_mask = use_cross_attn_mask
         self.use_padding_mask = use_padding_mask
 

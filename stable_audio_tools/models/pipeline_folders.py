@@ -18,7 +18,7 @@ from stable_audio_tools.core.config import load as load_config
 from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.core.files import write_text
 from stable_audio_tools.core.packages import require
-from stable_audio_tools.models.diffusion.ddpm import DDPM
+from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
 from stable_audio_tools.models.factory import create_model_from_config
 
 logger = logging.getLogger(__name__)
@@ -123,8 +123,8 @@ def write_pipeline(model: Any, config: Mapping[str, Any], folder: str | Path) ->
     codec_node, mel_node = _check_writable(config)
     _check_size(config, codec_node, mel_node["config"], model.model.multiple)
     diffusers = require("diffusers", extra="mel")
-    objective = model.diffusion_objective
-    assert isinstance(objective, DDPM)
+    objective = model.objective
+    assert isinstance(objective, DDPMObjective)
     unet, mel = model.model.unet, mel_node["config"]
     rate, hop, bands = config["sample_rate"], mel.get("hop_length", 256), mel.get("n_mels", 128)
     frames, shrink = config["sample_size"] // hop, _shrinkage(codec_node)
@@ -459,7 +459,7 @@ def _check_size(config: Mapping[str, Any], codec: Any, mel: Mapping[str, Any], m
         )
 
 
-def _scheduler(diffusers: Any, objective: DDPM) -> Any:
+def _scheduler(diffusers: Any, objective: DDPMObjective) -> Any:
     betas = {ours: theirs for theirs, ours in _BETAS.items()}
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
     return diffusers.DDIMScheduler(

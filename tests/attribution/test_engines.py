@@ -14,7 +14,7 @@ from stable_audio_tools.attribution.outputs import MEASURES, find_measure
 from stable_audio_tools.attribution.projection import PROJECTIONS, Projection, make_projection
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.models.diffusion.objectives import corrupt
+from stable_audio_tools.models.diffusion.objectives import V
 
 TOLERANCE = 1e-5  # of the issue; in float64 up to the last step, float32 rounding of the features is all there is
 RICH = {  # norms with offsets, conformer convolutions, memory and learned positions (embeddings), scales, q and k norms
@@ -38,7 +38,7 @@ def autograd_features(task: DiffusionTask, samples: list[Sample], projection: Pr
         noises = keyed_noise(sample.latents.shape, 0, task.recipe.steps, sample.key)
         for step, noise in zip(task.recipe.steps, noises):
             t = torch.tensor([step / 1000], dtype=torch.float64)
-            noisy, target = corrupt(sample.latents[None], noise[None].double(), t, task.objective)
+            noisy, target = task.objective.corrupt(sample.latents[None], noise[None].double(), t)
             prediction = network(noisy, t, **sample.inputs)
             value = MEASURES_BY_HAND[task.recipe.measure.__name__](prediction, target)
             gradients = torch.autograd.grad(value / len(noises), list(parameters.values()), allow_unused=True)
@@ -177,7 +177,7 @@ class Mixed(nn.Module):
 def test_layers_of_other_backbones() -> None:
     """A layer that is called twice counts twice; one that is not called, not at all."""
     torch.manual_seed(0)
-    task = DiffusionTask(Mixed().double(), "v", Recipe(find_measure("loss"), [0, 400, 800]))
+    task = DiffusionTask(Mixed().double(), V, Recipe(find_measure("loss"), [0, 400, 800]))
     samples = [sample._replace(inputs={}) for sample in make_samples(2)]
     parameters, projection = dict(task.network.named_parameters()), Everywhere(64)
     wanted = autograd_features(task, samples, projection)
@@ -189,7 +189,7 @@ def test_layers_of_other_backbones() -> None:
 def test_rows_do_not_depend_on_their_neighbours(name: str) -> None:
     """Bit for bit, in single precision: whatever the batch, the order and the place."""
     recipe = Recipe(find_measure("loss"), [0, 500])
-    task = DiffusionTask(tiny_transformer(depth=1).float(), "v", recipe)
+    task = DiffusionTask(tiny_transformer(depth=1).float(), V, recipe)
     samples = make_samples(8, torch.float32)
     engine = make_engine(name, task, dict(task.network.named_parameters()), Everywhere(64))
     whole = engine.features(samples)

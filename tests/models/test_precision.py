@@ -7,9 +7,9 @@ from torch import nn
 
 from stable_audio_tools.core.config import load
 from stable_audio_tools.models import create_model_from_config
-from stable_audio_tools.models.diffusion.ddpm import DDPM
+from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
 from stable_audio_tools.models.diffusion.guidance import Guidance
-from stable_audio_tools.models.diffusion.objectives import mix_at, noise_level
+from stable_audio_tools.models.diffusion.objectives import V
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.fourier import FourierFeatures
 from stable_audio_tools.models.precision import hold_in, weight_dtype
@@ -46,15 +46,15 @@ def test_a_hundred_noise_levels_stay_a_hundred(dtype: torch.dtype) -> None:
         features = model.timestep_features(times[:, None])
         outputs = model(x, times, cross_attn_cond=torch.randn(1, 3, 8, dtype=dtype).expand(100, -1, -1))
     assert outputs.dtype == dtype
-    assert len(features.unique(dim=0)) == len(noise_level(times, "v").unique()) == 100
+    assert len(features.unique(dim=0)) == len(V.noise_level(times).unique()) == 100
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 def test_time_in_half_precision_is_not_rounded_further(dtype: torch.dtype) -> None:
-    objective = DDPM()
+    objective = DDPMObjective()
     t = torch.linspace(0.05, 1, 50, dtype=torch.float64).to(dtype)
     assert torch.equal(objective.position(t), objective.position(t.double()).float())
-    assert torch.equal(mix_at(t, objective).sigma, mix_at(t.double(), objective).sigma.float())
+    assert torch.equal(objective.mix(t).sigma, objective.mix(t.double()).sigma.float())
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -10,6 +10,7 @@ import torch
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
 from stable_audio_tools.core.config import save
+from stable_audio_tools.models.diffusion.objectives import parse_objective
 from stable_audio_tools.models.dit import DiffusionTransformer
 
 CHANNELS, FRAMES = 3, 12
@@ -51,7 +52,7 @@ def make_task() -> MakeTask:
 
     def make(f: str = "loss", steps: list[int] | None = None, objective: str = "v", **options: object) -> DiffusionTask:
         recipe = Recipe(find_measure(f), steps or [0, 300, 600, 900])
-        return DiffusionTask(tiny_transformer(**options), objective, recipe)  # type: ignore[arg-type]
+        return DiffusionTask(tiny_transformer(**options), parse_objective(objective), recipe)  # type: ignore[arg-type]
 
     return make
 

@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stable_audio_tools.core.errors import AudioError, UserError
+from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.core.seeds import MAX_SEED
 from stable_audio_tools.data.resampling import resample
 from stable_audio_tools.evaluation.embedders import Embedder, Frames, mean_vector
 from stable_audio_tools.evaluation.song_describer.references import References
 from stable_audio_tools.inference.generation.diffusion import generate_diffusion_cond, generate_diffusion_cond_inpaint
-from stable_audio_tools.inference.generation.facts import RECOMMENDED
-from stable_audio_tools.models.diffusion.objectives import name_of
 
 
 @dataclass(frozen=True)
@@ -44,9 +42,7 @@ def sampling_for(
     precision: str = "float32",
 ) -> Sampling:
     """What is asked for, and else what is recommended for the model's objective."""
-    if model.diffusion_objective not in RECOMMENDED:
-        raise UserError(f"models of objective {model.diffusion_objective!r} are not judged by captions")
-    usual = RECOMMENDED[name_of(model.diffusion_objective)]
+    usual = model.objective.recommended
     own = sampler_type in (None, usual.sampler_type)  # the limits belong to the sampler
     lowest = sigma_min if sigma_min is not None else usual.sigma_min if own else 0.01
     highest = sigma_max if sigma_max is not None else usual.sigma_max if own else None

@@ -37,8 +37,6 @@ from stable_audio_tools.inference.generation.diffusion import Audio
 from stable_audio_tools.inference.generation.edits import edit_audio
 from stable_audio_tools.inference.generation.facts import ModelFacts, seconds_told
 from stable_audio_tools.inference.generation.model import AudioModel, within_range
-from stable_audio_tools.inference.sampling.samplers import DETERMINISTIC
-from stable_audio_tools.models.diffusion.objectives import name_of
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +80,7 @@ def _items_of(request: Checked, facts: ModelFacts, settings: BatchSettings, path
     recommended = facts.recommended
     sampler, scale = (None, None) if recommended is None else (recommended.sampler_type, recommended.cfg_scale)
     if settings.edit is not None and settings.edit.mode == "interpolate" and facts.objective is not None:
-        sampler, scale = DETERMINISTIC[name_of(facts.objective)], None  # what has a way back to the noise
+        sampler, scale = facts.objective.invertible_sampler, None  # what has a way back to the noise
     how = How(
         steps=_first(own.steps, settings.steps, recommended and recommended.steps),
         cfg_scale=_first(own.cfg_scale, settings.cfg_scale, scale) if facts.inputs else None,

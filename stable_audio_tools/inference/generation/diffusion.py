@@ -17,7 +17,7 @@ from stable_audio_tools.inference.generation.decoding import parameter_dtype
 from stable_audio_tools.inference.generation.options import GuidanceOptions, SamplingOptions, split_options
 from stable_audio_tools.inference.generation.run import GenerationRun, Kept, MakeDenoiser, select
 from stable_audio_tools.models.conditioners.base import Condition
-from stable_audio_tools.models.diffusion.denoising import Denoiser
+from stable_audio_tools.models.diffusion.guidance import Denoiser
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from stable_audio_tools.core.config import Part
 from stable_audio_tools.core.config.sentences import nearest, show
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, name_of, read_objective
+from stable_audio_tools.models.diffusion.objectives import Objective, Recommended, parse_objective
 from stable_audio_tools.models.factory import check_model_config
 
 InputKind = Literal["text", "number", "integer", "choice", "audio", "other"]
@@ -44,32 +44,13 @@ class Input:
 
 
 @dataclass(frozen=True)
-class Recommended:
-    """How a kind of model is sampled where nothing else is asked for."""
-
-    steps: int
-    cfg_scale: float
-    sampler_type: str
-    sigma_min: float = 0.01
-    sigma_max: float | None = None
-
-
-RECOMMENDED: dict[str, Recommended] = {
-    "v": Recommended(100, 7.0, "dpmpp-3m-sde", 0.3, 500.0),  # as the cards of the Stable Audio models say
-    "rectified_flow": Recommended(50, 7.0, "euler"),
-    "rf_denoiser": Recommended(8, 1.0, "pingpong"),
-    "ddpm": Recommended(50, 3.0, "ddim"),
-}
-
-
-@dataclass(frozen=True)
 class ModelFacts:
     """`window`: samples that the model makes at once; `inputs`: conditions by the key that they are given under."""
 
     model_type: str
     sample_rate: int
     window: int | None = None
-    objective: DiffusionObjective | None = None
+    objective: Objective | None = None
     inputs: Mapping[str, Input] = field(default_factory=dict)
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     inpaints: bool = False
@@ -80,7 +61,7 @@ class ModelFacts:
 
     @property
     def recommended(self) -> Recommended | None:
-        return None if self.objective is None else RECOMMENDED[name_of(self.objective)]
+        return None if self.objective is None else self.objective.recommended
 
     @property
     def has_steps(self) -> bool:
@@ -178,13 +159,13 @@ def _input(node: Part) -> Input:
     return Input(_KINDS.get(node.type, "other"), tuple(getattr(node.config, "options", ())))
 
 
-def _objective(part: Part) -> DiffusionObjective | None:
+def _objective(part: Part) -> Objective | None:
     """None for models that are not sampled by diffusion."""
     config = part.config
     if part.type == "diffusion_uncond":
-        return read_objective(config.diffusion_objective or (config.config or {}).get("diffusion_objective", "v"))
+        return parse_objective(config.diffusion_objective or (config.config or {}).get("diffusion_objective", "v"))
     told = getattr(getattr(getattr(config, "diffusion", None), "siblings", None), "diffusion_objective", None)
-    return None if told is None else read_objective(told)
+    return None if told is None else parse_objective(told)
 
 
 def _fits(wanted: Input, value: Any) -> bool:

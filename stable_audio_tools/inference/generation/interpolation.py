@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +10,7 @@ from torch import Tensor
 from stable_audio_tools.inference.generation.diffusion import Audio, Metadata, make_denoisers, required_conditions
 from stable_audio_tools.inference.generation.options import GuidanceOptions, SamplingOptions, split_options
 from stable_audio_tools.inference.generation.run import GenerationRun
-from stable_audio_tools.inference.sampling.samplers import DETERMINISTIC, find_sampler
-from stable_audio_tools.models.diffusion.ddpm import DDPM
-from stable_audio_tools.models.diffusion.objectives import name_of
+from stable_audio_tools.inference.sampling.samplers import find_sampler
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +49,7 @@ def interpolate_audio(
     """
     kinds = (SamplingOptions, GuidanceOptions) if hasattr(model, "conditioner") else (SamplingOptions,)
     options, *guidance = split_options(sampler_kwargs, *kinds)
-    name = DETERMINISTIC[name_of(model.diffusion_objective)]
+    name = model.objective.invertible_sampler
     if options.sampler_type not in (None, name):
         raise ValueError(
             f"sampler_type is {options.sampler_type!r}, and only {name!r} can be followed back to the noise"
@@ -60,10 +57,9 @@ def interpolate_audio(
     if any(not 0 <= weight <= 1 for weight in weights):
         raise ValueError(f"weights must be from 0, the first clip, to 1, the second, got {list(weights)}")
     run = GenerationRun(
-        model, steps, len(weights), sample_size, seed, device, options, find_sampler(name, model.diffusion_objective)
+        model, steps, len(weights), sample_size, seed, device, options, find_sampler(name, model.objective)
     )
-    if isinstance(run.objective, DDPM):  # the way back knows no clipping, so the way forth must not either
-        run.objective = replace(run.objective, clip_sample=None)
+    run.objective = run.objective.unrestricted()  # the way back knows no clipping, so the way forth must not either
     with run.settings():
         make = (lambda _: model.denoiser()) if not guidance else None
         if make is None:

@@ -26,8 +26,8 @@ from stable_audio_tools.inference.sampling.schedules import Span, find_schedule
 from stable_audio_tools.inference.sampling.watching import Watch, WatchedDenoiser, progress_of
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.routing import find_condition
-from stable_audio_tools.models.diffusion.denoising import Denoiser
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective
+from stable_audio_tools.models.diffusion.guidance import Denoiser
+from stable_audio_tools.models.diffusion.objectives import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class GenerationRun:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.model, self.steps, self.batch_size, self.options = model, steps, batch_size, options
-        self.objective: DiffusionObjective = model.diffusion_objective
+        self.objective: Objective = model.objective
         self.sampler = sampler or find_sampler(options.sampler_type, self.objective)
         self.sampler.check_eta(options.eta, options.sampler_type)
         self.device = pick_device(device)

@@ -1,4 +1,4 @@
-"""Samplers of models with the objective ddpm: on the table itself, backwards through it, and as a v model.
+"""Samplers of models with the objective ddpm: on the table itself, and backwards through it.
 
 Equation numbers are those of Ho et al. 2020 (ddpm) and Song et al. 2021 (ddim).
 """
@@ -12,16 +12,8 @@ from torch import Tensor
 
 from stable_audio_tools.inference.sampling.randomness import NoiseSource
 from stable_audio_tools.inference.sampling.watching import Watch
-from stable_audio_tools.models.diffusion.ddpm import DDPM
-from stable_audio_tools.models.diffusion.denoising import Denoiser
-from stable_audio_tools.models.diffusion.guidance import Guided
-from stable_audio_tools.models.diffusion.objectives import (
-    DiffusionObjective,
-    mix_at,
-    predict_data,
-    predict_noise,
-    ratio_at,
-)
+from stable_audio_tools.models.diffusion.guidance import Denoiser
+from stable_audio_tools.models.diffusion.objectives import Objective
 
 
 class _Predicted(NamedTuple):
@@ -29,7 +21,9 @@ class _Predicted(NamedTuple):
     noise: Tensor
 
 
-def ddpm(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch, objective: DDPM) -> Tensor:
+def ddpm(
+    denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch, objective: Objective
+) -> Tensor:
     """Ancestral steps: mean and variance of the posterior of eq. 6 and 7."""
     for i, (t, t_next) in enumerate(pairwise(times.tolist())):
         data = _predict(denoiser, x, t, objective).data
@@ -48,7 +42,7 @@ def ddim(
     times: Tensor,
     noise: NoiseSource,
     watch: Watch,
-    objective: DDPM,
+    objective: Objective,
     eta: float = 0.0,
 ) -> Tensor:
     """Eq. 12 and 16: deterministic at eta 0, as ancestral as ddpm at eta 1."""
@@ -65,7 +59,7 @@ def ddim(
 
 @torch.no_grad()
 def invert_ddim(
-    denoiser: Denoiser, data: Tensor, times: Tensor, watch: Watch, objective: DiffusionObjective, refinements: int = 2
+    denoiser: Denoiser, data: Tensor, times: Tensor, watch: Watch, objective: Objective, refinements: int = 2
 ) -> Tensor:
     """The state at `times[0]` from which `ddim` at eta 0 comes to `data` (b, d, t) over the same times.
 
@@ -78,7 +72,7 @@ def invert_ddim(
         near, far = _mix(t_next, objective), _mix(t, objective)
         guess = x
         for _ in range(1 + refinements):
-            direction = predict_noise(guess, denoiser(guess, _at(t, x)), _exact(t, x), objective)
+            direction = objective.predict_noise(guess, denoiser(guess, _at(t, x)), _exact(t, x))
             clean = (x - near[1] * direction) / near[0]
             guess = far[0] * clean + far[1] * direction
         x = guess
@@ -86,48 +80,18 @@ def invert_ddim(
     return x
 
 
-class VelocityDenoiser:
-    """A network of the objective ddpm as one that predicts v at cosine times, as samplers of v models call it.
-
-    Both mix data and noise so that the squares of the shares add up to 1: only the time and the output differ.
-    """
-
-    def __init__(self, denoiser: Denoiser, objective: DDPM) -> None:
-        self._denoiser, self._objective = denoiser, objective
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        there = self._time(t)
-        return self._velocity(x, self._denoiser(x, there.to(x)), t, there)
-
-    def guided(self, x: Tensor, t: Tensor) -> Guided:
-        there = self._time(t)
-        outputs = self._denoiser.guided(x, there.to(x))
-        return Guided(*(self._velocity(x, output, t, there) for output in outputs))
-
-    def _time(self, t: Tensor) -> Tensor:
-        exact = t if t.device.type == "mps" else t.double()
-        return self._objective.time(ratio_at(exact, "v"))
-
-    def _velocity(self, x: Tensor, output: Tensor, t: Tensor, there: Tensor) -> Tensor:
-        alpha, sigma = (part[:, None, None].to(x) for part in mix_at(t, "v"))
-        noise = predict_noise(x, output, there, self._objective)
-        return alpha * noise - sigma * predict_data(x, output, there, self._objective)
-
-
-def _predict(denoiser: Denoiser, x: Tensor, t: float, objective: DDPM) -> _Predicted:
+def _predict(denoiser: Denoiser, x: Tensor, t: float, objective: Objective) -> _Predicted:
     output, exact = denoiser(x, _at(t, x)), _exact(t, x)
-    data = predict_data(x, output, exact, objective)
-    if objective.clip_sample is not None:
-        data = data.clamp(-objective.clip_sample, objective.clip_sample)
-    return _Predicted(data, predict_noise(x, output, exact, objective))
+    data = objective.restrict(objective.predict_data(x, output, exact))
+    return _Predicted(data, objective.predict_noise(x, output, exact))
 
 
-def _mix(t: float, objective: DiffusionObjective) -> tuple[float, float]:
-    alpha, sigma = mix_at(torch.tensor([t], dtype=torch.float64), objective)
+def _mix(t: float, objective: Objective) -> tuple[float, float]:
+    alpha, sigma = objective.mix(torch.tensor([t], dtype=torch.float64))
     return float(alpha), float(sigma)
 
 
-def _left(t: float, objective: DDPM) -> float:
+def _left(t: float, objective: Objective) -> float:
     """The squared share of data, alpha bar."""
     return _mix(t, objective)[0] ** 2
 

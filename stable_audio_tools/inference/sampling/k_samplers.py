@@ -15,9 +15,8 @@ from torch import Tensor
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.inference.sampling.randomness import NoiseSource, preserved_random_state
 from stable_audio_tools.inference.sampling.watching import Watch
-from stable_audio_tools.models.diffusion.denoising import Denoiser
-from stable_audio_tools.models.diffusion.guidance import Guided
-from stable_audio_tools.models.diffusion.objectives import mix_at, ratio_at
+from stable_audio_tools.models.diffusion.guidance import Denoiser, Guided
+from stable_audio_tools.models.diffusion.objectives import V
 
 
 def heun(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
@@ -73,7 +72,7 @@ def _run(
     name: str, denoiser: Denoiser, x: Tensor, times: Tensor, watch: Watch, *positions: Any, **options: Any
 ) -> Tensor:
     """Call k-diffusion's sampler of that name; `positions` stand in place of the noise levels."""
-    start = float(mix_at(times[0], "v").alpha)
+    start = float(V.mix(times[0]).alpha)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:  # x = data + sigma noise, sigma (b,)
         sigma = sigma.to(x)[:, None, None]
@@ -91,7 +90,7 @@ def _run(
 
 
 def _levels(times: Tensor) -> Tensor:
-    return ratio_at(times, "v").float()
+    return V.ratio(times).float()
 
 
 def _ends(name: str, times: Tensor) -> tuple[float, float]:
@@ -134,7 +133,7 @@ class GradientDenoiser:
         self._denoiser, self._cond_fn = denoiser, cond_fn
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = (part[:, None, None] for part in mix_at(t, "v"))
+        alpha, sigma = (part[:, None, None] for part in V.mix(t))
         with torch.enable_grad():
             noisy = (x / alpha).detach().requires_grad_()
             v = self._denoiser(noisy * alpha, t)

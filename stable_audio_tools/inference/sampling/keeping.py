@@ -7,15 +7,14 @@ at the noise level of every step. Any sampler and any objective will do (compare
 import torch
 from torch import Tensor
 
-from stable_audio_tools.models.diffusion.denoising import Denoiser
-from stable_audio_tools.models.diffusion.guidance import Guided
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, mix_at, prediction_of
+from stable_audio_tools.models.diffusion.guidance import Denoiser, Guided
+from stable_audio_tools.models.diffusion.objectives import Objective
 
 
 class KeepingDenoiser:
     """A denoiser that knows the data (b, d, t) where the mask (b, 1 or d, t) is 1."""
 
-    def __init__(self, denoiser: Denoiser, known: Tensor, mask: Tensor, objective: DiffusionObjective) -> None:
+    def __init__(self, denoiser: Denoiser, known: Tensor, mask: Tensor, objective: Objective) -> None:
         self._denoiser, self._known, self._objective = denoiser, known, objective
         self._is_kept = mask >= 0.5
 
@@ -27,7 +26,7 @@ class KeepingDenoiser:
 
     def _keep(self, x: Tensor, t: Tensor, output: Tensor) -> Tensor:
         exact = t if t.device.type == "mps" else t.double()
-        sigma = mix_at(exact, self._objective).sigma[:, None, None]
-        implied = prediction_of(self._known.to(x), x, exact, self._objective)
+        sigma = self._objective.noise_level(exact)[:, None, None]
+        implied = self._objective.prediction_for(self._known.to(x), x, exact)
         # At t = 0 there is no noise to tell; what some samplers ask there no longer changes the data.
         return torch.where(self._is_kept & (sigma > 0), implied.to(output), output)

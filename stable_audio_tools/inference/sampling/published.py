@@ -17,7 +17,7 @@ from stable_audio_tools.inference.sampling.samplers import Sampler, SamplerInfo,
 from stable_audio_tools.inference.sampling.schedules import Span, find_schedule
 from stable_audio_tools.inference.sampling.watching import Callback, Watch, progress_of
 from stable_audio_tools.models.diffusion.guidance import Guided
-from stable_audio_tools.models.diffusion.objectives import DistributionShift, mix_at
+from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW, DistributionShift, V
 from stable_audio_tools.models.diffusion.timestep_laws import (
     sample_timesteps_logsnr,
     truncated_logistic_normal_rescaled,
@@ -44,7 +44,7 @@ Network = Callable[..., Any]  # network(x (b, d, t), t (b,), **extra_args)
 
 def get_alphas_sigmas(t: Tensor) -> tuple[Tensor, Tensor]:
     """Share of data and of noise at time t of the v objective."""
-    return mix_at(t, "v")
+    return V.mix(t)
 
 
 t_to_alpha_sigma = get_alphas_sigmas
@@ -176,10 +176,10 @@ def sample_k(
     **extra_args: Any,
 ) -> Tensor:
     """Sample a v network, from noise or from `init_data` with noise of `sigma_max`; `device` is that of the noise."""
-    sampler = find_sampler(sampler_type, "v")
-    span = Span("v", steps, sampler.first_time(sigma_max), sigma_min, rho, device=noise.device)
+    sampler = find_sampler(sampler_type, V)
+    span = Span(V, steps, sampler.first_time(sigma_max), sigma_min, rho, device=noise.device)
     times = find_schedule(sampler.schedule)(span)
-    x = sampler.first_state(times, noise, init_data, "v")
+    x = sampler.first_state(times, noise, init_data, V)
     run = sampler.run
     if cond_fn is not None:
         run = _with_gradient(sampler, partial(cond_fn, **extra_args))
@@ -202,13 +202,13 @@ def sample_rf(
     **extra_args: Any,
 ) -> Tensor:
     """Sample a flow, from noise or from `init_data` at time `sigma_max`; `dist_shift` is for rk4, as published."""
-    sampler = find_sampler(sampler_type, "rectified_flow")
+    sampler = find_sampler(sampler_type, RECTIFIED_FLOW)
     if cond_fn is not None:
         raise ValueError("cond_fn works with the samplers of sample_k only")
     shift = dist_shift if sampler_type == "rk4" else None
-    span = Span("rectified_flow", steps, sampler.first_time(sigma_max), shift=shift, frames=noise.shape[-1])
+    span = Span(RECTIFIED_FLOW, steps, sampler.first_time(sigma_max), shift=shift, frames=noise.shape[-1])
     times = find_schedule("shifted" if shift is not None else sampler.schedule)(span)
-    x = sampler.first_state(times, noise, init_data, "rectified_flow")
+    x = sampler.first_state(times, noise, init_data, RECTIFIED_FLOW)
     return _run(sampler.run, model_fn, x, times, callback, disable_tqdm, extra_args)
 
 
@@ -220,7 +220,7 @@ def _times(
         return torch.as_tensor(given).detach().cpu().double()
     if steps is None:
         raise ValueError("give steps, or the times themselves as sigmas")
-    span = Span("rectified_flow", steps, start, shift=shift, frames=x.shape[-1])
+    span = Span(RECTIFIED_FLOW, steps, start, shift=shift, frames=x.shape[-1])
     return find_schedule("linear" if shift is None else "shifted")(span)
 
 

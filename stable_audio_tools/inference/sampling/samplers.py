@@ -20,9 +20,9 @@ from stable_audio_tools.inference.sampling import ddpm_samplers as table
 from stable_audio_tools.inference.sampling import k_samplers as k
 from stable_audio_tools.inference.sampling.randomness import NoiseSource
 from stable_audio_tools.inference.sampling.watching import Watch
-from stable_audio_tools.models.diffusion.ddpm import DDPM
-from stable_audio_tools.models.diffusion.denoising import Denoiser
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, mix_at, name_of, time_at_ratio
+from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
+from stable_audio_tools.models.diffusion.guidance import Denoiser
+from stable_audio_tools.models.diffusion.objectives import FlowObjective, Objective, V, VObjective, parse_objective
 
 _LARGEST_RATIO = 100.0  # sigma / alpha where sampling of v models begins
 
@@ -134,7 +134,7 @@ class SamplerInfo(NamedTuple):
     """A sampler, what it is for, and the schedule that it is published with."""
 
     run: Callable[..., Tensor]  # a `Sampler`, with further keywords where the fields below say so
-    objectives: tuple[str, ...]
+    objectives: tuple[type[Objective], ...]  # those that it suits, with their subclasses
     schedule: str
     starts_by_ratio: bool = False  # the noise to start from is told as sigma / alpha; else as t
     own_steps: bool = False  # reports other steps than those of the schedule
@@ -142,17 +142,17 @@ class SamplerInfo(NamedTuple):
     takes_eta: bool = False  # the keyword `eta`: how much fresh noise there is
     on_table: bool = False  # the keyword `objective`, ddpm
 
-    def view(self, objective: DiffusionObjective) -> DiffusionObjective:
-        """The objective that the sampler works with: for those of v models, ddpm models stand in as such."""
-        return objective if self.on_table or not isinstance(objective, DDPM) else "v"
+    def view(self, objective: Objective) -> Objective:
+        """The objective that the sampler works with."""
+        return objective if self.on_table else objective.continuous
 
-    def bound(self, denoiser: Denoiser, objective: DiffusionObjective, eta: float | None) -> tuple[Sampler, Denoiser]:
+    def bound(self, denoiser: Denoiser, objective: Objective, eta: float | None) -> tuple[Sampler, Denoiser]:
         """The sampler for a model of that objective, and the model as the sampler takes it."""
         keywords: dict[str, Any] = {} if eta is None else {"eta": eta}
         if self.on_table:
             keywords["objective"] = objective
-        elif isinstance(objective, DDPM):
-            denoiser = table.VelocityDenoiser(denoiser, objective)
+        else:
+            denoiser = objective.continuous_denoiser(denoiser)
         return partial(self.run, **keywords) if keywords else self.run, denoiser
 
     def check_eta(self, eta: float | None, name: str | None) -> None:
@@ -165,31 +165,28 @@ class SamplerInfo(NamedTuple):
         if not 0 <= eta <= 1:
             raise ValueError(f"eta must be from 0 (no fresh noise) to 1 (as much as ddpm), got {eta:g}")
 
-    def first_time(
-        self, level: float | None, name: str = "sigma_max", objective: DiffusionObjective | None = None
-    ) -> float:
+    def first_time(self, level: float | None, name: str = "sigma_max", objective: Objective = V) -> float:
         """The time that has the noise asked for; None: as published. No more than a table of noise levels has."""
         if level is not None and not level > 0:
             raise ValueError(f"{name} must be above 0, got {level!r}")
         if not self.starts_by_ratio:
             return 1.0 if level is None else min(float(level), 1.0)
-        most = objective.largest_ratio if isinstance(objective, DDPM) else math.inf
-        ratio = torch.tensor(min(_LARGEST_RATIO if level is None else level, most), dtype=torch.float64)
-        return float(time_at_ratio(ratio, "v"))
+        ratio = min(_LARGEST_RATIO if level is None else level, objective.largest_ratio)
+        return float(V.time(torch.tensor(ratio, dtype=torch.float64)))
 
-    def first_state(self, times: Tensor, noise: Tensor, init: Tensor | None, objective: DiffusionObjective) -> Tensor:
+    def first_state(self, times: Tensor, noise: Tensor, init: Tensor | None, objective: Objective) -> Tensor:
         """`init` (b, d, t) with the noise of the first time; without it, pure noise, which only some samplers scale."""
-        alpha, sigma = (float(part) for part in mix_at(times[0], objective))
+        alpha, sigma = (float(part) for part in objective.mix(times[0]))
         if init is not None:
             return alpha * init + sigma * noise
         return sigma * noise if self.starts_by_ratio else noise
 
 
-_FLOWS = ("rectified_flow", "rf_denoiser")
+_FLOWS = (FlowObjective,)
 
 
 def _k(run: Sampler, own_steps: bool = False, steps_by_batch: bool = False) -> SamplerInfo:
-    return SamplerInfo(run, ("v", "ddpm"), "polyexponential", True, own_steps, steps_by_batch)
+    return SamplerInfo(run, (VObjective, DDPMObjective), "polyexponential", True, own_steps, steps_by_batch)
 
 
 SAMPLERS: dict[str, SamplerInfo] = {
@@ -202,41 +199,33 @@ SAMPLERS: dict[str, SamplerInfo] = {
     "k-dpm-2": _k(k.dpm_2),
     "k-dpm-fast": _k(k.dpm_fast, own_steps=True),
     "k-dpm-adaptive": _k(k.dpm_adaptive, own_steps=True, steps_by_batch=True),
-    "ddpm": SamplerInfo(table.ddpm, ("ddpm",), "leading", on_table=True),
-    "ddim": SamplerInfo(table.ddim, ("ddpm",), "leading", takes_eta=True, on_table=True),
-    "v-ddim": SamplerInfo(ddim, ("v",), "linear", takes_eta=True),
-    "v-ddim-cfgpp": SamplerInfo(ddim_cfgpp, ("v",), "linear"),
+    "ddpm": SamplerInfo(table.ddpm, (DDPMObjective,), "leading", on_table=True),
+    "ddim": SamplerInfo(table.ddim, (DDPMObjective,), "leading", takes_eta=True, on_table=True),
+    "v-ddim": SamplerInfo(ddim, (VObjective,), "linear", takes_eta=True),
+    "v-ddim-cfgpp": SamplerInfo(ddim_cfgpp, (VObjective,), "linear"),
     "euler": SamplerInfo(euler, _FLOWS, "logsnr"),
     "rk4": SamplerInfo(rk4, _FLOWS, "linear"),
     "dpmpp": SamplerInfo(flow_dpmpp, _FLOWS, "logsnr"),
     "pingpong": SamplerInfo(pingpong, _FLOWS, "logsnr"),
 }
-DEFAULT_SAMPLERS: dict[str, str] = {
-    "v": "dpmpp-2m-sde",
-    "rectified_flow": "euler",
-    "rf_denoiser": "euler",
-    "ddpm": "ddim",
-}
-
-# Without noise of their own, and the way forth of `ddpm_samplers.invert_ddim`.
-DETERMINISTIC: dict[str, str] = {"ddpm": "ddim", "v": "v-ddim", "rectified_flow": "euler", "rf_denoiser": "euler"}
 
 
-def samplers_for(objective: DiffusionObjective) -> list[str]:
-    """Names of the samplers of an objective."""
-    return [name for name, sampler in SAMPLERS.items() if name_of(objective) in sampler.objectives]
+def samplers_for(objective: Objective | str) -> list[str]:
+    """Return the names of the samplers that suit an objective."""
+    kind = type(parse_objective(objective))
+    return [name for name, sampler in SAMPLERS.items() if issubclass(kind, sampler.objectives)]
 
 
-def find_sampler(name: str | None, objective: DiffusionObjective) -> SamplerInfo:
-    """The sampler of that name, or (None) the objective's default."""
-    name = DEFAULT_SAMPLERS[name_of(objective)] if name is None else name
+def find_sampler(name: str | None, objective: Objective | str) -> SamplerInfo:
+    """Return the sampler of that name, or (None) the objective's default."""
+    objective = parse_objective(objective)
+    name = objective.default_sampler if name is None else name
     usable = samplers_for(objective)
     if name not in SAMPLERS:
         raise ValueError(f"sampler_type: no sampler named {name!r}; {nearest(name, usable)}")
     if name not in usable:
         raise ValueError(
-            f"sampler_type {name!r} is not for a model with the objective {name_of(objective)!r}; "
-            f"use {', '.join(usable)}"
+            f"sampler_type {name!r} is not for a model with the objective {objective.name!r}; use {', '.join(usable)}"
         )
     return SAMPLERS[name]
 

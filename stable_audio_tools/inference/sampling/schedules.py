@@ -13,13 +13,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.core.config.sentences import nearest
-from stable_audio_tools.models.diffusion.ddpm import DDPM
-from stable_audio_tools.models.diffusion.objectives import (
-    DiffusionObjective,
-    DistributionShift,
-    ratio_at,
-    time_at_ratio,
-)
+from stable_audio_tools.models.diffusion.objectives import DistributionShift, Objective
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +25,7 @@ _LARGEST_RATIO = 100.0  # sigma / alpha that stands in for the infinite one of p
 class Span:
     """What a schedule covers: `steps` steps from time `start`, 1 being pure noise, to 0."""
 
-    objective: DiffusionObjective
+    objective: Objective
     steps: int
     start: float = 1.0
     sigma_min: float = 0.01  # smallest sigma / alpha before the last step, of `polyexponential`
@@ -51,7 +45,7 @@ class Span:
     @property
     def first_ratio(self) -> float:
         """sigma / alpha at the start."""
-        return math.inf if self.start == 1 else float(ratio_at(_double(self.start), self.objective))
+        return math.inf if self.start == 1 else float(self.objective.ratio(_double(self.start)))
 
 
 def linear(span: Span) -> Tensor:
@@ -75,9 +69,7 @@ def logsnr(span: Span) -> Tensor:
         logger.warning(
             "schedule 'logsnr' first rises when it starts at t = %g; 'linear' suits so little noise better", span.start
         )
-    times = time_at_ratio(
-        torch.exp(-torch.linspace(first, _LAST_LOGSNR, span.steps + 1, dtype=torch.float64)), span.objective
-    )
+    times = span.objective.time(torch.exp(-torch.linspace(first, _LAST_LOGSNR, span.steps + 1, dtype=torch.float64)))
     times[0], times[-1] = span.start, 0.0
     return times
 
@@ -94,7 +86,7 @@ def polyexponential(span: Span) -> Tensor:
     # In float32 on the device, as published: Brownian noise changes with the last digit of a noise level.
     ramp = torch.linspace(1, 0, span.steps, device=span.device) ** span.rho
     ratios = torch.exp(ramp * (high - low) + low).cpu().double()
-    times = torch.cat([time_at_ratio(ratios, span.objective), _double(0.0)[None]])
+    times = torch.cat([span.objective.time(ratios), _double(0.0)[None]])
     if span.start == 1:
         times[0] = 1.0
     return times
@@ -122,9 +114,10 @@ class _Entries(NamedTuple):
 
 
 def _entries(span: Span) -> _Entries:
-    if not isinstance(span.objective, DDPM):
+    size = span.objective.table_size
+    if size is None:
         raise ValueError("schedules 'leading' and 'trailing' are those of the samplers ddpm and ddim; use another one")
-    entries = _Entries(round(span.start * span.objective.num_train_timesteps), span.objective.num_train_timesteps)
+    entries = _Entries(round(span.start * size), size)
     if span.steps > entries.covered:
         raise ValueError(
             f"steps is {span.steps}, and from t = {span.start:g} there are {entries.covered} of the {entries.of} noise "

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.core.progress import progress_bar
-from stable_audio_tools.models.diffusion.denoising import Denoiser
-from stable_audio_tools.models.diffusion.guidance import Guided
+from stable_audio_tools.models.diffusion.guidance import Denoiser, Guided
 
 Callback = Callable[[dict[str, Any]], Any]
 ProgressCallback = Callable[[int, int | None], Any]  # steps done, steps in all where that is known

@@ -17,7 +17,7 @@ from stable_audio_tools.core.config import Kind, Part, Runtime, build, register
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.diffusion.initialization import halve_parameters
-from stable_audio_tools.models.diffusion.objectives import mix_at
+from stable_audio_tools.models.diffusion.objectives import V
 
 DECODE_STEPS = 100
 
@@ -68,7 +68,7 @@ class DiffusionAutoencoder(AudioAutoencoder):
     def _denoise(self, x: Tensor, condition: Tensor, steps: int, **kwargs: Any) -> Tensor:
         """DDIM for the v objective (Salimans & Ho 2022, appendix D), from pure noise, without fresh noise."""
         times = torch.linspace(1, 0, steps + 1)[:-1]
-        alphas, sigmas = (values.tolist() for values in mix_at(times, "v"))
+        alphas, sigmas = (values.tolist() for values in V.mix(times))
         data = x
         for step, time in enumerate(times.tolist()):
             t = x.new_full((len(x),), time)
@@ -176,7 +176,7 @@ def build_diffusion_autoencoder(
     analysis = None if encoder is None else encoder.build()
     synthesis = None if decoder is None else decoder.build()
     return DiffusionAutoencoder(
-        diffusion.build(diffusion_objective="v"),
+        diffusion.build(diffusion_objective=V),
         diffusion.facts.get("length_multiple", 1),
         encoder=analysis,
         decoder=synthesis,

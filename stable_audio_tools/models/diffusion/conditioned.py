@@ -20,9 +20,9 @@ from stable_audio_tools.models.diffusion.checks import (
     describe_transformer,
     unused_ids,
 )
-from stable_audio_tools.models.diffusion.denoising import Denoiser, GuidedTransformer, ObservedDenoiser, PlainDenoiser
-from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, DistributionShift, read_objective
+from stable_audio_tools.models.diffusion.denoising import GuidedTransformer, ObservedDenoiser, PlainDenoiser
+from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance
+from stable_audio_tools.models.diffusion.objectives import DistributionShift, HasObjective, Objective, parse_objective
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.factory import create_model_from_config
@@ -68,7 +68,7 @@ class ConditionedDiffusionModel(nn.Module):
         """x (b, d, n), t (b,) from 0 at data to 1 at noise -> (b, d, n)"""
         raise NotImplementedError
 
-    def denoiser(self, inputs: Mapping[str, Any], guidance: Guidance, objective: DiffusionObjective) -> Denoiser:
+    def denoiser(self, inputs: Mapping[str, Any], guidance: Guidance, objective: Objective) -> Denoiser:
         """This backbone with conditions, for one sampling run; `inputs` are conditions by the keywords of `forward`."""
         return PlainDenoiser(self, inputs, guidance, objective)
 
@@ -76,19 +76,19 @@ class ConditionedDiffusionModel(nn.Module):
 @register("diffusion", "dit", facts=describe_transformer, check=check_transformer)
 @register("diffusion_decoder", "dit", facts=describe_transformer, check=check_transformer)
 @takes_options_of(DiffusionTransformer)
-class DiTWrapper(ConditionedDiffusionModel):
+class DiTWrapper(HasObjective, ConditionedDiffusionModel):
     """The diffusion transformer."""
 
-    def __init__(self, diffusion_objective: Runtime[DiffusionObjective] = "v", **options: Any) -> None:
+    def __init__(self, diffusion_objective: Runtime[Objective | str] = "v", **options: Any) -> None:
         super().__init__(
             supports_cross_attention=True,
             supports_input_concat=True,
             supports_global_cond=True,
             supports_prepend_cond=True,
         )
-        self.diffusion_objective: DiffusionObjective = diffusion_objective
+        self.objective = parse_objective(diffusion_objective)
         self.model = DiffusionTransformer(**options)
-        self.model.diffusion_objective = diffusion_objective
+        self.model.objective = self.objective
         self.io_channels = self.model.io_channels
 
     @published_call
@@ -131,7 +131,7 @@ class DiTWrapper(ConditionedDiffusionModel):
             **options,
         )
 
-    def denoiser(self, inputs: Mapping[str, Any], guidance: Guidance, objective: DiffusionObjective) -> Denoiser:
+    def denoiser(self, inputs: Mapping[str, Any], guidance: Guidance, objective: Objective) -> Denoiser:
         published = PlainDenoiser(self, inputs, guidance, objective)
         if self.is_altered():
             return published
@@ -160,7 +160,7 @@ class DiTWrapper(ConditionedDiffusionModel):
         )
 
 
-class ConditionedDiffusionModelWrapper(nn.Module):
+class ConditionedDiffusionModelWrapper(HasObjective, nn.Module):
     """A conditional backbone with its conditioners and pretransform."""
 
     def __init__(
@@ -170,7 +170,7 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         io_channels: int,
         sample_rate: int,
         min_input_length: int,
-        diffusion_objective: DiffusionObjective = "v",
+        diffusion_objective: Objective | str = "v",
         distribution_shift_options: Mapping[str, Any] | None = None,
         pretransform: nn.Module | None = None,
         cross_attn_cond_ids: Sequence[str] = (),
@@ -184,7 +184,7 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         self.io_channels = io_channels
         self.sample_rate = sample_rate
         self.min_input_length = min_input_length
-        self.diffusion_objective: DiffusionObjective = diffusion_objective
+        self.objective = parse_objective(diffusion_objective)
         self.dist_shift = (
             None if distribution_shift_options is None else DistributionShift(**distribution_shift_options)
         )
@@ -216,8 +216,8 @@ class ConditionedDiffusionModelWrapper(nn.Module):
         inputs = {**conditioning_inputs, **(negative or {})}
         network: nn.Module = self.model  # which other code may have replaced
         if isinstance(network, ConditionedDiffusionModel):
-            return network.denoiser(inputs, guidance, self.diffusion_objective)
-        return PlainDenoiser(network, inputs, guidance, self.diffusion_objective)
+            return network.denoiser(inputs, guidance, self.objective)
+        return PlainDenoiser(network, inputs, guidance, self.objective)
 
     def get_conditioning_inputs(
         self, conditioning_tensors: ConditionTensors, negative: bool = False
@@ -283,7 +283,7 @@ def build_conditioned(
         logger.warning("%s: %s", path, text)
     codec = None if pretransform is None else pretransform.build(sample_rate=sample_rate)
     routing = diffusion.siblings
-    objective = read_objective(routing.diffusion_objective, f"{diffusion.path}.diffusion_objective")
+    objective = parse_objective(routing.diffusion_objective, f"{diffusion.path}.diffusion_objective")
     return ConditionedDiffusionModelWrapper(
         diffusion.build(diffusion_objective=objective),
         None if conditioning is None else conditioning.build(codec, sample_rate),

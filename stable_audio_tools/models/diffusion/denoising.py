@@ -5,29 +5,19 @@ rotary angles, the doubled batch of guidance.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance, Guided
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, noise_level
+from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance, Guided
+from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.lora.noise_levels import NoiseIntervals
 
 if TYPE_CHECKING:
     from stable_audio_tools.models.dit import DiffusionTransformer, Projected
 
 _ProjectedKey = tuple[str, int, tuple[bool, ...]]  # of a pass: which, length of x, adapters that act
-
-
-class Denoiser(Protocol):
-    """x (b, d, n), t (b,) from 0 at data to 1 at noise -> the prediction, (b, d, n)."""
-
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
-
-    def guided(self, x: Tensor, t: Tensor) -> Guided:
-        """The guided and the unconditional prediction, for CFG++."""
-        ...
 
 
 class PlainDenoiser:
@@ -38,7 +28,7 @@ class PlainDenoiser:
         model: Callable[..., Tensor],
         inputs: Mapping[str, Any],
         guidance: Guidance,
-        objective: DiffusionObjective = "v",
+        objective: Objective,
     ) -> None:
         self.model = model
         self.inputs = dict(inputs)
@@ -47,12 +37,12 @@ class PlainDenoiser:
         self.adapters = NoiseIntervals(model)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        level = noise_level(t, self.objective)
+        level = self.objective.noise_level(t)
         with self.adapters.at(level):
             return self.model(x, t, **self.inputs, **self._options(level))
 
     def guided(self, x: Tensor, t: Tensor) -> Guided:
-        level = noise_level(t, self.objective)
+        level = self.objective.noise_level(t)
         options = self._options(level)
         with self.adapters.at(level):
             output = self.model(x, t, **self.inputs, **options)
@@ -113,7 +103,7 @@ class GuidedTransformer:
         return guided.output, info
 
     def _run(self, x: Tensor, t: Tensor, **options: Any) -> tuple[Guided, list[Tensor]]:
-        level = noise_level(t, self.model.diffusion_objective)
+        level = self.model.objective.noise_level(t)
         with self.adapters.at(level) as acting:
             return self._passes(x, t, level, acting, **options)
 

@@ -1,7 +1,7 @@
 """Classifier-free guidance (Ho & Salimans 2022): which passes are made, and how their outputs are combined."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,6 +20,16 @@ class Guided(NamedTuple):
         """Both in `dtype`, and still one tensor where they were."""
         output = self.output.to(dtype)
         return Guided(output, output if self.unconditional is self.output else self.unconditional.to(dtype))
+
+
+class Denoiser(Protocol):
+    """x (b, d, n), t (b,) from 0 at data to 1 at noise -> the prediction, (b, d, n)."""
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
+
+    def guided(self, x: Tensor, t: Tensor) -> Guided:
+        """The guided and the unconditional prediction, for CFG++."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from stable_audio_tools.models.diffusion.checks import (
     describe_transformer,
     shortest_input,
 )
-from stable_audio_tools.models.diffusion.denoising import Denoiser, PlainDenoiser
-from stable_audio_tools.models.diffusion.guidance import Guidance
+from stable_audio_tools.models.diffusion.denoising import PlainDenoiser
+from stable_audio_tools.models.diffusion.guidance import Denoiser, Guidance
 from stable_audio_tools.models.diffusion.initialization import halve_parameters
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, NamedObjective, read_objective
+from stable_audio_tools.models.diffusion.objectives import HasObjective, NamedObjective, Objective, parse_objective
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.factory import create_model_from_config
@@ -53,7 +53,7 @@ class DiTUncondWrapper(DiffusionModel):
         return out
 
 
-class DiffusionModelWrapper(nn.Module):
+class DiffusionModelWrapper(HasObjective, nn.Module):
     """An unconditional backbone with its pretransform and objective."""
 
     def __init__(
@@ -64,7 +64,7 @@ class DiffusionModelWrapper(nn.Module):
         sample_rate: int,
         min_input_length: int,
         pretransform: nn.Module | None = None,
-        diffusion_objective: DiffusionObjective = "v",
+        diffusion_objective: Objective | str = "v",
     ) -> None:
         super().__init__()
         self.model = model
@@ -73,7 +73,7 @@ class DiffusionModelWrapper(nn.Module):
         self.sample_rate = sample_rate
         self.min_input_length = min_input_length
         self.pretransform = pretransform
-        self.diffusion_objective = diffusion_objective
+        self.objective = parse_objective(diffusion_objective)
 
     def forward(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
         """x (b, d, n) latents or audio, t (b,) from 0 at data to 1 at noise -> (b, d, n)"""
@@ -82,7 +82,7 @@ class DiffusionModelWrapper(nn.Module):
 
     def denoiser(self) -> Denoiser:
         """What samplers call with (x, t)."""
-        return PlainDenoiser(self.model, {}, Guidance(), self.diffusion_objective)
+        return PlainDenoiser(self.model, {}, Guidance(), self.objective)
 
     def generate(self, *args: Any, **options: Any) -> Tensor:
         """Audio, by `inference.generation.generate_diffusion_uncond`."""
@@ -138,7 +138,7 @@ def build_unconditional(
         raise as_error(problems)
     place(backbone, "model", "model.config")
     told = diffusion_objective or cast(NamedObjective, getattr(backbone.config, "diffusion_objective", "v"))
-    objective = read_objective(told, "model.diffusion_objective")
+    objective = parse_objective(told, "model.diffusion_objective")
     model = backbone.build(diffusion_objective=objective)
     codec = None if pretransform is None else pretransform.build(sample_rate=sample_rate)
     return DiffusionModelWrapper(

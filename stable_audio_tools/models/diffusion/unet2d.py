@@ -16,12 +16,9 @@ from torch.nn import functional as F
 from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModel
-from stable_audio_tools.models.diffusion.ddpm import DDPM
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective
+from stable_audio_tools.models.diffusion.objectives import Objective, parse_objective
 from stable_audio_tools.models.diffusion.unconditional import DiffusionModel
-
-_STEPS = 1000  # what networks of other objectives are told at t = 1
 
 Preset = Literal["tiny", "small", "large"]
 
@@ -116,11 +113,6 @@ def _network(kind: str, levels: Levels, attending: str, image_channels: int, **o
     )
 
 
-def network_time(t: Tensor, objective: DiffusionObjective) -> Tensor:
-    """What the network is told at time t (b,): the entry of the table, or thousandths."""
-    return objective.position(t) if isinstance(objective, DDPM) else t * _STEPS
-
-
 def as_image(x: Tensor, io_channels: int, image_channels: int, multiple: int) -> Tensor:
     """(b, c * bands, t) -> (b, c, bands, t), the last band and frame repeated up to multiples."""
     if x.shape[1] != io_channels:
@@ -155,11 +147,11 @@ class UNet2DUncondWrapper(DiffusionModel):
         norm_groups: _Groups = 32,
         dropout: _Dropout = 0.0,
         *,
-        diffusion_objective: Runtime[DiffusionObjective] = "v",
+        diffusion_objective: Runtime[Objective | str] = "v",
     ) -> None:
         super().__init__()
         self.io_channels, self.image_channels = io_channels, image_channels
-        self.diffusion_objective: DiffusionObjective = diffusion_objective
+        self.objective = parse_objective(diffusion_objective)
         levels = _levels_of(preset, block_out_channels, attention_levels, PRESETS)
         self.multiple = 2 ** (len(levels.channels) - 1)
         self.unet = _network(
@@ -176,7 +168,7 @@ class UNet2DUncondWrapper(DiffusionModel):
     def forward(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
         """x (b, c * bands, n), t (b,) from 0 at data to 1 at noise -> (b, c * bands, n); no options have an effect"""
         image = as_image(x, self.io_channels, self.image_channels, self.multiple).to(self.unet.dtype)
-        out: Tensor = self.unet(image, network_time(t, self.diffusion_objective)).sample
+        out: Tensor = self.unet(image, self.objective.position(t)).sample
         return from_image(out, x, self.image_channels)
 
 
@@ -198,11 +190,11 @@ class UNet2DCondWrapper(ConditionedDiffusionModel):
         norm_groups: _Groups = 32,
         dropout: _Dropout = 0.0,
         *,
-        diffusion_objective: Runtime[DiffusionObjective] = "v",
+        diffusion_objective: Runtime[Objective | str] = "v",
     ) -> None:
         super().__init__(supports_cross_attention=True, supports_global_cond=global_cond_dim > 0)
         self.io_channels, self.image_channels = io_channels, image_channels
-        self.diffusion_objective: DiffusionObjective = diffusion_objective
+        self.objective = parse_objective(diffusion_objective)
         levels = _levels_of(preset, block_out_channels, attention_levels, CONDITIONED_PRESETS)
         self.multiple = 2 ** (len(levels.channels) - 1)
         self.unet = _network(
@@ -260,7 +252,7 @@ class UNet2DCondWrapper(ConditionedDiffusionModel):
         image = as_image(x, self.io_channels, self.image_channels, self.multiple).to(self.unet.dtype)
         out: Tensor = self.unet(
             image,
-            network_time(t, self.diffusion_objective),
+            self.objective.position(t),
             conditions.cross_attn,
             class_labels=conditions.global_embed,
             encoder_attention_mask=conditions.cross_attn_mask,

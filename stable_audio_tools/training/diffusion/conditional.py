@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, build, register
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, corrupt, loss_weight, training_times
+from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.inpainting import random_inpaint_mask
 from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.training.diffusion.latent_scale import measure_scale
@@ -69,7 +69,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         self.cfg_dropout_prob, self.p_one_shot = cfg_dropout_prob, p_one_shot
         self.pre_encoded, self.log_loss_info = pre_encoded, log_loss_info
         self.inpainting = inpainting_config
-        self.objective = model.diffusion_objective
+        self.objective = model.objective
         law = {"type": timestep_sampler, "config": dict(timestep_sampler_options or {})}
         self.timesteps: TimestepLaw = build("timestep_law", law, "training.timestep_sampler")
         self.losses = MultiLoss([MSELoss("output", "targets", mask_key="padding_mask", name="mse_loss")])
@@ -97,7 +97,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         if self.inpainting is not None:
             conditions = self._hide(conditions, clean, masks)
 
-        noisy, targets = corrupt(clean, noise, t, self.objective)
+        noisy, targets = self.objective.corrupt(clean, noise, t)
         output = self.diffusion(noisy, t, cond=conditions, cfg_dropout_prob=self.cfg_dropout_prob)
         weighed, wanted = weigh(output, targets, t, self.objective)
         loss, terms = self.losses({"output": weighed, "targets": wanted, "padding_mask": self._loss_mask(masks)})
@@ -118,7 +118,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
             t = self.diffusion.dist_shift.time_shift(t, clean.shape[2])
         if self.p_one_shot > 0:
             t = torch.where(torch.rand_like(t) < self.p_one_shot, torch.ones_like(t), t)
-        return training_times(t, self.objective)
+        return self.objective.training_times(t)
 
     def _loss_mask(self, masks: Tensor | None) -> Tensor | None:
         """Padding is left out of the loss, except now and then, so that silence is learnt too."""
@@ -157,9 +157,9 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         self.validation.report(self)
 
 
-def weigh(output: Tensor, targets: Tensor, t: Tensor, objective: DiffusionObjective) -> tuple[Tensor, Tensor]:
+def weigh(output: Tensor, targets: Tensor, t: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
     """Both times the root of the objective's weight at t, so that their squared error is weighted."""
-    weight = loss_weight(t, objective)
+    weight = objective.loss_weight(t)
     if weight is None:
         return output, targets
     root = weight.sqrt()[:, None, None].to(output)

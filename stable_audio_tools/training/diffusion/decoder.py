@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, build, register
 from stable_audio_tools.models.autoencoders import DiffusionAutoencoder
-from stable_audio_tools.models.diffusion.objectives import corrupt, predict_data
+from stable_audio_tools.models.diffusion.objectives import V
 from stable_audio_tools.training.autoencoders.recipe import LossConfigs, SpectralDistance, bottleneck_losses
 from stable_audio_tools.training.diffusion.validation import NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
@@ -71,11 +71,11 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
                 clean = self.diffae.pretransform.encode(audio)
         latents, info = self.diffae.encode(clean, return_info=True, skip_pretransform=True)
         t = self.timesteps.draw(clean.shape[0]).to(clean.device)
-        noisy, targets = corrupt(clean, torch.randn_like(clean), t, "v")
+        noisy, targets = V.corrupt(clean, torch.randn_like(clean), t)
         output = self.diffae.diffusion(noisy, t, input_concat_cond=self.diffae.condition_on(latents, clean.shape[2]))
         info |= {"output": output, "targets": targets}
         if self.spectral is not None:
-            decoded = predict_data(noisy, output, t, "v")
+            decoded = V.predict_data(noisy, output, t)
             if self.diffae.pretransform is not None:
                 decoded = self.diffae.pretransform.decode(decoded)
             info |= self.spectral(*same_length(decoded, audio))
@@ -94,7 +94,7 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
         clean = audio if pretransform is None else encode_each(pretransform.encode, audio, seeds)
         latents = encode_each(partial(self.diffae.encode, skip_pretransform=True), clean, seeds)
         guide = self.diffae.condition_on(latents, clean.shape[2])
-        self.validation.add(clean, seeds, "v", lambda x, t: self.diffae.diffusion(x, t, input_concat_cond=guide))
+        self.validation.add(clean, seeds, V, lambda x, t: self.diffae.diffusion(x, t, input_concat_cond=guide))
 
     def on_validation_epoch_end(self) -> None:
         self.validation.report(self)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, build, register
 from stable_audio_tools.models.diffusion import DiffusionModelWrapper
-from stable_audio_tools.models.diffusion.objectives import corrupt, training_times
 from stable_audio_tools.training.diffusion.conditional import encode, weigh
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
@@ -38,7 +37,7 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
         self.diffusion = model
         self.diffusion_ema = WeightAverage(model.model) if use_ema else None
         self.pre_encoded = pre_encoded
-        self.objective = model.diffusion_objective
+        self.objective = model.objective
         law = {"type": timestep_sampler, "config": dict(timestep_sampler_options or {})}
         self.timesteps: TimestepLaw = build("timestep_law", law, "training.timestep_sampler")
         self.losses = MultiLoss([MSELoss("output", "targets", name="mse_loss")])
@@ -59,9 +58,9 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         audio, _ = unwrap_batch(batch)
         clean = encode(self.diffusion, audio, self.pre_encoded)
-        t = training_times(self.timesteps.draw(clean.shape[0]).to(clean.device), self.objective)
+        t = self.objective.training_times(self.timesteps.draw(clean.shape[0]).to(clean.device))
         noise = torch.randn_like(clean)
-        noisy, targets = corrupt(clean, noise, t, self.objective)
+        noisy, targets = self.objective.corrupt(clean, noise, t)
         output = self.diffusion(noisy, t)
         output, targets = weigh(output, targets, t, self.objective)
         loss, terms = self.losses({"output": output, "targets": targets})

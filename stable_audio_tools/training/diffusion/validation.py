@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 
 from stable_audio_tools.inference.sampling.randomness import RandomStream
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, corrupt
+from stable_audio_tools.models.diffusion.objectives import Objective
 
 VALIDATION_SEED = 4321
 VALIDATION_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -35,7 +35,7 @@ class NoiseLevelLosses:
         self,
         clean: Tensor,
         seeds: Sequence[int],
-        objective: DiffusionObjective,
+        objective: Objective,
         predict: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
         """Add a batch `(b, d, t)` with the seeds of its items; `predict(noisy, t)` is the network."""
@@ -44,7 +44,7 @@ class NoiseLevelLosses:
         for level in self.levels:
             noise = torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators])
             t = torch.full((clean.shape[0],), level, device=clean.device)
-            noisy, target = corrupt(clean, noise.to(clean), t, objective)
+            noisy, target = objective.corrupt(clean, noise.to(clean), t)
             sums.append((predict(noisy, t) - target).float().square().flatten(1).mean(1).sum())
         row = torch.stack([*sums, torch.tensor(float(len(clean)), device=clean.device)])
         self._sums = row if self._sums is None else self._sums + row

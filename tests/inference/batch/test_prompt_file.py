@@ -11,12 +11,13 @@ from stable_audio_tools.inference.batch.outputs import collisions
 from stable_audio_tools.inference.batch.prompt_file import read_requests
 from stable_audio_tools.inference.batch.run import BatchSettings, plan_batch
 from stable_audio_tools.inference.generation.facts import Input, ModelFacts
+from stable_audio_tools.models.diffusion.objectives import V
 
 FACTS = ModelFacts(
     "diffusion_cond",
     44100,
     window=2097152,
-    objective="v",
+    objective=V,
     inputs={"prompt": Input("text"), "seconds_start": Input("number"), "seconds_total": Input("integer")},
 )
 GUIDE = """

@@ -18,8 +18,8 @@ from stable_audio_tools.inference.generation.interpolation import slerp
 from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.inference.generation.windows import between, inpaint, outpaint, vary
 from stable_audio_tools.inference.sampling.samplers import SAMPLERS, samplers_for
-from stable_audio_tools.models.diffusion.ddpm import DDPM
-from stable_audio_tools.models.diffusion.objectives import mix_at
+from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
+from stable_audio_tools.models.diffusion.objectives import Mix, parse_objective
 from stable_audio_tools.models.factory import create_model_from_config
 
 RATE, WINDOW, DEVIATION = 8000, 8192, 1.0
@@ -33,19 +33,18 @@ class Coloured(nn.Module):
 
     def __init__(self, objective: Any) -> None:
         super().__init__()
-        self.objective = objective
+        self.objective = parse_objective(objective)
         frequency = torch.fft.rfftfreq(WINDOW)
         self.register_buffer("power", DEVIATION**2 * 4 / (1 + (frequency / 0.05) ** 4))
         self.scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, t: Tensor, **_: Any) -> Tensor:
-        alpha, sigma = (part[:, None, None].float() for part in mix_at(t.double(), self.objective))
+        alpha, sigma = (part[:, None, None].float() for part in self.objective.mix(t.double()))
         spectrum = torch.fft.rfft(x)
         gain = alpha * self.power / (alpha**2 * self.power + sigma**2)
         data = torch.fft.irfft(spectrum * gain, n=x.shape[-1])
         noise = torch.fft.irfft(spectrum * sigma / (alpha**2 * self.power + sigma**2), n=x.shape[-1])
-        name = "epsilon" if isinstance(self.objective, DDPM) else self.objective
-        return {"v": alpha * noise - sigma * data, "epsilon": noise}.get(name, noise - data) + self.scale
+        return self.objective.target(data, noise, Mix(alpha, sigma)) + self.scale
 
 
 def coloured_model(objective: Any) -> AudioModel:
@@ -61,7 +60,7 @@ def coloured_model(objective: Any) -> AudioModel:
         },
     }
     module = create_model_from_config(config)
-    module.model = Coloured(module.diffusion_objective)
+    module.model = Coloured(module.objective)
     return AudioModel(module, config, "cpu")
 
 
@@ -76,7 +75,7 @@ def source(seconds: float, seed: int = 7) -> Tensor:
 @pytest.mark.parametrize(
     ("objective", "sampler"),
     [(objective, name) for objective in ("v", "rectified_flow") for name in samplers_for(objective)]
-    + [(DDPM_NODE, name) for name in samplers_for(DDPM())],
+    + [(DDPM_NODE, name) for name in samplers_for(DDPMObjective())],
 )
 def test_the_kept_region_is_kept_by_every_sampler(build_model: Any, objective: Any, sampler: str) -> None:
     """Latents of a batch of two with several channels; what is not kept follows the seed."""

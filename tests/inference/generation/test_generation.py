@@ -33,7 +33,7 @@ def inpaint(model, **options):
 
 
 def objective_of(sampler: str) -> str | dict:
-    objective = SAMPLERS[sampler].objectives[0]
+    objective = SAMPLERS[sampler].objectives[0].name
     return {"type": "ddpm", "config": {"prediction_type": "v"}} if objective == "ddpm" else objective
 
 

@@ -11,9 +11,9 @@ from stable_audio_tools.inference.sampling.ddpm_samplers import ddim, ddpm, inve
 from stable_audio_tools.inference.sampling.samplers import SAMPLERS, samplers_for
 from stable_audio_tools.inference.sampling.schedules import SCHEDULES, Span
 from stable_audio_tools.inference.sampling.watching import Watch
-from stable_audio_tools.models.diffusion.ddpm import DDPM
+from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
 from stable_audio_tools.models.diffusion.guidance import Guided
-from stable_audio_tools.models.diffusion.objectives import mix_at, predict_data
+from stable_audio_tools.models.diffusion.objectives import V
 
 SHAPE = (3, 4, 10)  # a batch, and channels
 THEIR_NAMES = {"epsilon": "epsilon", "sample": "sample", "v": "v_prediction"}
@@ -57,7 +57,7 @@ def test_each_step_is_that_of_diffusers(name: str, eta: float | None, kind: str,
         prediction_type=THEIR_NAMES[kind], timestep_spacing=spacing, clip_sample=clip is not None, clip_sample_range=1.0
     )
     theirs.set_timesteps(20)
-    objective = DDPM(prediction_type=kind, clip_sample=clip)
+    objective = DDPMObjective(prediction_type=kind, clip_sample=clip)
     times = SCHEDULES[spacing](Span(objective, 20))
     assert torch.equal((times[:-1] * 1000 - 1).round().long(), theirs.timesteps)
 
@@ -80,11 +80,11 @@ def test_each_step_is_that_of_diffusers(name: str, eta: float | None, kind: str,
 class Gaussian:
     """The exact network for data from N(0.5, 0.3^2)."""
 
-    def __init__(self, objective: DDPM) -> None:
+    def __init__(self, objective: DDPMObjective) -> None:
         self.objective = objective
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        alpha, sigma = (part[:, None, None] for part in mix_at(t.double(), self.objective))
+        alpha, sigma = (part[:, None, None] for part in self.objective.mix(t.double()))
         total = (alpha * 0.3) ** 2 + sigma**2
         noise = sigma * (x - alpha * 0.5) / total
         data = 0.5 + alpha * 0.09 * (x - alpha * 0.5) / total
@@ -96,11 +96,11 @@ class Gaussian:
         return Guided(self(x, t), self(x, t))
 
 
-@pytest.mark.parametrize("name", [name for name in samplers_for(DDPM()) if name != "k-dpm-adaptive"])
+@pytest.mark.parametrize("name", [name for name in samplers_for(DDPMObjective()) if name != "k-dpm-adaptive"])
 @pytest.mark.parametrize("kind", THEIR_NAMES)
 def test_every_sampler_draws_from_the_distribution(name: str, kind: str) -> None:
     """The k-samplers through the adapter among them. 20,000 draws tell a mean to 0.002 and a deviation to 0.0015."""
-    objective, sampler = DDPM(prediction_type=kind), SAMPLERS[name]
+    objective, sampler = DDPMObjective(prediction_type=kind), SAMPLERS[name]
     steps = 300 if name == "ddpm" else 60
     span = Span(sampler.view(objective), steps, sampler.first_time(None, "", objective))
     times = SCHEDULES[sampler.schedule](span)
@@ -114,7 +114,7 @@ def test_every_sampler_draws_from_the_distribution(name: str, kind: str) -> None
 
 
 def test_inversion_finds_the_noise() -> None:
-    objective = DDPM()
+    objective = DDPMObjective()
     times = SCHEDULES["leading"](Span(objective, 50))
     network = Gaussian(objective)
     start = torch.randn(2, 3, 8)
@@ -131,7 +131,7 @@ def test_inversion_finds_the_noise() -> None:
 
 def test_ddim_at_eta_1_has_the_variance_of_ddpm() -> None:
     """One step from the same state, over many draws of the noise."""
-    objective = DDPM()
+    objective = DDPMObjective()
     times = torch.tensor([0.5, 0.4, 0.0], dtype=torch.float64)
     x = torch.full((1, 1, 20000), 0.7)
     network, options = Gaussian(objective), {"objective": objective}
@@ -140,24 +140,24 @@ def test_ddim_at_eta_1_has_the_variance_of_ddpm() -> None:
 
 
 def test_a_prediction_is_read_at_the_time_it_was_made_for() -> None:
-    objective = DDPM(prediction_type="sample")
+    objective = DDPMObjective(prediction_type="sample")
     t = torch.tensor([0.3, 0.8])
     x = torch.randn(2, 1, 4)
-    assert torch.equal(predict_data(x, x * 2, t, objective), x * 2)
+    assert torch.equal(objective.predict_data(x, x * 2, t), x * 2)
 
 
 def test_schedules_end_at_the_data_and_descend() -> None:
     for name in ("leading", "trailing"):
         for steps, start in ((7, 1.0), (50, 0.5), (1, 0.3), (1000, 1.0)):
-            times = SCHEDULES[name](Span(DDPM(), steps, start)).tolist()
+            times = SCHEDULES[name](Span(DDPMObjective(), steps, start)).tolist()
             assert len(times) == steps + 1
             assert times[-1] == 0
             assert times[0] <= start
             assert all(before > after for before, after in pairwise(times))
     with pytest.raises(ValueError, match=r"steps is 60, and from t = 0.05 there are 50 of the 1000 noise levels"):
-        SCHEDULES["leading"](Span(DDPM(), 60, 0.05))
+        SCHEDULES["leading"](Span(DDPMObjective(), 60, 0.05))
     with pytest.raises(ValueError, match=r"'leading' and 'trailing' are those of the samplers ddpm and ddim"):
-        SCHEDULES["leading"](Span("v", 10))
+        SCHEDULES["leading"](Span(V, 10))
 
 
 def test_eta_is_a_share() -> None:

@@ -11,7 +11,7 @@ from stable_audio_tools.inference.sampling.samplers import SAMPLERS, ddim, ddim_
 from stable_audio_tools.inference.sampling.schedules import Span, find_schedule
 from stable_audio_tools.inference.sampling.watching import Cancelled, Watch, WatchedDenoiser
 from stable_audio_tools.models.diffusion.guidance import Guided
-from stable_audio_tools.models.diffusion.objectives import mix_at, predict_data, predict_noise
+from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW, Objective, V
 
 CPU = torch.device("cpu")
 MEAN, DEVIATION = 0.4, 0.7
@@ -36,23 +36,23 @@ RANDOM = ("dpmpp-2m-sde", "dpmpp-3m-sde", "k-dpmpp-2s-ancestral")
 class Best:
     """The prediction for data of which only mean and deviation are known; deviation 0: the data themselves."""
 
-    def __init__(self, objective: str, mean: torch.Tensor | float = MEAN, deviation: float = DEVIATION) -> None:
+    def __init__(self, objective: Objective, mean: torch.Tensor | float = MEAN, deviation: float = DEVIATION) -> None:
         self.objective, self.mean, self.deviation = objective, mean, deviation
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        alpha, sigma = (part[:, None, None] for part in mix_at(t.double(), self.objective))
+        alpha, sigma = (part[:, None, None] for part in self.objective.mix(t.double()))
         variance = alpha**2 * self.deviation**2 + sigma**2
         gain = alpha * self.deviation**2 / variance
         error = x - alpha * self.mean
         data, noise = self.mean + gain * error, sigma / variance * error
-        return (alpha * noise - sigma * data if self.objective == "v" else noise - data).to(x.dtype)
+        return (alpha * noise - sigma * data if self.objective == V else noise - data).to(x.dtype)
 
     def guided(self, x: torch.Tensor, t: torch.Tensor) -> Guided:
         return Guided(self(x, t), self(x, t))
 
 
-def objective_of(name: str) -> str:
-    return SAMPLERS[name].objectives[0]
+def objective_of(name: str) -> Objective:
+    return SAMPLERS[name].objectives[0]()
 
 
 def times_for(name: str, steps: int, schedule: str | None = None) -> torch.Tensor:
@@ -71,9 +71,9 @@ def test_deterministic_samplers_follow_the_ode(name: str) -> None:
     steps, tolerance = ODE[name]
     objective = objective_of(name)
     # The published schedule of flows ends with a long step, whose error does not vanish.
-    schedule = None if objective == "v" else "linear"
+    schedule = None if objective == V else "linear"
     start = times_for(name, steps, schedule)[0]
-    alpha, sigma = mix_at(start, objective)
+    alpha, sigma = objective.mix(start)
     deviation = (alpha**2 * DEVIATION**2 + sigma**2).sqrt()
     units = torch.linspace(-2, 2, 24).reshape(1, 2, 12)
     made = run(name, steps, (alpha * MEAN + deviation * units).float(), Best(objective), schedule)
@@ -90,7 +90,7 @@ def test_order_of_convergence(name: str, order: int) -> None:
 
     def error(steps: int) -> float:
         times = torch.linspace(0.9, 0, steps + 1, dtype=torch.float64)
-        alpha, sigma = mix_at(times[0], best.objective)
+        alpha, sigma = best.objective.mix(times[0])
         x = alpha * MEAN + (alpha**2 * DEVIATION**2 + sigma**2).sqrt() * units
         made = SAMPLERS[name].run(best, x, times, SeededNoise((0,), CPU), Watch())
         return float((made - MEAN - DEVIATION * units).abs().max())
@@ -102,8 +102,8 @@ def test_order_of_convergence(name: str, order: int) -> None:
 def test_random_samplers_draw_from_the_data(name: str) -> None:
     x = torch.randn(1, 4, 5000, generator=torch.Generator().manual_seed(0))
     info = SAMPLERS[name]
-    x = info.first_state(times_for(name, 60), x, None, "v")
-    made = run(name, 60, x, Best("v"))
+    x = info.first_state(times_for(name, 60), x, None, V)
+    made = run(name, 60, x, Best(V))
     # 20000 draws: the mean is known to 0.7 / sqrt(20000) = 0.005, the deviation to 0.0035; three times that, and bias.
     assert made.mean() == pytest.approx(MEAN, abs=0.02)
     assert made.std() == pytest.approx(DEVIATION, abs=0.02)
@@ -111,7 +111,7 @@ def test_random_samplers_draw_from_the_data(name: str) -> None:
 
 def test_ancestral_ddim_draws_from_the_data() -> None:
     x = torch.randn(1, 4, 5000, generator=torch.Generator().manual_seed(0))
-    made = ddim(Best("v"), x, times_for("v-ddim", 200), SeededNoise((1,), CPU), Watch(), eta=1.0)
+    made = ddim(Best(V), x, times_for("v-ddim", 200), SeededNoise((1,), CPU), Watch(), eta=1.0)
     assert made.mean() == pytest.approx(MEAN, abs=0.02)
     assert made.std() == pytest.approx(DEVIATION, abs=0.02)
 
@@ -144,7 +144,7 @@ def test_one_step_is_the_prediction(name: str) -> None:
     times = times_for(name, 1)
     made = run(name, 1, x, Best(objective))
     t = times[:1].float()
-    expected = predict_data(x, Best(objective)(x, t), t, objective)
+    expected = objective.predict_data(x, Best(objective)(x, t), t)
     torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -153,7 +153,7 @@ def test_pingpong_adds_fresh_noise_to_the_prediction() -> None:
     seen = []
     watch = Watch(lambda info: seen.append(info["x"]))
     x = torch.randn(2, 2, 6, generator=torch.Generator().manual_seed(0))
-    run("pingpong", 4, x, Best("rectified_flow", data, 0.0), watch=watch, seeds=(7,))
+    run("pingpong", 4, x, Best(RECTIFIED_FLOW, data, 0.0), watch=watch, seeds=(7,))
     generator = torch.Generator().manual_seed(7)
     times = times_for("pingpong", 4).tolist()
     for state, t in zip(seen[1:], times[1:]):
@@ -170,8 +170,8 @@ def test_cfgpp_takes_the_noise_of_the_unconditional_prediction() -> None:
     seen = []
     ddim_cfgpp(Denoiser(), x, times, SeededNoise((0,), CPU), Watch(lambda info: seen.append(info["x"])))
     t = torch.tensor([0.8])
-    data = predict_data(x, torch.full_like(x, 0.3), t, "v")
-    noise = predict_noise(x, torch.full_like(x, -0.2), t, "v")
+    data = V.predict_data(x, torch.full_like(x, 0.3), t)
+    noise = V.predict_noise(x, torch.full_like(x, -0.2), t)
     alpha, sigma = math.cos(0.25 * math.pi), math.sin(0.25 * math.pi)
     torch.testing.assert_close(seen[0], alpha * data + sigma * noise)
 
@@ -224,7 +224,7 @@ def test_unknown_and_unfit_samplers_are_named() -> None:
     with pytest.raises(ValueError, match="'euler' is not for a model with the objective 'v'; use dpmpp-2m-sde"):
         find_sampler("euler", "v")
     with pytest.raises(ValueError, match="k-dpm-fast' needs at least 2 steps, got 1"):
-        run("k-dpm-fast", 1, torch.zeros(1, 2, 12), Best("v"))
+        run("k-dpm-fast", 1, torch.zeros(1, 2, 12), Best(V))
     with pytest.raises(ValueError, match="init_noise_level must be above 0, got 0"):
         SAMPLERS["euler"].first_time(0, "init_noise_level")
     assert samplers_for("rf_denoiser") == ["euler", "rk4", "dpmpp", "pingpong"]

@@ -5,7 +5,7 @@ import torch
 
 from stable_audio_tools.core.config import build
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.models.diffusion.ddpm import DDPM
+from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
 
 pytest.importorskip("diffusers")
 SMALL = {"block_out_channels": [8, 16], "attention_levels": [1], "norm_groups": 4}
@@ -39,7 +39,7 @@ def test_any_number_of_bands_and_frames(bands: int, frames: int) -> None:
 
 def test_the_output_is_that_of_diffusers_at_the_table_entry() -> None:
     model = build(
-        "unconditional", {"type": "unet2d", "config": {"io_channels": 16, **SMALL}}, diffusion_objective=DDPM()
+        "unconditional", {"type": "unet2d", "config": {"io_channels": 16, **SMALL}}, diffusion_objective=DDPMObjective()
     ).eval()
     x = torch.randn(2, 16, 8)
     with torch.no_grad():

@@ -11,6 +11,7 @@ from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.diffusion.denoising import PlainDenoiser
 from stable_audio_tools.models.diffusion.guidance import Guidance
+from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW
 from stable_audio_tools.models.lora import LoraAdapter
 
 CONFIG: dict[str, Any] = {
@@ -45,7 +46,7 @@ def sampled(request: pytest.FixtureRequest) -> tuple[Any, LoraAdapter, Any]:
     inputs = {"cross_attn_cond": torch.randn(2, 1, 8)}
     if request.param == "transformer":
         return model, adapter, lambda: model.denoiser(inputs, cfg_scale=3.0)
-    return model, adapter, lambda: PlainDenoiser(model.model, inputs, Guidance(), "rectified_flow")
+    return model, adapter, lambda: PlainDenoiser(model.model, inputs, Guidance(), RECTIFIED_FLOW)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModel
 from stable_audio_tools.models.diffusion.guidance import Guidance
 from stable_audio_tools.models.diffusion.initialization import halve_parameters
-from stable_audio_tools.models.diffusion.objectives import DiffusionObjective, noise_level
+from stable_audio_tools.models.diffusion.objectives import Objective, parse_objective
 from stable_audio_tools.models.diffusion.unconditional import DiffusionModel
 from stable_audio_tools.models.diffusion.unet1d.checks import check, describe
 from stable_audio_tools.models.diffusion.unet1d.guided import UNetCFG1d
@@ -38,9 +38,9 @@ def _split_context(model: UNet1d, given: Tensor | None) -> list[Tensor] | None:
 class UNetCFG1DWrapper(ConditionedDiffusionModel):
     """The 1-D U-Net with cross-attention to conditions and guidance: Stable Audio 1."""
 
-    def __init__(self, diffusion_objective: Runtime[DiffusionObjective] = "v", **options: Any) -> None:
+    def __init__(self, diffusion_objective: Runtime[Objective | str] = "v", **options: Any) -> None:
         super().__init__(supports_cross_attention=True, supports_global_cond=True, supports_input_concat=True)
-        self.diffusion_objective: DiffusionObjective = diffusion_objective
+        self.objective = parse_objective(diffusion_objective)
         self.model = UNetCFG1d(**options)
         self.io_channels: int = options["in_channels"]
         halve_parameters(self.model)
@@ -71,7 +71,7 @@ class UNetCFG1DWrapper(ConditionedDiffusionModel):
         Prepended conditions and the negatives of the others have no place here.
         """
         dtype = weight_dtype(self.model)
-        within = Guidance(cfg_scale, cfg_interval).covers(noise_level(t, self.diffusion_objective))
+        within = Guidance(cfg_scale, cfg_interval).covers(self.objective.noise_level(t))
         out: Tensor = self.model(
             x.to(dtype),
             t,
