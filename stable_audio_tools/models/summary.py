@@ -1,26 +1,28 @@
 """What a model config builds: parameters per part, latent rate, memory; found on the meta device, without weights."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.models.factory import check_model_config
+from stable_audio_tools.models.factory import ModelFile, check_model_config
 
-_GIB = 2**30
+_GIB, _MIB = 2**30, 2**20
 
 
-def summarise_model_config(path: Path) -> dict[str, Any]:
-    """The facts that `stable-audio-tools check` prints."""
-    top, part = check_model_config(load(path))
+def summarise_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that `stable-audio-tools check` prints; every mistake of the config is in the ConfigError."""
+    top, part = check_model_config(config)
     try:
         with torch.device("meta"):
             model = part.build(sample_rate=top.sample_rate, model_type=top.model_type)
     except ValueError as error:
         raise ConfigError(f"model: cannot be built ({error})") from error
+    problem = _channel_problem(model, top)
+    if problem is not None:
+        raise ConfigError(problem)
     counts = {name: count_parameters(child) for name, child in model.named_children()}
     summary: dict[str, Any] = {
         "model type": top.model_type,
@@ -35,6 +37,21 @@ def summarise_model_config(path: Path) -> dict[str, Any]:
         summary["window"] = f"{window}, {top.sample_size // ratio} latent frames" if ratio else window
     summary["memory"] = memory_estimate(model, top.training or {})
     return summary
+
+
+def _channel_problem(model: nn.Module, top: ModelFile) -> str | None:
+    """Compare the channels that the data loader delivers in training with those that the model takes."""
+    training = top.training
+    if training is None or training.get("pre_encoded") or training.get("force_input_mono"):
+        return None
+    codec: Any = getattr(model, "pretransform", None)
+    owner: Any = model if codec is None else codec
+    taken = model.audio_channels if hasattr(model, "audio_channels") else getattr(owner, "io_channels", None)
+    if taken is None:
+        return None
+    if taken == top.audio_channels:
+        return None
+    return f"audio_channels: is {top.audio_channels}, but the model takes audio of {taken} channels; use {taken}"
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -57,9 +74,9 @@ def memory_estimate(model: nn.Module, training: dict[str, Any]) -> dict[str, str
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     copies = 3 + bool(training.get("use_ema", True))
     return {
-        "inference, float16": _gib(2 * total),
-        "inference, float32": _gib(4 * total),
-        "training, before activations": _gib(4 * total + 4 * copies * trained),
+        "inference, float16": _format_bytes(2 * total),
+        "inference, float32": _format_bytes(4 * total),
+        "training, before activations": _format_bytes(4 * total + 4 * copies * trained),
     }
 
 
@@ -71,5 +88,5 @@ def _downsampling_ratio(model: nn.Module) -> int | None:
     return None
 
 
-def _gib(count: int) -> str:
-    return f"{count / _GIB:.2f} GiB"
+def _format_bytes(count: int) -> str:
+    return f"{count / _GIB:.2f} GiB" if count >= _GIB / 10 else f"{count / _MIB:.1f} MiB"

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from stable_audio_tools.models.checkpoints import load_into, open_weights
 from stable_audio_tools.models.compilation import compile_network
 from stable_audio_tools.models.factory import check_model_config
 from stable_audio_tools.training.callbacks.guards import out_of_memory_advice, require_trainable
+from stable_audio_tools.training.checks import wrong_kind
 from stable_audio_tools.training.factory import (
     TrainingSection,
     check_training_config,
@@ -41,7 +42,6 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE_CONFIG = Path(configs.__path__[0]) / "model_configs" / "autoencoders" / "tiny_autoencoder.json"
 EXAMPLE_STEPS = 200
-AUDIO_TYPES = ("audio_dir", "huggingface", "wds", "s3")
 _RUN_FOLDER = "STABLE_AUDIO_TOOLS_RUN_FOLDER"  # tells processes that Lightning starts where the first one writes
 
 
@@ -168,21 +168,10 @@ def read_configs(settings: TrainSettings, recipe: Recipe) -> tuple[RunConfigs, T
     dataset = _with_path_lists(load(settings.dataset_config), settings)
     for path, data in ((settings.dataset_config, dataset), (settings.val_dataset_config, val)):
         if data is not None and model["model"].get("pretransform") is not None:
-            problems += _wrong_kind(f"{settings.model_config}: training.pre_encoded", section, path, data)
+            problems += wrong_kind(f"{settings.model_config}: training.pre_encoded", section, path, data)
     if problems:
         raise ConfigError(problems)
     return RunConfigs(model, dataset, val), section
-
-
-def _wrong_kind(key: str, section: TrainingSection, path: str, data: Mapping[str, Any]) -> Iterator[str]:
-    """Latents where the pretransform is to make them from audio, or audio where they should be made already."""
-    kind, expected = data.get("dataset_type"), bool(getattr(section.training.config, "pre_encoded", False))
-    holds_latents = kind == "pre_encoded" or (kind in ("wds", "s3") and bool(data.get("pre_encoded")))
-    told = f"{path}: dataset_type: {kind!r}" + (" with pre_encoded" if holds_latents and kind != "pre_encoded" else "")
-    if holds_latents and not expected:
-        yield f"{key}: is false, but {told} holds latents; set it to true, or train on a data set of audio"
-    if expected and not holds_latents and kind in AUDIO_TYPES:
-        yield f"{key}: is true, but {told} holds audio; set it to false, or train on a data set of latents"
 
 
 def build_model(settings: TrainSettings, model_config: dict[str, Any], resuming: bool) -> nn.Module:

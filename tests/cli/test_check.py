@@ -110,6 +110,68 @@ def test_model_and_dataset_mistakes_come_together(
     assert "audio_dirr" in printed
 
 
+def test_a_dataset_alone_and_before_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [{"id": "a", "path": str(tmp_path)}]}))
+    assert main(["check", str(data)]) == 0
+    assert capsys.readouterr().out == "dataset: audio_dir\n"
+    assert main(["check", str(data), str(TINY)]) == 0
+    assert capsys.readouterr().out.startswith("model type: autoencoder")
+
+
+def test_files_that_do_not_exist_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file.wav").touch()
+    data = {
+        "dataset_type": "audio_dir",
+        "exclude_paths_file": "/absent/list.txt",
+        "datasets": [
+            {"id": "a", "path": "/absent/a"},
+            {"id": "b", "path": str(tmp_path / "file.wav")},
+            {"id": "c", "path": str(tmp_path), "metadata_path": "/absent/table.csv"},
+        ],
+    }
+    (tmp_path / "data.json").write_text(json.dumps(data))
+    assert main(["check", str(tmp_path / "data.json")]) == 2
+    errors = [line.partition("data.json: ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert errors == [
+        "dataset.exclude_paths_file: no such file: /absent/list.txt",
+        "dataset.datasets[0].path: no such folder: /absent/a",
+        f"dataset.datasets[1].path: is a file, and a folder is needed: {tmp_path / 'file.wav'}",
+        "dataset.datasets[2].metadata_path: no such file: /absent/table.csv",
+    ]
+
+
+def test_the_training_section_is_checked(
+    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config["training"] |= {"optimizer": "adamw", "batch_size": 4, "grad_accum_steps": 2}
+    assert check(config, tmp_path) == 2
+    printed = capsys.readouterr().err
+    for key in ("optimizer", "batch_size", "grad_accum_steps"):
+        assert f"training.{key}: unknown key" in printed
+
+
+def test_channels_of_data_and_model_must_agree(
+    config: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config["audio_channels"] = 1
+    assert check(config, tmp_path) == 2
+    assert "audio_channels: is 1, but the model takes audio of 2 channels; use 2" in capsys.readouterr().err
+
+
+def test_latents_for_a_model_that_encodes_audio_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = next((CONFIGS / "model_configs").rglob("tiny_diffusion_cond.json"))
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps({"dataset_type": "pre_encoded", "datasets": [{"id": "a", "path": str(tmp_path)}]}))
+    assert main(["check", str(model), str(data)]) == 2
+    assert "training.pre_encoded: is false, but" in capsys.readouterr().err
+
+
+def test_memory_of_small_models_is_not_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(TINY)]) == 0
+    assert "MiB" in capsys.readouterr().out
+
+
 def test_comments_are_refused_with_their_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.json").write_text('{\n  "model_type": "lm" // why\n}')
     assert main(["check", str(tmp_path / "model.json")]) == 2
