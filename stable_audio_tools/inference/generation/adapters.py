@@ -90,10 +90,23 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _fingerprint_of(adapter: LoraAdapter) -> str:
+    """The fingerprint of an adapter, kept until its factors change."""
+    version = [(name, tensor.data_ptr(), _version(tensor)) for name, tensor in adapter.named_factors()]
+    kept = adapter.control.fingerprint
+    if kept is None or kept[0] != version:
+        kept = adapter.control.fingerprint = (version, fingerprint(adapter.state_dict()))
+    return kept[1]
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def _told(name: str, adapter: LoraAdapter, strength: float) -> dict[str, Any]:
     told = {
         "file": adapter.facts.get("file", name),
-        "weights": fingerprint(adapter.state_dict()),
+        "weights": _fingerprint_of(adapter),
         "strength": strength,
         "interval": None if adapter.interval is None else list(adapter.interval),
         "layers": None if adapter.layer_filter is None else list(adapter.layer_filter),

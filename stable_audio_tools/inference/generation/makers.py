@@ -20,9 +20,11 @@ from stable_audio_tools.inference.generation.diffusion import (
 from stable_audio_tools.inference.generation.facts import ModelFacts
 from stable_audio_tools.inference.generation.options import GuidanceOptions, SamplingOptions
 from stable_audio_tools.inference.generation.reconstruction import reconstruct
-from stable_audio_tools.inference.sampling.randomness import RandomStream
+from stable_audio_tools.inference.generation.run import join_conditions
+from stable_audio_tools.inference.sampling.randomness import SeededNoise
 from stable_audio_tools.inference.sampling.samplers import find_sampler
 from stable_audio_tools.inference.sampling.watching import Cancelled, progress_of
+from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.precision import hold_in
 
 Span = tuple[float, float]  # seconds
@@ -86,13 +88,15 @@ def make_reconstruction(model: Any, job: Job, facts: ModelFacts) -> Tensor:
         raise ValueError("an autoencoder makes nothing by itself; give the audio to pass through it as init_audio")
     rate, audio = job.init_audio
     decoding: dict[str, Any] = {} if job.steps is None else {"steps": job.steps}
-    made = []
-    for seed in job.seeds:
-        with RandomStream(seed, job.device).in_charge(), _precision(job):
-            made.append(
-                reconstruct(model, audio, rate, device=job.device, **decoding, **{"progress": True, **job.options})
-            )
-    return torch.stack(made)
+    options = {"progress": True, **decoding, **job.options}
+
+    def pass_through(item: int = 0) -> Tensor:
+        with _precision(job):
+            return reconstruct(model, audio, rate, device=job.device, **options)[None]
+
+    noise = SeededNoise(job.seeds, job.device)
+    made = noise.feed(pass_through, pass_through, torch.cat)
+    return made.expand(len(job.seeds), -1, -1)  # seeds that drew nothing share one pass
 
 
 def make_codes(model: Any, job: Job, facts: ModelFacts) -> Tensor:
@@ -102,25 +106,32 @@ def make_codes(model: Any, job: Job, facts: ModelFacts) -> Tensor:
     assert job.samples is not None
     frames = math.ceil(job.samples / codec.downsampling_ratio)
     options = {name: value for name, value in job.options.items() if name not in ("progress", "cancel")}
-    total = frames * len(job.seeds)
-    first = None if job.init_audio is None else _codes_of(model, job)
-    made = []
-    with progress_of(job.options.get("progress", True), total) as progress:
-        for index, seed in enumerate(job.seeds):
-            with RandomStream(seed, job.device).in_charge():
-                codes = model.generate(
-                    frames,
-                    batch_size=1,
-                    init_data=first,
-                    conditioning=None if model.conditioner is None else [job.conditions[index]],
-                    negative_conditioning=None if job.negative is None else [job.negative[index]],
-                    cfg_scale=1.0 if job.cfg_scale is None else job.cfg_scale,
-                    callback=_step_callback(job, index / len(job.seeds), total, progress),
-                    generator=torch.Generator(job.device).manual_seed(seed),
-                    **options,
-                )
-            made.append(codec.decode_tokens(codes))
-    return torch.cat(made)
+    count = len(job.seeds)
+    noise = SeededNoise(job.seeds, job.device)
+
+    def encode(items: list[dict[str, Any]] | None) -> dict[str, Condition] | None:
+        if items is None or model.conditioner is None:
+            return None
+        return noise.feed(
+            lambda: model.conditioner(items, job.device),
+            lambda index: model.conditioner([items[index]], job.device),
+            join_conditions,
+        )
+
+    with progress_of(job.options.get("progress", True), frames * count) as progress:
+        codes = model.generate(
+            frames,
+            batch_size=count,
+            init_data=None if job.init_audio is None else _codes_of(model, job).expand(count, -1, -1),
+            conditioning_tensors=encode(job.conditions),
+            negative_conditioning_tensors=encode(job.negative),
+            cfg_scale=1.0 if job.cfg_scale is None else job.cfg_scale,
+            callback=_step_callback(job, frames * count, progress),
+            generator=[torch.Generator(job.device).manual_seed(seed) for seed in job.seeds],
+            **options,
+        )
+    audio: Tensor = codec.decode_tokens(codes)
+    return audio
 
 
 Maker = Callable[[Any, Job, ModelFacts], Tensor]
@@ -244,18 +255,15 @@ def _codes_of(model: Any, job: Job) -> Tensor:
     return codes
 
 
-def _step_callback(job: Job, before: float, total: int, progress: Any) -> Callable[[int, int], None]:
-    """Frames done of `total`, where a share `before` of them was done by earlier items.
-
-    The steps of one item are more than its frames: codebooks follow each other.
-    """
+def _step_callback(job: Job, total: int, progress: Any) -> Callable[[int, int], None]:
+    """Report frames done of `total`; steps are more than the frames of an item, since codebooks follow each other."""
     cancel = job.options.get("cancel")
 
     def step(done: int, steps: int) -> None:
         if cancel is not None and cancel.is_set():
             raise Cancelled("the generation was cancelled")
         if progress is not None:
-            progress(min(total, round(total * (before + done / (steps * len(job.seeds))))), total)
+            progress(min(total, round(total * done / steps)), total)
 
     return step
 

@@ -24,6 +24,7 @@ from stable_audio_tools.inference.sampling.randomness import SeededNoise, resolv
 from stable_audio_tools.inference.sampling.samplers import SamplerInfo, find_sampler
 from stable_audio_tools.inference.sampling.schedules import Span, find_schedule
 from stable_audio_tools.inference.sampling.watching import Watch, WatchedDenoiser, progress_of
+from stable_audio_tools.models.autoencoders.autoencoder import analysed_once
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.routing import find_condition
 from stable_audio_tools.models.diffusion.guidance import Denoiser
@@ -107,12 +108,14 @@ class GenerationRun:
         if audio is None:
             return None
         codec = self.model.pretransform
+        is_shared = len(audio) == 1
 
         def encode(item: int | None = None) -> Tensor:
-            clips = audio if item is None or len(audio) == 1 else audio[item : item + 1]
+            begin()
+            clips = audio if item is None or is_shared else audio[item : item + 1]
             return encode_audio(codec, clips)[..., : self.frames]
 
-        with self._loaded(codec):
+        with self._loaded(codec), analysed_once(codec if is_shared else None) as begin:
             latents = self.noise.feed(encode, encode, torch.cat)
         return latents.expand(self.batch_size, -1, -1)
 
@@ -216,7 +219,7 @@ class GenerationRun:
             return conditions
 
         with self._loaded(conditioner):
-            return self.noise.feed(encode, encode, _join)
+            return self.noise.feed(encode, encode, join_conditions)
 
     def _spread(self, id: str, tensor: Tensor, mask: Tensor | None, name: str) -> Condition:
         """One item's condition for the whole batch."""
@@ -273,7 +276,7 @@ def select(inputs: Mapping[str, Tensor | None], items: slice, dtype: torch.dtype
     }
 
 
-def _join(parts: list[dict[str, Condition]]) -> dict[str, Condition]:
+def join_conditions(parts: list[dict[str, Condition]]) -> dict[str, Condition]:
     """Conditions of single items as those of a batch."""
 
     def joined(id: str) -> Condition:

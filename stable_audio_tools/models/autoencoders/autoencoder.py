@@ -4,7 +4,8 @@ Encoding goes pretransform -> encoder -> bottleneck, decoding the same way back.
 once, while the bottleneck, which may draw noise, takes them one by one: the draws do not depend on the batching.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,43 @@ from stable_audio_tools.models.bottleneck.base import DiscreteBottleneck
 if TYPE_CHECKING:
     from stable_audio_tools.models.bottleneck import Bottleneck
     from stable_audio_tools.models.pretransforms import Pretransform
+
+
+@contextmanager
+def analysed_once(codec: nn.Module | None) -> Iterator[Callable[[], None]]:
+    """Inside, one clip is encoded several times, and the encoder of a codec runs in the first pass only.
+
+    The draws of its bottleneck differ from pass to pass. Call what is yielded before each pass.
+    """
+    parts = [] if codec is None else [part for part in codec.modules() if isinstance(part, AudioAutoencoder)]
+    for part in parts:
+        part.replay = Replay()
+
+    def begin() -> None:
+        for part in parts:
+            assert part.replay is not None
+            part.replay.position = 0
+
+    try:
+        yield begin
+    finally:
+        for part in parts:
+            part.replay = None
+
+
+class Replay:
+    """Results of the calls of one pass, in order, for passes that make the same calls."""
+
+    def __init__(self) -> None:
+        self._results: list[Tensor] = []
+        self.position = 0
+
+    def next(self, compute: Callable[[], Tensor]) -> Tensor:
+        """The result of the next call, computed in the first pass."""
+        if self.position == len(self._results):
+            self._results.append(compute())
+        self.position += 1
+        return self._results[self.position - 1]
 
 
 class AudioAutoencoder(nn.Module):
@@ -53,6 +91,7 @@ class AudioAutoencoder(nn.Module):
         self.downsampling_ratio = self.min_length = downsampling_ratio
         self.soft_clip = soft_clip
         self.is_discrete = bottleneck is not None and bottleneck.is_discrete
+        self.replay: Replay | None = None
 
     @property
     def audio_channels(self) -> int:
@@ -107,6 +146,11 @@ class AudioAutoencoder(nn.Module):
     def _analyse(self, audio: Tensor, skip_pretransform: bool = False, iterate_batch: bool | int = False) -> Tensor:
         """The part of encoding that draws no noise: pretransform and encoder."""
         self._check_audio(audio, skip_pretransform)
+        if self.replay is not None:
+            return self.replay.next(lambda: self._compute_features(audio, skip_pretransform, iterate_batch))
+        return self._compute_features(audio, skip_pretransform, iterate_batch)
+
+    def _compute_features(self, audio: Tensor, skip_pretransform: bool, iterate_batch: bool | int) -> Tensor:
         if self.pretransform is not None and not skip_pretransform:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self._is_in_graph(audio)):
                 audio = _in_turn(self.pretransform.encode, audio, iterate_batch)

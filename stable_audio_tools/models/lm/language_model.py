@@ -11,9 +11,8 @@ from stable_audio_tools.models.conditioners import MultiConditioner, join_tokens
 from stable_audio_tools.models.lm.backbone import AudioLMBackbone
 from stable_audio_tools.models.lm.generation import Guidance, generate_codes
 from stable_audio_tools.models.lm.patterns import PatternProvider
-from stable_audio_tools.models.lm.sampling import check_sampling
+from stable_audio_tools.models.lm.sampling import Generators, check_sampling
 from stable_audio_tools.models.pretransforms import Pretransform
-from stable_audio_tools.models.transformer import KeyValueCache
 
 
 class LMOutput(NamedTuple):
@@ -143,13 +142,14 @@ class AudioLanguageModelWrapper(nn.Module):
         top_k: int = 250,
         top_p: float = 0.0,
         temp: float = 1.0,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
     ) -> Tensor:
         """Codes (b, q, max_gen_len) from metadata (`conditioning`) or conditions by id (`conditioning_tensors`).
 
         `init_data` (b, q, t) are the first codes, to be continued. With `cfg_scale` other than 1, logits are led away
         from those under the negative conditions, or zeros; a `*_use_cfg` that is False keeps that condition there.
-        `callback(step, steps)` tells the progress.
+        `callback(step, steps)` tells the progress. With a list of generators, one per item, an item is what it would be
+        alone.
         """
         check_sampling(temp, top_k, top_p)
         inputs = self._inputs(conditioning, conditioning_tensors)
@@ -165,7 +165,7 @@ class AudioLanguageModelWrapper(nn.Module):
             max_gen_len,
             inputs,
             guidance,
-            cache=KeyValueCache() if use_cache else None,
+            use_cache=use_cache,
             callback=callback,
             temperature=temp,
             top_k=top_k,

@@ -1,9 +1,12 @@
 """Drawing one of several tokens from logits."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator] | None  # of the batch, or one per item
 
 
 def sample_tokens(
@@ -11,9 +14,9 @@ def sample_tokens(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Generators = None,
 ) -> Tensor:
-    """Logits (..., card) to tokens (...).
+    """Logits (b, ..., card) to tokens (b, ...).
 
     Temperature 0 takes the likeliest. `top_p` (0: off) draws from the likeliest tokens whose probabilities add up to
     it, otherwise `top_k` (0: off) from so many of them.
@@ -42,6 +45,14 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
         raise ValueError(f"top_p: expected 0 (off) to 1, got {top_p:g}")
 
 
-def _draw(weights: Tensor, generator: torch.Generator | None) -> Tensor:
+def _draw(weights: Tensor, generator: Generators) -> Tensor:
     """One index by weights that need not sum to 1: the first arrival among exponential clocks of these rates."""
-    return (weights / torch.empty_like(weights).exponential_(1, generator=generator)).argmax(dim=-1)
+    arrivals = torch.empty_like(weights)
+    if isinstance(generator, Sequence):
+        if len(generator) != len(weights):
+            raise ValueError(f"{len(generator)} generators for {len(weights)} items; give one, or one per item")
+        for item, own in zip(arrivals, generator):
+            item.exponential_(1, generator=own)
+    else:
+        arrivals.exponential_(1, generator=generator)
+    return (weights / arrivals).argmax(dim=-1)

@@ -1,7 +1,8 @@
 """The tensors of one adapter in one layer, and what all layers of an adapter share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from stable_audio_tools.models.lora.formula import (
     row_squares,
     singular_bases,
 )
+
+Result = TypeVar("Result")
 
 FACTOR_NAMES = ("lora_A", "lora_B", "M_xs", "magnitude", "magnitude_r", "magnitude_c")
 
@@ -34,6 +37,7 @@ class Control:
     is_merged: bool = False
     layer_filter: tuple[str, ...] | None = None
     facts: dict[str, Any] = field(default_factory=dict)  # of its file: trigger, step, base model
+    fingerprint: tuple[Any, str] | None = None  # of the factors, and the state of them that it was computed from
 
     @property
     def effective_strength(self) -> float:
@@ -76,6 +80,7 @@ class LoraFactors(nn.Module):
         if form.cols:
             setattr(self, "magnitude_c" if both else "magnitude", nn.Parameter(col_squares(weight).sqrt()))
         self._squares: tuple[Any, tuple[Tensor, Tensor]] | None = None
+        self._kept: dict[str, tuple[Any, Any]] = {}  # results of frozen factors, with what they were computed from
 
     @property
     def strength(self) -> float:
@@ -94,18 +99,34 @@ class LoraFactors(nn.Module):
             return self.U, self.M_xs @ self.V.T
         return self.lora_B, self.lora_A
 
+    def pair_as(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """`pair` in the precision of a pass; converted once while nothing trains."""
+
+        def convert() -> tuple[Tensor, Tensor]:
+            up, down = self.pair()
+            return up.to(dtype), down.to(dtype)
+
+        return self._while_frozen("pair", dtype, convert)
+
     @property
     def has_gains(self) -> bool:
         form = self.control.config.form
         return form.rows or form.cols
 
     def gains(self, weight: Tensor | None, made_of: Any) -> Gains:
-        """Of the base weight (rows, cols), in the precision of the factors; `made_of` changes when the weight does."""
+        """Of the base weight (rows, cols), in the precision of the factors; `made_of` changes when the weight does.
+
+        Computed once while nothing trains.
+        """
         if weight is None or not self.has_gains:
             return Gains(None, None)
-        with torch.autocast(weight.device.type, enabled=False):
-            up, down = self.pair()
-            return gains(weight, up, down, self.scale, self.magnitudes, self._squares_of(weight, made_of))
+
+        def compute() -> Gains:
+            with torch.autocast(weight.device.type, enabled=False):
+                up, down = self.pair()
+                return gains(weight, up, down, self.scale, self.magnitudes, self._squares_of(weight, made_of))
+
+        return compute() if made_of is None else self._while_frozen("gains", made_of, compute)
 
     def change(self, weight: Tensor, drop: bool = False) -> Tensor:
         """W' - W, (rows, cols)"""
@@ -134,6 +155,18 @@ class LoraFactors(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         pass
 
+    def _while_frozen(self, name: str, made_of: Any, compute: Callable[[], Result]) -> Result:
+        """The result of `compute`, kept until the factors or `made_of` change; computed anew where gradients flow."""
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compute()
+        own = tuple((p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version) for p in self.parameters())
+        state = (made_of, own)
+        kept = self._kept.get(name)
+        if kept is None or kept[0] != state:
+            kept = self._kept[name] = (state, compute())
+        result: Result = kept[1]
+        return result
+
     def _squares_of(self, weight: Tensor, made_of: Any) -> tuple[Tensor, Tensor]:
         """Kept until the base weight changes."""
         if made_of is None:
@@ -144,4 +177,4 @@ class LoraFactors(nn.Module):
         return self._squares[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_squares": None}
+        return {**self.__dict__, "_squares": None, "_kept": {}}

@@ -23,7 +23,7 @@ class AdaptedLayer(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
     lora_factors: nn.ModuleDict
-    kept_weights: dict[str, Tensor] | None  # of the base, while adapters are merged into it
+    kept_weights: dict[str, Tensor] | None  # of the base, on the CPU, while adapters are merged into it
 
     def factors(self) -> Iterator[LoraFactors]:
         """Of every adapter of this layer."""
@@ -144,11 +144,10 @@ class AdaptedLinear(AdaptedLayer):
     def _add_low_rank(
         self, out: Tensor, x: Tensor, factors: LoraFactors, strength: float, rows: Tensor | None
     ) -> Tensor:
-        up, down = factors.pair()
-        hidden = factors.drop(F.linear(x, down.to(x.dtype))) * (strength * factors.scale)
-        up = up if rows is None else up * rows[:, None]
+        hidden = factors.drop(F.linear(x, factors.pair_as(x.dtype)[1])) * (strength * factors.scale)
+        up = factors.pair_as(out.dtype)[0] if rows is None else (factors.pair()[0] * rows[:, None]).to(out.dtype)
         # In place: nothing keeps the output of a product for its gradient.
-        return out.addmm_(hidden.to(out.dtype), up.T.to(out.dtype))
+        return out.addmm_(hidden.to(out.dtype), up.T)
 
 
 class AdaptedConv1d(AdaptedLayer):
@@ -179,11 +178,11 @@ class AdaptedConv1d(AdaptedLayer):
     def _add_low_rank(
         self, out: Tensor, x: Tensor, factors: LoraFactors, strength: float, rows: Tensor | None
     ) -> Tensor:
-        up, down = factors.pair()
-        kernel = down.view(len(down), *self.weight.shape[1:]).to(x.dtype)
+        down = factors.pair_as(x.dtype)[1]
+        kernel = down.view(len(down), *self.weight.shape[1:])
         hidden = factors.drop(self._conv_forward(x, kernel, None)) * (strength * factors.scale)
-        up = up if rows is None else up * rows[:, None]
-        return out + torch.matmul(up.to(out.dtype), hidden.to(out.dtype))
+        up = factors.pair_as(out.dtype)[0] if rows is None else (factors.pair()[0] * rows[:, None]).to(out.dtype)
+        return out + torch.matmul(up, hidden.to(out.dtype))
 
 
 class AdaptedEmbedding(AdaptedLayer):

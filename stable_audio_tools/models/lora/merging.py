@@ -29,7 +29,8 @@ class Extracted(NamedTuple):
 def merge_lora(model: nn.Module) -> int:
     """Add all adapters, at their strengths, to the base weights -> number of layers.
 
-    Passes then cost what the base's do, and `state_dict` holds the sum. `unmerge_lora` gives the base back, bit by bit.
+    Passes then cost what the base's do, and `state_dict` holds the sum. `unmerge_lora` gives the base back, bit by bit,
+    from a copy on the CPU.
     """
     layers = adapted_layers(model)
     if not layers:
@@ -49,7 +50,7 @@ def merge_lora(model: nn.Module) -> int:
             )
     for layer in layers.values():
         merged = layer.adapted_weight()
-        layer.kept_weights = {name: value.detach().clone() for name, value in _weights(layer).items()}
+        layer.kept_weights = {name: _on_cpu(value) for name, value in _weights(layer).items()}
         _write(layer, merged)
     for control in controls:
         control.is_merged = True
@@ -124,6 +125,11 @@ def _closest_factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     left, values = leading_vectors(matrix, rank)
     root = values.clamp_min(TINY).sqrt()
     return (left * root).float(), (left.T @ matrix / root[:, None]).float()
+
+
+def _on_cpu(value: Tensor) -> Tensor:
+    """A copy, also of what is on the CPU already."""
+    return value.detach().to("cpu", copy=True)
 
 
 def _weights(layer: AdaptedLayer) -> dict[str, nn.Parameter]:

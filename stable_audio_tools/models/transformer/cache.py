@@ -18,17 +18,23 @@ class KeyValue(NamedTuple):
 
 
 class LayerCache:
-    """One layer's past. Storage doubles when it is full, so that appending costs constant time on average."""
+    """One layer's past, in storage for `capacity` positions, which doubles where that was too little."""
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = 0) -> None:
         self.length = 0
+        self.capacity = capacity
         self._stored: KeyValue | None = None
 
     def append(self, new: KeyValue) -> KeyValue:
         """Take keys and values of the next positions -> those of all positions so far."""
         end = self.length + new.key.shape[-2]
         if self._stored is None or end > self._stored.key.shape[-2]:
-            self._stored = KeyValue(*(self._grown(old, item, 2 * end) for old, item in zip(self._past(new), new)))
+            self._stored = KeyValue(
+                *(
+                    self._grown(old, item, self.capacity if self.capacity >= end else 2 * end)
+                    for old, item in zip(self._past(new), new)
+                )
+            )
         for stored, item in zip(self._stored, new):
             stored[..., self.length : end, :] = item
         self.length = end
@@ -49,10 +55,11 @@ class KeyValueCache:
     """The past of a causal transformer: give the same object to every call of one generation, without gradients.
 
     The first call may prepend tokens; later calls hand in the new positions only. The projected context of the first
-    call serves the later ones.
+    call serves the later ones. `capacity` positions find room from the start.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, capacity: int = 0) -> None:
+        self.capacity = capacity
         self.layers: list[LayerCache] = []
         self.context: tuple[KeyValue | None, ...] | None = None
         self.mask: Tensor | None = None  # (b, length), True where positions may be seen; None: all
@@ -74,7 +81,7 @@ class KeyValueCache:
     def prepare(self, depth: int) -> None:
         """Make room for the layers, at the first call."""
         if not self.layers:
-            self.layers = [LayerCache() for _ in range(depth)]
+            self.layers = [LayerCache(self.capacity) for _ in range(depth)]
         if len(self.layers) != depth:
             raise ValueError(f"this cache holds {len(self.layers)} layers, the transformer has {depth}")
         if torch.is_grad_enabled() and self.length:

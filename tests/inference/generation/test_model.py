@@ -68,6 +68,41 @@ def test_an_item_does_not_depend_on_its_batch(loaded: Any, name: str) -> None:
     assert not torch.allclose(both.audio[0], both.audio[1], atol=1e-2)
 
 
+def test_items_of_a_language_model_share_each_pass(loaded: Any) -> None:
+    model = loaded("tiny_lm")
+    sizes: list[int] = []
+    hook = model.module.lm.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    model.generate(sound="rain", seconds=0.2, seed=1)
+    alone = len(sizes)
+    model.generate(sound="rain", seconds=0.2, seed=1, num_samples=3)
+    hook.remove()
+    assert sizes == [1] * alone + [3] * alone
+
+
+def test_a_clip_is_encoded_once_for_all_its_variations(loaded: Any) -> None:
+    """The bottleneck draws for each item; the encoder before it draws nothing."""
+    model = loaded("tiny_diffusion_cond")
+    calls: list[int] = []
+    encoder = model.module.pretransform.model.encoder
+    asked: dict[str, Any] = {"sound": "rain", "steps": 1, "init_audio": TONE, "init_noise_level": 0.1}
+    hook = encoder.register_forward_hook(lambda module, args, output: calls.append(len(output)))
+    several = model.generate(seed=[5, 6, 7], num_samples=3, **asked).audio
+    hook.remove()
+    assert calls == [1]
+    alone = [model.generate(seed=seed, **asked).audio for seed in (5, 6, 7)]
+    # Matrix products of another batch size add up in another order.
+    torch.testing.assert_close(several, torch.cat(alone), rtol=0, atol=1e-5)
+
+
+def test_reconstructions_that_draw_nothing_share_a_pass(loaded: Any) -> None:
+    model = loaded("tiny_codec")
+    calls: list[int] = []
+    hook = model.module.encoder.register_forward_hook(lambda module, args, output: calls.append(len(output)))
+    made = model.generate(init_audio=TONE, seed=[1, 2, 3], num_samples=3).audio
+    hook.remove()
+    assert len(made) == 3 and calls == [1]
+
+
 def test_it_gives_what_the_published_function_gives(loaded: Any) -> None:
     model = loaded("tiny_diffusion_cond")
     ours = model.generate(sound="bass", seconds_total=1, seed=11, steps=4, cfg_scale=3)

@@ -47,3 +47,16 @@ def test_one_seed_one_draw():
 
 def test_half_precision_logits():
     assert sample_tokens(torch.tensor([0.0, 60000.0, 0.0], dtype=torch.float16)) == 1
+
+
+def test_items_with_generators_of_their_own_are_what_they_would_be_alone():
+    logits = torch.randn(3, 2, 50, generator=torch.Generator().manual_seed(0))
+
+    def generators():
+        return [torch.Generator().manual_seed(seed) for seed in (4, 5, 6)]
+
+    together = sample_tokens(logits, top_k=20, generator=generators())
+    alone = [sample_tokens(logits[item : item + 1], top_k=20, generator=own) for item, own in enumerate(generators())]
+    assert torch.equal(together, torch.cat(alone))
+    with pytest.raises(ValueError, match="2 generators for 3 items; give one, or one per item"):
+        sample_tokens(logits, generator=generators()[:2])
