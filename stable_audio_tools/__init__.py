@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from stable_audio_tools.version import __version__
 
 if TYPE_CHECKING:
+    from stable_audio_tools.core.generations import generation
     from stable_audio_tools.inference.generation.model import load
     from stable_audio_tools.models.factory import create_model_from_config, create_model_from_config_path
     from stable_audio_tools.models.pretrained import get_pretrained_model, load_model
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "create_model_from_config": "stable_audio_tools.models.factory",
     "create_model_from_config_path": "stable_audio_tools.models.factory",
+    "generation": "stable_audio_tools.core.generations",
     "get_pretrained_model": "stable_audio_tools.models.pretrained",
     "load": "stable_audio_tools.inference.generation.model",
     "load_model": "stable_audio_tools.models.pretrained",
@@ -25,6 +27,7 @@ __all__ = [
     "__version__",
     "create_model_from_config",
     "create_model_from_config_path",
+    "generation",
     "get_pretrained_model",
     "load",
     "load_model",

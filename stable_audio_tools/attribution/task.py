@@ -10,8 +10,8 @@ from torch.func import functional_call
 
 from stable_audio_tools.attribution.noise import keyed_drops, keyed_noise
 from stable_audio_tools.attribution.outputs import Measure, loss
+from stable_audio_tools.models.diffusion.distribution_shift import Shift
 from stable_audio_tools.models.diffusion.objectives import (
-    DistributionShift,
     Objective,
 )
 
@@ -62,7 +62,7 @@ class DiffusionTask:
         network: nn.Module,
         objective: Objective,
         recipe: Recipe,
-        shift: DistributionShift | None = None,
+        shift: Shift | None = None,
     ) -> None:
         self.network, self.objective, self.recipe, self.shift = network, objective, recipe, shift
 
@@ -72,7 +72,7 @@ class DiffusionTask:
         noise = keyed_noise(clean.shape, recipe.noise_seed, recipe.steps, sample.key).to(clean)
         t = torch.tensor(recipe.steps, dtype=clean.dtype) / recipe.num_train_steps
         if self.shift is not None:
-            t = self.shift.time_shift(t, clean.shape[-1])
+            t = self.shift.shift(t, clean.shape[-1])
         t = self.objective.training_times(t)
         count = len(recipe.steps)
         noisy, target = self.objective.corrupt(clean.expand(count, -1, -1), noise, t.to(clean.device))

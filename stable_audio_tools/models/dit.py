@@ -4,6 +4,7 @@ x (b, c, n) and channel conditions -> patches (b, t, d), with the noise level an
 by adaptive layer norm, by cross-attention -> transformer -> prediction (b, c, n)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -13,11 +14,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stable_audio_tools.core.config.kinds import ModularSignal
 from stable_audio_tools.models.calls import is_touched, published_call, runs_published, used
 from stable_audio_tools.models.diffusion.denoising import GuidedTransformer
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
 from stable_audio_tools.models.diffusion.objectives import HasObjective, NamedObjective, parse_objective
-from stable_audio_tools.models.fourier import FourierFeatures
+from stable_audio_tools.models.fourier import ExpoFourierFeatures, FourierFeatures, normalised_log_snr
 from stable_audio_tools.models.precision import weight_dtype
 from stable_audio_tools.models.transformer.attention import Attention
 from stable_audio_tools.models.transformer.blocks import (
@@ -29,9 +31,9 @@ from stable_audio_tools.models.transformer.blocks import (
 )
 from stable_audio_tools.models.transformer.cache import KeyValue
 from stable_audio_tools.models.transformer.continuous import ContinuousTransformer, TransformerOutput
+from stable_audio_tools.models.transformer.local_conditions import LocalConditions
+from stable_audio_tools.models.transformer.norms import NormType
 from stable_audio_tools.models.transformer.rotary import Rotary
-
-_TIME_FEATURES = 256
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,15 @@ class Projected:
     prepend_mask: Tensor | None = None  # (b, p)
     key_values: tuple[KeyValue | None, ...] | None = None  # of the context, for every layer
     rotary: Rotary | None = None
+    local: LocalConditions | None = None
 
     def first(self, items: int) -> "Projected":
         """Those of the first items of the batch."""
         fewer: dict[str, Any] = {name: value[:items] for name, value in vars(self).items() if torch.is_tensor(value)}
         if self.key_values is not None:
             fewer["key_values"] = tuple(None if pair is None else pair.first(items) for pair in self.key_values)
+        if self.local is not None:
+            fewer["local"] = self.local.first(items)
         return replace(self, **fewer)
 
     def attending(self, items: int) -> "Projected":
@@ -102,8 +107,32 @@ class DiffusionTransformer(HasObjective, nn.Module):
         diffusion_objective: Annotated[
             NamedObjective, Field(description="tells the noise level that belongs to t")
         ] = "v",
+        timestep_features_type: Annotated[
+            Literal["learned", "expo"] | None,
+            Field(
+                description="frequencies of the noise level: random (learned) or exponentially spaced; random ones are "
+                "trained if this key and timestep_features_dim are left out, as in 0.0.19, else fixed, as in 0.0.20"
+            ),
+        ] = None,
+        timestep_features_dim: Annotated[
+            Annotated[int, Field(ge=2)] | None, Field(description="features of the noise level, even; 256 if left out")
+        ] = None,
+        timestep_features_logsnr: Annotated[
+            bool, Field(description="give the noise level as its log-SNR, from -12 to 5, scaled to 0..1")
+        ] = False,
+        local_add_cond_dim: Annotated[
+            Annotated[int, Field(ge=1)] | None,
+            Field(description="channels of the conditions that every layer adds to its frames (local_add_cond_ids)"),
+        ] = None,
+        modular_local_cond_configs: Annotated[
+            list[ModularSignal] | None,
+            Field(
+                description="local conditions with projections of their own; the model's diffusion section sets them"
+            ),
+        ] = None,
         *,
         rotary_pos_emb: Annotated[bool, Field(description="rotary positions")] = True,
+        cross_attn_rotary_pos_emb: Annotated[bool, Field(description="rotary positions in cross-attention")] = False,
         use_sinusoidal_emb: Annotated[bool, Field(description="add sinusoidal positions")] = False,
         use_abs_pos_emb: Annotated[bool, Field(description="add learned positions instead of sinusoidal")] = False,
         abs_pos_emb_max_length: Annotated[int, Field(ge=1, description="learned positions, prepended included")] = (
@@ -124,7 +153,12 @@ class DiffusionTransformer(HasObjective, nn.Module):
         ] = True,
         conformer: Annotated[bool, Field(description="add a convolution module to every layer")] = False,
         layer_scale: Annotated[bool, Field(description="learned gain per channel on every branch")] = False,
-        remove_norms: Annotated[bool, Field(description="dynamic tanh instead of layer norm")] = False,
+        norm_type: Annotated[
+            NormType, Field(description="norm of every branch: layer norm, RMS norm or dynamic tanh")
+        ] = "layer_norm",
+        remove_norms: Annotated[
+            bool, Field(description="dynamic tanh instead of layer norm, with a steeper start than norm_type dyt")
+        ] = False,
         add_rope: Annotated[bool, Field(description="rotary positions of each layer's own, without rotary_pos_emb")] = (
             False
         ),
@@ -157,6 +191,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
         self.global_cond_dim = global_cond_dim
         self.prepend_cond_dim = prepend_cond_dim
         self.given_channels = input_concat_dim
+        self.local_add_cond_dim = local_add_cond_dim or 0
         self.input_concat_dim = input_concat_dim + time_channels
         self.global_cond_type = global_cond_type
         self.timestep_cond_type = timestep_cond_type
@@ -164,8 +199,15 @@ class DiffusionTransformer(HasObjective, nn.Module):
         self.use_cross_attn_mask = use_cross_attn_mask
         self.use_padding_mask = use_padding_mask
 
-        self.timestep_features = FourierFeatures(1, _TIME_FEATURES)
-        self.to_timestep_embed = _projection(_TIME_FEATURES, time_channels or embed_dim, bias=True)
+        self.timestep_features_logsnr = timestep_features_logsnr
+        num_features = timestep_features_dim or 256
+        if timestep_features_type == "expo":
+            self.timestep_features: nn.Module = ExpoFourierFeatures(num_features)
+        elif timestep_features_type is None and timestep_features_dim is None:
+            self.timestep_features = FourierFeatures(1, num_features)
+        else:
+            self.timestep_features = FourierFeatures(1, num_features, std=16.0, trained=False)
+        self.to_timestep_embed = _projection(num_features, time_channels or embed_dim, bias=True)
         context_dim = embed_dim if project_cond_tokens else cond_token_dim
         if cond_token_dim:
             self.to_cond_embed = _projection(cond_token_dim, context_dim)
@@ -184,6 +226,9 @@ class DiffusionTransformer(HasObjective, nn.Module):
             cond_token_dim=context_dim if cond_token_dim else None,
             global_cond_dim=embed_dim if global_cond_type == "adaLN" else None,
             rotary_pos_emb=rotary_pos_emb,
+            cross_attn_rotary_pos_emb=cross_attn_rotary_pos_emb,
+            local_add_cond_dim=local_add_cond_dim,
+            modular_local_cond_configs=modular_local_cond_configs,
             use_sinusoidal_emb=use_sinusoidal_emb,
             use_abs_pos_emb=use_abs_pos_emb,
             abs_pos_emb_max_length=abs_pos_emb_max_length,
@@ -195,6 +240,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
             zero_init_branch_outputs=zero_init_branch_outputs,
             conformer=conformer,
             layer_scale=layer_scale,
+            norm_type=norm_type,
             remove_norms=remove_norms,
             add_rope=add_rope,
             adaln_layout=adaln_layout,
@@ -230,9 +276,18 @@ class DiffusionTransformer(HasObjective, nn.Module):
         exit_layer_ix: int | None = None,
         use_checkpointing: bool | None = None,
         batch_cfg: bool = True,
+        local_add_cond: Tensor | None = None,
+        modular_local_cond: Mapping[str, Tensor] | None = None,
+        padding_mask: Tensor | None = None,
+        apg_scale: float | None = None,
+        cfg_norm_threshold: float = 0.0,
         **options: Any,
     ) -> Tensor | tuple[Tensor, dict[str, Any]]:
         """x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n), guided where `cfg_scale` is not 1.
+
+        With a `padding_mask` (b, n), True at real frames, every item is what it would be alone; frames of padding come
+        out as they may. `mask` is the same for transformers whose config says `use_padding_mask`, else it has no
+        effect. `apg_scale` and `cfg_norm_threshold` are those of `Guidance`.
 
         The info of `return_info` holds the hidden states of all layers, (b, memory + prepended + t, d) each, and under
         guidance the `uncond_output`. With `exit_layer_ix` the states after that layer are returned, (b, prepended + t,
@@ -249,8 +304,11 @@ class DiffusionTransformer(HasObjective, nn.Module):
             prepend_cond,
             prepend_cond_mask,
             mask,
+            padding_mask,
+            local_add_cond,
+            modular_local_cond,
         )
-        guidance = Guidance(cfg_scale, cfg_interval, scale_phi, batch_cfg)
+        guidance = Guidance(cfg_scale, cfg_interval, scale_phi, batch_cfg, apg_scale, cfg_norm_threshold)
         if exit_layer_ix is None and guidance.is_on:
             negative = (negative_cross_attn_cond, negative_cross_attn_mask)
             guided = self._bind_guidance(conditions, guidance, *negative)
@@ -307,7 +365,8 @@ class DiffusionTransformer(HasObjective, nn.Module):
             prepend=None if given.prepend is None else self.to_prepend_embed(given.prepend),
             context=context,
             context_mask=_seen(given.cross_attn_mask) if self.use_cross_attn_mask else None,
-            mask=self._token_mask(given.mask) if self.use_padding_mask else None,
+            mask=self._token_mask(self._frame_mask(given)),
+            local=self._local_conditions(given),
             prepend_mask=given.prepend_mask if self.use_padding_mask else None,
         )
         if not for_many_calls:
@@ -333,7 +392,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
         """
         self._check_input(x)
         x = x.to(self.dtype)
-        timestep = self.to_timestep_embed(self.timestep_features(t[:, None]).to(self.dtype))  # (b, d)
+        timestep = self._embed_time(t)  # (b, d)
         global_embed, prepend, prepend_mask = given.global_embed, given.prepend, given.prepend_mask
 
         if given.input_concat is not None:
@@ -356,6 +415,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
             context_mask=given.context_mask,
             context_key_values=given.key_values,
             rotary=given.rotary,
+            local=given.local,
             use_checkpointing=use_checkpointing,
             exit_layer_ix=exit_layer_ix,
             return_info=keep_hidden_states or None,
@@ -369,11 +429,30 @@ class DiffusionTransformer(HasObjective, nn.Module):
         x = rearrange(tokens, "b t (c p) -> b c (t p)", p=self.patch_size)
         return TransformerOutput(x + self.postprocess_conv(x), hidden_states)
 
+    def _embed_time(self, t: Tensor) -> Tensor:
+        """(b,) -> (b, d); the features are of times in float32 or more."""
+        t = normalised_log_snr(t) if self.timestep_features_logsnr else t
+        embedded: Tensor = self.to_timestep_embed(self.timestep_features(t[:, None]).to(self.dtype))
+        return embedded
+
     def _prepended(self, projected: Projected) -> int:
         """Tokens before those of x."""
         carries_global = self.timestep_cond_type == "global" or projected.global_embed is not None
         conditions = 0 if projected.prepend is None else projected.prepend.shape[1]
         return conditions + (self.global_cond_type == "prepend" and carries_global)
+
+    def _frame_mask(self, given: Conditions) -> Tensor | None:
+        if given.padding_mask is not None:
+            return given.padding_mask
+        return given.mask if self.use_padding_mask else None
+
+    @staticmethod
+    def _local_conditions(given: Conditions) -> LocalConditions | None:
+        """(b, c, n) to (b, n, c)"""
+        if given.local is None and given.modular is None:
+            return None
+        joined = None if given.local is None else given.local.transpose(1, 2)
+        return LocalConditions(joined, given.modular and {id: x.transpose(1, 2) for id, x in given.modular.items()})
 
     def _token_mask(self, mask: Tensor | None) -> Tensor | None:
         """A token is real if any of its frames is."""
@@ -396,6 +475,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
             "global_embed": ("global_cond_dim", self.global_cond_dim, -1),
             "prepend": ("prepend_cond_dim", self.prepend_cond_dim, -1),
             "input_concat": ("input_concat_dim", self.given_channels, 1),
+            "local": ("local_add_cond_dim", self.local_add_cond_dim, 1),
         }
         for name, (key, width, axis) in announced.items():
             tensor = getattr(given, name)

@@ -27,6 +27,15 @@ UNET = {
     "attention_features": 8,
     "attention_multiplier": 2,
 }
+SAME = {
+    "channels": 16,
+    "c_mults": [1, 2],
+    "strides": [2, 4],
+    "transformer_depths": [1, 2],
+    "dim_heads": 16,
+    "chunk_size": 16,
+    "chunk_midpoint_shift": True,
+}
 WAVES = {"depth": 3, "n_attn_layers": 1, "channels": [32, 32, 64], "strides": [2, 2]}
 CODES = {"input_dim": 8, "n_codebooks": 2, "codebook_size": 16, "codebook_dim": 4}
 SPECTRA = {"filters": 4, "n_ffts": [128], "hop_lengths": [32], "win_lengths": [128]}
@@ -54,12 +63,15 @@ CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
     ("decoder", "local_attn"): {"in_channels": 8, "out_channels": 2, **LOCAL},
     ("encoder", "kl_2d"): {"bands": 2, "latent_channels": 4, "downsamplings": 1, **IMAGES},
     ("decoder", "kl_2d"): {"bands": 2, "latent_channels": 8, "downsamplings": 1, **IMAGES},
+    **{("encoder", tag): {"in_channels": 2, "latent_dim": 8, **SAME} for tag in ("same", "taae_v2")},
+    **{("decoder", tag): {"out_channels": 2, "latent_dim": 8, **SAME} for tag in ("same", "taae_v2")},
     ("bottleneck", "kl"): {"sample": False},
     ("bottleneck", "tanh"): {},
     ("bottleneck", "vae"): {},
     ("bottleneck", "l2_norm"): {},
     ("bottleneck", "wasserstein"): {},
     ("bottleneck", "soft_norm"): {"dim": 8},
+    ("bottleneck", "softnorm"): {"dim": 8, "auto_scale": True},
     ("bottleneck", "rvq"): {"dim": 8, "codebook_size": 16, "num_quantizers": 2, "kmeans_init": False},
     ("bottleneck", "rvq_vae"): {"dim": 4, "codebook_size": 16, "num_quantizers": 2, "kmeans_init": False},
     ("bottleneck", "dac_rvq"): CODES,
@@ -112,7 +124,18 @@ CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
 }
 # These need weights or text tools of their own, or another model around them; their own tests make small ones.
 ELSEWHERE = {
-    ("conditioner", name) for name in ("t5", "clap_text", "clap_audio", "lut", "phoneme", "pretransform", "source_mix")
+    ("conditioner", name)
+    for name in (
+        "t5",
+        "t5gemma",
+        "causal_lm",
+        "clap_text",
+        "clap_audio",
+        "lut",
+        "phoneme",
+        "pretransform",
+        "source_mix",
+    )
 } | {("pretransform", "dac_pretrained"), ("pretransform", "audiocraft_pretrained"), ("lm", "continuous_transformer")}
 KINDS = sorted({kind for kind, _ in CONFIGS} | {"lm"})
 MODULES = [key for key in CONFIGS if key[0] not in ("timestep_law", "objective")]

@@ -102,12 +102,12 @@ def state_shapes(module):
     return {k: list(v.shape) for k, v in module.state_dict().items()}
 
 
-def check(name: str, case) -> None:
+def check(name: str, case, golden: Path = GOLDEN) -> None:
     """Run a case and hold it against its recorded figures: names, shapes, values."""
     module, outputs = run_case(case)
     tensors = module if isinstance(module, dict) else state_shapes(module) if module is not None else {}
-    assert tensors == json.loads((GOLDEN / f"{name}.keys.json").read_text())
-    recorded = np.load(GOLDEN / f"{name}.npz")
+    assert tensors == json.loads((golden / f"{name}.keys.json").read_text())
+    recorded = np.load(golden / f"{name}.npz")
     for key in sorted(set(recorded.files)):
         entry, _, part = key.rpartition("/")
         found, wanted = compact(to_numpy(outputs[entry]))[part].astype(np.float64), recorded[key].astype(np.float64)

@@ -4,7 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
+
+from stable_audio_tools.core.generations import Generation
 
 SiblingFields = Mapping[str, tuple[Any, Any]]  # name -> (annotated type, default)
 
@@ -34,6 +37,17 @@ _Trainable = Annotated[bool, Field(description="train this part; false freezes i
 _TRAINABLE: SiblingFields = {"requires_grad": (_Trainable, True)}
 _Ids = Annotated[list[str], Field(description="conditioner ids routed to this input, in order")]
 _NO_IDS: Any = Field(default_factory=list)
+_Shift = dict[str, float | bool | str] | None
+
+
+class ModularSignal(TypedDict):
+    """A signal with a projection of its own in every layer of a diffusion transformer."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    id: str
+    dim: int
+
 
 KINDS: dict[str, KindInfo] = {
     "model": KindInfo(
@@ -102,9 +116,42 @@ KINDS: dict[str, KindInfo] = {
             "global_cond_ids": (_Ids, _NO_IDS),
             "input_concat_ids": (_Ids, _NO_IDS),
             "prepend_cond_ids": (_Ids, _NO_IDS),
-            "distribution_shift_options": (
+            "local_add_cond_ids": (
                 Annotated[
-                    dict[str, float | bool] | None, Field(description="length-dependent shift of the noise schedule")
+                    list[str],
+                    Field(description="signals that every layer adds to its frames: of conditioners, or of the data"),
+                ],
+                _NO_IDS,
+            ),
+            "modular_local_cond_configs": (
+                Annotated[
+                    list[ModularSignal],
+                    Field(description="such signals with projections of their own, each of which may be left out"),
+                ],
+                _NO_IDS,
+            ),
+            "distribution_shift_options": (
+                Annotated[_Shift, Field(description="length-dependent shift of the noise levels in training")],
+                None,
+            ),
+            "sampling_distribution_shift_options": (
+                Annotated[
+                    _Shift, Field(description="the same for the schedule of sampling, from generation 0.0.20 on")
+                ],
+                None,
+            ),
+            "mask_padding_attention": (
+                Annotated[bool, Field(description="keep attention within each item's length, from seconds_total")],
+                False,
+            ),
+            "use_effective_length_for_schedule": (
+                Annotated[bool, Field(description="shift the noise levels by each item's length, from seconds_total")],
+                False,
+            ),
+            "sampling_version": (
+                Annotated[
+                    Generation | None,
+                    Field(description="generation whose sampling defaults hold; found from the other keys if left out"),
                 ],
                 None,
             ),
@@ -116,7 +163,12 @@ KINDS: dict[str, KindInfo] = {
                 "global_cond_ids",
                 "input_concat_ids",
                 "prepend_cond_ids",
+                "local_add_cond_ids",
                 "distribution_shift_options",
+                "sampling_distribution_shift_options",
+                "mask_padding_attention",
+                "use_effective_length_for_schedule",
+                "sampling_version",
             }
         ),
     ),

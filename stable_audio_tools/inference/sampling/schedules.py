@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.core.config.sentences import nearest
-from stable_audio_tools.models.diffusion.objectives import DistributionShift, Objective
+from stable_audio_tools.models.diffusion.distribution_shift import Shift
+from stable_audio_tools.models.diffusion.objectives import Objective
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Span:
     start: float = 1.0
     sigma_min: float = 0.01  # smallest sigma / alpha before the last step, of `polyexponential`
     rho: float = 1.0  # 1: evenly in log sigma; larger: more steps at little noise
-    shift: DistributionShift | None = None
+    shift: Shift | None = None
     frames: int = 0  # length of the latents, which `shift` depends on
     device: str | torch.device = "cpu"
 
@@ -59,7 +60,7 @@ def shifted(span: Span) -> Tensor:
         raise ValueError(
             "schedule 'shifted' needs a model with distribution_shift_options; use 'linear' or another schedule"
         )
-    return span.shift.time_shift(linear(span), span.frames)
+    return span.shift.shift(linear(span), span.frames)
 
 
 def logsnr(span: Span) -> Tensor:

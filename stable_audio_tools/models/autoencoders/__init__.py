@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         create_encoder_from_config,
     )
     from stable_audio_tools.models.autoencoders.oobleck import OobleckDecoder, OobleckEncoder
+    from stable_audio_tools.models.autoencoders.same import SAMEDecoder, SAMEEncoder, TransformerResamplingBlock
     from stable_audio_tools.models.autoencoders.taae import TAAEDecoder, TAAEEncoder
 
 _HOMES = {
@@ -22,8 +23,11 @@ _HOMES = {
     "DiffusionAutoencoder": "diffusion",
     "OobleckDecoder": "oobleck",
     "OobleckEncoder": "oobleck",
+    "SAMEDecoder": "same",
+    "SAMEEncoder": "same",
     "TAAEDecoder": "taae",
     "TAAEEncoder": "taae",
+    "TransformerResamplingBlock": "same",
     "create_autoencoder_from_config": "factory",
     "create_decoder_from_config": "factory",
     "create_diffAE_from_config": "diffusion",
@@ -37,8 +41,11 @@ __all__ = [
     "DiffusionAutoencoder",
     "OobleckDecoder",
     "OobleckEncoder",
+    "SAMEDecoder",
+    "SAMEEncoder",
     "TAAEDecoder",
     "TAAEEncoder",
+    "TransformerResamplingBlock",
     "create_autoencoder_from_config",
     "create_decoder_from_config",
     "create_diffAE_from_config",

@@ -107,14 +107,16 @@ class AudioAutoencoder(nn.Module):
         return_info: bool = False,
         skip_pretransform: bool = False,
         iterate_batch: bool | int = False,
+        override_stride: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> Any:
         """Audio (b, c, n) to latents (b, d, t), with `return_info` also what the bottleneck tells.
 
-        `iterate_batch` runs the networks on that many items at a time (True: one). Further keywords go to the
-        bottleneck. The audio of a model with a pretransform is already transformed where that is skipped.
+        `iterate_batch` runs the networks on that many items at a time (True: one). `override_stride` goes to an
+        encoder of variable strides, further keywords to the bottleneck. The audio of a model with a pretransform is
+        already transformed where that is skipped.
         """
-        features = self._analyse(audio, skip_pretransform, iterate_batch)
+        features = self._analyse(audio, skip_pretransform, iterate_batch, override_stride)
         latents, info = self._compress(features, skip_bottleneck, **kwargs)
         return (latents, info) if return_info else latents
 
@@ -143,7 +145,13 @@ class AudioAutoencoder(nn.Module):
         weight = latents if self.decoder is None else next(self.decoder.parameters(), latents)
         return self.decode(latents.to(weight.dtype), skip_bottleneck=True, **kwargs)
 
-    def _analyse(self, audio: Tensor, skip_pretransform: bool = False, iterate_batch: bool | int = False) -> Tensor:
+    def _analyse(
+        self,
+        audio: Tensor,
+        skip_pretransform: bool = False,
+        iterate_batch: bool | int = False,
+        override_stride: Sequence[int] | None = None,
+    ) -> Tensor:
         """The part of encoding that draws no noise: pretransform and encoder."""
         self._check_audio(audio, skip_pretransform)
         if self.replay is not None:
@@ -154,7 +162,10 @@ class AudioAutoencoder(nn.Module):
         if self.pretransform is not None and not skip_pretransform:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self._is_in_graph(audio)):
                 audio = _in_turn(self.pretransform.encode, audio, iterate_batch)
-        return audio if self.encoder is None else _in_turn(self.encoder, audio, iterate_batch)
+        if self.encoder is None:
+            return audio
+        options = {} if override_stride is None else {"override_stride": override_stride}
+        return _in_turn(partial(self.encoder, **options), audio, iterate_batch)
 
     def _compress(self, features: Tensor, skip_bottleneck: bool, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
         info: dict[str, Any] = {"pre_bottleneck_latents": features}

@@ -12,6 +12,7 @@ from stable_audio_tools.models.bottleneck.simple import (
     WassersteinBottleneck,
     compute_mmd,
 )
+from stable_audio_tools.models.bottleneck.softnorm import RunningSoftNormBottleneck
 from stable_audio_tools.models.bottleneck.vae import VAEBottleneck, vae_sample
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "L2Bottleneck",
     "RVQBottleneck",
     "RVQVAEBottleneck",
+    "RunningSoftNormBottleneck",
     "SoftNormBottleneck",
     "TanhBottleneck",
     "VAEBottleneck",

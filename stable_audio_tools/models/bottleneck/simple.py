@@ -109,7 +109,7 @@ class SoftNormBottleneck(Bottleneck):
         x = x * self.scaling_factor + self.bias
         if not losses:
             return Compressed(x, {})
-        over_time, over_channels = _divergence_from_normal(x, -1), _divergence_from_normal(x, -2)
+        over_time, over_channels = divergence_from_normal(x, -1), divergence_from_normal(x, -2)
         return Compressed(x, {"softnorm_loss": over_time + 0.4 * over_channels})
 
     def decode(self, x: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ class SoftNormBottleneck(Bottleneck):
         return append_noise(x, self.noise_augment_dim, self.noise_scaling_factor)
 
 
-def _divergence_from_normal(x: Tensor, axis: int) -> Tensor:
+def divergence_from_normal(x: Tensor, axis: int) -> Tensor:
     """Twice the KL divergence of N(mean, variance over `axis`) from N(0, 1), averaged over the other axes."""
     x = in_full_precision(x)
     mean, variance = x.mean(axis), x.std(axis).pow(2).clamp(min=1e-4)

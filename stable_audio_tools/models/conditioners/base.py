@@ -1,7 +1,7 @@
 """What every conditioner is: one metadata value per item of the batch in, one condition tensor out."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -13,6 +13,11 @@ OutputDim = Annotated[
     int | None, Field(ge=1, description="width of the condition; the cond_dim of the conditioning if left out")
 ]
 ProjectOut = Annotated[bool, Field(description="project the condition even where it has the wanted width already")]
+
+PaddingMode = Annotated[
+    Literal["zero", "none", "learned"],
+    Field(description="tokens of padding: zeros, what the encoder makes of them, or one learned vector"),
+]
 
 
 class Condition(NamedTuple):
@@ -30,7 +35,12 @@ class Conditioner(nn.Module):
     """Base of the conditioners: `dim` is the width of what they compute, `output_dim` of what they return."""
 
     def __init__(
-        self, dim: int | None, output_dim: int | None = None, project_out: bool = False, cond_dim: int | None = None
+        self,
+        dim: int | None,
+        output_dim: int | None = None,
+        project_out: bool = False,
+        cond_dim: int | None = None,
+        padding_mode: PaddingMode = "zero",
     ) -> None:
         """`cond_dim` stands in for a missing `output_dim`, and that for a missing `dim`."""
         super().__init__()
@@ -41,6 +51,9 @@ class Conditioner(nn.Module):
         self.output_dim = output_dim
         projected = project_out or self.dim != output_dim
         self.proj_out = nn.Linear(self.dim, output_dim) if projected else nn.Identity()
+        self.padding_mode = padding_mode
+        if padding_mode == "learned":
+            self.padding_embedding = nn.Parameter(0.02 * torch.randn(output_dim))
         self._requested_device = torch.device("cpu")
 
     @property
@@ -78,6 +91,14 @@ class Conditioner(nn.Module):
             features = features.to(self.proj_out.weight)
         projected: Tensor = self.proj_out(features)
         return projected
+
+    def fill_padding(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Tokens (b, s, d) with those where the mask (b, s) is False as `padding_mode` has them."""
+        if self.padding_mode == "none":
+            return tokens
+        if self.padding_mode == "learned":
+            return torch.where(mask[..., None], tokens, self.padding_embedding.to(tokens.dtype))
+        return tokens * mask[..., None]
 
 
 def as_token(vectors: Tensor) -> Condition:

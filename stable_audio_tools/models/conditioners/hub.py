@@ -39,8 +39,10 @@ def load_pretrained(loader: Any, name: str, files: Sequence[str], key: str, **op
     """`loader.from_pretrained(name)`, from a folder, the cache or the hub.
 
     One of `files` must be there: without them some loaders make an empty tokenizer instead of an error. `key` is the
-    config key that gave the name, for the messages.
+    config key that gave the name, for the messages. A `subfolder` among the options is a folder of the repository.
     """
+    if options.get("subfolder"):
+        files = [f"{options['subfolder']}/{file}" for file in files]
     name = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
     present = _held_here(name, files)
     if Path(name).is_dir() and not present:

@@ -1,7 +1,7 @@
 """Numbers and choices as one vector each."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -41,12 +41,15 @@ class IntConditioner(Conditioner):
         return as_token(self.int_embedder(numbers.clamp(self.min_val, self.max_val) - self.min_val))
 
 
-class NumberEmbedder(nn.Module):
-    """Numbers (b,) to (b, features) through learned Fourier features."""
+FeaturesType = Literal["learned", "expo"]
 
-    def __init__(self, features: int) -> None:
+
+class NumberEmbedder(nn.Module):
+    """Numbers (b,) to (b, features) through Fourier features, at learned or at exponentially spaced frequencies."""
+
+    def __init__(self, features: int, fourier_features_type: FeaturesType = "learned") -> None:
         super().__init__()
-        self.embedding = FourierEmbedding(2 * _FREQUENCIES, features)
+        self.embedding = FourierEmbedding(2 * _FREQUENCIES, features, exponential=fourier_features_type == "expo")
 
     def forward(self, numbers: Tensor) -> Tensor:
         embedded: Tensor = self.embedding(numbers)
@@ -55,20 +58,23 @@ class NumberEmbedder(nn.Module):
 
 @register("conditioner", "number", check=_check_range)
 class NumberConditioner(Conditioner):
-    """A number, clamped to a range and scaled to 0..1, through learned Fourier features."""
+    """A number, clamped to a range and scaled to 0..1, through Fourier features."""
 
     def __init__(
         self,
         output_dim: OutputDim = None,
         min_val: Annotated[float, Field(description="becomes 0; numbers below count as it")] = 0,
         max_val: Annotated[float, Field(description="becomes 1; numbers above count as it")] = 1,
+        fourier_features_type: Annotated[
+            FeaturesType, Field(description="frequencies of the features: learned, or fixed and exponentially spaced")
+        ] = "learned",
         *,
         cond_dim: Runtime[int | None] = None,
     ) -> None:
         super().__init__(None, output_dim, cond_dim=cond_dim)
         self.min_val = min_val
         self.max_val = max_val
-        self.embedder = NumberEmbedder(self.output_dim)
+        self.embedder = NumberEmbedder(self.output_dim, fourier_features_type)
 
     def encode(self, values: Sequence[Any]) -> Condition:
         # In float32 whatever the weights are in: float16 cannot tell 2047 of 4096 from 2048.

@@ -17,6 +17,7 @@ from stable_audio_tools.models.conditioners.base import (
     Condition,
     Conditioner,
     OutputDim,
+    PaddingMode,
     ProjectOut,
     require_texts,
 )
@@ -88,10 +89,11 @@ class T5Conditioner(Conditioner):
         max_length: _MaxLength = 128,
         enable_grad: Annotated[bool, Field(description="train the encoder, and keep it in the state dict")] = False,
         project_out: ProjectOut = False,
+        padding_mode: PaddingMode = "zero",
         *,
         cond_dim: Runtime[int | None] = None,
     ) -> None:
-        super().__init__(encoder_width(t5_model_name), output_dim, project_out, cond_dim)
+        super().__init__(encoder_width(t5_model_name), output_dim, project_out, cond_dim, padding_mode)
         self.t5_model_name = t5_model_name
         self.max_length = max_length
         self.enable_grad = enable_grad
@@ -140,19 +142,22 @@ class T5Conditioner(Conditioner):
         if self.enable_grad:
             hidden, mask = self._hidden_states(distinct)
         else:
-            key = (indexed(self.device), self.max_length, *distinct)
+            key = (indexed(self.device), self.max_length, self.padding_mode == "none", *distinct)
             hidden, mask = self._recent.get(key, partial(self._hidden_states, distinct))
-        projected = self.project(hidden) * mask[..., None]
-        # Padding changes nothing for the tokens before it: the encoder sees the longest text, the model max_length.
         missing = self.max_length - mask.shape[1]
+        projected, mask = F.pad(self.project(hidden), (0, 0, 0, missing)), F.pad(mask, (0, missing))
         rows = torch.tensor([distinct.index(text) for text in texts], device=self.device)
-        return Condition(F.pad(projected, (0, 0, 0, missing))[rows], F.pad(mask, (0, missing))[rows])
+        return Condition(self.fill_padding(projected, mask)[rows], mask[rows])
 
     def _hidden_states(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """Last hidden states (b, s, d) of the encoder, and which are of text, for as many tokens as the longest has."""
+        """Last hidden states (b, s, d) of the encoder, and which are of text, for as many tokens as the longest has.
+
+        Padding changes nothing for the tokens before it. Only where it is kept as it is, all have max_length tokens.
+        """
         encoder = self.encoder()
+        padding = "max_length" if self.padding_mode == "none" else "longest"
         tokens = self.tokenizer(
-            texts, truncation=True, max_length=self.max_length, padding="longest", return_tensors="pt"
+            texts, truncation=True, max_length=self.max_length, padding=padding, return_tensors="pt"
         )
         ids, mask = tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device).bool()
         grad = torch.is_grad_enabled() and self.enable_grad

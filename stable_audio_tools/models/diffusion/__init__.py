@@ -11,7 +11,7 @@ if TYPE_CHECKING:
         create_diffusion_cond_from_config,
     )
     from stable_audio_tools.models.diffusion.dance import DAU1DCondWrapper, DiffusionAttnUnet1D
-    from stable_audio_tools.models.diffusion.objectives import DistributionShift
+    from stable_audio_tools.models.diffusion.distribution_shift import DistributionShift
     from stable_audio_tools.models.diffusion.unconditional import (
         DiffusionModel,
         DiffusionModelWrapper,
@@ -38,7 +38,7 @@ _HOMES = {
         "DiTUncondWrapper",
         "create_diffusion_uncond_from_config",
     ),
-    "objectives": ("DistributionShift",),
+    "distribution_shift": ("DistributionShift",),
     "dance": ("DAU1DCondWrapper", "DiffusionAttnUnet1D"),
     "unet1d.wrappers": ("UNet1DCondWrapper", "UNet1DUncondWrapper", "UNetCFG1DWrapper"),
 }

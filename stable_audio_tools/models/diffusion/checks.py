@@ -1,15 +1,13 @@
 """Checks of diffusion configs: mistakes that only several keys together show."""
 
-import inspect
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 from stable_audio_tools.core.config import Part, validate
-from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.conditioners.multi import check_conditioning, check_ids
-from stable_audio_tools.models.diffusion.objectives import DistributionShift
+from stable_audio_tools.models.diffusion.distribution_shift import check_shift
 from stable_audio_tools.models.transformer.attention import context_widths
 
 
@@ -20,6 +18,7 @@ def describe_transformer(config: SimpleNamespace) -> dict[str, Any]:
         "cond_token_dim": config.cond_token_dim,
         "global_cond_dim": config.global_cond_dim,
         "input_concat_dim": config.input_concat_dim,
+        "local_add_cond_dim": getattr(config, "local_add_cond_dim", None) or 0,
         "prepend_cond_dim": config.prepend_cond_dim,
         "length_multiple": config.patch_size,
     }
@@ -67,6 +66,7 @@ _WIDTH_KEYS = {
     "global_cond_ids": ("global_cond_dim", "context_features"),
     "prepend_cond_ids": ("prepend_cond_dim",),
     "input_concat_ids": ("input_concat_dim", "context_channels", "cond_dim"),
+    "local_add_cond_ids": ("local_add_cond_dim",),
 }
 
 
@@ -94,7 +94,8 @@ def check_conditioned(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     """Backbone, conditioners and pretransform must tell of the same widths."""
     yield from check_conditioning(config.conditioning)
     yield from check_channels(config.io_channels, config.diffusion, config.pretransform)
-    yield from _check_shift(config.diffusion.siblings.distribution_shift_options)
+    for key in ("distribution_shift_options", "sampling_distribution_shift_options"):
+        yield from check_shift(getattr(config.diffusion.siblings, key), f"diffusion.{key}")
     yield from check_objective(config.diffusion.siblings.diffusion_objective, "diffusion.diffusion_objective")
     for ids_key in _WIDTH_KEYS:
         yield from _check_route(config, ids_key)
@@ -109,13 +110,6 @@ def check_channels(io_channels: int, backbone: Part, pretransform: Part | None) 
     encoded = None if pretransform is None else pretransform.facts.get("encoded_channels")
     if encoded is not None and encoded != io_channels:
         yield "io_channels", f"is {io_channels}, but the pretransform delivers {encoded} channels: use {encoded}"
-
-
-def _check_shift(options: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
-    known = list(inspect.signature(DistributionShift).parameters)
-    for key in options or {}:
-        if key not in known:
-            yield f"diffusion.distribution_shift_options.{key}", f"unknown key; {nearest(key, known)}"
 
 
 def check_objective(node: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -134,7 +128,8 @@ def _check_route(config: SimpleNamespace, ids_key: str) -> Iterator[tuple[str, s
     """The ids of one input exist, and their widths make the backbone's."""
     ids = getattr(config.diffusion.siblings, ids_key)
     others = INPAINTING_IDS if ids_key == "input_concat_ids" else ()
-    unknown = list(check_ids(config.conditioning, ids, f"diffusion.{ids_key}", others))
+    takes_any = ids_key == "local_add_cond_ids"  # signals that come with the data need no conditioner
+    unknown = [] if takes_any else list(check_ids(config.conditioning, ids, f"diffusion.{ids_key}", others))
     yield from unknown
     wanted, key = _width_of_input(config.diffusion, ids_key)
     if unknown or wanted is None:

@@ -9,7 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Kind, Part, Runtime, register
+from stable_audio_tools.core.config.kinds import ModularSignal
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.generations import Generation, current_generation, generation
 from stable_audio_tools.models.calls import is_compiled, is_touched, published_call, runs_published
 from stable_audio_tools.models.conditioners.multi import Conditioning
 from stable_audio_tools.models.conditioners.routing import find_condition, join_tokens, join_vectors
@@ -21,8 +23,9 @@ from stable_audio_tools.models.diffusion.checks import (
     unused_ids,
 )
 from stable_audio_tools.models.diffusion.denoising import GuidedTransformer, ObservedDenoiser, PlainDenoiser
+from stable_audio_tools.models.diffusion.distribution_shift import LogSNRShift, Shift, create_shift
 from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance
-from stable_audio_tools.models.diffusion.objectives import DistributionShift, HasObjective, Objective, parse_objective
+from stable_audio_tools.models.diffusion.objectives import HasObjective, Objective, parse_objective
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.factory import create_model_from_config
@@ -79,7 +82,12 @@ class ConditionedDiffusionModel(nn.Module):
 class DiTWrapper(HasObjective, ConditionedDiffusionModel):
     """The diffusion transformer."""
 
-    def __init__(self, diffusion_objective: Runtime[Objective | str] = "v", **options: Any) -> None:
+    def __init__(
+        self,
+        diffusion_objective: Runtime[Objective | str] = "v",
+        modular_local_cond_configs: Runtime[list[ModularSignal] | None] = None,
+        **options: Any,
+    ) -> None:
         super().__init__(
             supports_cross_attention=True,
             supports_input_concat=True,
@@ -87,7 +95,7 @@ class DiTWrapper(HasObjective, ConditionedDiffusionModel):
             supports_prepend_cond=True,
         )
         self.objective = parse_objective(diffusion_objective)
-        self.model = DiffusionTransformer(**options)
+        self.model = DiffusionTransformer(modular_local_cond_configs=modular_local_cond_configs, **options)
         self.model.objective = self.objective
         self.io_channels = self.model.io_channels
 
@@ -143,6 +151,9 @@ class DiTWrapper(HasObjective, ConditionedDiffusionModel):
             prepend=inputs.get("prepend_cond"),
             prepend_mask=inputs.get("prepend_cond_mask"),
             mask=inputs.get("mask"),
+            padding_mask=inputs.get("padding_mask"),
+            local=inputs.get("local_add_cond"),
+            modular=inputs.get("modular_local_cond"),
         )
         negative, negative_mask = inputs.get("negative_cross_attn_cond"), inputs.get("negative_cross_attn_mask")
         fast = GuidedTransformer(self.model, conditions, guidance, negative, negative_mask)
@@ -177,6 +188,12 @@ class ConditionedDiffusionModelWrapper(HasObjective, nn.Module):
         global_cond_ids: Sequence[str] = (),
         input_concat_ids: Sequence[str] = (),
         prepend_cond_ids: Sequence[str] = (),
+        local_add_cond_ids: Sequence[str] = (),
+        modular_local_cond_ids: Sequence[str] = (),
+        sampling_distribution_shift_options: Mapping[str, Any] | None = None,
+        mask_padding_attention: bool = False,
+        use_effective_length_for_schedule: bool = False,
+        sampling_version: Generation | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -185,14 +202,24 @@ class ConditionedDiffusionModelWrapper(HasObjective, nn.Module):
         self.sample_rate = sample_rate
         self.min_input_length = min_input_length
         self.objective = parse_objective(diffusion_objective)
-        self.dist_shift = (
-            None if distribution_shift_options is None else DistributionShift(**distribution_shift_options)
+        self.dist_shift: Shift | None = (
+            None if distribution_shift_options is None else create_shift(distribution_shift_options)
         )
+        self.sampling_dist_shift: Shift = (
+            LogSNRShift(rate=0.0)
+            if sampling_distribution_shift_options is None
+            else create_shift(sampling_distribution_shift_options)
+        )
+        self.mask_padding_attention = mask_padding_attention
+        self.use_effective_length_for_schedule = use_effective_length_for_schedule
+        self.sampling_version: Generation = current_generation() if sampling_version is None else sampling_version
         self.pretransform = pretransform
         self.cross_attn_cond_ids = list(cross_attn_cond_ids)
         self.global_cond_ids = list(global_cond_ids)
         self.input_concat_ids = list(input_concat_ids)
         self.prepend_cond_ids = list(prepend_cond_ids)
+        self.local_add_cond_ids = list(local_add_cond_ids)
+        self.modular_local_cond_ids = list(modular_local_cond_ids)
 
     def forward(self, x: Tensor, t: Tensor, cond: ConditionTensors, **options: Any) -> Any:
         """x (b, d, n) latents or audio, t (b,) from 0 at data to 1 at noise, conditions by id -> (b, d, n)"""
@@ -207,21 +234,26 @@ class ConditionedDiffusionModelWrapper(HasObjective, nn.Module):
         cfg_interval: tuple[float, float] = (0.0, 1.0),
         scale_phi: float | None = None,
         batch_cfg: bool = True,
+        apg_scale: float | None = None,
+        cfg_norm_threshold: float = 0.0,
+        padding_mask: Tensor | None = None,
     ) -> Denoiser:
         """What samplers call with (x, t) for one run under fixed conditions.
 
         Both inputs come from `get_conditioning_inputs`, the second with negative=True.
         """
-        guidance = Guidance(cfg_scale, (cfg_interval[0], cfg_interval[1]), scale_phi, batch_cfg)
+        interval = (cfg_interval[0], cfg_interval[1])
         inputs = {**conditioning_inputs, **(negative or {})}
+        if padding_mask is not None:
+            inputs["padding_mask"] = padding_mask
         network: nn.Module = self.model  # which other code may have replaced
-        if isinstance(network, ConditionedDiffusionModel):
-            return network.denoiser(inputs, guidance, self.objective)
-        return PlainDenoiser(network, inputs, guidance, self.objective)
+        with generation(self.sampling_version):
+            guidance = Guidance(cfg_scale, interval, scale_phi, batch_cfg, apg_scale, cfg_norm_threshold).resolved()
+            if isinstance(network, ConditionedDiffusionModel):
+                return network.denoiser(inputs, guidance, self.objective)
+            return PlainDenoiser(network, inputs, guidance, self.objective)
 
-    def get_conditioning_inputs(
-        self, conditioning_tensors: ConditionTensors, negative: bool = False
-    ) -> dict[str, Tensor | None]:
+    def get_conditioning_inputs(self, conditioning_tensors: ConditionTensors, negative: bool = False) -> dict[str, Any]:
         """Conditions by id -> inputs of the backbone, by keyword."""
         cross_attn = join_tokens(conditioning_tensors, self.cross_attn_cond_ids)
         global_cond = join_vectors(conditioning_tensors, self.global_cond_ids)
@@ -234,7 +266,7 @@ class ConditionedDiffusionModelWrapper(HasObjective, nn.Module):
                 "negative_input_concat_cond": input_concat,
             }
         prepend = join_tokens(conditioning_tensors, self.prepend_cond_ids)
-        return {
+        inputs: dict[str, Any] = {
             "cross_attn_cond": cross_attn.tokens if cross_attn else None,
             "cross_attn_mask": cross_attn.mask if cross_attn else None,
             "global_cond": global_cond,
@@ -242,6 +274,16 @@ class ConditionedDiffusionModelWrapper(HasObjective, nn.Module):
             "prepend_cond": prepend.tokens if prepend else None,
             "prepend_cond_mask": prepend.mask if prepend else None,
         }
+        if self.local_add_cond_ids:
+            inputs["local_add_cond"] = join_channels(conditioning_tensors, self.local_add_cond_ids)
+        modular = {
+            id: find_condition(conditioning_tensors, id)[0]
+            for id in self.modular_local_cond_ids
+            if id in conditioning_tensors
+        }
+        if modular:
+            inputs["modular_local_cond"] = modular
+        return inputs
 
     def generate(self, *args: Any, **options: Any) -> Tensor:
         """Audio from conditions, by `inference.generation.generate_diffusion_cond`."""
@@ -297,7 +339,26 @@ def build_conditioned(
         global_cond_ids=routing.global_cond_ids,
         input_concat_ids=routing.input_concat_ids,
         prepend_cond_ids=routing.prepend_cond_ids,
+        local_add_cond_ids=routing.local_add_cond_ids,
+        modular_local_cond_ids=[condition["id"] for condition in routing.modular_local_cond_configs],
+        sampling_distribution_shift_options=routing.sampling_distribution_shift_options,
+        mask_padding_attention=routing.mask_padding_attention,
+        use_effective_length_for_schedule=routing.use_effective_length_for_schedule,
+        sampling_version=routing.sampling_version or _generation_of(routing),
     )
+
+
+def _generation_of(routing: Any) -> Generation | None:
+    """The generation that a config comes from, where one of its keys is new in it."""
+    news = (
+        routing.sampling_distribution_shift_options,
+        routing.mask_padding_attention,
+        routing.use_effective_length_for_schedule,
+        routing.local_add_cond_ids,
+        routing.modular_local_cond_configs,
+        "type" in (routing.distribution_shift_options or {}),
+    )
+    return "0.0.20" if any(news) else None
 
 
 def create_diffusion_cond_from_config(config: Mapping[str, Any]) -> ConditionedDiffusionModelWrapper:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from stable_audio_tools.core.generations import current_generation
 from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance, Guided
 from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.lora.noise_levels import NoiseIntervals
@@ -49,7 +50,7 @@ class PlainDenoiser:
             if not options:
                 return Guided(output, output)
             # At scale 0 the unconditional pass is all that is left.
-            options = {**options, "cfg_scale": 0.0, "rescale_cfg": False}
+            options = {"batch_cfg": self.guidance.batched, "cfg_scale": 0.0, "rescale_cfg": False}
             return Guided(output, self.model(x, t, **self.inputs, **options))
 
     def _options(self, level: Tensor) -> dict[str, Any]:
@@ -57,6 +58,8 @@ class PlainDenoiser:
         if not self.guidance.is_on or not self.guidance.covers(level):
             return {}
         options = {"cfg_scale": self.guidance.scale, "batch_cfg": self.guidance.batched, "rescale_cfg": True}
+        if self.guidance.works_on_data:
+            options |= {"apg_scale": self.guidance.projection, "cfg_norm_threshold": self.guidance.norm_threshold}
         return options if self.guidance.rescale is None else {**options, "scale_phi": self.guidance.rescale}
 
 
@@ -78,6 +81,8 @@ class GuidedTransformer:
         self.guidance = guidance
         self.conditions = conditions.to(model.dtype)
         self.is_guided = guidance.is_on and conditions.can_be_dropped()
+        if current_generation() == "0.0.20":
+            negative_mask = None  # it takes masked tokens of a negative condition as they are
         self.unconditional = self.conditions.unconditional(negative, negative_mask) if self.is_guided else None
         self.has_negative = negative is not None
         self.adapters = NoiseIntervals(model)
@@ -124,7 +129,14 @@ class GuidedTransformer:
             second = self.model.denoise(x, t, self._given("unconditional", x, acting), **options)
             conditioned, unconditioned = first.output, second.output
             states = [torch.cat(pair) for pair in zip(first.hidden_states, second.hidden_states)]
-        return Guided(self.guidance.combine(conditioned, unconditioned), unconditioned), states
+        objective = self.model.objective
+        guided = self.guidance.combine(
+            conditioned,
+            unconditioned,
+            lambda output: objective.predict_data(x.to(output), output, t),
+            self.conditions.padding_mask,
+        )
+        return Guided(guided, unconditioned), states
 
     def _given(self, which: str, x: Tensor, acting: tuple[bool, ...]) -> "Projected":
         """Projected conditions of the passes, for the length of x and the adapters that act."""
@@ -136,7 +148,7 @@ class GuidedTransformer:
     def _project(self, which: str, length: int, acting: tuple[bool, ...]) -> "Projected":
         if self.unconditional is None:
             return self.model.project(self.conditions, length, for_many_calls=not self.call_by_call)
-        both, items = self._projected.get(("both", length, acting)), _batch_size(self.conditions)
+        both, items = self._projected.get(("both", length, acting)), self.conditions.batch_size
         if which == "conditioned" and both is not None and not self.call_by_call:
             return both.first(items)
         passes = {
@@ -167,7 +179,3 @@ class ObservedDenoiser:
 
     def _current(self) -> Denoiser:
         return self.published if self.is_altered() else self.fast
-
-
-def _batch_size(conditions: Conditions) -> int:
-    return next(len(tensor) for tensor in conditions if tensor is not None)

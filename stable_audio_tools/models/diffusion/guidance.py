@@ -1,10 +1,13 @@
 """Classifier-free guidance (Ho & Salimans 2022): which passes are made, and how their outputs are combined."""
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from stable_audio_tools.core.generations import current_generation
 
 
 class Guided(NamedTuple):
@@ -39,12 +42,43 @@ class Guidance:
     It applies at noise levels within `interval` (Kynkäänniemi et al. 2024). `rescale`, 0 to 1, is the share by which
     the deviation over channels is brought back to that of the conditioned output (Lin et al. 2023, eq. 15-16); None
     leaves it to the backbone: 0 for transformers, 0.4 for the U-Net with guidance.
+
+    `apg_scale`, 0 to 1, is the share by which the part of the difference that is parallel to the conditioned data is
+    left out (Sadat et al. 2024, adaptive projected guidance); None is what the generation has: 0 in 0.0.19, 1 since
+    then. `norm_threshold`, if not 0, bounds the norm of the difference between the two predictions of the data.
     """
 
     scale: float = 1.0
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float | None = None
     batched: bool = True  # both passes as one batch: faster, and twice the activations
+
+    apg_scale: float | None = None
+    norm_threshold: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.apg_scale is not None and not 0 <= self.apg_scale <= 1:
+            raise ValueError(
+                f"apg_scale must be from 0 (plain guidance) to 1 (fully projected), got {self.apg_scale:g}"
+            )
+        if self.norm_threshold < 0:
+            raise ValueError(f"cfg_norm_threshold must be at least 0 (no limit), got {self.norm_threshold:g}")
+
+    @property
+    def projection(self) -> float:
+        """`apg_scale`, or the default of the generation."""
+        if self.apg_scale is None:
+            return 0.0 if current_generation() == "0.0.19" else 1.0
+        return self.apg_scale
+
+    def resolved(self) -> "Guidance":
+        """The same with the default of the generation that holds now written out."""
+        return replace(self, apg_scale=self.projection)
+
+    @property
+    def works_on_data(self) -> bool:
+        """Does it need the data that the outputs imply?"""
+        return self.projection > 0 or self.norm_threshold > 0
 
     @property
     def is_on(self) -> bool:
@@ -58,18 +92,56 @@ class Guidance:
         bounds = torch.tensor([low, high], dtype=sigma.dtype)  # rounded as sigma is, so that an equal level is within
         return bool(bounds[0] <= float(sigma[0]) <= bounds[1])
 
-    def combine(self, conditioned: Tensor, unconditioned: Tensor) -> Tensor:
+    def combine(
+        self,
+        conditioned: Tensor,
+        unconditioned: Tensor,
+        data: Callable[[Tensor], Tensor] | None = None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
         """Outputs of the two passes, (b, d, n) each -> the guided output, in float32 or more
 
-        The difference of two halved numbers, times the scale, would lose most of their digits.
+        The difference of two halved numbers, times the scale, would lose most of their digits. `data` gives the data
+        that an output implies; without it outputs are combined as they are. The difference of outputs is that of data
+        times one number per item, so projecting and clipping it is the same in both, and finite at t = 0. Only frames
+        where `padding_mask` (b, n) is True count.
         """
         wide = torch.promote_types(conditioned.dtype, torch.float32)
         conditioned, unconditioned = conditioned.to(wide), unconditioned.to(wide)
-        guided = unconditioned + (conditioned - unconditioned) * self.scale
+        if data is not None and self.works_on_data:
+            guided = conditioned + (self.scale - 1) * self._bounded(conditioned, unconditioned, data, padding_mask)
+        else:
+            guided = unconditioned + (conditioned - unconditioned) * self.scale
         if not self.rescale:
             return guided
         ratio = conditioned.std(dim=1, keepdim=True) / guided.std(dim=1, keepdim=True)
         return self.rescale * (guided * ratio) + (1 - self.rescale) * guided
+
+    def _bounded(
+        self, conditioned: Tensor, unconditioned: Tensor, data: Callable[[Tensor], Tensor], padding_mask: Tensor | None
+    ) -> Tensor:
+        """The difference of the outputs, clipped and projected."""
+        difference = conditioned - unconditioned
+        seen = None if padding_mask is None else padding_mask[:, None].to(difference.dtype)
+        reference = data(conditioned)
+        if self.norm_threshold > 0:
+            gap = reference - data(unconditioned)
+            norm = (gap if seen is None else gap * seen).norm(dim=(-1, -2), keepdim=True)
+            difference = difference * (self.norm_threshold / norm.clamp(min=1e-12)).clamp(max=1.0)
+        if self.projection > 0:
+            orthogonal = _orthogonal(difference, reference, seen)
+            difference = self.projection * orthogonal + (1 - self.projection) * difference
+        return difference
+
+
+def _orthogonal(x: Tensor, reference: Tensor, seen: Tensor | None) -> Tensor:
+    """x without its part along the reference, per item; zero where a frame is not seen."""
+    dtype = torch.float32 if x.device.type == "mps" else torch.float64
+    exact, along = x.to(dtype), reference.to(dtype)
+    along = along if seen is None else along * seen.to(dtype)
+    along = along / along.norm(dim=(-1, -2), keepdim=True).clamp(min=1e-12)
+    exact = exact - (exact * along).sum(dim=(-1, -2), keepdim=True) * along
+    return (exact if seen is None else exact * seen.to(dtype)).to(x.dtype)
 
 
 class Conditions(NamedTuple):
@@ -81,13 +153,16 @@ class Conditions(NamedTuple):
     global_embed: Tensor | None = None  # (b, g)
     prepend: Tensor | None = None  # (b, p, c)
     prepend_mask: Tensor | None = None  # (b, p)
-    mask: Tensor | None = None  # (b, n), true at real frames
+    mask: Tensor | None = None  # (b, n), true at real frames; for transformers with use_padding_mask
+    padding_mask: Tensor | None = None  # (b, n), the same for all transformers
+    local: Tensor | None = None  # (b, c, any length)
+    modular: Mapping[str, Tensor] | None = None  # (b, c, any length) each
 
     def to(self, dtype: torch.dtype) -> "Conditions":
         """Tensors in `dtype`, masks as booleans."""
         return Conditions(
             **{
-                name: None if value is None else value.bool() if name.endswith("mask") else value.to(dtype)
+                name: _convert(value, torch.bool if name.endswith("mask") else dtype)
                 for name, value in self._asdict().items()
             }
         )
@@ -134,7 +209,30 @@ class Conditions(NamedTuple):
 
     def joined(self, other: "Conditions") -> "Conditions":
         """One batch of both."""
-        return Conditions(*(None if a is None or b is None else torch.cat([a, b]) for a, b in zip(self, other)))
+        return Conditions(*map(_join, self, other))
+
+    @property
+    def batch_size(self) -> int:
+        """Items in the batch."""
+        return next(len(value) for value in self if torch.is_tensor(value))
+
+
+_Value = Tensor | Mapping[str, Tensor] | None
+
+
+def _convert(value: _Value, dtype: torch.dtype) -> Any:
+    if isinstance(value, Mapping):
+        return {id: tensor.to(dtype) for id, tensor in value.items()}
+    return None if value is None else value.to(dtype)
+
+
+def _join(first: _Value, second: _Value) -> Any:
+    if first is None or second is None:
+        return None
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        return {id: torch.cat([tensor, second[id]]) for id, tensor in first.items()}
+    assert isinstance(first, Tensor) and isinstance(second, Tensor)
+    return torch.cat([first, second])
 
 
 def _drop(condition: Tensor | None, probability: float) -> Tensor | None:

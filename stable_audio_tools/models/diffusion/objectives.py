@@ -242,31 +242,3 @@ class HasObjective:
     @diffusion_objective.setter
     def diffusion_objective(self, value: "Objective | str | Mapping[str, Any]") -> None:
         self.objective = parse_objective(value)
-
-
-class DistributionShift:
-    """Moves times towards noise, the more the longer the sequence (Esser et al. 2024, section 5.3.2)."""
-
-    def __init__(
-        self,
-        base_shift: float = 0.5,
-        max_shift: float = 1.15,
-        max_length: float = 4096,
-        min_length: float = 256,
-        use_sine: bool = False,
-    ) -> None:
-        if max_length <= min_length:
-            raise ValueError(f"max_length is {max_length}; it must be more than min_length, which is {min_length}")
-        self.base_shift = base_shift
-        self.max_shift = max_shift
-        self.max_length = max_length
-        self.min_length = min_length
-        self.use_sine = use_sine
-
-    def time_shift(self, t: Tensor, seq_len: int) -> Tensor:
-        """Times in [0, 1] for a sequence of `seq_len` latent frames; 0 and 1 stay where they are."""
-        length = min(max(seq_len, self.min_length), self.max_length)
-        share = (length - self.min_length) / (self.max_length - self.min_length)
-        odds = math.exp(-(self.base_shift + (self.max_shift - self.base_shift) * share))
-        shifted = 1 - odds / (odds + (1 / (1 - t) - 1))
-        return torch.sin(shifted * (math.pi / 2)) if self.use_sine else shifted

@@ -36,7 +36,7 @@ class DiffusionModel(nn.Module):
 
 
 @register("unconditional", "dit", facts=describe_transformer, check=check_transformer)
-@takes_options_of(DiffusionTransformer, without=("io_channels",))
+@takes_options_of(DiffusionTransformer, without=("io_channels", "modular_local_cond_configs"))
 class DiTUncondWrapper(DiffusionModel):
     """The diffusion transformer without conditions."""
 

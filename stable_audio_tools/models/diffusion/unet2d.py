@@ -245,7 +245,7 @@ class UNet2DCondWrapper(ConditionedDiffusionModel):
         empty = given.unconditional(negative_cross_attn_cond, negative_cross_attn_mask)
         if batch_cfg:
             both = self._run(torch.cat([x, x]), torch.cat([t, t]), given.joined(empty))
-            return guidance.combine(*both.chunk(2))
+            return guidance.combine(both[: len(x)], both[len(x) :])
         return guidance.combine(self._run(x, t, given), self._run(x, t, empty))
 
     def _run(self, x: Tensor, t: Tensor, conditions: Conditions) -> Tensor:

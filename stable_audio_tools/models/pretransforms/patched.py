@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchaudio.transforms import Resample
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.models.autoencoders.oobleck import DILATIONS, ResidualUnit
+from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
 
 
@@ -38,6 +40,9 @@ class PatchedPretransform(Pretransform):
         channels: Annotated[int, Field(ge=1, description="audio channels")],
         patch_size: Annotated[int, Field(ge=1, description="samples in a patch")],
         oversampling: Annotated[int, Field(ge=1, description="raise the sample rate by this factor first")] = 1,
+        postfilter_channels: Annotated[
+            int, Field(ge=0, description="width of a learned filter after unpatching; 0: none")
+        ] = 0,
     ) -> None:
         super().__init__(enable_grad=False, io_channels=channels, is_discrete=False)
         self.channels = channels
@@ -48,6 +53,7 @@ class PatchedPretransform(Pretransform):
         if oversampling > 1:
             self.input_upsampler = Resample(1, oversampling)
             self.output_downsampler = Resample(oversampling, 1)
+        self.postfilter: nn.Module | None = _post_filter(channels, postfilter_channels) if postfilter_channels else None
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:  # (b, c, n) -> (b, c * p, ceil(n * oversampling / p))
         if self.oversampling > 1:
@@ -57,4 +63,14 @@ class PatchedPretransform(Pretransform):
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:  # (b, c * p, t) -> (b, c, t * p / oversampling)
         x = z.unflatten(1, (-1, self.patch_size)).mT.flatten(2)
+        x = x if self.postfilter is None else self.postfilter(x)
         return self.output_downsampler(x) if self.oversampling > 1 else x
+
+
+def _post_filter(channels: int, width: int) -> nn.Sequential:
+    """A filter over the unpatched signal, (b, c, n) -> (b, c, n)."""
+    return nn.Sequential(
+        WNConv1d(channels, width, kernel_size=7, padding=3),
+        *(ResidualUnit(width, dilation, True) for dilation in DILATIONS),
+        WNConv1d(width, channels, kernel_size=7, padding=3, bias=False),
+    )

@@ -11,11 +11,11 @@ from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from stable_audio_tools.models.calls import published_call, used
 from stable_audio_tools.models.transformer.backends import Reach, attention_backend
 from stable_audio_tools.models.transformer.cache import KeyValue, LayerCache
-from stable_audio_tools.models.transformer.norms import DynamicTanh
+from stable_audio_tools.models.transformer.norms import DynamicTanh, RMSNorm
 from stable_audio_tools.models.transformer.rotary import Rotary, rotate
 
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # score, item, head, query, key -> score
-QKNorm = Literal["none", "l2", "ln", "dyt"]
+QKNorm = Literal["none", "l2", "ln", "rms", "dyt"]
 
 
 class Attention(nn.Module):
@@ -34,6 +34,8 @@ class Attention(nn.Module):
         dim_context: int | None = None,
         *,
         qk_norm: QKNorm | bool = "none",
+        qk_norm_eps: float = 1e-6,
+        qk_norm_alpha: float = 10.0,
         differential: bool = False,
         feat_scale: bool = False,
         causal: bool = False,
@@ -61,10 +63,13 @@ class Attention(nn.Module):
             nn.init.zeros_(self.to_out.weight)
         self.qk_norm = _norm_name(qk_norm)
         if self.qk_norm == "ln":
-            self.q_norm: nn.Module = nn.LayerNorm(dim_heads, eps=1e-6)
-            self.k_norm: nn.Module = nn.LayerNorm(dim_heads, eps=1e-6)
+            self.q_norm: nn.Module = nn.LayerNorm(dim_heads, eps=qk_norm_eps)
+            self.k_norm: nn.Module = nn.LayerNorm(dim_heads, eps=qk_norm_eps)
+        elif self.qk_norm == "rms":
+            self.q_norm, self.k_norm = RMSNorm(dim_heads, eps=qk_norm_eps), RMSNorm(dim_heads, eps=qk_norm_eps)
         elif self.qk_norm == "dyt":
-            self.q_norm, self.k_norm = DynamicTanh(dim_heads), DynamicTanh(dim_heads)
+            self.q_norm = DynamicTanh(dim_heads, init_alpha=qk_norm_alpha)
+            self.k_norm = DynamicTanh(dim_heads, init_alpha=qk_norm_alpha)
         if feat_scale:
             self.lambda_dc = nn.Parameter(torch.zeros(dim))
             self.lambda_hf = nn.Parameter(torch.zeros(dim))
@@ -80,15 +85,18 @@ class Attention(nn.Module):
         flex_attention_score_mod: ScoreMod | None = None,
         flash_attn_sliding_window: tuple[int, int] | list[int] | None = None,
         *,
+        context_rotary: Rotary | None = None,
         mask: Tensor | None = None,
+        query_mask: Tensor | None = None,
         key_value: KeyValue | None = None,
         past: LayerCache | None = None,
     ) -> Tensor:
         """x (b, n, d), context (b, s, c) -> (b, n, d)
 
-        The window is [before, after], -1 without limit. `mask` (b, keys) is True at keys that may be seen. `key_value`
-        stands for a context projected before (`project_context`). `past` takes this call's keys and values and returns
-        all so far.
+        The window is [before, after], -1 without limit. `mask` (b, keys) is True at keys that may be seen, `query_mask`
+        (b, n) at queries that count in the mean of `feat_scale`. `context_rotary` are the positions of a context, else
+        it has those of x. `key_value` stands for a context projected before (`project_context`). `past` takes this
+        call's keys and values and returns all so far.
         """
         if self.is_cross:
             q = self._normalise_queries(self._heads(self.to_q(x).chunk(2 if self.differential else 1, dim=-1)))
@@ -96,7 +104,8 @@ class Attention(nn.Module):
         else:
             q, kv = self._project_self(x)
         if rotary_pos_emb is not None:
-            q, kv = rotate(q, rotary_pos_emb), KeyValue(rotate(kv.key, rotary_pos_emb), kv.value)
+            of_keys = rotary_pos_emb if context_rotary is None else context_rotary
+            q, kv = rotate(q, rotary_pos_emb), KeyValue(rotate(kv.key, of_keys), kv.value)
         if past is not None:
             kv = past.append(kv)
         causal = self.causal if causal is None else causal
@@ -111,7 +120,7 @@ class Attention(nn.Module):
             first, second = out.chunk(2, dim=1)
             out = first - second
         out = self.to_out(out.transpose(1, 2).flatten(2))
-        return self._rescale_features(out) if self.feat_scale else out
+        return self._rescale_features(out, query_mask) if self.feat_scale else out
 
     @published_call
     def apply_attn(
@@ -183,17 +192,21 @@ class Attention(nn.Module):
             return F.normalize(q, dim=-1)
         return q if self.qk_norm == "none" else self.q_norm(q).to(q.dtype)
 
-    def _rescale_features(self, x: Tensor) -> Tensor:
+    def _rescale_features(self, x: Tensor, counted: Tensor | None) -> Tensor:
         """Weigh the mean over time and the deviations from it (Wang et al. 2022, "FeatScale")."""
-        mean = x.mean(dim=1, keepdim=True)
+        if counted is None:
+            mean = x.mean(dim=1, keepdim=True)
+        else:
+            weights = counted[..., None].to(x.dtype)
+            mean = (x * weights).sum(dim=1, keepdim=True) / weights.sum(dim=1, keepdim=True).clamp(min=1)
         return x + self.lambda_dc * mean + self.lambda_hf * (x - mean)
 
 
 def _norm_name(given: QKNorm | bool) -> QKNorm:
     """Configs of friendly-stable-audio-tools say true for what is "l2" here."""
     name: QKNorm = ("l2" if given else "none") if isinstance(given, bool) else given
-    if name not in ("none", "l2", "ln", "dyt"):
-        raise ValueError(f"qk_norm is {given!r}; allowed: none, l2, ln, dyt")
+    if name not in ("none", "l2", "ln", "rms", "dyt"):
+        raise ValueError(f"qk_norm is {given!r}; allowed: none, l2, ln, rms, dyt")
     return name
 
 

@@ -1,12 +1,14 @@
 """One transformer layer: self-attention, cross-attention, optional conformer module, feed-forward, each on a residual.
 
+Local conditions are added before the feed-forward.
+
 With a global condition, self-attention and feed-forward are modulated by adaptive layer norm (adaLN, Peebles & Xie
 2023; the gates are sigmoid(1 - g)). Two layouts of its weights exist in published checkpoints:
 "shared": one embedder in ContinuousTransformer gives all six vectors, to which each layer adds its own bias vector;
 "per_layer": each layer projects the condition itself (friendly-stable-audio-tools).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -15,11 +17,18 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from typing_extensions import TypedDict
 
+from stable_audio_tools.core.config.kinds import ModularSignal
 from stable_audio_tools.models.calls import published_call, used
 from stable_audio_tools.models.transformer.attention import Attention, QKNorm, ScoreMod
 from stable_audio_tools.models.transformer.cache import KeyValue, LayerCache
 from stable_audio_tools.models.transformer.feedforward import GLU, FeedForward
-from stable_audio_tools.models.transformer.norms import DynamicTanh, LayerNorm, LayerScale
+from stable_audio_tools.models.transformer.local_conditions import (
+    LocalConditions,
+    LocalProjections,
+    align_right,
+    local_projection,
+)
+from stable_audio_tools.models.transformer.norms import DynamicTanh, LayerNorm, LayerScale, NormType, make_norm
 from stable_audio_tools.models.transformer.rotary import Rotary, RotaryEmbedding
 
 AdaLNLayout = Literal["shared", "per_layer"]
@@ -31,6 +40,7 @@ class AttentionOptions(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
     qk_norm: QKNorm | bool
+    qk_norm_eps: float
     differential: bool
     feat_scale: bool
 
@@ -45,6 +55,7 @@ class FeedForwardOptions(TypedDict, total=False):
     glu: bool
     use_conv: bool
     conv_kernel_size: int
+    sinusoidal: bool
 
 
 class NormOptions(TypedDict, total=False):
@@ -85,9 +96,11 @@ class ConformerModule(nn.Module):
         self.swish = nn.SiLU()
         self.pointwise_conv_2 = nn.Conv1d(dim, dim, 1, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # (b, n, d) -> (b, n, d)
-        x = self._over_time(self.pointwise_conv, self.in_norm(x))
-        x = self._over_time(self.depthwise_conv, self.glu(x))
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:  # (b, n, d) -> (b, n, d)
+        """`mask` (b, n) is False at padding, which its neighbours then see as the end of the sequence."""
+        x = self.glu(self._over_time(self.pointwise_conv, self.in_norm(x)))
+        x = x if mask is None else x * mask[..., None].to(x.dtype)
+        x = self._over_time(self.depthwise_conv, x)
         return self._over_time(self.pointwise_conv_2, self.swish(self.mid_norm(x)))
 
     @staticmethod
@@ -114,7 +127,10 @@ class TransformerBlock(nn.Module):
         causal_cross_attention: bool = False,
         conformer: bool = False,
         add_rope: bool = False,
+        norm_type: NormType = "layer_norm",
         remove_norms: bool = False,
+        local_add_cond_dim: int | None = None,
+        modular_local_cond_configs: Sequence[ModularSignal] | None = None,
         layer_scale: bool = False,
         zero_init_branch_outputs: bool = True,
         attn_kwargs: Mapping[str, Any] | None = None,
@@ -129,10 +145,11 @@ class TransformerBlock(nn.Module):
         self.layer_ix = layer_ix
         # A branch behind a near-zero layer scale that also ended in zeros would receive almost no gradient.
         zero_init = zero_init_branch_outputs and not layer_scale
-        attention = {"dim_heads": self.dim_heads, "zero_init_output": zero_init, **(attn_kwargs or {})}
+        sharpness = {"qk_norm_alpha": 4.0} if norm_type == "dyt" else {}
+        attention = {"dim_heads": self.dim_heads, "zero_init_output": zero_init, **sharpness, **(attn_kwargs or {})}
 
         def norm() -> nn.Module:
-            return DynamicTanh(dim) if remove_norms else LayerNorm(dim, **(norm_kwargs or {}))
+            return DynamicTanh(dim) if remove_norms else make_norm(norm_type, dim, norm_kwargs)
 
         def scale() -> nn.Module:
             return LayerScale(dim) if layer_scale else nn.Identity()
@@ -154,6 +171,8 @@ class TransformerBlock(nn.Module):
             self.conformer_scale = scale()
         self.rope = RotaryEmbedding(self.dim_heads // 2) if add_rope else None
         self.to_scale_shift_gate = _adaln(adaln_layout, dim, global_cond_dim)
+        self.to_local_embed = local_projection(local_add_cond_dim, dim) if local_add_cond_dim else None
+        self.modular_local_embeds = LocalProjections(dim, modular_local_cond_configs or ())
 
     @published_call
     def forward(
@@ -169,6 +188,8 @@ class TransformerBlock(nn.Module):
         self_attention_flash_sliding_window: tuple[int, int] | list[int] | None = None,
         cross_attention_flash_sliding_window: tuple[int, int] | list[int] | None = None,
         *,
+        context_rotary: Rotary | None = None,
+        local: LocalConditions | None = None,
         mask: Tensor | None = None,
         context_mask: Tensor | None = None,
         context_key_value: KeyValue | None = None,
@@ -179,11 +200,13 @@ class TransformerBlock(nn.Module):
         Masks are True where keys may be seen. `context_key_value` stands for a context that was projected before. A
         context of fewer items is that of the first ones; the others do not cross-attend.
         """
+        frames = mask if past is None else None  # which positions of x are real
         to_self = used(
             flex_attention_block_mask=self_attention_block_mask,
             flex_attention_score_mod=self_attention_score_mod,
             flash_attn_sliding_window=self_attention_flash_sliding_window,
             mask=mask,
+            query_mask=frames,
             past=past,
         )
         to_cross = used(
@@ -192,6 +215,7 @@ class TransformerBlock(nn.Module):
             flash_attn_sliding_window=cross_attention_flash_sliding_window,
             mask=context_mask,
             key_value=context_key_value,
+            context_rotary=context_rotary,
         )
         if rotary_pos_emb is None and self.rope is not None:
             rotary_pos_emb = self.rope.forward_from_seq_len(x.shape[1], start=past.length if past else 0)
@@ -206,18 +230,32 @@ class TransformerBlock(nn.Module):
         attended = context if context_key_value is None else context_key_value.key
         if self.cross_attend and attended is not None:
             h = self.cross_attend_norm(x[: len(attended)])
+            if context_rotary is not None:
+                to_cross["rotary_pos_emb"] = rotary_pos_emb
+            if frames is not None:
+                to_cross["query_mask"] = frames[: len(attended)]
             h = self.cross_attn(h, context=context, **to_cross)
             x = _add_to_first(x, self.cross_attn_scale(h))
 
         if self.conformer is not None:
-            x = x + self.conformer_scale(self.conformer(x))
+            x = x + self.conformer_scale(self.conformer(x, **used(mask=frames)))
+        if local is not None:
+            x = self._add_local(x, local)
 
         h = self.ff_norm(x)
         h = ff_mod.before(h) if ff_mod else h
-        h = self.ff(h)
+        h = self.ff(h, **used(mask=frames))
         h = ff_mod.after(h) if ff_mod else h
         out: Tensor = x + self.ff_scale(h)
         return out
+
+    def _add_local(self, x: Tensor, local: LocalConditions) -> Tensor:
+        if local.joined is not None and self.to_local_embed is not None:
+            x = x + align_right(self.to_local_embed(local.joined), x.shape[1])
+        for id, project in self.modular_local_embeds.items():
+            if local.modular is not None and id in local.modular:
+                x = x + align_right(project(local.modular[id]), x.shape[1])
+        return x
 
     def _modulations(self, global_cond: Tensor | None) -> tuple[Modulation | None, Modulation | None]:
         """Of self-attention and of the feed-forward; in the shared layout the condition is (b, 6 * d)."""

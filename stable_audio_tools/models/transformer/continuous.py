@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from stable_audio_tools.models.calls import published_call, used
 from stable_audio_tools.models.transformer.blocks import AdaLNLayout, TransformerBlock
 from stable_audio_tools.models.transformer.cache import KeyValue, KeyValueCache
+from stable_audio_tools.models.transformer.local_conditions import LocalConditions
 from stable_audio_tools.models.transformer.rotary import (
     AbsolutePositionalEmbedding,
     Rotary,
@@ -55,6 +56,7 @@ class ContinuousTransformer(nn.Module):
         global_cond_dim: int | None = None,
         adaln_layout: AdaLNLayout = "shared",
         rotary_pos_emb: bool = True,
+        cross_attn_rotary_pos_emb: bool = False,
         use_abs_pos_emb: bool = False,
         abs_pos_emb_max_length: int = 10000,
         use_sinusoidal_emb: bool = False,
@@ -77,6 +79,11 @@ class ContinuousTransformer(nn.Module):
         self.project_out = nn.Identity() if dim_out is None else nn.Linear(dim, dim_out, bias=False)
         # Half of a head, at least 32 channels, at most the head.
         self.rotary_pos_emb = RotaryEmbedding(min(max(dim_heads // 2, 32), dim_heads)) if rotary_pos_emb else None
+        if cross_attn_rotary_pos_emb and not rotary_pos_emb:
+            raise ValueError("cross_attn_rotary_pos_emb needs rotary_pos_emb, which gives the queries their positions")
+        self.cross_attn_rotary_pos_emb = (
+            RotaryEmbedding(min(max(dim_heads // 2, 32), dim_heads)) if cross_attn_rotary_pos_emb else None
+        )
         if num_memory_tokens:
             self.memory_tokens = nn.Parameter(torch.randn(num_memory_tokens, dim))
         self.pos_emb: nn.Module | None = None
@@ -141,6 +148,7 @@ class ContinuousTransformer(nn.Module):
         prepend_mask: Tensor | None = None,
         context_key_values: Sequence[KeyValue | None] | None = None,
         rotary: Rotary | None = None,
+        local: LocalConditions | None = None,
         cache: KeyValueCache | None = None,
         keep_hidden_states: bool = False,
         use_checkpointing: bool | None = None,
@@ -169,6 +177,8 @@ class ContinuousTransformer(nn.Module):
             cache.context = cache.context or self.project_context(context)
             context_key_values = cache.context
 
+        context_rotary = self._context_rotary(context)
+
         hidden_states: list[Tensor] = []
         recompute = self.checkpointing if use_checkpointing is None else use_checkpointing
         for index, layer in enumerate(self.layers):
@@ -176,6 +186,8 @@ class ContinuousTransformer(nn.Module):
                 context=context,
                 global_cond=global_cond,
                 rotary_pos_emb=rotary,
+                context_rotary=context_rotary,
+                local=local,
                 self_attention_flash_sliding_window=self.sliding_window,
                 mask=mask,
                 context_mask=context_mask,
@@ -204,6 +216,14 @@ class ContinuousTransformer(nn.Module):
         if self.rotary_pos_emb is None:
             return None
         return self.rotary_pos_emb.forward_from_seq_len(positions, start)
+
+    def _context_rotary(self, context: Tensor | None) -> Rotary | None:
+        """Angles of the context's positions, which end at its width, as published weights were trained."""
+        if self.cross_attn_rotary_pos_emb is None or context is None:
+            return None
+        return self.cross_attn_rotary_pos_emb.forward_from_seq_len(
+            context.shape[1], context.shape[2] - context.shape[1]
+        )
 
     def _blocks(self) -> list[TransformerBlock]:
         return [layer for layer in self.layers if isinstance(layer, TransformerBlock)]

@@ -1,5 +1,8 @@
 """Position-wise feed-forward: SwiGLU by default, optionally by convolution over time."""
 
+import math
+
+import torch
 from torch import Tensor, nn
 
 
@@ -8,6 +11,13 @@ class Transpose(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.transpose(1, 2)
+
+
+class Sine(nn.Module):
+    """sin(pi x), a periodic activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(math.pi * x)
 
 
 class GLU(nn.Module):
@@ -39,6 +49,7 @@ class FeedForward(nn.Module):
         use_conv: bool = False,
         conv_kernel_size: int = 3,
         zero_init_output: bool = True,
+        sinusoidal: bool = False,
     ) -> None:
         super().__init__()
         if use_conv and conv_kernel_size % 2 == 0:
@@ -54,16 +65,24 @@ class FeedForward(nn.Module):
         def turn() -> nn.Module:
             return Transpose() if use_conv else nn.Identity()
 
+        activation: nn.Module = Sine() if sinusoidal else nn.SiLU()
         # A gated input projection is linear, and has biases, in any case.
         widen: nn.Module = (
-            GLU(dim, inner, nn.SiLU()) if glu else nn.Sequential(turn(), project(dim, inner), turn(), nn.SiLU())
+            GLU(dim, inner, activation) if glu else nn.Sequential(turn(), project(dim, inner), turn(), activation)
         )
         narrow = project(inner, dim if dim_out is None else dim_out)
         if zero_init_output:
             for parameter in narrow.parameters():
                 nn.init.zeros_(parameter)
+        self.use_conv = use_conv
         self.ff = nn.Sequential(widen, turn(), narrow, turn())
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.ff(x)
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`mask` (b, n) is False at padding, which convolutions then see as the end of the sequence."""
+        if mask is None or not self.use_conv:
+            out: Tensor = self.ff(x)
+        else:
+            seen = mask[..., None].to(x.dtype)
+            widen, turn, narrow, turn_back = self.ff
+            out = turn_back(narrow(turn(widen(x * seen) * seen)))
         return out

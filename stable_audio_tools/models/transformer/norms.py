@@ -1,5 +1,8 @@
 """Normalisation and scaling of channels."""
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,6 +36,27 @@ class LayerNorm(nn.Module):
         return F.layer_norm(x, width, self.gamma, self.beta, self.eps)
 
 
+class RMSNorm(nn.Module):
+    """Scale to a root mean square of one, times a gain (Zhang & Sennrich 2019)."""
+
+    gamma: Tensor
+
+    def __init__(self, dim: int, fix_scale: bool = False, force_fp32: bool = False, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.force_fp32 = force_fp32
+        if fix_scale:
+            self.register_buffer("gamma", torch.ones(dim))
+        else:
+            self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = x.shape[-1:]
+        if self.force_fp32:
+            return F.rms_norm(x.float(), width, self.gamma.float(), self.eps).to(x.dtype)
+        return F.rms_norm(x, width, self.gamma, self.eps)
+
+
 class DynamicTanh(nn.Module):
     """tanh(alpha * x), scaled and shifted: a norm without statistics (Zhu et al. 2025, "Transformers without norm")."""
 
@@ -44,6 +68,21 @@ class DynamicTanh(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.gamma * torch.tanh(self.alpha * x) + self.beta
+
+
+NormType = Literal["layer_norm", "rms_norm", "dyt"]
+
+
+def make_norm(kind: NormType, dim: int, options: Mapping[str, Any] | None = None) -> nn.Module:
+    """A norm over `dim` channels; dynamic tanh, which has no statistics, takes none of the options."""
+    if kind == "dyt":
+        return DynamicTanh(dim, init_alpha=4.0)
+    options = options or {}
+    if kind == "layer_norm":
+        return LayerNorm(dim, **options)
+    if "bias" in options:
+        raise ValueError("norm_kwargs.bias: an RMS norm has no offset; remove the key")
+    return RMSNorm(dim, **options)
 
 
 class LayerScale(nn.Module):

@@ -169,7 +169,7 @@ class AutoencoderTrainingWrapper(TrainingModule):
         encoder_input = reals.mean(1, keepdim=True) if mono else reals
         if self.compares_images:
             encoder_input = reals = self._spectrograms(encoder_input)
-        inside = {"skip_pretransform": self.compares_images}
+        inside: dict[str, Any] = {"skip_pretransform": self.compares_images}
         frozen = self.encoder_freeze_on_warmup and self.warmed_up
         with torch.no_grad() if frozen else nullcontext():
             latents, info = self.autoencoder.encode(encoder_input, return_info=True, **inside)

@@ -115,7 +115,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         """Noise levels by the law, shifted for the length, some of them pure noise."""
         t = self.timesteps.draw(clean.shape[0]).to(clean.device)
         if self.diffusion.dist_shift is not None:
-            t = self.diffusion.dist_shift.time_shift(t, clean.shape[2])
+            t = self.diffusion.dist_shift.shift(t, clean.shape[2])
         if self.p_one_shot > 0:
             t = torch.where(torch.rand_like(t) < self.p_one_shot, torch.ones_like(t), t)
         return self.objective.training_times(t)

@@ -14,7 +14,8 @@ from stable_audio_tools.inference.sampling.schedules import (
     polyexponential,
     shifted,
 )
-from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW, DistributionShift, Objective, V
+from stable_audio_tools.models.diffusion.distribution_shift import DistributionShift
+from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW, Objective, V
 
 CONTINUOUS = [name for name in SCHEDULES if name not in ("leading", "trailing")]  # those are of a table
 SHIFT = DistributionShift(base_shift=0.5, max_shift=1.15, min_length=256, max_length=4096)

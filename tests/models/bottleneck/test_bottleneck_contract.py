@@ -21,6 +21,10 @@ NODES: dict[str, dict[str, Any]] = {
     "kl": {"type": "kl", "config": {"sample": False}},
     "wasserstein": {"type": "wasserstein", "config": {"noise_augment_dim": 2, "use_tanh": True}},
     "soft_norm": {"type": "soft_norm", "config": {"dim": DIM, "noise_augment_dim": 3, "noise_regularize": True}},
+    "softnorm": {
+        "type": "softnorm",
+        "config": {"dim": DIM, "noise_augment_dim": 3, "noise_regularize": True, "auto_scale": True},
+    },
     "rvq": {"type": "rvq", "config": RVQ},
     "rvq-projected": {"type": "rvq", "config": {**RVQ, "codebook_dim": 4, "shared_codebook": True}},
     "rvq-cosine": {"type": "rvq", "config": {**RVQ, "use_cosine_sim": True}},
@@ -209,7 +213,7 @@ def test_frozen_on_request(name: str) -> None:
         ({"type": "fsq"}, r"config\.levels: missing"),
         ({"type": "dithered_fsq", "config": {"dim": 3, "levels": [5, 5]}}, "give one for each channel"),
         ({"type": "dac_rvq", "config": {"n_codebooks": 2, "codebook_dim": [4]}}, "n_codebooks is 2"),
-        ({"type": "softnorm"}, "did you mean 'soft_norm'"),
+        ({"type": "softnrm"}, "did you mean 'softnorm'"),
     ],
 )
 def test_mistakes_are_named(config: dict[str, Any], message: str) -> None:

@@ -5,9 +5,9 @@ import torch
 
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.inference.sampling.samplers import find_sampler, samplers_for
+from stable_audio_tools.models.diffusion.distribution_shift import DistributionShift
 from stable_audio_tools.models.diffusion.objectives import (
     DistilledFlowObjective,
-    DistributionShift,
     FlowObjective,
     parse_objective,
 )

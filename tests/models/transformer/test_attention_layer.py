@@ -118,7 +118,7 @@ def test_half_precision_norms_keep_the_dtype():
         ({"dim": 64, "dim_heads": 16, "dim_context": 24}, "context of width 24 .* allowed widths: 16, 32, 64"),
         ({"dim": 64, "dim_heads": 16, "dim_context": 48}, "context of width 48 .* allowed widths: 16, 32, 64"),
         ({"dim": 32, "dim_heads": 16, "dim_context": 64}, "context of width 64"),
-        ({"dim": 32, "dim_heads": 16, "qk_norm": "rms"}, "qk_norm is 'rms'; allowed: none, l2, ln, dyt"),
+        ({"dim": 32, "dim_heads": 16, "qk_norm": "batch"}, "qk_norm is 'batch'; allowed: none, l2, ln, rms, dyt"),
     ],
 )
 def test_mistakes(arguments, message):

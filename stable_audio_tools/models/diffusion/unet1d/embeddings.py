@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.models.fourier import ExpoFourierFeatures
 from stable_audio_tools.models.precision import FullPrecision, weight_dtype
 
 
@@ -23,10 +24,16 @@ class LearnedFourier(FullPrecision, nn.Module):
 
 
 class FourierEmbedding(nn.Sequential):
-    """A scalar through learned Fourier features and a projection: (b,) -> (b, out_features)."""
+    """A scalar through Fourier features and a projection: (b,) -> (b, out_features).
 
-    def __init__(self, dim: int, out_features: int) -> None:
-        super().__init__(LearnedFourier(dim), nn.Linear(dim + 1, out_features))
+    Frequencies are learned, or fixed and exponentially spaced.
+    """
+
+    def __init__(self, dim: int, out_features: int, exponential: bool = False) -> None:
+        if exponential:
+            super().__init__(ExpoFourierFeatures(dim), nn.Linear(dim, out_features))
+        else:
+            super().__init__(LearnedFourier(dim), nn.Linear(dim + 1, out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         features, project = self

@@ -1,0 +1,798 @@
+"""Small configs of the next generation (Stable Audio 3, stable-audio-tools 0.0.20), and what is measured on each."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import random
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from support.parity_figures import fill, load_weights, noise, tone
+
+CASES = {}
+
+
+def case(name, tolerance=1e-3, constant=False):
+    def register(fn):
+        fn.tolerance, fn.constant = tolerance, constant
+        CASES[name] = fn
+        return fn
+
+    return register
+
+
+def sa3(name):
+    """A module of the names that stable-audio-3 has."""
+    return importlib.import_module(f"stable_audio_tools.stable_audio_3.{name}")
+
+
+def next_generation():
+    """For calls whose defaults mean something else in 0.0.19."""
+    import stable_audio_tools
+
+    return stable_audio_tools.generation("0.0.20")
+
+
+# ------------------------------------------------------------ filling weights
+
+
+def normal(name, tensor):
+    """Standard normal numbers in the shape of a tensor, by its name."""
+    return torch.from_numpy(np.asarray(fill(name, (tensor.numel(),)))).reshape(tensor.shape) * 10
+
+
+def dressed(module):
+    """load_weights, then numbers that keep the new parts visible: the names say which."""
+    load_weights(module)
+    with torch.no_grad():
+        for name, tensor in module.state_dict(keep_vars=True).items():
+            leaf = name.rsplit(".", 1)[-1]
+            x = partial(normal, name, tensor)
+            learnt = isinstance(tensor, torch.nn.Parameter)
+            if leaf == "alpha" and tuple(tensor.shape) == (1,):
+                tensor.copy_(2 + 0.2 * x())  # dynamic tanh
+            elif leaf == "running_std":
+                tensor.copy_(1.3 + 0.1 * x())
+            elif leaf == "scale" and learnt:
+                tensor.copy_(0.7 + 0.1 * x())  # layer scale, norm gains
+            elif leaf.startswith("magnitude") or leaf in ("scaling_factor", "noise_scaling_factor"):
+                tensor.copy_(1 + 0.1 * x())
+            elif leaf in ("new_tokens", "memory_tokens", "cls_embedding", "mask_token", "critic_token"):
+                tensor.copy_(0.5 * x())
+            elif leaf == "original0" and tensor.dim() > 1:
+                tensor.copy_(0.6 + 0.06 * x())  # weight-norm gains under their newer name
+            elif not learnt and name.endswith(("timestep_features.weight", "noise_features.weight")):
+                tensor.copy_(x())  # a buffer in 0.0.20, a parameter before
+    return module
+
+
+def build(config):
+    from stable_audio_tools.models import create_model_from_config
+
+    return dressed(create_model_from_config(copy.deepcopy(config))).eval()
+
+
+# ------------------------------------------------- the transformer autoencoder
+
+RATE = 1600  # samples per second of the toy models
+
+
+def same(
+    patch=8,
+    latent=8,
+    channels=16,
+    mults=(2,),
+    strides=(4,),
+    depths=(4,),
+    encoder=None,
+    decoder=None,
+    bottleneck=None,
+    decoder_latent=None,
+    **extra,
+):
+    """A `same` autoencoder over patches: patch * product of strides samples per latent."""
+    shared = {
+        "channels": channels,
+        "c_mults": list(mults),
+        "strides": list(strides),
+        "transformer_depths": list(depths),
+        "dim_heads": 16,
+    }
+    return {
+        "pretransform": {"type": "patched", "config": {"patch_size": patch, "channels": 2}},
+        "encoder": {
+            "type": "same",
+            "config": {"in_channels": 2 * patch, "latent_dim": latent, **shared, **(encoder or {})},
+        },
+        "decoder": {
+            "type": "same",
+            "config": {"out_channels": 2 * patch, "latent_dim": decoder_latent or latent, **shared, **(decoder or {})},
+        },
+        "bottleneck": {
+            "type": "softnorm",
+            "config": {
+                "dim": latent,
+                "noise_augment_dim": 0,
+                "noise_regularize": True,
+                "auto_scale": True,
+                **(bottleneck or {}),
+            },
+        },
+        "latent_dim": latent,
+        "downsampling_ratio": patch * int(np.prod(strides)),
+        "io_channels": 2,
+        **extra,
+    }
+
+
+def same_small(**kw):
+    """SAME-S in small: attention inside chunks, shifted by half a chunk in the second half of the layers."""
+    config = same(
+        encoder={
+            "variable_stride": True,
+            "chunk_size": 8,
+            "chunk_midpoint_shift": True,
+            "mask_noise": 0.0,
+            "mapping_style": "none",
+            "use_flash": True,
+        },
+        decoder={
+            "variable_stride": True,
+            "chunk_size": 8,
+            "chunk_midpoint_shift": True,
+            "mask_noise": 0.01,
+            "conv_mapping": True,
+            "sinusoidal_blocks": [0],
+            "mapping_style": "none",
+            "use_flash": True,
+        },
+        **kw,
+    )
+    config["encoder"]["type"] = config["decoder"]["type"] = "taae_v2"
+    return config
+
+
+def same_large(**kw):
+    """SAME-L in small: attention inside a sliding window of latents, sinusoidal feed-forwards, noise on the query
+    tokens.
+    """
+    return same(
+        encoder={"variable_stride": True, "sliding_window": [1, 1], "mask_noise": 0.001},
+        decoder={"variable_stride": True, "sliding_window": [1, 1], "mask_noise": 0.1, "sinusoidal_blocks": [3]},
+        bottleneck={"freeze": True},
+        **kw,
+    )
+
+
+def autoencoder(model):
+    return {"model_type": "autoencoder", "sample_size": 1024, "sample_rate": RATE, "audio_channels": 2, "model": model}
+
+
+@torch.no_grad()
+def round_trip(config, *lengths, batch=1, **kw):
+    """Encode and decode one or more lengths; noise is drawn anew from a seed before each half."""
+    model = build(autoencoder(config))
+    out = {}
+    for length in lengths:
+        torch.manual_seed(1)
+        latents = model.encode(tone(2, length, rate=RATE, batch=batch), **kw)
+        torch.manual_seed(2)
+        out |= {f"latents{length}": latents, f"audio{length}": model.decode(latents, **kw)}
+    return model, out
+
+
+@case("same-small")
+def _():
+    """Chunked, midpoint-shifted, differential, dynamic tanh, convolved output mapping, softnorm with a running scale;
+    odd lengths are padded to whole chunks.
+    """
+    return round_trip(same_small(), 384, 333)
+
+
+@case("same-large")
+def _():
+    """Sliding window, sinusoidal blocks, query noise at inference in encoder and decoder, frozen softnorm."""
+    return round_trip(same_large(), 384, 333)
+
+
+@case("same-stages")
+def _():
+    """Two stages, RMS norms, plain attention with feature scaling, layer scale, conformer, convolved and bias-free
+    mappings, noise channels for the decoder.
+    """
+    shared = {
+        "chunk_size": 8,
+        "dyt": False,
+        "differential": False,
+        "feat_scale": True,
+        "layer_scale": True,
+        "conformer": True,
+        "mapping_bias": False,
+        "conv_mapping": True,
+        "ff_mult": 2,
+    }
+    return round_trip(
+        same(
+            patch=4,
+            mults=(1, 2),
+            strides=(2, 4),
+            depths=(1, 2),
+            encoder=shared,
+            decoder={**shared, "sinusoidal_blocks": [0, 2]},
+            bottleneck={"auto_scale": False, "noise_augment_dim": 3},
+            decoder_latent=11,
+        ),
+        288,
+        200,
+    )
+
+
+@case("same-strides")
+def _():
+    """Variable stride: the same weights at strides given per call, in chunks and in windows; features of the last
+    encoder stage.
+    """
+    shared = {"variable_stride": True}
+    config = {"patch": 4, "mults": (1, 2), "strides": (2, 4), "depths": (2, 2)}
+    _chunked, out = round_trip(
+        same(
+            **config,
+            encoder={**shared, "chunk_size": 8},
+            decoder={**shared, "chunk_size": 8, "chunk_midpoint_shift": True, "sinusoidal_blocks": [0, 0]},
+        ),
+        256,
+        override_stride=[1, 2],
+    )
+    windowed, more = round_trip(
+        same(
+            **config,
+            encoder={**shared, "sliding_window": [2, 1]},
+            decoder={**shared, "sliding_window": [1, 2], "sinusoidal_blocks": [0, 0]},
+        ),
+        256,
+        override_stride=[4, 2],
+    )
+    with torch.no_grad():
+        z, features = windowed.encoder(noise("features", 1, 8, 32), return_features=True)
+    return windowed, {
+        **out,
+        **{f"window-{k}": v for k, v in more.items()},
+        "z": z,
+        "first": features[0],
+        "last": features[-1],
+    }
+
+
+@case("same-block")
+def _():
+    """The resampling block alone: query tokens given from outside, a prepended condition, cross attention, features."""
+    from stable_audio_tools.models.autoencoders import TransformerResamplingBlock
+
+    shared = {"transformer_depth": 2, "dim_heads": 16, "variable_stride": True, "cross_attn": True, "layer_scale": True}
+    down = dressed(TransformerResamplingBlock(12, 32, 4, chunk_size=8, chunk_midpoint_shift=True, **shared)).eval()
+    up = dressed(TransformerResamplingBlock(32, 12, 4, type="decoder", sliding_window=[1, 1], **shared)).eval()
+    context = noise("context", 2, 5, 32)
+    with torch.no_grad():
+        z, features = down(
+            noise("block", 2, 12, 32),
+            stride=4,
+            return_features=True,
+            override_new_tokens=noise("tokens", 2, 8, 32),
+            prepend_cond=noise("prepend", 2, 2, 32),
+            cross_attn_cond=context,
+        )
+        y = up(z, stride=2, prepend_cond=noise("prepend", 2, 2, 32), cross_attn_cond=context)
+    return {
+        f"{side}.{k}": list(v.shape) for side, m in (("down", down), ("up", up)) for k, v in m.state_dict().items()
+    }, {"z": z, "features": torch.stack([f.mean((1, 2)) for f in features]), "feature": features[-1], "y": y}
+
+
+@case("softnorm")
+def _():
+    """The bottleneck: its regularising loss and running scale in training, frozen, and its decoding noise in both
+    modes.
+    """
+    from stable_audio_tools.models.factory import create_bottleneck_from_config
+
+    out, x = {}, noise("soft", 2, 6, 20) * 1.5 + 0.2
+
+    def make(**kw):
+        return dressed(
+            create_bottleneck_from_config({"type": "softnorm", "config": {"dim": 6, "noise_regularize": True, **kw}})
+        )
+
+    with torch.no_grad():
+        for name, layer in (
+            ("frozen", make(auto_scale=True, freeze=True)),
+            ("bare", make(noise_augment_dim=2)),
+            ("scaled", make(auto_scale=True)),
+        ):
+            layer.train()
+            z, info = layer.encode(x, return_info=True)
+            out |= {f"{name}/train": z, f"{name}/loss": info["softnorm_loss"]}
+            for seed, mode in ((3, True), (4, False)):
+                torch.manual_seed(seed)
+                out[f"{name}/decoded{seed}"] = layer.train(mode).decode(z)
+            if name != "bare":
+                out[f"{name}/running"] = layer.running_std.clone()
+        out["scaled/eval"] = layer.encode(x)
+    return layer, out
+
+
+@case("pretransform-same")
+def _():
+    """The autoencoder as a pretransform: scale, chunks of 128 latents with 32 shared, batch iterated when there is one
+    chunk.
+    """
+    from stable_audio_tools.models.factory import create_pretransform_from_config
+
+    bank = dressed(
+        create_pretransform_from_config(
+            {
+                "type": "autoencoder",
+                "scale": 0.7,
+                "iterate_batch": True,
+                "chunked": True,
+                "config": same(
+                    patch=2,
+                    strides=(2,),
+                    depths=(2,),
+                    encoder={"sliding_window": [1, 1]},
+                    decoder={"sliding_window": [1, 1], "sinusoidal_blocks": [0]},
+                    bottleneck={"noise_regularize": False},
+                ),
+            },
+            RATE,
+        )
+    )
+    with torch.no_grad():
+        short = bank.encode(tone(2, 160, batch=2, rate=RATE))
+        long = bank.encode(tone(2, 4 * 200, rate=RATE))
+        return bank, {
+            "short": short,
+            "long": long,
+            "audio": bank.decode(long),
+            "ratio": torch.tensor([bank.downsampling_ratio, bank.encoded_channels]),
+        }
+
+
+@case("pretransform-patched")
+def _():
+    """Patches of an oversampled signal, with a learned filter after unpatching."""
+    from stable_audio_tools.models.factory import create_pretransform_from_config
+
+    bank = dressed(
+        create_pretransform_from_config(
+            {
+                "type": "patched",
+                "config": {"channels": 2, "patch_size": 6, "oversampling": 2, "postfilter_channels": 4},
+            },
+            RATE,
+        )
+    )
+    with torch.no_grad():
+        z = bank.encode(tone(2, 400, rate=RATE))
+        return bank, {"z": z, "audio": bank.decode(z)}
+
+
+# -------------------------------------------------- the conditioned transformer
+
+CONDITIONING = {
+    "cond_dim": 16,
+    "configs": [
+        {"id": "mood", "type": "list", "config": {"options": ["calm", "bright", "dark"]}},
+        {
+            "id": "seconds_total",
+            "type": "number",
+            "config": {"min_val": 0, "max_val": 8, "fourier_features_type": "expo"},
+        },
+    ],
+}
+METADATA = [
+    {"mood": "bright", "seconds_total": 0.375},
+    {"mood": "unheard of", "seconds_total": 0.75},
+]  # eighths keep the fastest features well conditioned
+TIMES = torch.tensor([0.25, 0.5])
+DIT = {
+    "io_channels": 8,
+    "embed_dim": 64,
+    "depth": 2,
+    "num_heads": 2,
+    "cond_token_dim": 16,
+    "global_cond_dim": 16,
+    "global_cond_type": "adaLN",
+    "timestep_features_type": "expo",
+    "timestep_features_dim": 32,
+    "norm_type": "rms_norm",
+    "norm_kwargs": {"force_fp32": True},
+    "attn_kwargs": {"qk_norm": "rms"},
+    "num_memory_tokens": 3,
+    "local_add_cond_dim": 9,
+    "ff_kwargs": {"mult": 2.0},
+}
+
+
+def diffusion(dit=None, pretransform=False, objective="rectified_flow", **kw):
+    """An inpainting model after the published configs, two layers deep; `dit` overrides the transformer, None drops a
+    key.
+    """
+    config = {k: v for k, v in {**DIT, **(dit or {})}.items() if v is not None}
+    model = {
+        "conditioning": CONDITIONING,
+        "io_channels": 8,
+        "diffusion": {
+            "type": "dit",
+            "diffusion_objective": objective,
+            "cross_attention_cond_ids": ["mood", "seconds_total"],
+            "global_cond_ids": ["seconds_total"],
+            **(
+                {"local_add_cond_ids": ["inpaint_mask", "inpaint_masked_input"]}
+                if "local_add_cond_dim" in config
+                else {}
+            ),
+            "config": config,
+            **kw,
+        },
+    }
+    if pretransform:
+        model["pretransform"] = {
+            "type": "autoencoder",
+            "iterate_batch": True,
+            "chunked": True,
+            "config": pretransform if isinstance(pretransform, dict) else same_small(),
+        }
+    return {
+        "model_type": "diffusion_cond_inpaint",
+        "sample_size": 2048,
+        "sample_rate": RATE,
+        "audio_channels": 2,
+        "model": model,
+    }
+
+
+def conditions(model, length, metadata=METADATA):
+    """The conditioner's tensors with an inpainting mask (first 40 % given) and its input."""
+    cond = model.conditioner(metadata, "cpu")
+    mask = (torch.arange(length) < 0.4 * length).float()[None, None].repeat(len(metadata), 1, 1)
+    cond["inpaint_mask"] = [mask]
+    cond["inpaint_masked_input"] = [noise("given", len(metadata), 8, length) * mask]
+    return cond
+
+
+@torch.no_grad()
+def denoise(config, length=24, **calls):
+    """One pass per entry of `calls` (keyword arguments of the model), plain first."""
+    model = build(config)
+    cond, x, t = conditions(model, length), noise("x", 2, 8, length), TIMES
+    return model, {name: model(x, t, cond=cond, **kw) for name, kw in {"plain": {}, **calls}.items()}
+
+
+@case("dit-medium", tolerance=5e-3)
+def _():
+    """sa3-medium in small: differential attention, RMS norms in float32, memory tokens, exponential timestep features,
+    adaLN, local conditions; plain and guided.
+    """
+    return denoise(
+        diffusion({"attn_kwargs": {"qk_norm": "rms", "differential": True}}),
+        guided={"cfg_scale": 4.0, "apg_scale": 1.0},
+    )
+
+
+@case("dit-small", tolerance=5e-3)
+def _():
+    """sa3-sm in small: plain attention, and here the timestep given as log-SNR."""
+    return denoise(
+        diffusion({"timestep_features_logsnr": True, "norm_kwargs": {"force_fp32": True, "eps": 1e-3}}),
+        guided={"cfg_scale": 4.0, "apg_scale": 1.0},
+    )
+
+
+@case("dit-v", tolerance=3e-3)
+def _():
+    """The v objective with the new parts: patches of two, prepended global token after memory tokens, learned timestep
+    features, dynamic tanh norms; guided.
+    """
+    return denoise(
+        diffusion(
+            {
+                "global_cond_type": "prepend",
+                "timestep_features_type": None,
+                "norm_type": "dyt",
+                "norm_kwargs": None,
+                "patch_size": 2,
+                "local_add_cond_dim": None,
+                "attn_kwargs": {"qk_norm": "dyt", "differential": True, "feat_scale": True},
+            },
+            objective="v",
+        ),
+        guided={"cfg_scale": 3.0, "apg_scale": 0.5},
+    )
+
+
+@case("dit-guidance", tolerance=5e-3)
+def _():
+    """Guidance: projected (fully, half, not), clipped by norm, rescaled, inside and outside its interval, with a
+    negative condition.
+    """
+    model = build(diffusion())
+    with torch.no_grad():
+        cond, x, t = conditions(model, 16), noise("x", 2, 8, 16), TIMES
+        negative = model.get_conditioning_inputs(conditions(model, 16, METADATA[::-1]), negative=True)
+        calls = {
+            "apg1": {"apg_scale": 1.0},
+            "apg0": {"apg_scale": 0.0},
+            "apg0.3": {"apg_scale": 0.3},
+            "clipped": {"cfg_norm_threshold": 0.5, "apg_scale": 1.0},
+            "rescaled": {"scale_phi": 0.6, "apg_scale": 1.0},
+            "outside": {"cfg_interval": (0.5, 1.0), "apg_scale": 1.0},
+            "negative": {"apg_scale": 1.0, **negative},
+        }
+        with next_generation():
+            calls["default"] = {}
+            return model, {name: model(x, t, cond=cond, cfg_scale=5.0, **kw) for name, kw in calls.items()}
+
+
+@case("dit-padding", tolerance=5e-3)
+def _():
+    """Variable length in a batch: with a padding mask every item is what it is alone; plain and guided."""
+    model = build(diffusion({"attn_kwargs": {"qk_norm": "rms", "differential": True}}))
+    lengths, out = (13, 24), {}
+    with torch.no_grad():
+        cond, x, t = conditions(model, 24), noise("x", 2, 8, 24), TIMES
+        mask = torch.arange(24) < torch.tensor(lengths)[:, None]
+        for name, kw in (
+            ("plain", {}),
+            ("guided", {"cfg_scale": 4.0, "apg_scale": 1.0}),
+            ("clipped", {"cfg_scale": 4.0, "apg_scale": 0.3, "cfg_norm_threshold": 0.5}),
+        ):
+            y = model(x, t, cond=cond, padding_mask=mask, **kw)
+            out |= {f"{name}{i}": y[i, :, :n] for i, n in enumerate(lengths)}
+    return model, out
+
+
+@case("dit-local", tolerance=5e-3)
+def _():
+    """Local conditions, concatenated and modular, shorter than the sequence (padded on the left) and in part absent;
+    prepended tokens stay clear of them.
+    """
+    model = build(
+        diffusion(
+            {"global_cond_type": "prepend", "local_add_cond_dim": 3},
+            local_add_cond_ids=["pitch", "loudness"],
+            modular_local_cond_configs=[{"id": "beat", "dim": 4}, {"id": "chroma", "dim": 5}],
+        )
+    )
+    with torch.no_grad():
+        cond, x, t = model.conditioner(METADATA, "cpu"), noise("x", 2, 8, 20), TIMES
+        cond |= {
+            "pitch": [noise("pitch", 2, 2, 15)],
+            "loudness": [noise("loudness", 2, 1, 15)],
+            "beat": [noise("beat", 2, 4, 20)],
+            "chroma": [noise("chroma", 2, 5, 12)],
+        }
+        full = model(x, t, cond=cond)
+        guided = model(x, t, cond=cond, cfg_scale=3.0, apg_scale=1.0)
+        del cond["chroma"]
+        return model, {"full": full, "guided": guided, "one": model(x, t, cond=cond)}
+
+
+@case("dit-window", tolerance=5e-3)
+def _():
+    """A sliding window of attention over the whole sequence, memory tokens included."""
+    return denoise(
+        diffusion({"sliding_window": [3, 2], "local_add_cond_dim": None}),
+        length=20,
+        guided={"cfg_scale": 3.0, "apg_scale": 1.0},
+    )
+
+
+# ------------------------------------------------------------------ conditioners
+
+WORDS = ["<pad>", "<eos>", "<bos>", "<unk>", "warm", "slow", "piano", "drums", "in", "a", "hall"]
+
+
+def text_model(kind, folder):
+    """A two-layer text model with weights by name, and a tokenizer of eleven words."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    shared = {
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 16,
+        "vocab_size": 16,
+        "sliding_window": 8,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "attn_logit_softcapping": None,
+    }
+    if kind == "t5gemma":
+        half = dict(shared, hidden_size=768)
+        model = transformers.T5GemmaEncoderModel(
+            transformers.T5GemmaConfig(
+                encoder=dict(half),
+                decoder=dict(half),
+                vocab_size=16,
+                pad_token_id=0,
+                eos_token_id=1,
+                bos_token_id=2,
+                is_encoder_decoder=False,
+            )
+        )
+    else:
+        model = transformers.Gemma2ForCausalLM(
+            transformers.Gemma2Config(
+                hidden_size=2304, eos_token_id=1, bos_token_id=2, final_logit_softcapping=None, **shared
+            )
+        )
+    load_weights(model).eval().save_pretrained(folder)
+    return str(folder)
+
+
+def conditioner(*configs, cond_dim=16, **kw):
+    from stable_audio_tools.models.conditioners import create_multi_conditioner_from_conditioning_config
+
+    return dressed(
+        create_multi_conditioner_from_conditioning_config({"cond_dim": cond_dim, "configs": list(configs), **kw})
+    ).eval()
+
+
+PROMPTS = [{"prompt": "warm slow piano"}, {"prompt": "drums in a hall in a cave slow slow slow"}]
+
+
+def text_case(kind, **config):
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path, out = text_model(kind, Path(folder)), {}
+        for mode in ("zero", "none", "learned"):
+            model = conditioner(
+                {
+                    "id": "prompt",
+                    "type": kind,
+                    "config": {"model_path": path, "max_length": 8, "padding_mode": mode, **config},
+                }
+            )
+            tensor, mask = model(PROMPTS, "cpu")["prompt"]
+            out |= {mode: tensor, "mask": mask}
+        return model, out
+
+
+@case("cond-t5gemma")
+def _():
+    """A T5Gemma encoder: fixed length, projection, and the three treatments of padding, the learned one kept in the
+    state dict.
+    """
+    return text_case("t5gemma")
+
+
+@case("cond-causal-lm")
+def _():
+    """The last hidden state of a causal language model: RMS norm, learned scale, projection, padding."""
+    return text_case("causal_lm")
+
+
+@case("cond-number", tolerance=3e-3)
+def _():
+    """Numbers by exponential and by learned features, clamped; default keys; values wrapped in a list."""
+    model = conditioner(
+        {
+            "id": "seconds_total",
+            "type": "number",
+            "config": {"min_val": 0, "max_val": 384, "fourier_features_type": "expo"},
+        },
+        {"id": "tempo", "type": "number", "config": {"min_val": 30, "max_val": 300}},
+        default_keys={"tempo": "bpm"},
+    )
+    with torch.no_grad():
+        out = model(
+            [
+                {"seconds_total": 24.0, "bpm": 120},
+                {"seconds_total": [-3], "bpm": 500},
+                {"seconds_total": 36, "bpm": 299.9},
+            ],
+            "cpu",
+        )
+    return model, {k: v[0] for k, v in out.items()}
+
+
+# ---------------------------------------------------------- schedules, samplers
+
+
+def shifts():
+    from stable_audio_tools.inference.sampling import (
+        DistributionShift,
+        FluxDistributionShift,
+        IdentityDistributionShift,
+        LogSNRShift,
+    )
+
+    return {
+        "none": IdentityDistributionShift(),
+        "flux": FluxDistributionShift(min_length=16, max_length=256, alpha_min=1.5, alpha_max=6.0),
+        "flux-constant": FluxDistributionShift(alpha_min=3.0, alpha_max=3.0),
+        "full": DistributionShift(min_length=16, max_length=256),
+        "full-sine": DistributionShift(base_shift=0.3, max_shift=1.5, min_length=16, max_length=256, use_sine=True),
+        "logsnr": LogSNRShift(anchor_length=64),
+        "logsnr-fixed": LogSNRShift(rate=0.0, anchor_logsnr=-6.0),
+    }
+
+
+@case("schedule-config", constant=True)
+def _():
+    """The shifts a config asks for, in training and in sampling, and the sampling default when it asks for none."""
+    configs = {
+        "bare": {},
+        "full": {"distribution_shift_options": {"min_length": 16, "max_length": 256}},
+        "both": {
+            "distribution_shift_options": {"type": "flux", "alpha_min": 2.0, "alpha_max": 2.0},
+            "sampling_distribution_shift_options": {"type": "logsnr", "anchor_length": 100},
+        },
+        "none": {"sampling_distribution_shift_options": {"type": "none"}},
+    }
+    out, t = {}, torch.linspace(0, 1, 9)
+    with next_generation():
+        for name, options in configs.items():
+            model = build(diffusion({"depth": 1}, **options))
+            out |= {
+                f"{name}/{side}": shift.shift(t, 100)
+                for side, shift in (("training", model.dist_shift), ("sampling", model.sampling_dist_shift))
+                if shift is not None
+            }
+    return {}, out
+
+
+STEADY = {"timestep_features_type": None}  # learned timestep features: well conditioned at every t
+
+
+FLOW = ("euler", "rk4", "dpmpp", "pingpong")
+
+
+# ------------------------------------------------------------------------ LoRA
+
+ADAPTERS = ["lora", "dora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs"]
+
+
+def training_step(config, training, seconds=(0.2, 0.35, 0.5)):
+    """One training step on given latents of 24 frames: the loss, and the norms of some gradients."""
+    from stable_audio_tools.training.factory import create_training_wrapper_from_config
+
+    model = build(config)
+    config["training"] = {
+        "learning_rate": 1e-4,
+        "use_ema": False,
+        "pre_encoded": True,
+        "cfg_dropout_prob": 0.0,
+        **training,
+    }
+    step = create_training_wrapper_from_config(config, model)
+    step._trainer = type(
+        "Trainer", (), {"optimizers": [torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)], "global_step": 0}
+    )()
+    metadata = [
+        {"mood": "calm", "seconds_total": s, "padding_mask": [torch.arange(24) < -(-int(s * RATE) // 32)]}
+        for s in seconds
+    ]
+    torch.manual_seed(12)
+    random.seed(12)
+    loss = step.training_step((noise("latents", len(seconds), 8, 24), metadata), 0)
+    loss.backward()
+    grads = {
+        k: p.grad.norm()
+        for k, p in model.model.named_parameters()
+        if p.grad is not None
+        and k.endswith(("project_in.weight", "to_qkv.weight", "to_local_embed.0.weight", "project_out.weight"))
+    }
+    return model, {"loss": loss, "gradients": torch.stack([grads[k] for k in sorted(grads)])}
