@@ -155,10 +155,18 @@ class AudioAutoencoder(nn.Module):
         """The part of encoding that draws no noise: pretransform and encoder."""
         self._check_audio(audio, skip_pretransform)
         if self.replay is not None:
-            return self.replay.next(lambda: self._compute_features(audio, skip_pretransform, iterate_batch))
-        return self._compute_features(audio, skip_pretransform, iterate_batch)
+            return self.replay.next(
+                lambda: self._compute_features(audio, skip_pretransform, iterate_batch, override_stride)
+            )
+        return self._compute_features(audio, skip_pretransform, iterate_batch, override_stride)
 
-    def _compute_features(self, audio: Tensor, skip_pretransform: bool, iterate_batch: bool | int) -> Tensor:
+    def _compute_features(
+        self,
+        audio: Tensor,
+        skip_pretransform: bool,
+        iterate_batch: bool | int,
+        override_stride: Sequence[int] | None,
+    ) -> Tensor:
         if self.pretransform is not None and not skip_pretransform:
             with torch.set_grad_enabled(torch.is_grad_enabled() and self._is_in_graph(audio)):
                 audio = _in_turn(self.pretransform.encode, audio, iterate_batch)
