@@ -1,27 +1,46 @@
-"""`generate`: a file of prompts to a folder of audio."""
+"""`generate`: a prompt, or a file of prompts, to audio files."""
 
 import argparse
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from stable_audio_tools.cli.command import command, make_parser
 from stable_audio_tools.cli.lora_choice import LoraChoice, lora_choice
+from stable_audio_tools.core.errors import ConfigError, UserError
+from stable_audio_tools.inference.generation.request import (
+    FIELDS,
+    FORMATS,
+    OPTIONS,
+    SAMPLING,
+    GenerationRequest,
+    parse_spans,
+)
+
+if TYPE_CHECKING:
+    from stable_audio_tools.inference.batch.plan import Batch
+    from stable_audio_tools.inference.generation.facts import ModelFacts
 
 DEFAULT_MODEL = "stabilityai/stable-audio-open-1.0"
-FORMATS = ("wav", "flac", "mp3", "ogg", "opus")
+SEED = 0  # of all files, each of which gets its own from it
+_LONGEST_STEM = 60
 
 
 def parser() -> argparse.ArgumentParser:
     made = make_parser(
         "generate.py",
-        "Generate the prompts of a YAML, CSV or JSONL file. What is complete in the output folder is kept, so a run "
-        "that was stopped goes on when started again. Several GPUs or nodes: torchrun "
+        "Generate audio for a prompt, or for the prompts of a YAML, CSV or JSONL file. What is complete in the output "
+        "folder is kept, so a run that was stopped goes on when started again. Several GPUs or nodes: torchrun "
         "--nproc_per_node N generate.py ...",
     )
-    made.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="folder to write to")
+    made.add_argument("--prompt", metavar="TEXT", help="one prompt, in place of a file of them")
+    made.add_argument("--out", type=Path, metavar="FILE", help="file for --prompt (else named by the prompt)")
+    made.add_argument(
+        "--output-dir", type=Path, metavar="DIR", help="folder to write to; may be left out with --prompt"
+    )
     made.add_argument(
         "--cond-yaml-path",
         type=Path,
@@ -29,48 +48,71 @@ def parser() -> argparse.ArgumentParser:
         help="prompts: .yaml, .json, .csv or .jsonl; may be left out for models that are told nothing",
     )
     add_model_flags(made)
-    sampling = made.add_argument_group("sampling (a prompt may have its own; without, what suits the model)")
-    sampling.add_argument("--sample-steps", type=int, metavar="N", help="steps of the sampler")
-    sampling.add_argument("--cfg-scale", type=float, metavar="X", help="guidance by the prompt; 1 is none")
-    sampling.add_argument("--sampler-type", metavar="NAME", help="sampler, such as dpmpp-3m-sde or euler")
-    sampling.add_argument("--sigma-min", type=float, metavar="X", help="least noise before the last step")
-    sampling.add_argument("--sigma-max", type=float, metavar="X", help="noise to start from")
-    sampling.add_argument("--eta", type=float, metavar="X", help="fresh noise of ddim, 0 to 1; without, 0")
-    sampling.add_argument("--negative-prompt", metavar="TEXT", help="what to be led away from")
-    sampling.add_argument(
-        "--seed", type=int, default=0, help="0 if left out; each file gets its own from it; -1 draws at random"
-    )
-    sampling.add_argument(
+    groups = add_request_flags(made)
+    groups[SAMPLING].add_argument(
         "--compile", action="store_true", help="compile the network first: a minute, and then faster steps on a GPU"
     )
-    amount = made.add_argument_group("amount")
-    amount.add_argument("--n-sample-per-cond", type=int, default=1, metavar="N", help="files per prompt")
-    amount.add_argument(
+    groups["amount"].add_argument(
         "--batch-size",
         type=int,
         default=10,
         metavar="N",
         help="items through the network at once; guidance counts twice",
     )
-    amount.add_argument(
-        "--clip-length",
-        type=float,
-        nargs="?",
-        const=True,
-        default=False,
-        metavar="SECONDS",
-        help="cut files to the length that the prompt asks for, or to that many seconds; else the model's whole window",
+    groups["amount"].add_argument(
+        "--whole-window", action="store_true", help="files as long as the model's window, whatever the prompt asks for"
     )
-    add_mode_flags(made)
-    files = made.add_argument_group("files")
-    add_file_flags(files)
-    files.add_argument(
-        "--keep-latents", action="store_true", help="also keep the latents of each file, as NAME.npy, for attribution"
-    )
-    memory = made.add_argument_group("memory")
-    memory.add_argument("--decode-frames", type=int, metavar="N", help="decode that many latent frames at a time")
-    memory.add_argument("--offload", action="store_true", help="keep parts of the model off the GPU while unused")
+    add_run_flags(groups["files"])
     return made
+
+
+def add_request_flags(made: argparse.ArgumentParser) -> dict[str, Any]:
+    """Add a flag for each field of a request that has one; return the sections of the help by their titles."""
+    hints = get_type_hints(GenerationRequest, localns={"AudioSource": str, "Tensor": object})
+    groups: dict[str, Any] = {}
+    for name, about in OPTIONS.items():
+        if not about.group:
+            continue
+        if about.group not in groups:
+            groups[about.group] = made.add_argument_group(about.group)
+        default = SEED if name == "seed" else FIELDS[name].default
+        words: dict[str, Any] = {"dest": name, "default": default, "help": about.help}
+        kinds = get_args(hints[name]) or (hints[name],)
+        if hints[name] is bool:
+            words["action"] = "store_true"
+        else:
+            words["type"] = next(
+                (kind for kind in (int, float) if kind in map(type, about.choices) or kind in kinds), str
+            )
+            words["choices" if about.choices else "metavar"] = about.choices or about.metavar
+        if bool in kinds and hints[name] is not bool:
+            words |= {"nargs": "?", "const": True}
+        groups[about.group].add_argument(flag_of(name), **words)
+    return groups
+
+
+def flag_of(name: str) -> str:
+    """The published spelling of a field's flag."""
+    return "--" + (OPTIONS[name].flag or name).replace("_", "-")
+
+
+def request_of(arguments: argparse.Namespace) -> GenerationRequest:
+    """The request that the flags describe, for all prompts; problems are named by the flags."""
+    values = {name: getattr(arguments, name) for name, about in OPTIONS.items() if about.group}
+    if arguments.prompt is not None:
+        values["conditions"] = {"prompt": arguments.prompt}
+    if arguments.whole_window:
+        if arguments.clip_length is not None:
+            raise ConfigError("--whole-window: --clip-length is given too; keep one of them")
+        values["clip_length"] = False
+    try:
+        values["spans"] = None if values["spans"] is None else tuple(parse_spans(values["spans"]))
+        return GenerationRequest(**values)
+    except ConfigError as error:
+        named = [text.partition(":") for text in error.problems]
+        raise ConfigError(f"{flag_of(name)}:{text}" for name, _, text in named) from None
+    except UserError as error:
+        raise ConfigError(f"--{error}") from None
 
 
 def add_model_flags(made: argparse.ArgumentParser, default: str = DEFAULT_MODEL) -> None:
@@ -101,65 +143,22 @@ def add_model_flags(made: argparse.ArgumentParser, default: str = DEFAULT_MODEL)
     )
 
 
-def add_mode_flags(made: argparse.ArgumentParser) -> None:
-    mode = made.add_argument_group("from other audio")
-    mode.add_argument(
-        "--mode",
-        choices=("variation", "inpaint", "outpaint", "interpolate"),
-        help="vary the audio, make spans of it anew, continue it, or go from it to another clip (in as many files as "
-        "--n-sample-per-cond)",
-    )
-    mode.add_argument("--audio", metavar="FILE", help="the audio to work on")
-    mode.add_argument("--to-audio", metavar="FILE", help="interpolate: the clip to go to")
-    mode.add_argument("--noise-level", type=float, metavar="X", help="variation: how far to go from the audio")
-    mode.add_argument("--spans", metavar="FROM-TO,...", help="inpaint: seconds to make anew, such as 1.5-3,8-9")
-    mode.add_argument("--seconds", type=float, metavar="SECONDS", help="outpaint: length in all")
-    mode.add_argument(
-        "--overlap", type=float, metavar="SECONDS", help="outpaint: what each window is given (else a quarter of it)"
-    )
-    mode.add_argument(
-        "--crossfade", type=float, metavar="SECONDS", help="at seams (else 0.02, outpaint: half of the overlap)"
-    )
-    mode.add_argument("--keep-level", action="store_true", help="outpaint: do not match the loudness of windows")
-
-
-def edit_of(arguments: argparse.Namespace) -> Any:
-    """What the flags of `--mode` say; None without it."""
-    from stable_audio_tools.core.errors import ConfigError
-    from stable_audio_tools.inference.generation.edits import Edit
-    from stable_audio_tools.interface.waveforms import parse_spans
-
-    names = ("to_audio", "noise_level", "spans", "seconds", "overlap", "crossfade")
-    given = {name: getattr(arguments, name) for name in names}
-    if arguments.mode is None:
-        given |= {"audio": arguments.audio, "keep_level": arguments.keep_level or None}
-        named = [name for name, value in given.items() if value is not None]
-        if named:
-            raise ConfigError(f"--{named[0].replace('_', '-')}: needs --mode, which says what to do with the audio")
-        return None
-    if arguments.audio is None:
-        raise ConfigError(f"--audio: missing; --mode {arguments.mode} needs the audio to work on")
-    if given["spans"] is not None:
-        try:
-            given["spans"] = tuple(parse_spans(given["spans"]))
-        except ValueError as error:
-            raise ConfigError(f"--{error}") from None
-    return Edit(arguments.mode, arguments.audio, match_loudness=not arguments.keep_level, **given)
-
-
 def add_file_flags(files: Any) -> None:
+    """Add the flags of a folder of audio files."""
     files.add_argument("--format", default="wav", choices=FORMATS, help="format of the audio files")
     files.add_argument(
         "--bits", type=int, default=16, choices=(16, 24, 32), help="of wav (32 is float) and flac samples"
     )
+    add_run_flags(files)
+
+
+def add_run_flags(files: Any) -> None:
     files.add_argument("--overwrite", action="store_true", help="make every file again")
     files.add_argument("--json", action="store_true", help="print a line of JSON for each file")
 
 
 def source_of(arguments: argparse.Namespace, default: str = DEFAULT_MODEL) -> tuple[Any, Path | None]:
     """What `load` takes: a model and its weights."""
-    from stable_audio_tools.core.errors import ConfigError
-
     name, config, weights = arguments.pretrained_name, arguments.model_config, arguments.ckpt_path
     if name is not None and (config is not None or weights is not None):
         raise ConfigError("--pretrained-name: give it alone, or --model-config with --ckpt-path instead")
@@ -196,7 +195,6 @@ def process_device(name: str | None) -> Any:
     import torch
 
     from stable_audio_tools.core.devices import pick_device
-    from stable_audio_tools.core.errors import UserError
     from stable_audio_tools.core.ranks import local_rank, world_size
 
     try:
@@ -213,51 +211,59 @@ def process_device(name: str | None) -> Any:
 
 def run(arguments: argparse.Namespace) -> int:
     from stable_audio_tools.inference.batch.outputs import OutputFolder
-    from stable_audio_tools.inference.batch.run import BatchSettings, check_targets, plan_batch, run_batch
+    from stable_audio_tools.inference.batch.plan import plan_batch
+    from stable_audio_tools.inference.batch.run import check_targets, run_batch
     from stable_audio_tools.inference.generation.facts import facts_of
     from stable_audio_tools.inference.generation.model import find_config
 
-    settings = BatchSettings(
-        steps=arguments.sample_steps,
-        cfg_scale=arguments.cfg_scale,
-        sampler_type=arguments.sampler_type,
-        sigma_min=arguments.sigma_min,
-        sigma_max=arguments.sigma_max,
-        negative_prompt=arguments.negative_prompt,
-        n_sample_per_cond=arguments.n_sample_per_cond,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        clip_length=arguments.clip_length,
-        format=arguments.format,
-        bits=arguments.bits,
-        decode_frames=arguments.decode_frames,
-        offload=arguments.offload,
-        overwrite=arguments.overwrite,
-        keep_latents=arguments.keep_latents,
-        eta=arguments.eta,
-        edit=edit_of(arguments),
-    )
+    folder, name = _place(arguments)
+    common = request_of(arguments)
     source = source_of(arguments)
     config = find_config(*source)
+
+    def plan(facts: "ModelFacts") -> "list[Batch]":
+        return plan_batch(arguments.cond_yaml_path, facts, common, arguments.batch_size, name)
+
     if config is not None:  # mistakes are told before weights are read
-        planned = plan_batch(arguments.cond_yaml_path, facts_of(config), settings)
-        check_targets(planned, OutputFolder(arguments.output_dir), settings)
+        check_targets(plan(facts_of(config)), OutputFolder(folder), arguments.overwrite)
     model = load_model(arguments, source)
     if arguments.compile:
         model.compile()
-    batches = plan_batch(arguments.cond_yaml_path, model.facts, settings)
-    output = OutputFolder(arguments.output_dir)
+    batches, output = plan(model.facts), OutputFolder(folder)
     if config is None:
-        check_targets(batches, output, settings)
+        check_targets(batches, output, arguments.overwrite)
 
     def tell(record: dict[str, Any], is_new: bool) -> None:
         if arguments.json:
             print(json.dumps({**record, "new": is_new}), flush=True)
         else:
-            print(f"{'made' if is_new else 'kept'} {arguments.output_dir / record['file']}", flush=True)
+            print(f"{'made' if is_new else 'kept'} {folder / record['file']}", flush=True)
 
-    run_batch(model, batches, output, settings, tell)
+    run_batch(model, batches, output, tell, arguments.overwrite, has_manifest=arguments.output_dir is not None)
     return 0
+
+
+def _place(arguments: argparse.Namespace) -> tuple[Path, str | None]:
+    """The folder to write to, and the file in it without its suffix, where the flags name one."""
+    prompt, out = arguments.prompt, arguments.out
+    if prompt is None and out is not None:
+        raise ConfigError("--out: is for --prompt; a file of prompts needs --output-dir")
+    if prompt is None and arguments.output_dir is None:
+        raise ConfigError("--output-dir: missing; name the folder to write to, or give --prompt")
+    if prompt is not None and arguments.cond_yaml_path is not None:
+        raise ConfigError("--prompt: --cond-yaml-path is given too; keep one of them")
+    if prompt is None:
+        return arguments.output_dir, None
+    if out is None:
+        stem = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")[:_LONGEST_STEM] or "sample"
+        return arguments.output_dir or Path(), stem
+    if arguments.output_dir is not None:
+        raise ConfigError("--out: --output-dir is given too; keep one of them")
+    format = out.suffix[1:].lower()
+    if format not in FORMATS:
+        raise ConfigError(f"--out: {str(out)!r} must end in one of {', '.join(f'.{known}' for known in FORMATS)}")
+    arguments.format = format
+    return out.parent, out.stem
 
 
 main = command(parser, run)

@@ -1,6 +1,5 @@
 """The picture of audio on which spans are marked, and spans as text."""
 
-import re
 from itertools import pairwise
 
 import numpy as np
@@ -8,31 +7,13 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from stable_audio_tools.core.config.sentences import show
+from stable_audio_tools.inference.generation.request import LATEST, Span, joined, parse_spans
 
-Span = tuple[float, float]  # seconds
+__all__ = ["LATEST", "add_drag", "parse_spans", "show_spans", "waveform_image"]
 
-LATEST = 86_400.0  # seconds
 WIDTH, HEIGHT = 900, 150
 _PAPER, _WAVE, _AXIS = (250, 250, 252), (79, 18, 123), (205, 205, 215)
 _MARK, _MARKED_WAVE = (254, 226, 205), (229, 80, 60)
-_SPAN = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(?:-|–|to)\s*(\d+(?:\.\d*)?|\.\d+)\s*")  # noqa: RUF001
-
-
-def parse_spans(text: str | None) -> list[Span]:
-    """`"0.5-1.2, 3-4"` as pairs of seconds, joined where they touch, in order."""
-    spans = []
-    for part in filter(str.strip, re.split(r"[,;\n]", text or "")):
-        found, written = _SPAN.fullmatch(part), show(part.strip())
-        if found is None:
-            raise ValueError(f"spans: {written} is no span; write start-end in seconds, such as 0.5-1.2, 3-4")
-        start, end = float(found[1]), float(found[2])
-        if max(start, end) > LATEST:
-            raise ValueError(f"spans: {written} lies beyond {LATEST:g} s; write start-end in seconds")
-        if start >= end:
-            raise ValueError(f"spans: {written} ends before it starts; write start-end in seconds")
-        spans.append((start, end))
-    return _joined(spans)
 
 
 def show_spans(spans: list[Span]) -> str:
@@ -46,7 +27,7 @@ def add_drag(text: str | None, drag: str, seconds: float) -> str:
     if len(places) != 2 or places[1] - places[0] < 0.005:  # a click, or a hand that trembled
         return text or ""
     start, end = (round(place * seconds, 2) for place in places)
-    return show_spans(_joined([*parse_spans(text), (start, end)])) if end > start else text or ""
+    return show_spans(joined([*parse_spans(text), (start, end)])) if end > start else text or ""
 
 
 def waveform_image(audio: Tensor, sample_rate: int, spans: list[Span], width: int = WIDTH) -> Image.Image:
@@ -77,13 +58,3 @@ def _peaks(audio: Tensor, width: int) -> np.ndarray:
     values = loudness.cpu().numpy()
     peaks = np.array([values[left : max(right, left + 1)].max(initial=0) for left, right in pairwise(edges)])
     return peaks / max(float(peaks.max()), 1e-6)
-
-
-def _joined(spans: list[Span]) -> list[Span]:
-    made: list[Span] = []
-    for start, end in sorted(spans):
-        if made and start <= made[-1][1]:
-            made[-1] = (made[-1][0], max(made[-1][1], end))
-        else:
-            made.append((start, end))
-    return made

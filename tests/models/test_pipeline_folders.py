@@ -77,6 +77,7 @@ def their_images(pipeline: Any, noise: torch.Tensor, encoding: torch.Tensor | No
 def our_images(model: Any, noise: torch.Tensor, encoding: torch.Tensor | None) -> torch.Tensor:
     """From the same noise, by the sampler ddim; (b, 16, 24) in 8 bits."""
     from stable_audio_tools.inference.generation.options import SamplingOptions
+
     from stable_audio_tools.inference.generation.run import GenerationRun
 
     options = SamplingOptions(sampler_type="ddim", progress=False)

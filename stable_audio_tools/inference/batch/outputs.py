@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -18,10 +18,10 @@ from stable_audio_tools.core.errors import AudioError, UserError
 from stable_audio_tools.core.files import atomic_path, write_text
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.comments import read_comment
+from stable_audio_tools.inference.generation.request import FORMATS, Bits
 from stable_audio_tools.version import __version__
 
-FORMATS = ("wav", "flac", "mp3", "ogg", "opus")
-Bits = Literal[16, 24, 32]
+__all__ = ["FORMATS", "Bits", "OutputFolder", "collisions", "format_problems", "name_problems"]
 
 _LONGEST_NAME = 200  # bytes; file systems end at 255, and the temporary name is longer than the final one
 _RATES = {

@@ -5,7 +5,7 @@
         sample-1:                         a leaf becomes files: music/drum/sample-1_item-1.wav, ..._item-2.wav
           prompt: tech house drum loop    keys are conditions of the model,
           seconds_total: 30
-          steps: 50                       or settings (`Settings`) of this leaf alone
+          steps: 50                       or fields of its `GenerationRequest`
 
 A row of CSV or JSONL is a leaf; its `name` is the path, its number stands in for a missing one.
 """
@@ -14,19 +14,19 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from stable_audio_tools.core.config.sentences import nearest, sentences, show
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.core.seeds import MAX_SEED
-from stable_audio_tools.inference.batch.outputs import name_problems
 from stable_audio_tools.inference.generation.facts import ModelFacts
+from stable_audio_tools.inference.generation.request import OPTIONS, GenerationRequest
 
 SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".jsonl")
 _DEEPEST = 64  # levels of groups, keys and lists
@@ -36,8 +36,8 @@ _HALF = re.compile(r"[\ud800-\udfff]")  # of a character beyond U+FFFF, alone
 
 
 @dataclass(frozen=True)
-class Request:
-    """One leaf: where it stands in the file, its path below the output folder, its keys and values."""
+class Leaf:
+    """One prompt of a file: its place there, its path below the output folder, its keys and values."""
 
     where: str
     name: str
@@ -45,31 +45,27 @@ class Request:
     is_text: bool = False  # every value is a text, out of a CSV
 
 
-class Settings(BaseModel):
-    """Settings that a leaf may change beside its conditions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    steps: Annotated[int | None, Field(ge=1)] = None
-    cfg_scale: Annotated[float | None, Field(allow_inf_nan=False)] = None
-    seed: Annotated[int | None, Field(ge=-1, le=MAX_SEED)] = None
-    sampler: str | None = None
-    sampler_type: str | None = None
-    seconds: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    n_sample_per_cond: Annotated[int | None, Field(ge=1)] = None
-    negative_prompt: str | None = None
-    temp: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
-    top_k: Annotated[int | None, Field(ge=0)] = None
-    top_p: Annotated[float | None, Field(ge=0, le=1)] = None
-    init_audio: str | None = None
-    init_noise_level: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    inpaint_audio: str | None = None
-    inpaint: (
-        list[Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=2, max_length=2)]] | None
-    ) = None
+@cache
+def settings_of_leaves() -> type[BaseModel]:
+    """The settings that a leaf may have beside its conditions: the fields of a request that are keys."""
+    hints = get_type_hints(GenerationRequest, localns={"AudioSource": str, "Tensor": object}, include_extras=True)
+    fields: dict[str, Any] = {}
+    for name, about in OPTIONS.items():
+        if about.key:
+            hint = _SPANS if name == "inpaint" else hints[name]
+            bounds = Field(
+                ge=about.ge, gt=about.gt, le=about.le, allow_inf_nan=False if float in get_args(hint) else None
+            )
+            for key in (name, about.alias) if about.alias else (name,):
+                fields[key] = (Annotated[hint, bounds] | None, None)
+    return create_model("Settings", __config__=ConfigDict(extra="forbid", strict=True), **fields)
 
 
-def read_requests(path: str | Path) -> list[Request]:
+_Seconds = Annotated[float, Field(allow_inf_nan=False)]
+_SPANS = list[Annotated[list[_Seconds], Field(min_length=2, max_length=2)]]
+
+
+def read_leaves(path: str | Path) -> list[Leaf]:
     """The leaves of a file, in its order."""
     path = Path(path)
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json}
@@ -83,10 +79,10 @@ def read_requests(path: str | Path) -> list[Request]:
         raise ConfigError(f"{path}: cannot be read as text ({error})") from None
     if not text.strip():
         raise ConfigError(f"{path}: is empty; write at least one prompt")
-    requests = list(readers.get(path.suffix.lower(), _read_yaml)(path, text))
-    if not requests:
+    leaves = list(readers.get(path.suffix.lower(), _read_yaml)(path, text))
+    if not leaves:
         raise ConfigError(f"{path}: holds no prompts")
-    return requests
+    return leaves
 
 
 # ------------------------------------------------------------------ YAML and JSON
@@ -200,15 +196,15 @@ def _unusable(value: Any) -> str | None:
     return None
 
 
-def _read_yaml(path: Path, text: str) -> Iterator[Request]:
-    return _requests(path, _parse_yaml(text, str(path)))
+def _read_yaml(path: Path, text: str) -> Iterator[Leaf]:
+    return _leaves_of(path, _parse_yaml(text, str(path)))
 
 
-def _read_json(path: Path, text: str) -> Iterator[Request]:
-    return _requests(path, _parse_json(text, path))
+def _read_json(path: Path, text: str) -> Iterator[Leaf]:
+    return _leaves_of(path, _parse_json(text, path))
 
 
-def _requests(path: Path, tree: Any) -> Iterator[Request]:
+def _leaves_of(path: Path, tree: Any) -> Iterator[Leaf]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected names with prompts below them, got {show(tree)}")
     if _is_leaf(tree) and any(value is not None for value in tree.values()):
@@ -216,7 +212,7 @@ def _requests(path: Path, tree: Any) -> Iterator[Request]:
     yield from _leaves(path, tree, ())
 
 
-def _leaves(path: Path, tree: Mapping[Any, Any], above: tuple[str, ...]) -> Iterator[Request]:
+def _leaves(path: Path, tree: Mapping[Any, Any], above: tuple[str, ...]) -> Iterator[Leaf]:
     for key, value in tree.items():
         where = ".".join([*above, str(key)])
         if isinstance(key, bool) or not isinstance(key, str | int):
@@ -227,7 +223,7 @@ def _leaves(path: Path, tree: Mapping[Any, Any], above: tuple[str, ...]) -> Iter
         if not isinstance(value, dict):
             raise ConfigError(f"{path}: {where}: expected a group or the keys of a prompt, got {show(value)}")
         if _is_leaf(value) and None not in value.values():
-            yield Request(where, "/".join(names), value)
+            yield Leaf(where, "/".join(names), value)
         elif all(below is None or isinstance(below, dict) for below in value.values()):
             yield from _leaves(path, value, names)
         elif _is_leaf(value):
@@ -247,7 +243,7 @@ def _is_leaf(value: Mapping[Any, Any]) -> bool:
 # ------------------------------------------------------------------ CSV and JSONL
 
 
-def _read_csv(path: Path, text: str) -> Iterator[Request]:
+def _read_csv(path: Path, text: str) -> Iterator[Leaf]:
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         head = [name.strip() for name in next(rows)]
@@ -266,10 +262,10 @@ def _read_csv(path: Path, text: str) -> Iterator[Request]:
         if len(row) != len(head):
             raise ConfigError(f"{path}:{line}: has {len(row)} cells, and the head has {len(head)} columns")
         values = {name: cell.strip() for name, cell in zip(head, row) if cell.strip()}
-        yield Request(f"line {line}", values.pop("name", f"{number:0{width}d}"), values, is_text=True)
+        yield Leaf(f"line {line}", values.pop("name", f"{number:0{width}d}"), values, is_text=True)
 
 
-def _read_jsonl(path: Path, text: str) -> Iterator[Request]:
+def _read_jsonl(path: Path, text: str) -> Iterator[Leaf]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     width = len(str(len(lines)))
     for count, (number, line) in enumerate(lines, start=1):
@@ -282,60 +278,43 @@ def _read_jsonl(path: Path, text: str) -> Iterator[Request]:
         name = values.pop("name", f"{count:0{width}d}")
         if not isinstance(name, str):
             raise ConfigError(f"{path}:{number}: name: expected a string, got {show(name)}")
-        yield Request(f"line {number}", name, values)
+        yield Leaf(f"line {number}", name, values)
 
 
 # ------------------------------------------------------------------ what the keys mean
 
 
-@dataclass(frozen=True)
-class Checked:
-    """A request whose keys are known to fit the model."""
-
-    name: str
-    conditions: Mapping[str, Any]
-    settings: Settings
-
-
-def check_requests(requests: Sequence[Request], facts: ModelFacts) -> tuple[list[Checked], list[str]]:
-    """The requests, sorted into conditions and settings, and what is wrong with them, a sentence each."""
-    checked, problems = [], []
-    for request in requests:
-        made, found = _check(request, facts)
-        problems += [f"{request.where}: {text}" for text in (*name_problems(request.name), *found)]
-        if made is not None:
-            checked.append(made)
-    return checked, problems
-
-
-def _check(request: Request, facts: ModelFacts) -> tuple[Checked | None, list[str]]:
-    known = [*facts.keys, *Settings.model_fields]
-    problems = [f"{key}: unknown key; {nearest(str(key), known)}" for key in request.values if key not in known]
-    values = {key: value for key, value in request.values.items() if key in known}
-    if request.is_text:
-        values = {key: _from_text(key, value, facts) for key, value in values.items()}
+def read_values(leaf: Leaf, facts: ModelFacts) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """The conditions of a leaf, the fields of its request, and a sentence for each key that is neither or wrong."""
+    model = settings_of_leaves()
+    known = [*facts.keys, *model.model_fields]
+    problems = [f"{key}: unknown key; {nearest(str(key), known)}" for key in leaf.values if key not in known]
+    values = {key: value for key, value in leaf.values.items() if key in known}
+    if leaf.is_text:
+        values = {key: _from_text(key, value, facts, model) for key, value in values.items()}
     conditions = {key: value for key, value in values.items() if key in facts.keys}
-    problems += facts.check_conditions(conditions)
     try:
-        settings = Settings.model_validate({key: value for key, value in values.items() if key not in conditions})
+        checked = model.model_validate({key: value for key, value in values.items() if key not in conditions})
     except ValidationError as error:
-        found = [f"{where.lstrip('.')}: {text}" for where, text in sentences(error, "", Settings)]
-        return None, problems + found
-    return Checked(request.name, conditions, settings), problems
+        return conditions, {}, [*problems, *(f"{w.lstrip('.')}: {text}" for w, text in sentences(error, "", model))]
+    settings = checked.model_dump(exclude_none=True)
+    for name, about in OPTIONS.items():
+        if about.alias and about.alias in settings:
+            if name in settings:
+                problems.append(f"{about.alias}: {name} is given too; keep one of them")
+            settings[name] = settings.pop(about.alias)
+    return conditions, settings, problems
 
 
-def _from_text(key: str, text: str, facts: ModelFacts) -> Any:
+def _from_text(key: str, text: str, facts: ModelFacts, model: type[BaseModel]) -> Any:
     """The value of a CSV cell: a text where a text is wanted, else what YAML makes of it."""
     if key in facts.keys:
-        is_number = facts.input_of(key).kind in ("number", "integer")
-        return _scalar(text) if is_number else text
-    return (
-        text if key in ("sampler", "sampler_type", "negative_prompt", "init_audio", "inpaint_audio") else _scalar(text)
-    )
-
-
-def _scalar(text: str) -> Any:
+        is_text = facts.input_of(key).kind not in ("number", "integer")
+    else:
+        is_text = str in get_args(model.model_fields[key].annotation)
+    if is_text:
+        return text
     try:
         return _parse_yaml(text, "")
     except ConfigError:
-        return text  # which is then told as what is wanted and what was found
+        return text  # which is then reported as what is wanted and what was found

@@ -1,20 +1,22 @@
 """The published functions that generate audio with diffusion models.
 
-Beyond their signatures they take the keywords of `options.SamplingOptions` and, with conditions,
-`options.GuidanceOptions`. `seed` may list one seed per item: an item then is what it would be alone. The random state
-and the settings of the process are the same after a call as before it.
+Beyond their signatures they take the keywords of a `GenerationRequest` that concern sampling, guidance and memory, and
+those of `Hooks`. `seed` may list one seed per item: an item then is what it would be alone. The random state and the
+settings of the process are the same after a call as before it.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.inference.generation.audio import batch_mask, keep_region, resize_mask
 from stable_audio_tools.inference.generation.decoding import parameter_dtype
-from stable_audio_tools.inference.generation.options import GuidanceOptions, SamplingOptions, split_options
+from stable_audio_tools.inference.generation.request import HOOKS, OPTIONS, GenerationRequest, Hooks, read_hooks
 from stable_audio_tools.inference.generation.run import GenerationRun, Kept, MakeDenoiser, select
 from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.diffusion.guidance import Denoiser
@@ -24,6 +26,32 @@ logger = logging.getLogger(__name__)
 Audio = tuple[int, Tensor]  # sample rate, (c, n)
 Conditions = dict[str, Condition]
 Metadata = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+
+_SAMPLING = ("sampler_type", "schedule", "sigma_min", "sigma_max", "rho", "eta", "precision", "allow_tf32")
+_MEMORY = ("offload", "decode_frames", "decode_overlap")
+_UNGUIDED = (*_SAMPLING, *_MEMORY)
+_GUIDED = (*_UNGUIDED, *(name for name, about in OPTIONS.items() if about.suits == "guided diffusion"))
+
+
+@dataclass(frozen=True)
+class DiffusionInputs:
+    """Conditions, as metadata or as tensors of a conditioner, and audio to start from or to keep.
+
+    `is_trained`: by a model that was trained to inpaint; any other is made to keep audio (`keeping`).
+    """
+
+    conditioning: Metadata | None = None
+    conditioning_tensors: Mapping[str, Any] | None = None
+    negative_conditioning: Metadata | None = None
+    negative_conditioning_tensors: Mapping[str, Any] | None = None
+    init_audio: Audio | None = None
+    init_noise_level: float = 1.0
+    inpaint_audio: Audio | None = None
+    inpaint_mask: Tensor | None = None  # (samples,) or (b, samples), 1 keep and 0 generate
+    inpaint_bands: Tensor | None = None  # (bands, frames) of a spectrogram
+    is_trained: bool = False
+    keep_exact: bool = False
+    crossfade_seconds: float = 0.02
 
 
 @torch.no_grad()
@@ -45,20 +73,20 @@ def generate_diffusion_uncond(
     crossfade_seconds: float = 0.02,
     **sampler_kwargs: Any,
 ) -> Tensor:
-    """Audio (b, c, n), or latents (b, d, t), out of an unconditional model; see `generate_diffusion_cond`."""
-    (options,) = split_options(sampler_kwargs, SamplingOptions)
-    _check_mask(inpaint_audio, inpaint_mask, keep_exact and not return_latents)
-    run = GenerationRun(model, steps, batch_size, sample_size, seed, device, options)
-    mask = _mask(run, inpaint_mask)
-    with run.settings():
-        init = run.encoded(run.audio(init_audio, "init_audio"))
-        original = run.audio(inpaint_audio, "inpaint_audio")
-        keep = _kept(run, original, mask, inpaint_bands)
-        latents = run.sample(lambda _: model.denoiser(), init, init_noise_level, keep=keep)
-        if return_latents:
-            return latents
-        audio = run.decoded(latents)
-    return _put_back(audio, original, mask if keep_exact else None, run, crossfade_seconds)
+    """Return audio (b, c, n), or latents (b, d, t), of an unconditional model; see `generate_diffusion_cond`."""
+    request, hooks = read_options(sampler_kwargs, _UNGUIDED)
+    inputs = DiffusionInputs(
+        init_audio=init_audio,
+        init_noise_level=init_noise_level,
+        inpaint_audio=inpaint_audio,
+        inpaint_mask=inpaint_mask,
+        inpaint_bands=inpaint_bands,
+        keep_exact=keep_exact,
+        crossfade_seconds=crossfade_seconds,
+    )
+    _check_mask(inputs, return_latents)
+    run = GenerationRun(model, steps, batch_size, sample_size, seed, device, request, hooks)
+    return run_diffusion(run, inputs, return_latents=return_latents)
 
 
 @torch.no_grad()
@@ -86,32 +114,30 @@ def generate_diffusion_cond(
     crossfade_seconds: float = 0.02,
     **sampler_kwargs: Any,
 ) -> Tensor:
-    """Audio (b, c, n), or latents (b, d, t), for conditions.
+    """Return audio (b, c, n), or latents (b, d, t), for conditions.
 
     `conditioning` is metadata, one dict for all items or one per item; `init_audio` is varied: the more, the higher
     `init_noise_level` (sigma / alpha for k-diffusion's samplers, else up to 1). `sample_rate` has no effect: the model
     knows its own. `inpaint_audio` is kept where `inpaint_mask` is 1 by a model that was not trained for it (`keeping`);
-    of a spectrogram, `inpaint_bands` (bands, frames) tells so for each band. The rest as in
-    `generate_diffusion_cond_inpaint`.
+    `inpaint_bands` (bands, frames) is a mask of a spectrogram. The rest as in `generate_diffusion_cond_inpaint`.
     """
-    options, guidance = split_options(sampler_kwargs, SamplingOptions, GuidanceOptions)
-    _check_mask(inpaint_audio, inpaint_mask, keep_exact and not return_latents)
-    run = GenerationRun(model, steps, batch_size, sample_size, seed, device, options)
-    mask = _mask(run, inpaint_mask)
-    with run.settings():
-        positive = required_conditions(run.conditions(conditioning, conditioning_tensors, "conditioning"), model)
-        negative = run.conditions(negative_conditioning, negative_conditioning_tensors, "negative_conditioning")
-        init = run.encoded(run.audio(init_audio, "init_audio"))
-        original = run.audio(inpaint_audio, "inpaint_audio")
-        keep = _kept(run, original, mask, inpaint_bands)
-        # The only published combination of sampler and distribution shift.
-        shifts = options.sampler_type == "rk4" and model.dist_shift is not None
-        denoisers = make_denoisers(model, positive, negative, cfg_scale, guidance)
-        latents = run.sample(denoisers, init, init_noise_level, "shifted" if shifts else None, keep=keep)
-        if return_latents:
-            return latents
-        audio = run.decoded(latents)
-    return _put_back(audio, original, mask if keep_exact else None, run, crossfade_seconds)
+    request, hooks = read_options(sampler_kwargs, _GUIDED)
+    inputs = DiffusionInputs(
+        conditioning,
+        conditioning_tensors,
+        negative_conditioning,
+        negative_conditioning_tensors,
+        init_audio,
+        init_noise_level,
+        inpaint_audio,
+        inpaint_mask,
+        inpaint_bands,
+        keep_exact=keep_exact,
+        crossfade_seconds=crossfade_seconds,
+    )
+    _check_mask(inputs, return_latents)
+    run = GenerationRun(model, steps, batch_size, sample_size, seed, device, request, hooks)
+    return run_diffusion(run, inputs, cfg_scale, return_latents)
 
 
 @torch.no_grad()
@@ -142,30 +168,84 @@ def generate_diffusion_cond_inpaint(
     Kept audio passes through the codec, unless `keep_exact` puts the samples themselves back, with a cross-fade of that
     many seconds on the kept side of each seam. Without `inpaint_audio` everything is generated.
     """
-    options, guidance = split_options(sampler_kwargs, SamplingOptions, GuidanceOptions)
-    _check_inpainting(model, inpaint_audio, inpaint_mask, keep_exact and not return_latents)
-    run = GenerationRun(model, steps, batch_size, sample_size, seed, device, options)
-    mask = _mask(run, inpaint_mask)
-    with run.settings():
-        positive = required_conditions(run.conditions(conditioning, conditioning_tensors, "conditioning"), model)
-        negative = run.conditions(negative_conditioning, negative_conditioning_tensors, "negative_conditioning")
-        init = run.encoded(run.audio(init_audio, "init_audio"))
-        original = run.audio(inpaint_audio, "inpaint_audio")
-        inpainting = _inpainting_conditions(run, run.encoded(original), mask)
-        denoisers = make_denoisers(
-            model, positive | inpainting, None if negative is None else negative | inpainting, cfg_scale, guidance
+    request, hooks = read_options(sampler_kwargs, _GUIDED)
+    inputs = DiffusionInputs(
+        conditioning,
+        conditioning_tensors,
+        negative_conditioning,
+        negative_conditioning_tensors,
+        init_audio,
+        init_noise_level,
+        inpaint_audio,
+        inpaint_mask,
+        is_trained=True,
+        keep_exact=keep_exact,
+        crossfade_seconds=crossfade_seconds,
+    )
+    routed = [*model.input_concat_ids, *model.cross_attn_cond_ids, *model.global_cond_ids, *model.prepend_cond_ids]
+    if inpaint_audio is not None and "inpaint_masked_input" not in routed:
+        raise ValueError(
+            "this model cannot inpaint: its config routes no 'inpaint_masked_input' to the network; "
+            "generate_diffusion_cond keeps audio without that"
         )
-        latents = run.sample(denoisers, init, init_noise_level)
+    _check_mask(inputs, return_latents)
+    run = GenerationRun(model, steps, batch_size, sample_size, seed, device, request, hooks)
+    return run_diffusion(run, inputs, cfg_scale, return_latents)
+
+
+def run_diffusion(
+    run: GenerationRun, inputs: DiffusionInputs, cfg_scale: float | None = None, return_latents: bool = False
+) -> Tensor:
+    """Return audio (b, c, n), or latents (b, d, t); without `cfg_scale`, of an unconditional model."""
+    mask, model = _mask(run, inputs.inpaint_mask), run.model
+    schedule: str | None = None
+    with run.settings():
+        positive: Conditions | None = None
+        negative: Conditions | None = None
+        if cfg_scale is not None:
+            given = run.conditions(inputs.conditioning, inputs.conditioning_tensors, "conditioning")
+            positive = required_conditions(given, model)
+            negative = run.conditions(
+                inputs.negative_conditioning, inputs.negative_conditioning_tensors, "negative_conditioning"
+            )
+        init = run.encoded(run.audio(inputs.init_audio, "init_audio"))
+        original = run.audio(inputs.inpaint_audio, "inpaint_audio")
+        keep: Kept | None = None
+        if inputs.is_trained and positive is not None:
+            inpainting = _inpainting_conditions(run, run.encoded(original), mask)
+            positive, negative = positive | inpainting, None if negative is None else negative | inpainting
+        else:
+            keep = _kept(run, original, mask, inputs.inpaint_bands)
+        if positive is None or cfg_scale is None:
+            denoisers: MakeDenoiser = lambda _: model.denoiser()  # noqa: E731
+        else:
+            # The only published combination of sampler and distribution shift.
+            shifts = not inputs.is_trained and run.request.sampler_type == "rk4" and model.dist_shift is not None
+            schedule = "shifted" if shifts else None
+            denoisers = make_denoisers(model, positive, negative, cfg_scale, run.request)
+        latents = run.sample(denoisers, init, inputs.init_noise_level, schedule, keep=keep)
         if return_latents:
             return latents
         audio = run.decoded(latents)
-    return _put_back(audio, original, mask if keep_exact else None, run, crossfade_seconds)
+    if original is None or mask is None or not inputs.keep_exact:
+        return audio
+    fade = round(inputs.crossfade_seconds * model.sample_rate)
+    return keep_region(audio, original, resize_mask(mask, run.sample_size), fade)
+
+
+def read_options(keywords: Mapping[str, Any], known: Sequence[str]) -> tuple[GenerationRequest, Hooks]:
+    """Keywords of the published functions as a request and its hooks; an unknown one is refused."""
+    for name in keywords:
+        if name not in known and name not in HOOKS:
+            raise ValueError(f"unknown option {name!r}; {nearest(name, [*known, *HOOKS])}")
+    values, hooks = read_hooks(keywords)
+    return GenerationRequest(**values), hooks
 
 
 def make_denoisers(
-    model: Any, positive: Conditions, negative: Conditions | None, cfg_scale: float, guidance: GuidanceOptions
+    model: Any, positive: Conditions, negative: Conditions | None, cfg_scale: float, request: GenerationRequest
 ) -> MakeDenoiser:
-    """Makers of what samplers call, under these conditions."""
+    """Return a function that creates what samplers call, under these conditions."""
     dtype = parameter_dtype(model.model, torch.float32)
     inputs = model.get_conditioning_inputs(positive)
     negative_inputs = {} if negative is None else model.get_conditioning_inputs(negative, negative=True)
@@ -175,9 +255,9 @@ def make_denoisers(
             select(inputs, items, dtype),
             select(negative_inputs, items, dtype),
             cfg_scale=cfg_scale,
-            cfg_interval=guidance.cfg_interval,
-            scale_phi=guidance.scale_phi,
-            batch_cfg=guidance.batch_cfg,
+            cfg_interval=(0.0, 1.0) if request.cfg_interval is None else request.cfg_interval,
+            scale_phi=request.scale_phi,
+            batch_cfg=request.batch_cfg is not False,
         )
         return denoiser
 
@@ -185,6 +265,7 @@ def make_denoisers(
 
 
 def required_conditions(conditions: Conditions | None, model: Any) -> Conditions:
+    """Conditions, which only models without a conditioner do without."""
     if conditions is not None:
         return conditions
     if model.conditioner is None:
@@ -192,20 +273,10 @@ def required_conditions(conditions: Conditions | None, model: Any) -> Conditions
     raise ValueError("give conditioning (metadata, one dict per item) or conditioning_tensors")
 
 
-def _check_inpainting(model: Any, audio: Any, mask: Any, keep_exact: bool) -> None:
-    routed = [*model.input_concat_ids, *model.cross_attn_cond_ids, *model.global_cond_ids, *model.prepend_cond_ids]
-    if audio is not None and "inpaint_masked_input" not in routed:
-        raise ValueError(
-            "this model cannot inpaint: its config routes no 'inpaint_masked_input' to the network; "
-            "generate_diffusion_cond keeps audio without that"
-        )
-    _check_mask(audio, mask, keep_exact)
-
-
-def _check_mask(audio: Any, mask: Any, keep_exact: bool) -> None:
-    if audio is not None and mask is None:
+def _check_mask(inputs: DiffusionInputs, return_latents: bool) -> None:
+    if inputs.inpaint_audio is not None and inputs.inpaint_mask is None:
         logger.warning("inpaint_audio has no effect without inpaint_mask, which says what to keep")
-    if keep_exact and (audio is None or mask is None):
+    if inputs.keep_exact and not return_latents and (inputs.inpaint_audio is None or inputs.inpaint_mask is None):
         raise ValueError("keep_exact needs inpaint_audio and inpaint_mask")
 
 
@@ -222,33 +293,20 @@ def _mask(run: GenerationRun, given: Any) -> Tensor | None:
 
 
 def _kept(run: GenerationRun, original: Tensor | None, mask: Tensor | None, bands: Tensor | None) -> Kept | None:
-    """What a model that was not trained to inpaint is made to keep; `bands` (d, t) tells of a spectrogram's bands."""
+    """What a model that was not trained to inpaint is made to keep; `bands` (d, t) is a mask of a spectrogram."""
     if original is None or (mask is None and bands is None):
         return None
     data = run.encoded(original)
     assert data is not None
     if bands is not None:
         channels = getattr(run.model.model, "image_channels", 1)
-        return Kept(
-            data, _mask_of_image(bands.to(data), data.shape[1] // channels, data.shape[2]).repeat(1, channels, 1)
+        # What covers anything that is to be generated is generated.
+        rows = 1 - torch.nn.functional.adaptive_max_pool2d(
+            1 - bands.to(data)[None], (data.shape[1] // channels, data.shape[2])
         )
+        return Kept(data, rows.repeat(1, channels, 1))
     assert mask is not None
     return Kept(data, resize_mask(mask, run.frames))
-
-
-def _mask_of_image(bands: Tensor, rows: int, frames: int) -> Tensor:
-    """A mask (d, t) at another size, (1, rows, frames): what covers anything that is to be generated is generated."""
-    return 1 - torch.nn.functional.adaptive_max_pool2d(1 - bands[None], (rows, frames))
-
-
-def _put_back(
-    audio: Tensor, original: Tensor | None, mask: Tensor | None, run: GenerationRun, crossfade_seconds: float
-) -> Tensor:
-    """The kept samples themselves, instead of what came through the codec."""
-    if original is None or mask is None:
-        return audio
-    fade = round(crossfade_seconds * run.model.sample_rate)
-    return keep_region(audio, original, resize_mask(mask, run.sample_size), fade)
 
 
 def _inpainting_conditions(run: GenerationRun, kept: Tensor | None, mask: Tensor | None) -> Conditions:

@@ -1,8 +1,8 @@
 """One call from a name to a model, and one from a prompt to audio, for every type of model."""
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +13,28 @@ from torch import Tensor, nn
 from stable_audio_tools.core.config import load as load_config
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.devices import parse_dtype, pick_device, pick_dtype
-from stable_audio_tools.core.errors import CheckpointError, UserError
+from stable_audio_tools.core.errors import CheckpointError, ConfigError, UserError
 from stable_audio_tools.core.seeds import MAX_SEED, draw_seed
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.generation.adapters import Adaptable, LoraSource, fingerprint, load_all
-from stable_audio_tools.inference.generation.audio import unpack_audio
-from stable_audio_tools.inference.generation.diffusion import Audio
+from stable_audio_tools.inference.generation.checks import (
+    doubts,
+    file_seconds,
+    validate,
+    with_lengths,
+    with_recommended,
+)
+from stable_audio_tools.inference.generation.editing import generate
+from stable_audio_tools.inference.generation.engine import AudioSource, Engine, set_precision
 from stable_audio_tools.inference.generation.facts import facts_of
-from stable_audio_tools.inference.generation.interpolation import interpolate_audio
-from stable_audio_tools.inference.generation.makers import MAKERS, Job, Span, set_precision
+from stable_audio_tools.inference.generation.request import (
+    HOOKS,
+    OPTIONS,
+    GenerationRequest,
+    Hooks,
+    read_hooks,
+    share_of_way,
+)
 from stable_audio_tools.models.checkpoints import open_weights
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
 from stable_audio_tools.models.compilation import compile_network
@@ -29,8 +42,6 @@ from stable_audio_tools.models.pipeline_folders import is_pipeline, pipeline_con
 from stable_audio_tools.models.pretrained import fit_config, get_pretrained_model, load_model
 
 logger = logging.getLogger(__name__)
-
-AudioSource = Audio | str | Path  # (sample rate, (c, n) or (n,)), or a file
 
 
 class Generated(NamedTuple):
@@ -80,7 +91,6 @@ class AudioModel(Adaptable):
         self.precision = str(dtype).removeprefix("torch.")
         self.module = module.to(self.device).eval().requires_grad_(False)
         set_precision(self.module, self.facts, self.precision)
-        self._make, self._options = MAKERS[self.facts.model_type]
 
     @property
     def sample_rate(self) -> int:
@@ -105,11 +115,17 @@ class AudioModel(Adaptable):
             raise UserError(f"compile: only diffusion models are compiled; this one is {self.facts.model_type!r}")
         compile_network(self.module, **options)
 
-    def takes(self, option: str) -> bool:
-        """Is this an option of `generate` for a model of this type?"""
-        return option in self._options
+    @property
+    def engine(self) -> Engine:
+        """The model as the functions of `editing` take it."""
+        return Engine(self.module, self.facts, self.device, self.precision)
 
-    @torch.no_grad()
+    def takes(self, option: str) -> bool:
+        """Whether this option of `generate` has an effect on a model of this type."""
+        if option in HOOKS:
+            return option in ("progress", "cancel") or self.facts.objective is not None
+        return option in OPTIONS and self.facts.suits(OPTIONS[option].suits)
+
     def generate(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -119,56 +135,45 @@ class AudioModel(Adaptable):
         conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         num_samples: int = 1,
         seed: int | Sequence[int] = -1,
-        steps: int | None = None,
-        cfg_scale: float | None = None,
-        init_audio: AudioSource | None = None,
-        init_noise_level: float | None = None,
-        inpaint_audio: AudioSource | None = None,
-        inpaint: Sequence[Span] | None = None,
-        sample_size: int | None = None,
-        lora: Mapping[str, float] | None = None,
-        **more: Any,
+        **options: Any,
     ) -> Generated:
-        """Audio for a prompt, or for several: an item does not depend on the others of its batch.
+        """Generate audio for a prompt, or for several: an item does not depend on the others of its batch.
 
-        `seconds`: length, at most the window of the model; None is all of it. `more`: other conditions by their ids (a
-        list is one value per item), and options of the sampler: `sampler_type`, `schedule`, `progress`, `cancel`,
-        `decode_frames`... `conditions`: the same as dicts. `num_samples`: of each prompt. `seed`: of the first item,
-        the others count on from it; or one per item. `init_audio` is varied, continued (language models) or
-        reconstructed (autoencoders). `inpaint_audio` is kept but for the spans `inpaint` [(from, to), ...] in seconds,
-        or else continued. `sample_size`: samples to make at once, where the model does not fix them. `lora`: strengths
-        of loaded adapters in this call, by name.
+        `seconds`: length, at most the window of the model; None is all of it. `num_samples`: of each prompt. `seed`: of
+        the first item, the others count on from it; or one per item. `conditions`: one dict, or one per item.
+
+        `options`: other conditions by their ids (a list is one value per item), and the fields of `GenerationRequest`
+        and `Hooks`: `steps`, `cfg_scale`, `sampler_type`, `progress`, `cancel`, `decode_frames`... `init_audio` is
+        varied, continued (language models) or reconstructed (autoencoders). `inpaint_audio` is kept but for the spans
+        `inpaint` [(from, to), ...] in seconds, or else continued. `mode` with `audio` works on audio of any length.
+        `lora`: strengths of loaded adapters in this call, by name.
         """
-        given, options = self._split(more)
+        given, values, hooks = self._sorted(options)
         items = _as_items({"prompt": prompt, **given}, conditions, num_samples)
-        _require("init_audio", init_audio, "init_noise_level", init_noise_level)
-        _require("inpaint_audio", inpaint_audio, "inpaint", inpaint)
-        _require("inpaint_audio", inpaint_audio, "inpaint_bands", more.get("inpaint_bands"))
-        self._complete(items, seconds)
-        self._check(items, seconds, steps, sample_size)
-        seeds = self._seeds(seed, len(items))
-        job = Job(
-            seeds,
-            self._samples(seconds) if sample_size is None else sample_size,
-            self.device,
-            self.precision,
+        count = len(items)
+        weights = values.pop("weight", None)
+        if weights is None and values.get("mode") == "interpolate":
+            weights = [share_of_way(index % num_samples, num_samples) for index in range(count)]
+        each = zip(
             items,
-            self._negative(items, negative_prompt, num_samples),
-            steps,
-            cfg_scale,
-            _read_source(init_audio, "init_audio", self.sample_rate),
-            init_noise_level,
-            _read_source(inpaint_audio, "inpaint_audio", self.sample_rate),
-            inpaint,
-            options,
+            _per_item("negative_prompt", negative_prompt, count, num_samples),
+            _seeds(seed, count),
+            _per_item("weight", weights, count, 1),
         )
-        with self.strengths(lora or {}):
-            audio = self._make(self.module, job, self.facts).float().cpu()
-        if seconds is not None:
-            audio = audio[..., : round(seconds * self.sample_rate)]
-        return Generated(audio, self.sample_rate, tuple(seeds), inpaint_audio is not None)
+        requests = [
+            GenerationRequest(
+                conditions=item, negative_prompt=negative, seed=own, weight=weight, seconds=seconds, **values
+            )
+            for item, negative, own, weight in each
+        ]
+        requests = self._checked(requests)
+        with self.strengths(requests[0].lora or {}):
+            audio = generate(self.engine, requests, hooks)
+        length = file_seconds(requests[0])
+        if length is not None:
+            audio = audio[..., : round(length * self.sample_rate)]
+        return Generated(audio, self.sample_rate, _drawn(requests), requests[0].keeps_level)
 
-    @torch.no_grad()
     def interpolate(
         self,
         audio: AudioSource,
@@ -177,117 +182,45 @@ class AudioModel(Adaptable):
         *,
         conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         seed: int | Sequence[int] = 0,
-        steps: int | None = None,
-        cfg_scale: float | None = None,
-        **more: Any,
+        **options: Any,
     ) -> Generated:
-        """What lies between two clips, at shares `weights` of the way: see `inference.interpolation`.
+        """Generate what lies between two clips, at shares `weights` of the way, of the length of a window.
 
-        `more`: other conditions by their ids, and options of the sampler. Guidance is off unless asked for, since it
-        has no exact way back.
+        `options`: other conditions by their ids, and fields of `GenerationRequest`. Guidance is off unless asked for,
+        since it has no exact way back. With `mode="interpolate"`, `generate` cuts it to the longer clip.
         """
-        if self.facts.objective is None:
-            raise ValueError(f"only diffusion models interpolate; this is a model of type {self.facts.model_type!r}")
-        given, options = self._split(more)
+        given, values, hooks = self._sorted(options)
         items = _as_items(given, conditions or [{}] * len(weights), 1)
-        self._complete(items, None)
-        self._check(items, None, steps)
-        seeds = self._seeds(seed, len(weights))
-        first = _read_source(audio, "audio", self.sample_rate)
-        second = _read_source(to_audio, "to_audio", self.sample_rate)
-        assert first is not None and second is not None
-        for name in ("keep_exact", "crossfade_seconds", "inpaint_bands"):
-            if options.pop(name, None) is not None:
-                raise ValueError(f"{name}: has no meaning when clips are interpolated; leave it out")
-        guided: dict[str, Any] = {} if cfg_scale is None else {"cfg_scale": cfg_scale}
-        made = interpolate_audio(
-            self.module,
-            first,
-            second,
-            weights,
-            steps=self._steps(steps),
-            sample_size=self._samples(None) or 0,
-            seed=seeds,
-            device=self.device,
-            conditioning=items if getattr(self.module, "conditioner", None) is not None else None,
-            **guided,
-            **options,
-        )
-        return Generated(made.float().cpu(), self.sample_rate, tuple(seeds))
+        requests = [
+            GenerationRequest(
+                conditions=item, seed=own, weight=weight, mode="interpolate", audio=audio, to_audio=to_audio, **values
+            )
+            for item, own, weight in zip(items, _seeds(seed, len(weights)), weights, strict=True)
+        ]
+        requests = self._checked(requests)
+        with self.strengths(requests[0].lora or {}):
+            made = self.engine.generate(requests, hooks)
+        return Generated(made, self.sample_rate, _drawn(requests))
 
-    # ------------------------------------------------------------------ what is asked
+    def _sorted(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Hooks]:
+        """Keywords as conditions, fields of a request, and hooks."""
+        for name in options:
+            if name not in self.conditions and name not in OPTIONS and name not in HOOKS:
+                known = [*self.conditions, *OPTIONS, *(hook for hook in HOOKS if self.takes(hook)), "prompt"]
+                raise UserError(f"{name}: unknown; {nearest(name, known)}")
+        given = {name: value for name, value in options.items() if name in self.conditions}
+        values, hooks = read_hooks({name: value for name, value in options.items() if name not in given})
+        return given, values, hooks
 
-    def _steps(self, steps: int | None) -> int:
-        assert self.facts.recommended is not None
-        return self.facts.recommended.steps if steps is None else steps
-
-    def _split(self, more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Conditions and options."""
-        known = [*self.conditions, *self._options, "prompt", "seconds", "steps", "seed", "cfg_scale", "num_samples"]
-        for name in more:
-            if name not in self.conditions and name not in self._options:
-                raise ValueError(f"{name}: unknown; {nearest(name, known)}")
-        given = {name: value for name, value in more.items() if name in self.conditions}
-        return given, {name: value for name, value in more.items() if name not in given}
-
-    def _complete(self, items: list[dict[str, Any]], seconds: float | None) -> None:
-        """Add the length, which models of Stable Audio are told."""
-        asked = self.facts.window_seconds if seconds is None else seconds
-        for key, value in (("seconds_start", 0), ("seconds_total", asked)):
-            if key in self.conditions and math.isfinite(value):
-                whole = self.facts.input_of(key).kind == "integer"
-                for item in items:
-                    item.setdefault(key, math.ceil(value) if whole else value)
-
-    def _check(
-        self, items: list[dict[str, Any]], seconds: float | None, steps: int | None, sample_size: int | None = None
-    ) -> None:
-        problems = [] if seconds is None else list(self.facts.check_seconds(seconds))
-        if seconds is not None and sample_size is not None and seconds * self.sample_rate > sample_size:
-            problems.append(f"seconds: is {seconds:g} s, and sample_size is only {sample_size / self.sample_rate:g} s")
-        if steps is not None and not self.facts.has_steps:
-            problems.append(f"steps: a model of type {self.facts.model_type!r} has none; leave them out")
-        for item in items:
-            problems += self.facts.check_conditions(item)
-            problems += self.facts.check_told_length(item)
+    def _checked(self, requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
+        """The requests with what they leave open filled in; all problems are in one error."""
+        filled = [with_lengths(with_recommended(request, self.facts), self.facts) for request in requests]
+        problems = [problem for request in filled for problem in validate(request, self.facts)]
         if problems:
-            raise ValueError("; ".join(dict.fromkeys(problems)))
-        for warning in dict.fromkeys(text for item in items for text in self.facts.warnings(item)):
-            logger.warning("%s", warning)
-
-    def _seeds(self, seed: int | Sequence[int], count: int) -> list[int]:
-        if isinstance(seed, Sequence):
-            given = list(seed)
-        else:
-            given = [seed] + [-1 if seed == -1 else (seed + number) % (MAX_SEED + 1) for number in range(1, count)]
-        if len(given) != count:
-            raise ValueError(f"seed lists {len(given)} seeds for {count} items; give one seed, or one per item")
-        for value in given:
-            if not float(value).is_integer() or not -1 <= value <= MAX_SEED:
-                raise ValueError(f"seed: expected -1 (random) or a whole number from 0 to {MAX_SEED}, got {value!r}")
-        return [draw_seed() if value == -1 else value for value in given]
-
-    def _samples(self, seconds: float | None) -> int | None:
-        """A model that is told its length makes its whole window; others may make less."""
-        window, step = self.facts.window, getattr(self.module, "min_input_length", 1)
-        if seconds is None or "seconds_total" in self.conditions:
-            return window
-        wanted = math.ceil(seconds * self.sample_rate / step) * step
-        return wanted if window is None else min(wanted, window)
-
-    def _negative(
-        self, items: list[dict[str, Any]], prompt: str | Sequence[str] | None, repeats: int
-    ) -> list[dict[str, Any]] | None:
-        if prompt is None:
-            return None
-        if "prompt" not in self.conditions:
-            raise ValueError(f"negative_prompt: this model takes no prompt; it takes {_told(self.conditions)}")
-        prompts = (
-            [prompt] * len(items) if isinstance(prompt, str) else [text for text in prompt for _ in range(repeats)]
-        )
-        if len(prompts) != len(items):
-            raise ValueError(f"negative_prompt lists {len(prompts)} texts for {len(items)} items")
-        return [{**item, "prompt": text} for item, text in zip(items, prompts)]
+            raise ConfigError(dict.fromkeys(problems))
+        for doubt in dict.fromkeys(text for request in filled for text in doubts(request, self.facts)):
+            logger.warning("%s", doubt)
+        return [replace(each, seed=draw_seed()) if each.seed == -1 else each for each in filled]
 
 
 def load(
@@ -376,21 +309,29 @@ def _as_items(
     return [dict(item) for item in items for _ in range(repeats)]
 
 
-def _read_source(source: AudioSource | None, name: str, sample_rate: int) -> Audio | None:
-    """A file, or a pair of rate and audio, as such a pair."""
-    if source is None:
-        return None
-    if isinstance(source, str | Path):
-        samples, rate = audio_io.read(source, sample_rate=sample_rate)
-        return rate, samples
-    return unpack_audio(source, name)
+def _per_item(name: str, value: Any, count: int, repeats: int) -> list[Any]:
+    """One value for all items, or one per prompt."""
+    if not isinstance(value, list | tuple):
+        return [value] * count
+    values = [each for each in value for _ in range(repeats)]
+    if len(values) != count:
+        raise UserError(f"{name} lists {len(value)} values for {count // repeats} prompts; give one, or one for each")
+    return values
 
 
-def _require(needed: str, audio: AudioSource | None, name: str, option: Any) -> None:
-    """An option that acts on audio needs it."""
-    if option is not None and audio is None:
-        raise ValueError(f"{name}: has no effect without {needed}; give that too, or leave it out")
+def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
+    """One seed per item, which count on from a single one; -1 where it is drawn."""
+    if isinstance(seed, Sequence):
+        seeds = list(seed)
+    else:
+        seeds = [seed] + [-1 if seed == -1 else (seed + number) % (MAX_SEED + 1) for number in range(1, count)]
+    if len(seeds) != count:
+        raise UserError(f"seed lists {len(seeds)} seeds for {count} items; give one seed, or one per item")
+    for value in seeds:
+        if not float(value).is_integer() or not -1 <= value <= MAX_SEED:
+            raise UserError(f"seed: expected -1 (random) or a whole number from 0 to {MAX_SEED}, got {value!r}")
+    return [int(value) for value in seeds]
 
 
-def _told(conditions: Sequence[str]) -> str:
-    return ", ".join(conditions) or "no conditions"
+def _drawn(requests: Sequence[GenerationRequest]) -> tuple[int, ...]:
+    return tuple(request.seed for request in requests if request.seed is not None)

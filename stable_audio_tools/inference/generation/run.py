@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from stable_audio_tools.core.devices import autocast, parse_dtype, pick_device
 from stable_audio_tools.inference.generation.audio import prepare_audio, unpack_audio
 from stable_audio_tools.inference.generation.decoding import decode_latents, encode_audio, parameter_dtype
-from stable_audio_tools.inference.generation.options import SamplingOptions
+from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks
 from stable_audio_tools.inference.sampling.ddpm_samplers import invert_ddim
 from stable_audio_tools.inference.sampling.exact_math import exact_math
 from stable_audio_tools.inference.sampling.k_samplers import GradientDenoiser
 from stable_audio_tools.inference.sampling.keeping import KeepingDenoiser
 from stable_audio_tools.inference.sampling.randomness import SeededNoise, resolve_seeds
-from stable_audio_tools.inference.sampling.samplers import SamplerInfo, find_sampler
+from stable_audio_tools.inference.sampling.samplers import find_sampler
 from stable_audio_tools.inference.sampling.schedules import Span, find_schedule
 from stable_audio_tools.inference.sampling.watching import Watch, WatchedDenoiser, progress_of
 from stable_audio_tools.models.autoencoders.autoencoder import analysed_once
@@ -55,16 +55,16 @@ class GenerationRun:
         sample_size: int,
         seed: int | Sequence[int],
         device: str | torch.device,
-        options: SamplingOptions,
-        sampler: SamplerInfo | None = None,
+        request: GenerationRequest,
+        hooks: Hooks,
     ) -> None:
-        """`sampler` stands in for the one that the options name."""
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.model, self.steps, self.batch_size, self.options = model, steps, batch_size, options
+        self.model, self.steps, self.batch_size = model, steps, batch_size
+        self.request, self.hooks = request, hooks
         self.objective: Objective = model.objective
-        self.sampler = sampler or find_sampler(options.sampler_type, self.objective)
-        self.sampler.check_eta(options.eta, options.sampler_type)
+        self.sampler = find_sampler(request.sampler_type, self.objective)
+        self.sampler.check_eta(request.eta, request.sampler_type)
         self.device = pick_device(device)
         self.sample_size = sample_size
         self.frames = self._count_frames()
@@ -75,7 +75,7 @@ class GenerationRun:
     @contextmanager
     def settings(self) -> Iterator[None]:
         """The process's settings, as published figures were made; restored afterwards."""
-        if self.options.allow_tf32:
+        if self.request.allow_tf32:
             yield
             return
         with exact_math(self.device):
@@ -137,13 +137,13 @@ class GenerationRun:
         own_steps = self.sampler.steps_by_batch and len(self.noise.streams) > 1
         items = [slice(index, index + 1) for index in range(self.batch_size)] if own_steps else [_ALL]
         total = None if self.sampler.own_steps else self.steps
-        with self._loaded(self.model.model), self._autocast(), progress_of(self._progress(), total) as progress:
-            watch = Watch(self.options.callback, self.options.cancel, progress, total)
+        with self._loaded(self.model.model), self._autocast(), progress_of(self.hooks.bar, total) as progress:
+            watch = Watch(self.hooks.callback, self.hooks.cancel, progress, total)
             made = []
             for index, item in enumerate(items):
                 noise = self.noise.item(index) if own_steps else self.noise
                 denoiser = self._keeping(self._watched(make_denoiser(item), watch), keep, item)
-                run, denoiser = self.sampler.bound(denoiser, self.objective, self.options.eta)
+                run, denoiser = self.sampler.bound(denoiser, self.objective, self.request.eta)
                 made.append(run(self._steered(denoiser), x[item], times, noise, watch))
         return torch.cat(made) if own_steps else made[0]
 
@@ -151,8 +151,8 @@ class GenerationRun:
         """The state from which `sample` comes to `data` (b, d, t), without fresh noise."""
         times = self.times()
         total = len(times) - 1
-        with self._loaded(self.model.model), self._autocast(), progress_of(self._progress(), total) as progress:
-            watch = Watch(None, self.options.cancel, progress, total)
+        with self._loaded(self.model.model), self._autocast(), progress_of(self.hooks.bar, total) as progress:
+            watch = Watch(None, self.hooks.cancel, progress, total)
             denoiser = self._watched(make_denoiser(_ALL), watch)
             return invert_ddim(denoiser, data, times, watch, self.objective, refinements)
 
@@ -160,26 +160,29 @@ class GenerationRun:
         self, from_init: bool = False, init_noise_level: float = 1.0, default_schedule: str | None = None
     ) -> Tensor:
         """Those at which the sampler stops."""
-        level = init_noise_level if from_init else self.options.sigma_max
+        level = init_noise_level if from_init else self.request.sigma_max
         span = Span(
             self.sampler.view(self.objective),
             self.steps,
             self.sampler.first_time(level, "init_noise_level" if from_init else "sigma_max", self.objective),
-            self.options.sigma_min,
-            self.options.rho,
-            getattr(self.model, "dist_shift", None),
-            self.frames,
-            self.device,
+            shift=getattr(self.model, "dist_shift", None),
+            frames=self.frames,
+            device=self.device,
+            **{
+                name: value
+                for name, value in (("sigma_min", self.request.sigma_min), ("rho", self.request.rho))
+                if value is not None
+            },
         )
-        return find_schedule(self.options.schedule or default_schedule or self.sampler.schedule)(span)
+        return find_schedule(self.request.schedule or default_schedule or self.sampler.schedule)(span)
 
     def decoded(self, latents: Tensor) -> Tensor:
         """Latents (b, d, t) as audio (b, c, n)."""
-        if self.options.on_latents is not None:
-            self.options.on_latents(latents)
+        if self.hooks.on_latents is not None:
+            self.hooks.on_latents(latents)
         codec = self.model.pretransform
         with self._loaded(codec):
-            return decode_latents(codec, latents, self.options.decode_frames, self.options.decode_overlap)
+            return decode_latents(codec, latents, self.request.decode_frames, self.request.decode_overlap)
 
     # ------------------------------------------------------------------ parts
 
@@ -197,7 +200,7 @@ class GenerationRun:
 
     def _check_device(self) -> None:
         weight = next(self.model.model.parameters(), None)
-        if weight is None or self.options.offload:
+        if weight is None or self.request.offload:
             return
         there, here = weight.device, self.device
         if there.type != here.type or (here.index is not None and there.index != here.index):
@@ -241,24 +244,21 @@ class GenerationRun:
         return KeepingDenoiser(denoiser, keep.data[items], keep.mask[items], self.objective)
 
     def _steered(self, denoiser: Denoiser) -> Denoiser:
-        if self.options.cond_fn is None:
+        if self.hooks.cond_fn is None:
             return denoiser
         if not self.sampler.starts_by_ratio:
             raise ValueError("cond_fn works with k-diffusion's samplers only; choose another sampler_type")
-        return GradientDenoiser(denoiser, self.options.cond_fn)
+        return GradientDenoiser(denoiser, self.hooks.cond_fn)
 
     def _autocast(self) -> Any:
         # Around all steps at once, so that weights are cast once; the samplers' own arithmetic is left as it is.
-        precision = self.options.precision
+        precision = self.request.precision
         return nullcontext() if precision is None else autocast(self.device, parse_dtype(precision))
-
-    def _progress(self) -> Any:
-        return False if self.options.disable_tqdm else self.options.progress
 
     @contextmanager
     def _loaded(self, part: nn.Module | None) -> Iterator[None]:
         """The part on the device; with `offload`, only inside."""
-        if part is None or not self.options.offload:
+        if part is None or not self.request.offload:
             yield
             return
         part.to(self.device)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from stable_audio_tools.inference.generation.edits import Edit
+from stable_audio_tools.inference.generation.windows import between, inpaint, outpaint, vary
 from support.small_models import small_model
 from torch import Tensor, nn
 
@@ -13,10 +15,8 @@ from stable_audio_tools.cli.generate import main as generate
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_uncond
-from stable_audio_tools.inference.generation.edits import Edit
 from stable_audio_tools.inference.generation.interpolation import slerp
 from stable_audio_tools.inference.generation.model import AudioModel
-from stable_audio_tools.inference.generation.windows import between, inpaint, outpaint, vary
 from stable_audio_tools.inference.sampling.samplers import SAMPLERS, samplers_for
 from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
 from stable_audio_tools.models.diffusion.objectives import Mix, parse_objective

@@ -1,0 +1,186 @@
+"""Audio of any length, worked on in windows of the length that the model generates.
+
+Variations, inpainting and interpolation leave the length as it is. Any diffusion model will do: one that was not
+trained to inpaint keeps audio as `keeping` describes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.seeds import MAX_SEED
+from stable_audio_tools.inference.generation.audio import prepare_audio
+from stable_audio_tools.inference.generation.engine import Engine
+from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks, Mode, Span
+from stable_audio_tools.inference.generation.splicing import loudness_gain, splice
+
+_SEARCH_SECONDS = 0.01  # half a period of 50 Hz: by how much a continuation may be shifted to be in phase
+_OVERLAP_SHARE = 0.25  # of the window, where nothing is said
+
+
+def generate(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+    """Return audio (b, c, n), one item per request: as their `mode` says, or one window without it."""
+    requests = _spread_over_windows(engine, requests)
+    mode = requests[0].mode
+    return engine.generate(requests, hooks) if mode is None else _EDITS[mode](engine, requests, hooks)
+
+
+def _spread_over_windows(engine: Engine, requests: Sequence[GenerationRequest]) -> Sequence[GenerationRequest]:
+    """Requests to inpaint audio that is longer than a window, as those of the mode `inpaint`."""
+    request, window = requests[0], engine.facts.window
+    is_whole = request.seconds is None and request.sample_size is None and request.inpaint_bands is None
+    if request.inpaint_audio is None or request.inpaint is None or window is None or not is_whole:
+        return requests
+    rate, samples = engine.read(request.inpaint_audio, "inpaint_audio")
+    plain: dict[str, Any] = {"inpaint_audio": (rate, samples), "inpaint": request.inpaint}
+    if samples.shape[-1] * engine.facts.sample_rate > window * rate:
+        plain = {"inpaint_audio": None, "inpaint": None, "mode": "inpaint", "audio": (rate, samples)}
+        plain |= {"spans": request.inpaint, "crossfade": request.crossfade_seconds}
+    return [replace(each, **plain) for each in requests]
+
+
+def _vary(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+    """Other takes of the audio, as long as it.
+
+    Longer audio goes window after window; each is given a quarter of the one before, and cross-faded over half of that.
+    """
+    clips, rate, window = _clips(engine, requests)
+    total, shared = clips.shape[-1], round(_OVERLAP_SHARE * window)
+    level = requests[0].noise_level
+    generate = partial(_generate_window, engine, requests, hooks)
+    made = list(generate(init_audio=(rate, clips[..., :window]), init_noise_level=level))
+    while made[0].shape[-1] < total:
+        start = made[0].shape[-1] - shared
+        part = torch.nn.functional.pad(clips[..., start : start + window], (0, max(0, start + window - total)))
+        tails = torch.stack([clip[:, -shared:] for clip in made])
+        new = generate(
+            init_audio=(rate, part),
+            init_noise_level=level,
+            inpaint_audio=(rate, torch.cat([tails, part[..., shared:]], dim=-1)),
+            inpaint=[(shared / rate, window / rate)],
+            keep_exact=False,
+        )
+        made = [splice(before, after, shared, shared // 2, 0) for before, after in zip(made, new)]
+    return torch.stack(made)[..., :total]
+
+
+def _inpaint(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+    """The audio with spans of it generated; the rest stays sample by sample.
+
+    In longer audio each span is generated in a window of its surroundings.
+    """
+    clips, rate, window = _clips(engine, requests)
+    spans, total = requests[0].spans or (), clips.shape[-1]
+    _check_spans(spans, total / rate, window / rate)
+    fade = requests[0].crossfade
+    generate = partial(_generate_window, engine, requests, hooks, crossfade_seconds=fade)
+    if total <= window:
+        return generate(inpaint_audio=(rate, clips), inpaint=spans)[..., :total]
+    made = clips.clone()
+    for start, end in spans:
+        first = min(max(round((start + end) / 2 * rate) - window // 2, 0), total - window)
+        part = made[..., first : first + window]
+        anew = [(max(start - first / rate, 0.0), end - first / rate)]
+        made[..., first : first + window] = generate(inpaint_audio=(rate, part), inpaint=anew)
+    return made
+
+
+def _interpolate(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+    """What lies between two clips, as long as the longer one."""
+    clips, rate, window = _clips(engine, requests[:1])
+    target = replace(requests[0], audio=requests[0].to_audio)
+    longest = max(clips.shape[-1], _clips(engine, [target])[0].shape[-1])
+    if longest > window:
+        raise UserError(
+            f"a clip lasts {longest / rate:.2f} s, and the model works on {window / rate:.2f} s; give shorter ones"
+        )
+    return engine.generate(requests, hooks)[..., :longest]
+
+
+def _outpaint(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+    """The audio continued, window after window, to `seconds`.
+
+    Each window is given the last `overlap` seconds (None: a quarter of the window), made as loud as they are, shifted
+    to be in phase, and cross-faded over the last `crossfade` seconds (None: half) of the overlap. What was there before
+    stays as it is, but for the fade. The seed of a window is that of the one before it plus the number of items.
+    """
+    request = requests[0]
+    clips, rate, window = _clips(engine, requests)
+    shared = round(_OVERLAP_SHARE * window) if request.overlap is None else round(request.overlap * rate)
+    length, wanted = clips.shape[-1], round((request.seconds or 0) * rate)
+    if length < shared:
+        raise UserError(
+            f"outpaint: the audio lasts {length / rate:.2f} s, less than the overlap of {shared / rate:.2f} s; "
+            "give more audio or a smaller overlap"
+        )
+    if wanted <= length:
+        raise UserError(
+            f"seconds: is {request.seconds:g}, the length in all, and the audio lasts {length / rate:.2f} s already; "
+            "ask for more"
+        )
+    fade = shared // 2 if request.crossfade is None else min(round(request.crossfade * rate), shared)
+    made = list(clips)
+    while min(clip.shape[-1] for clip in made) < wanted:
+        tails = torch.stack([clip[:, -shared:] for clip in made])
+        windows = _generate_window(
+            engine,
+            requests,
+            hooks,
+            inpaint_audio=(rate, _prolonged(tails, window)),
+            inpaint=[(shared / rate, window / rate)],
+            keep_exact=False,
+        )
+        for index, (tail, new) in enumerate(zip(tails, windows)):
+            gain = 1.0 if request.keep_level else loudness_gain(tail, new[:, :shared], rate)
+            made[index] = splice(made[index], gain * new, shared, fade, round(_SEARCH_SECONDS * rate))
+        requests = [replace(each, seed=((each.seed or 0) + len(requests)) % (MAX_SEED + 1)) for each in requests]
+    return torch.stack([clip[:, :wanted] for clip in made])
+
+
+_EDITS: dict[Mode, Callable[[Engine, Sequence[GenerationRequest], Hooks], Tensor]] = {
+    "variation": _vary,
+    "inpaint": _inpaint,
+    "outpaint": _outpaint,
+    "interpolate": _interpolate,
+}
+
+
+def _generate_window(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks, **changes: Any) -> Tensor:
+    """One window of each request, without its mode and with `changes`."""
+    plain: dict[str, Any] = {"mode": None, "audio": None, "seconds": None, "sample_size": None}
+    return engine.generate([replace(each, **plain, **changes) for each in requests], hooks)
+
+
+def _check_spans(spans: Sequence[Span], seconds: float, window: float) -> None:
+    for start, end in spans:
+        if end > seconds + 0.01:  # written with two digits
+            raise UserError(f"spans: {start:g}-{end:g} goes past the end of the audio, which lasts {seconds:.2f} s")
+        if end - start > window:
+            raise UserError(f"spans: {start:g}-{end:g} is longer than the {window:.2f} s that the model works on")
+
+
+def _clips(engine: Engine, requests: Sequence[GenerationRequest]) -> tuple[Tensor, int, int]:
+    """The audio (b, c, n) at the rate and with the channels of the model, its rate, and the samples of a window."""
+    audio, window, module = requests[0].audio, engine.facts.window, engine.module
+    assert audio is not None and window is not None, "checked before"
+    rate, samples = engine.read(audio, "audio")
+    codec: Any = getattr(module, "pretransform", None)
+    channels: Any = module.io_channels if codec is None else codec.io_channels
+    length = round(samples.shape[-1] * engine.facts.sample_rate / rate)
+    clips = prepare_audio(samples, rate, engine.facts.sample_rate, length, int(channels), "cpu")
+    clips = clips.expand(len(requests), -1, -1) if len(clips) == 1 else clips
+    return clips, engine.facts.sample_rate, window
+
+
+def _prolonged(tails: Tensor, length: int) -> Tensor:
+    """Clips (b, c, n) run back and forth up to `length`: a codec then sees no silence after their end."""
+    pieces, total, flipped = [tails], tails.shape[-1], tails.flip(-1)
+    while total < length:
+        pieces.append(flipped if len(pieces) % 2 else tails)
+        total += tails.shape[-1]
+    return torch.cat(pieces, dim=-1)[..., :length]

@@ -1,0 +1,291 @@
+"""From validated requests to audio: each type of model, one window at a time.
+
+Requests of one batch differ only in the fields that are declared with `each`; `editing` works on audio of any length,
+window after window, with what is here.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stable_audio_tools.core.devices import autocast, parse_dtype
+from stable_audio_tools.data import audio_io
+from stable_audio_tools.inference.generation.audio import prepare_audio, unpack_audio
+from stable_audio_tools.inference.generation.checks import audio_conditions
+from stable_audio_tools.inference.generation.diffusion import Audio, DiffusionInputs, run_diffusion
+from stable_audio_tools.inference.generation.facts import ModelFacts
+from stable_audio_tools.inference.generation.interpolation import interpolate
+from stable_audio_tools.inference.generation.reconstruction import reconstruct
+from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks
+from stable_audio_tools.inference.generation.run import GenerationRun
+from stable_audio_tools.inference.sampling.randomness import RandomStream
+from stable_audio_tools.inference.sampling.samplers import find_sampler
+from stable_audio_tools.inference.sampling.watching import Cancelled, progress_of
+from stable_audio_tools.models.precision import hold_in
+
+AudioSource = Audio | str | Path  # (sample rate, (c, n) or (n,)), or a file
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model on its device, ready for requests."""
+
+    module: nn.Module
+    facts: ModelFacts
+    device: torch.device
+    precision: str = "float32"
+
+    @torch.no_grad()
+    def generate(self, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+        """Return audio (b, c, n), one item per request, of the length of a window or of `sample_size`."""
+        request = requests[0]
+        if self.facts.objective is None:
+            audio = self._codes(requests, hooks) if self.facts.model_type == "lm" else self._codec(requests, hooks)
+        elif request.mode == "interpolate":
+            audio = self._between(requests, hooks)
+        else:
+            audio = self._diffusion(requests, hooks)
+        return audio.float().cpu()
+
+    def samples_for(self, request: GenerationRequest) -> int:
+        """The samples to generate: models that read their length fill the whole window, others may fill less."""
+        window, seconds = self.facts.window, request.seconds
+        if request.sample_size is not None:
+            return request.sample_size
+        if window is not None and (seconds is None or request.mode is not None or "seconds_total" in self.facts.keys):
+            return window
+        if seconds is None:
+            return 0  # autoencoders: as long as their input
+        step = getattr(self.module, "min_input_length", 1)
+        wanted = math.ceil(seconds * self.facts.sample_rate / step) * step
+        return wanted if window is None else min(wanted, window)
+
+    def read(self, source: "AudioSource", name: str) -> Audio:
+        """A file, or a pair of rate and audio, as such a pair."""
+        if isinstance(source, str | Path):
+            samples, rate = audio_io.read(source, sample_rate=self.facts.sample_rate)
+            return rate, samples
+        return unpack_audio(source, name)
+
+    # ------------------------------------------------------------------ diffusion
+
+    def _diffusion(self, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+        request = self._with_noise_levels(requests[0])
+        run = self._run(request, hooks, [_seed_of(each) for each in requests])
+        kept: dict[str, Any] = {}
+        if request.inpaint_audio is not None:
+            audio = self.read(request.inpaint_audio, "inpaint_audio")
+            kept = {
+                "inpaint_audio": audio,
+                "inpaint_mask": self._mask(request, audio, run.sample_size),
+                "inpaint_bands": request.inpaint_bands,
+                "keep_exact": request.keep_exact is not False,
+            }
+            if request.crossfade_seconds is not None:
+                kept["crossfade_seconds"] = request.crossfade_seconds
+        conditions = self._metadata(requests)
+        inputs = DiffusionInputs(
+            conditioning=conditions,
+            negative_conditioning=_negative(conditions, requests),
+            init_audio=None if request.init_audio is None else self.read(request.init_audio, "init_audio"),
+            init_noise_level=1.0 if request.init_noise_level is None else request.init_noise_level,
+            is_trained=self.facts.inpaints,
+            **kept,
+        )
+        scale = 1.0 if request.cfg_scale is None else request.cfg_scale
+        return run_diffusion(run, inputs, scale if self.facts.is_guided else None)
+
+    def _run(self, request: GenerationRequest, hooks: Hooks, seeds: list[int]) -> GenerationRun:
+        assert request.steps is not None, "recommended settings are filled in"
+        samples = self.samples_for(request)
+        return GenerationRun(self.module, request.steps, len(seeds), samples, seeds, self.device, request, hooks)
+
+    def _with_noise_levels(self, request: GenerationRequest) -> GenerationRequest:
+        """The recommended noise levels of the sampler, where none are asked for."""
+        usual = self.facts.recommended
+        assert usual is not None and self.facts.objective is not None
+        by_ratio = find_sampler(request.sampler_type, self.facts.objective).starts_by_ratio
+        lowest, highest, level = request.sigma_min, request.sigma_max, request.init_noise_level
+        if by_ratio:
+            lowest = usual.sigma_min if lowest is None else lowest
+            highest = usual.sigma_max if highest is None else highest
+        if request.init_audio is not None:
+            # Half of the way to noise, whatever the sampler: sigma / alpha is 1 there for v, and t is 0.5.
+            level = (1.0 if by_ratio else 0.5) if level is None else level
+            if by_ratio and request.sigma_min is None:  # a gentle variation begins below the usual least noise
+                lowest = min(usual.sigma_min, level / 2)
+        return replace(request, sigma_min=lowest, sigma_max=highest, init_noise_level=level)
+
+    def _metadata(self, requests: Sequence[GenerationRequest]) -> list[dict[str, Any]] | None:
+        """Conditions of each item, audio read and as long as the window; None for models without."""
+        if getattr(self.module, "conditioner", None) is None:
+            return None
+        return [{**each.conditions, **self._condition_audio(each)} for each in requests]
+
+    def _condition_audio(self, request: GenerationRequest) -> dict[str, Tensor]:
+        named = audio_conditions(request.conditions, self.facts).items()
+        clips = {
+            key: audio_io.read(value, sample_rate=self.facts.sample_rate).samples
+            for key, value in named
+            if isinstance(value, str | Path)
+        }
+        window = self.facts.window
+        return {
+            key: clip if window is None else nn.functional.pad(clip, (0, window - clip.shape[-1]))
+            for key, clip in clips.items()
+        }
+
+    def _mask(self, request: GenerationRequest, audio: Audio, samples: int) -> Tensor:
+        """(1, samples), 1 keep and 0 generate."""
+        bands, rate = request.inpaint_bands, self.facts.sample_rate
+        if bands is not None:  # 1 where every band is kept
+            if bands.ndim != 2 or not bool(((bands >= 0) & (bands <= 1)).all()):
+                raise ValueError(
+                    f"inpaint_bands: expected 0 (anew) to 1 (kept) as (bands, frames), got {tuple(bands.shape)}"
+                )
+            if bool((bands == 1).all()):
+                raise ValueError("inpaint_bands: nothing is to be made anew; set 0 where something is")
+            return nn.functional.interpolate(bands.amin(0)[None, None], size=samples, mode="nearest")[0]
+        seconds = audio[1].shape[-1] / audio[0]
+        mask = torch.zeros(1, samples)
+        mask[:, : round(seconds * rate)] = 1
+        for start, end in request.inpaint or ():
+            mask[:, round(start * rate) : round(end * rate)] = 0
+        if mask.all():
+            raise ValueError(
+                f"inpaint: nothing is left to generate; the audio of {seconds:.2f} s fills the whole length, so name "
+                "the spans to make anew, or ask for more seconds"
+            )
+        return mask
+
+    def _between(self, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+        request = self._with_noise_levels(requests[0])
+        assert request.audio is not None and request.to_audio is not None
+        ends = self.read(request.audio, "audio"), self.read(request.to_audio, "to_audio")
+        weights = [0.0 if each.weight is None else each.weight for each in requests]
+        run = self._run(request, hooks, [_seed_of(each) for each in requests])
+        scale = 1.0 if request.cfg_scale is None else request.cfg_scale
+        return interpolate(run, *ends, weights, self._metadata(requests), scale if self.facts.is_guided else None)
+
+    # ------------------------------------------------------------------ other types
+
+    def _codec(self, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+        """`init_audio` through an autoencoder and back, once per seed."""
+        request = requests[0]
+        assert request.init_audio is not None, "checked before"
+        rate, audio = self.read(request.init_audio, "init_audio")
+        names = ("frame_seconds", "overlap_rate", "batch_size", "steps")
+        options = {name: value for name in names if (value := getattr(request, name)) is not None}
+        made = []
+        for seed in map(_seed_of, requests):
+            with RandomStream(seed, self.device).in_charge(), self._autocast():
+                made.append(
+                    reconstruct(
+                        self.module,
+                        audio,
+                        rate,
+                        device=self.device,
+                        progress=hooks.bar,
+                        cancel=hooks.cancel,
+                        **options,
+                    )
+                )
+        return torch.stack(made)
+
+    def _codes(self, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+        """Audio (b, c, n) of a language model over codes; `init_audio` is continued."""
+        request, model = requests[0], self.module
+        codec: Any = model.pretransform
+        frames = math.ceil(self.samples_for(request) / codec.downsampling_ratio)
+        names = ("temp", "top_k", "top_p", "use_cache")
+        options = {name: value for name in names if (value := getattr(request, name)) is not None}
+        conditions, total = self._metadata(requests), frames * len(requests)
+        negative = _negative(conditions, requests)
+        first = None if request.init_audio is None else self._first_codes(self.read(request.init_audio, "init_audio"))
+        made = []
+        with progress_of(hooks.bar, total) as progress:
+            for index, each in enumerate(requests):
+                with RandomStream(_seed_of(each), self.device).in_charge():
+                    codes = model.generate(  # type: ignore[operator]
+                        frames,
+                        batch_size=1,
+                        init_data=first,
+                        conditioning=None if conditions is None else [conditions[index]],
+                        negative_conditioning=None if negative is None else [negative[index]],
+                        cfg_scale=1.0 if each.cfg_scale is None else each.cfg_scale,
+                        callback=_step_callback(hooks, index, len(requests), total, progress),
+                        generator=torch.Generator(self.device).manual_seed(_seed_of(each)),
+                        **options,
+                    )
+                made.append(codec.decode_tokens(codes))
+        return torch.cat(made)
+
+    def _first_codes(self, audio: Audio) -> Tensor:
+        """Codes (1, q, t) of the audio to be continued, whole frames of it."""
+        codec: Any = self.module.pretransform
+        rate, samples = audio
+        ratio = codec.downsampling_ratio
+        length = round(samples.shape[-1] * self.facts.sample_rate / rate) // ratio * ratio
+        if length == 0:
+            raise ValueError("init_audio: shorter than one frame of codes; give more")
+        prepared = prepare_audio(samples, rate, self.facts.sample_rate, length, codec.io_channels, self.device)
+        codes: Tensor = codec.tokenize(prepared)
+        return codes
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = parse_dtype(self.precision)
+        return nullcontext() if dtype is torch.float32 else autocast(self.device, dtype)
+
+
+def set_precision(model: nn.Module, facts: ModelFacts, precision: str) -> None:
+    """Hold the network of a diffusion or language model in the precision of its runs; nothing is converted later.
+
+    In float16 so is the codec of a diffusion model. In bfloat16 codecs decode to noise, and stay in float32. An
+    autoencoder alone keeps what it is judged by, and runs under autocast.
+    """
+    dtype = parse_dtype(precision)
+    if dtype is torch.float32:
+        return
+    names = ("lm",) if facts.model_type == "lm" else ("model",) if facts.objective is not None else ()
+    if dtype is torch.float16 and facts.objective is not None:
+        names = (*names, "pretransform")
+    for part in (getattr(model, name, None) for name in names):
+        if isinstance(part, nn.Module):
+            hold_in(part, dtype)
+
+
+def _negative(
+    conditions: list[dict[str, Any]] | None, requests: Sequence[GenerationRequest]
+) -> list[dict[str, Any]] | None:
+    """Conditions with the negative prompt in place of the prompt; None where there is none."""
+    if conditions is None or requests[0].negative_prompt is None:
+        return None
+    return [{**own, "prompt": each.negative_prompt or ""} for own, each in zip(conditions, requests)]
+
+
+def _seed_of(request: GenerationRequest) -> int:
+    assert request.seed is not None and request.seed >= 0, "seeds are drawn before"
+    return request.seed
+
+
+def _step_callback(
+    hooks: Hooks, index: int, count: int, total: int, progress: Callable[[int, int | None], Any] | None
+) -> Callable[[int, int], None]:
+    """Report frames done of `total`, where `index` of `count` items were done before.
+
+    The steps of one item are more than its frames: codebooks follow each other.
+    """
+
+    def step(done: int, steps: int) -> None:
+        if hooks.cancel is not None and hooks.cancel.is_set():
+            raise Cancelled("the generation was cancelled")
+        if progress is not None:
+            progress(min(total, round(total * (index / count + done / (steps * count)))), total)
+
+    return step
