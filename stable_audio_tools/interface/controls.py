@@ -151,7 +151,7 @@ def request_from(model: AudioModel, values: Mapping[str, Any]) -> dict[str, Any]
     told = {key: values[key] for key in model.conditions if values.get(key) is not None}
     arguments["conditions"] = told
     if values.get("cut_to_length"):
-        arguments["seconds"] = told[LENGTH]
+        arguments["clip_length"] = True
     if "seconds" in values:
         # The slider shows the window rounded; asking for all of it means the window.
         arguments["seconds"] = None if values["seconds"] >= round(model.facts.window_seconds, 2) else values["seconds"]

@@ -101,7 +101,7 @@ def test_eight_users_at_once_get_their_own(served: Any, tmp_path: Path) -> None:
         results = list(users.map(use, range(8)))
     for number, (heard, settings) in enumerate(results):
         assert settings["seed"] == 100 + number and settings["settings"]["sound"] == sounds[number]
-        wanted = expected(app.model, sound=sounds[number], steps=2, seed=100 + number, seconds=1)
+        wanted = expected(app.model, sound=sounds[number], steps=2, seed=100 + number, seconds_total=1)
         np.testing.assert_allclose(heard, wanted, atol=1.1 / 32768)
     assert len(set(app.folder.iterdir()) - before) == 8, "each has a folder of their own"
 

@@ -76,12 +76,11 @@ def their_images(pipeline: Any, noise: torch.Tensor, encoding: torch.Tensor | No
 
 def our_images(model: Any, noise: torch.Tensor, encoding: torch.Tensor | None) -> torch.Tensor:
     """From the same noise, by the sampler ddim; (b, 16, 24) in 8 bits."""
-    from stable_audio_tools.inference.generation.options import SamplingOptions
-
+    from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks
     from stable_audio_tools.inference.generation.run import GenerationRun
 
-    options = SamplingOptions(sampler_type="ddim", progress=False)
-    run = GenerationRun(model, 6, 2, 24 * 64, 0, "cpu", options)
+    request = GenerationRequest(sampler_type="ddim")
+    run = GenerationRun(model, 6, 2, 24 * 64, 0, "cpu", request, Hooks(progress=False))
     with torch.no_grad():
         if encoding is None:
             denoiser = model.denoiser()

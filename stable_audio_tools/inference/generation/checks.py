@@ -220,6 +220,7 @@ def _sources(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
     given = [name for name in about_audio if getattr(request, name) is not None]
     if request.mode is not None and given:
         yield f"{given[0]}: mode {request.mode!r} says what the audio is; leave one of them out"
+        given = []
     for name, needed in (
         ("init_noise_level", "init_audio"),
         ("inpaint", "inpaint_audio"),
@@ -271,15 +272,16 @@ def _sampling(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
     name = request.sampler_type
     if name is None:
         return
+    way_back = facts.objective.invertible_sampler
+    if request.mode == "interpolate" and name != way_back:
+        yield f"sampler_type is {name!r}, and only {way_back!r} can be followed back to the noise"
+        return
     try:
         sampler = find_sampler(name, facts.objective)
         sampler.check_eta(request.eta, name)
     except ValueError as error:
         yield str(error)
         return
-    way_back = facts.objective.invertible_sampler
-    if request.mode == "interpolate" and name != way_back:
-        yield f"sampler_type is {name!r}, and only {way_back!r} can be followed back to the noise"
     level = request.noise_level if request.mode is not None else request.init_noise_level
     if level is not None and level > 1 and not sampler.starts_by_ratio:
         yield f"noise level: is {level:g}, and for the sampler {name!r} 1 is all noise; ask for less"

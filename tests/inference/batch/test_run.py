@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,10 @@ from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.comments import read_comment
 from stable_audio_tools.inference.batch.outputs import FORMATS, OutputFolder
-from stable_audio_tools.inference.batch.run import BatchSettings, check_targets, plan_batch, run_batch
+from stable_audio_tools.inference.batch.plan import plan_batch
+from stable_audio_tools.inference.batch.run import check_targets, is_as_asked, run_batch
 from stable_audio_tools.inference.generation.model import AudioModel, within_range
+from stable_audio_tools.inference.generation.request import GenerationRequest
 
 PROMPTS = """
 music:
@@ -27,7 +28,7 @@ sfx:
   rain: {sound: rain, seconds_total: 1, steps: 3}
   bells: {sound: bells, seconds_total: 1}
 """
-QUICK = BatchSettings(steps=2, cfg_scale=2, batch_size=4)
+QUICK = GenerationRequest(steps=2, cfg_scale=2)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> AudioModel:
 
 
 def generate(
-    model: AudioModel, folder: Path, settings: BatchSettings = QUICK, prompts: str = PROMPTS, stop_after: int = 99
+    model: AudioModel,
+    folder: Path,
+    common: GenerationRequest = QUICK,
+    prompts: str = PROMPTS,
+    stop_after: int = 99,
+    overwrite: bool = False,
 ) -> list[tuple[str, bool]]:
     folder.parent.mkdir(exist_ok=True, parents=True)
     path = folder.parent / f"{folder.name}.yaml"
@@ -49,7 +55,7 @@ def generate(
         if len(told) == stop_after:
             raise KeyboardInterrupt
 
-    run_batch(model, plan_batch(path, model.facts, settings), OutputFolder(folder), settings, tell)
+    run_batch(model, plan_batch(path, model.facts, common, 4), OutputFolder(folder), tell, overwrite)
     return told
 
 
@@ -118,8 +124,7 @@ def test_what_was_made_in_another_way_is_made_again(model: AudioModel, whole: di
     folder = tmp_path / "whole"
     told = dict(generate(model, folder, prompts=PROMPTS.replace("sound: drums", "sound: chords")))
     assert [name for name, is_new in told.items() if is_new] == ["music/drum_item-1.wav"]
-    again = BatchSettings(steps=2, cfg_scale=2, batch_size=4, overwrite=True)
-    assert all(is_new for _, is_new in generate(model, folder, again))
+    assert all(is_new for _, is_new in generate(model, folder, overwrite=True))
     assert audio_files(folder) == whole
 
 
@@ -186,7 +191,7 @@ def test_every_format_carries_its_settings_and_is_kept(tmp_path: Path, format: s
 
 
 def test_random_seeds_are_kept_once_made(model: AudioModel, tmp_path: Path) -> None:
-    settings = BatchSettings(steps=1, seed=-1)
+    settings = GenerationRequest(steps=1, seed=-1)
     generate(model, tmp_path / "out", settings)
     first = audio_files(tmp_path / "out")
     assert not any(is_new for name, is_new in generate(model, tmp_path / "out", settings))
@@ -198,11 +203,11 @@ def test_random_seeds_are_kept_once_made(model: AudioModel, tmp_path: Path) -> N
 def test_clip_length_cuts(model: AudioModel, tmp_path: Path) -> None:
     leaf = "a: {sound: rain, seconds_total: 1}\nb: {sound: rain, seconds_total: 0.2}"
     frames = []
-    for clip_length in (False, True, 0.1):
+    for clip_length in (False, None, True, 0.1):
         folder = tmp_path / f"clip-{clip_length}"
-        generate(model, folder, BatchSettings(steps=1, clip_length=clip_length), leaf)
+        generate(model, folder, GenerationRequest(steps=1, clip_length=clip_length), leaf)
         frames.append([audio_io.info(folder / f"{name}_item-1.wav").frames for name in "ab"])
-    assert frames == [[8192, 8192], [8192, 4410], [2205, 2205]]
+    assert frames == [[8192, 8192], [8192, 4410], [8192, 4410], [2205, 2205]]
 
 
 def test_init_and_inpainting_audio_of_a_leaf(tmp_path: Path) -> None:
@@ -214,7 +219,7 @@ def test_init_and_inpainting_audio_of_a_leaf(tmp_path: Path) -> None:
 kept: {sound: rain, seconds_total: 1, inpaint_audio: tone.wav, inpaint: [[0.1, 0.2]]}
 varied: {sound: rain, seconds_total: 1, init_audio: tone.wav, init_noise_level: 0.1, n_sample_per_cond: 2}
 """
-    told = generate(model, tmp_path / "out", BatchSettings(steps=2, bits=32), leaves)
+    told = generate(model, tmp_path / "out", GenerationRequest(steps=2, bits=32), leaves)
     assert [name for name, _ in told] == ["kept_item-1.wav", "varied_item-1.wav", "varied_item-2.wav"]
     kept = audio_io.read(tmp_path / "out" / "kept_item-1.wav").samples
     assert torch.equal(kept[:, :1000], tone[:, :1000])
@@ -226,7 +231,7 @@ def test_kept_audio_keeps_its_level_where_the_rest_peaks(tmp_path: Path, bits: A
     model = stable_audio_tools.load(made.config, made.weights, device="cpu")
     audio_io.write(tmp_path / "tone.wav", torch.rand(2, 8192) - 0.5, model.sample_rate, bits=bits)
     leaf = "a: {sound: rain, seconds_total: 1, inpaint_audio: tone.wav, inpaint: [[0.1, 0.2]], cfg_scale: 60}"
-    generate(model, tmp_path / "out", BatchSettings(steps=2, bits=bits), leaf)
+    generate(model, tmp_path / "out", GenerationRequest(steps=2, bits=bits), leaf)
     original = audio_io.read(tmp_path / "tone.wav").samples
     kept = audio_io.read(tmp_path / "out" / "a_item-1.wav").samples
     assert torch.equal(kept[:, :1000], original[:, :1000])
@@ -250,7 +255,7 @@ def test_other_source_audio_makes_a_file_anew(tmp_path: Path) -> None:
 
 
 def test_latents_are_kept_beside_their_audio(model: AudioModel, tmp_path: Path) -> None:
-    settings = BatchSettings(steps=2, keep_latents=True)
+    settings = GenerationRequest(steps=2, keep_latents=True)
     told = generate(model, tmp_path / "out", settings)
     assert len(told) == 4
     latents = torch.from_numpy(np.load(tmp_path / "out" / "sfx" / "rain_item-1.npy"))
@@ -273,13 +278,13 @@ def test_what_stands_in_the_way_is_told_before_any_work(model: AudioModel, tmp_p
         (output.path / name).parent.mkdir(parents=True, exist_ok=True)
         (output.path / name).write_text("something")
         with pytest.raises(UserError, match=message):
-            check_targets(batches, output, QUICK)
+            check_targets(batches, output)
     foreign = OutputFolder(tmp_path / "foreign")
     (foreign.path / "sfx").mkdir()
     audio_io.write(foreign.path / "sfx" / "rain_item-1.wav", torch.zeros(2, 100), model.sample_rate)
     with pytest.raises(UserError, match="was not made by this command"):
-        check_targets(batches, foreign, QUICK)
-    check_targets(batches, foreign, replace(QUICK, overwrite=True))
+        check_targets(batches, foreign)
+    check_targets(batches, foreign, overwrite=True)
 
 
 def test_a_leaf_says_how_tokens_are_drawn(model: AudioModel, tmp_path: Path) -> None:
@@ -289,23 +294,46 @@ def test_a_leaf_says_how_tokens_are_drawn(model: AudioModel, tmp_path: Path) -> 
 likeliest: {sound: rain, seconds_total: 1, temp: 0, n_sample_per_cond: 2}
 drawn: {sound: rain, seconds_total: 1, top_p: 0.9, n_sample_per_cond: 2}
 """
-    generate(lm, tmp_path / "out", BatchSettings(), leaves)
+    generate(lm, tmp_path / "out", GenerationRequest(), leaves)
     heard = {path.stem: audio_io.read(path).samples for path in (tmp_path / "out").glob("*.wav")}
     assert torch.equal(heard["likeliest_item-1"], heard["likeliest_item-2"])
     assert not torch.equal(heard["drawn_item-1"], heard["drawn_item-2"])
-    assert all(not is_new for _, is_new in generate(lm, tmp_path / "out", BatchSettings(), leaves))
+    assert all(not is_new for _, is_new in generate(lm, tmp_path / "out", GenerationRequest(), leaves))
     with pytest.raises(UserError, match="temp: is for language models"):
         generate(model, tmp_path / "refused", QUICK, "a: {sound: rain, seconds_total: 1, temp: 0}")
 
 
 def test_settings_out_of_range() -> None:
     for arguments, message in (
-        ({"steps": 0}, "sample_steps: expected at least 1"),
-        ({"batch_size": 0}, "batch_size: expected at least 1"),
-        ({"seed": -2}, "seed: expected -1"),
+        ({"steps": 0}, "steps: expected at least 1"),
+        ({"seed": -2}, "seed: expected at least -1"),
         ({"sigma_max": 0.0}, "sigma_max: expected more than 0"),
-        ({"sigma_max": float("inf")}, "sigma_max: expected more than 0"),
-        ({"cfg_scale": float("nan")}, "cfg_scale: expected a number"),
+        ({"sigma_max": float("inf")}, "sigma_max: expected a finite number"),
+        ({"cfg_scale": float("nan")}, "cfg_scale: expected a finite number"),
+        ({"scale_phi": 5.0}, "scale_phi: expected at most 1"),
     ):
         with pytest.raises(UserError, match=message):
-            BatchSettings(**arguments)  # type: ignore[arg-type]
+            GenerationRequest(**arguments)  # type: ignore[arg-type]
+
+
+def test_files_of_whole_windows_from_before_are_complete(model: AudioModel, tmp_path: Path) -> None:
+    """Files were as long as the window unless asked for otherwise, and nothing in them said so."""
+    leaf = "b: {sound: rain, seconds_total: 0.2}"
+    generate(model, tmp_path / "out", GenerationRequest(steps=1, clip_length=False), leaf)
+    old = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
+    assert old["whole_window"] is True
+    (again,) = generate(model, tmp_path / "out", GenerationRequest(steps=1), leaf)
+    assert again[1], "an own choice of the whole window is another file"
+    new = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
+    assert new["seconds"] == 0.2 and "whole_window" not in new
+    before = {name: value for name, value in old.items() if name != "whole_window"}
+    assert is_as_asked(before, {**before, "seconds": 0.2}) and is_as_asked(before, {**before, "whole_window": True})
+    assert not is_as_asked(before, {**before, "seconds": 0.2, "steps": 2})
+    assert not is_as_asked({**before, "seconds": 0.2}, {**before, "seconds": 0.3})
+
+
+def test_prompts_of_other_lengths_share_a_batch(model: AudioModel, tmp_path: Path) -> None:
+    """A model that reads its length fills the window, and each file is cut for itself."""
+    (tmp_path / "p.yaml").write_text("a: {sound: rain, seconds_total: 0.1}\nb: {sound: rain, seconds_total: 0.2}")
+    (batch,) = plan_batch(tmp_path / "p.yaml", model.facts, QUICK)
+    assert len(batch) == 2

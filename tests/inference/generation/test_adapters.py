@@ -12,7 +12,9 @@ from support.small_models import SmallModel, small_model
 import stable_audio_tools
 from stable_audio_tools.data.comments import read_comment
 from stable_audio_tools.inference.batch.outputs import OutputFolder
-from stable_audio_tools.inference.batch.run import BatchSettings, plan_batch, run_batch
+from stable_audio_tools.inference.batch.plan import plan_batch
+from stable_audio_tools.inference.batch.run import run_batch
+from stable_audio_tools.inference.generation.request import GenerationRequest
 
 ASKED: dict[str, Any] = {"sound": "rain", "seconds": 0.2, "seed": 3, "steps": 2}
 
@@ -64,13 +66,13 @@ def test_an_unknown_name_and_a_missing_file_are_told(base: SmallModel, files: li
 def test_files_of_a_batch_know_their_adapters(base: SmallModel, files: list[Path], tmp_path: Path) -> None:
     prompts = tmp_path / "p.yaml"
     prompts.write_text("rain: {sound: rain, seconds_total: 1}")
-    settings = BatchSettings(steps=1, cfg_scale=1)
+    common = GenerationRequest(steps=1, cfg_scale=1)
 
     def run(lora: Any) -> bool:
         model = stable_audio_tools.load(*base, device="cpu", lora=lora)
         told = []
-        batches = plan_batch(prompts, model.facts, settings)
-        run_batch(model, batches, OutputFolder(tmp_path / "out"), settings, lambda _, is_new: told.append(is_new))
+        batches = plan_batch(prompts, model.facts, common)
+        run_batch(model, batches, OutputFolder(tmp_path / "out"), lambda _, is_new: told.append(is_new))
         return told == [True]
 
     assert run({files[0]: 0.5})

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from stable_audio_tools.inference.generation.edits import Edit
-from stable_audio_tools.inference.generation.windows import between, inpaint, outpaint, vary
 from support.small_models import small_model
 from torch import Tensor, nn
 
@@ -15,8 +13,11 @@ from stable_audio_tools.cli.generate import main as generate
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_uncond
+from stable_audio_tools.inference.generation.checks import validate
+from stable_audio_tools.inference.generation.engine import Engine
 from stable_audio_tools.inference.generation.interpolation import slerp
 from stable_audio_tools.inference.generation.model import AudioModel
+from stable_audio_tools.inference.generation.request import GenerationRequest
 from stable_audio_tools.inference.sampling.samplers import SAMPLERS, samplers_for
 from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
 from stable_audio_tools.models.diffusion.objectives import Mix, parse_objective
@@ -128,6 +129,10 @@ def test_unconditional_models_keep_audio_bit_for_bit(unconditional_model: Any) -
         generate_diffusion_uncond(unconditional_model, 4, 1, 256, 3, "cpu", keep_exact=True)
 
 
+def outpaint(model: AudioModel, audio: Any, seconds: float, **options: Any) -> Tensor:
+    return model.generate(mode="outpaint", audio=audio, seconds=seconds, **options).audio
+
+
 def spectral_flux(audio: Tensor) -> Tensor:
     """Rise of the magnitudes from frame to frame, (c, frames - 1)."""
     spectra = torch.stft(audio, 256, 64, window=torch.hann_window(256), return_complex=True).abs()
@@ -139,7 +144,7 @@ def test_three_windows_on_there_are_no_seams(objective: Any) -> None:
     """Flux at the joins, and the level of every stretch, are within what the source itself has."""
     model = coloured_model(copy.deepcopy(objective))
     clip = source(1.024)
-    made = outpaint(model, (RATE, clip), 3 * WINDOW / RATE, overlap=0.25, seed=[5], steps=30, progress=False)[0]
+    made = outpaint(model, (RATE, clip), 3 * WINDOW / RATE, overlap=0.25, seed=5, steps=30, progress=False)[0]
     assert made.shape == (1, 3 * WINDOW)
     assert torch.equal(made[:, : WINDOW - 2000], clip[:, : WINDOW - 2000])
     flux, usual = spectral_flux(made)[0], spectral_flux(source(20))[0]
@@ -154,19 +159,20 @@ def test_three_windows_on_there_are_no_seams(objective: Any) -> None:
 @pytest.mark.parametrize("seconds", [0.5, 3.1])
 def test_a_variation_is_as_long_as_its_audio_and_follows_it(seconds: float) -> None:
     model, clip = coloured_model("v"), source(seconds)
-    near = vary(model, (RATE, clip), 0.05, seed=[5, 6], steps=30, progress=False)
+    options: dict[str, Any] = {"mode": "variation", "audio": (RATE, clip), "steps": 30, "progress": False}
+    near = model.generate(noise_level=0.05, seed=5, num_samples=2, **options).audio
     assert near.shape == (2, 1, clip.shape[-1]) and not torch.equal(near[0], near[1])
-    far = vary(model, (RATE, clip), 50.0, seed=[5], steps=30, progress=False)
+    far = model.generate(noise_level=50.0, seed=5, **options).audio
     assert (near[0] - clip).norm() < 0.3 * clip.norm() < (far[0] - clip).norm()
     windows = near[0, 0].unfold(0, 2048, 2048).std(1) / clip[0].unfold(0, 2048, 2048).std(1)
     assert (windows - 1).abs().max() < 0.3
 
 
 def test_spans_of_audio_of_any_length() -> None:
-    model, options = coloured_model("v"), {"steps": 10, "progress": False}
+    model, options = coloured_model("v"), {"steps": 10, "progress": False, "seed": 5, "mode": "inpaint"}
     for seconds, spans in ((0.5, [(0.1, 0.2)]), (4.0, [(0.02, 0.3), (2.0, 2.5), (3.8, 4.0)])):
         clip = source(seconds)
-        made = inpaint(model, (RATE, clip), spans, 0.0, seed=[5, 6], **options)  # type: ignore[arg-type]
+        made = model.generate(audio=(RATE, clip), spans=spans, crossfade=0.0, num_samples=2, **options).audio
         assert made.shape == (2, *clip.shape) and not torch.equal(made[0], made[1])
         kept = torch.ones(clip.shape[-1], dtype=torch.bool)
         for start, end in spans:
@@ -176,28 +182,34 @@ def test_spans_of_audio_of_any_length() -> None:
         assert torch.equal(made[0, :, kept], clip[:, kept])
     for spans, message in (([(3.0, 5.0)], "goes past the end of the audio"), ([(0.5, 3.5)], "is longer than the")):
         with pytest.raises(UserError, match=message):
-            inpaint(model, (RATE, source(4.0)), spans, seed=[5], **options)  # type: ignore[arg-type]
+            model.generate(audio=(RATE, source(4.0)), spans=spans, **options)
+
+
+def test_songs_longer_than_the_window_are_inpainted_whole() -> None:
+    """The published keywords for audio to keep do what the mode does."""
+    model, clip, spans = coloured_model("v"), source(4.0), [(2.0, 2.5)]
+    options: dict[str, Any] = {"steps": 5, "progress": False, "seed": 5}
+    made = model.generate(inpaint_audio=(RATE, clip), inpaint=spans, **options)
+    alike = model.generate(mode="inpaint", audio=(RATE, clip), spans=spans, **options)
+    assert made.audio.shape[-1] == clip.shape[-1] and torch.equal(made.audio, alike.audio) and made.keeps_level
+    with pytest.raises(ValueError, match="nothing is left to generate"):
+        model.generate(inpaint_audio=(RATE, clip), **options)
 
 
 def test_an_item_for_each_seed_without_conditions() -> None:
     model = coloured_model("v")
-    made = outpaint(model, (RATE, source(1.024)), 1.5, overlap=0.5, seed=(1, 2), steps=5, progress=False)
+    options: dict[str, Any] = {"overlap": 0.5, "seed": (1, 2), "num_samples": 2, "steps": 5, "progress": False}
+    made = outpaint(model, (RATE, source(1.024)), 1.5, **options)
     assert len(made) == 2 and not torch.equal(made[0], made[1])
 
 
 def test_the_loudness_of_windows_is_matched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A codec that loses the level, as mel images relative to their loudest pixel do."""
-    model = coloured_model("v")
-    generate = model.generate
-
-    def quieter(**options: Any) -> Any:
-        made = generate(**options)
-        return made._replace(audio=made.audio * 0.4)
-
-    monkeypatch.setattr(model, "generate", quieter)
+    model, generate = coloured_model("v"), Engine.generate
+    monkeypatch.setattr(Engine, "generate", lambda *given: 0.4 * generate(*given))
     options: dict[str, Any] = {"overlap": 0.5, "seed": [5], "steps": 20, "progress": False}
     matched = outpaint(model, (RATE, source(1.024)), 2.0, **options)
-    plain = outpaint(model, (RATE, source(1.024)), 2.0, match_loudness=False, **options)
+    plain = outpaint(model, (RATE, source(1.024)), 2.0, keep_level=True, **options)
     assert matched[..., -4000:].std() == pytest.approx(source(20).std().item(), rel=0.25)
     assert plain[..., -4000:].std() < 0.5 * matched[..., -4000:].std()
 
@@ -206,13 +218,15 @@ def test_outpainting_says_what_it_cannot_do() -> None:
     model = coloured_model("v")
     with pytest.raises(UserError, match=r"the audio lasts 0.10 s, less than the overlap of 0.50 s"):
         outpaint(model, (RATE, source(0.1)), 2.0, overlap=0.5)
-    for edit, message in (
-        (Edit("outpaint", "a.wav"), "seconds: missing; the mode 'outpaint' needs it"),
-        (Edit("inpaint", "a.wav"), "spans: missing"),
-        (Edit("variation", "a.wav", overlap=1.0), "overlap: is for the mode outpaint, not for 'variation'"),
-        (Edit("outpaint", "a.wav", seconds=3, overlap=9.0), "overlap: expected more than 0 and less than the model's"),
+    for options, message in (
+        ({"mode": "outpaint"}, "seconds: missing; the mode 'outpaint' needs it"),
+        ({"mode": "inpaint"}, "spans: missing"),
+        ({"mode": "variation", "overlap": 1.0}, "overlap: is for the mode outpaint, not for 'variation'"),
+        ({"mode": "variation", "seconds": 1.0}, "seconds: the mode 'variation' leaves the length as it is"),
+        ({"mode": "outpaint", "seconds": 3, "overlap": 9.0}, "overlap: expected more than 0 and less than the model's"),
     ):
-        assert any(message in text for text in edit.problems(model.facts))
+        request = GenerationRequest(audio=(RATE, source(0.1)), **options)  # type: ignore[arg-type]
+        assert any(message in text for text in validate(request, model.facts))
 
 
 CLIPPED_NODE = {"type": "ddpm", "config": {"clip_sample": 0.5}}  # less than what the clips reach
@@ -229,7 +243,7 @@ def test_interpolation_meets_both_ends_and_keeps_the_level_between(objective: An
         assert (made[index] - end).norm() < 0.1 * end.norm()
     assert made[1].std() == pytest.approx(ends[0].std().item(), rel=0.15)
     with pytest.raises(UserError, match="the model works on"):
-        between(model, (RATE, source(4.0)), (RATE, ends[1]), (0.5,), steps=1)
+        model.generate(mode="interpolate", audio=(RATE, source(4.0)), to_audio=(RATE, ends[1]), steps=1)
     with pytest.raises(ValueError, match="can be followed back to the noise"):
         model.interpolate(
             (RATE, ends[0]), (RATE, ends[1]), sampler_type="dpmpp-2m-sde" if objective == "v" else "pingpong"

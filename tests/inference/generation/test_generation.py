@@ -347,7 +347,7 @@ def test_audio_without_a_mask_is_reported(build_model, caplog: pytest.LogCapture
         ({"sampler_type": "rk4"}, "'rk4' is not for a model with the objective 'v'"),
         ({"schedule": "karras"}, "no schedule named 'karras'"),
         ({"sigma_mx": 3}, "unknown option 'sigma_mx'; did you mean 'sigma_max'"),
-        ({"sigma_max": -1.0}, "sigma_max must be above 0"),
+        ({"sigma_max": -1.0}, "sigma_max: expected more than 0, got -1"),
         ({"sigma_min": 3.0, "sigma_max": 2.0}, "sigma_min must be less"),
         ({"init_audio": (CLIP, 16000)}, "init_audio must be a pair"),
         ({"init_audio": (16000, CLIP.expand(3, 2, 256)), "batch_size": 2}, "init_audio holds 3 clips for batch_size 2"),

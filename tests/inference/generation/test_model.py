@@ -201,12 +201,19 @@ def test_negative_prompts_and_other_conditions_are_checked_by_name(loaded: Any) 
         ({"sound": "rain", "prompt": "x"}, "prompt: unknown key"),
         ({"sound": "rain", "negative_prompt": "x"}, "this model takes no prompt; it takes sound, seconds_total"),
         ({"sound": "rain", "seconds": 30}, "seconds: is 30 s, and the model makes at most 0.37 s"),
-        ({"sound": "rain", "seconds": -1}, "expected more than 0 seconds"),
+        ({"sound": "rain", "seconds": -1}, "seconds: expected more than 0, got -1"),
         ({"sound": "rain", "seconds": 1e-9}, "less than a sample"),
         ({"sound": "rain", "seconds": 0.3, "sample_size": 4096}, "sample_size is only 0.18"),
         ({"sound": "rain", "seconds_total": -5}, "expected more than 0 seconds"),
         ({"sound": "rain", "init_noise_level": 0.5}, "init_noise_level: has no effect without init_audio"),
         ({"sound": "rain", "inpaint": [(0, 1)]}, "inpaint: has no effect without inpaint_audio"),
+        ({"sound": "rain", "cfg_scale": float("nan")}, "cfg_scale: expected a finite number, got nan"),
+        ({"sound": "rain", "scale_phi": 5.0}, "scale_phi: expected at most 1, got 5"),
+        ({"sound": "rain", "cfg_interval": (0.8, 0.2)}, "guidance runs from noise level 0.8 to 0.2; exchange the two"),
+        ({"sound": "rain", "cfg_interval": (0.0, 1.5)}, "expected two noise levels from 0 to 1"),
+        ({"sound": "rain", "seconds": 0.5}, "seconds: is 0.5 s, and the model makes at most 0.37 s"),
+        ({"sound": "rain", "temp": 1.0}, "temp: is for language models, and this is a model of type 'diffusion_cond'"),
+        ({"sound": "rain", "audio": "a.wav"}, "audio: needs mode, which says what to do with the audio"),
         ({"sound": "rain", "seed": -5}, "seed: expected -1"),
         ({"sound": "rain", "seed": 1.5}, "seed: expected -1"),
         ({"sound": "rain", "seed": 2**70}, "seed: expected -1"),
@@ -216,13 +223,13 @@ def test_negative_prompts_and_other_conditions_are_checked_by_name(loaded: Any) 
     ):
         with pytest.raises(ValueError, match=message):
             model.generate(**arguments)
-    with pytest.raises(ValueError, match="give the audio to pass through it as init_audio"):
+    with pytest.raises(ValueError, match="init_audio: missing; an autoencoder makes nothing by itself"):
         loaded("tiny_autoencoder").generate()
     for arguments, message in (
-        ({"steps": 5}, "steps: a model of type 'lm' has none"),
-        ({"temp": -1.0}, "temp: expected 0"),
-        ({"top_k": -1}, "top_k: expected 0"),
-        ({"top_p": 5.0}, "top_p: expected 0"),
+        ({"steps": 5}, "steps: is for models that denoise in steps, and this is a model of type 'lm'"),
+        ({"temp": -1.0}, "temp: expected at least 0"),
+        ({"top_k": -1}, "top_k: expected at least 0"),
+        ({"top_p": 5.0}, "top_p: expected at most 1"),
     ):
         with pytest.raises(ValueError, match=message):
             loaded("tiny_lm").generate(sound="rain", **arguments)
