@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.example_clips import write_example_clips
 from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.models.checkpoints import save_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -235,3 +237,40 @@ def test_torchrun_killed_and_run_again_equals_one_process(model: SmallModel, tmp
     assert audio_files(tmp_path / "two") == expected
     assert [path.name for path in (tmp_path / "two").rglob("*.part*")] == []
     assert (tmp_path / "two" / "manifest.jsonl").read_text() == (tmp_path / "one" / "manifest.jsonl").read_text()
+
+
+def test_one_prompt_without_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """`--prompt` names the file, `--seconds` cuts it, `--seed` is that of the first take."""
+    config = load(small_model("tiny_diffusion_cond", tmp_path).config)
+    for node in config["model"]["conditioning"]["configs"]:
+        if node["id"] == "sound":
+            node["id"] = "prompt"
+    diffusion = config["model"]["diffusion"]
+    diffusion |= {
+        key: ["prompt" if id == "sound" else id for id in diffusion[key]] for key in diffusion if "_ids" in key
+    }
+    files = tmp_path / "model.json", tmp_path / "model.safetensors"
+    files[0].write_text(json.dumps(config))
+    save_weights(create_model_from_config(config).state_dict(), files[1])
+    monkeypatch.chdir(tmp_path)
+    base = ["--model-config", str(files[0]), "--ckpt-path", str(files[1]), "--device", "cpu", "--sample-steps", "1"]
+    assert generate.main([*base, "--prompt", "rain", "--seconds", "0.1"]) == 0, capsys.readouterr().err
+    assert audio_io.info(tmp_path / "rain.wav").frames == 2205
+    assert generate.main([*base, "--prompt", "rain", "--out", "takes/a.flac", "--n-sample-per-cond", "2"]) == 0
+    assert sorted(path.name for path in (tmp_path / "takes").iterdir()) == ["a-1.flac", "a-2.flac"]
+    capsys.readouterr()
+    assert generate.main([*base, "--prompt", "rain", "--output-dir", "out", "--seed", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["seed"] == 5
+    assert (tmp_path / "out" / "manifest.jsonl").exists() and not (tmp_path / "manifest.jsonl").exists()
+    (tmp_path / "p.yaml").write_text("a: {prompt: rain}")
+    for flags, message in (
+        (["--out", "a.wav", "--output-dir", "out"], "--out: is for --prompt"),
+        ([], "--output-dir: missing; name the folder to write to, or give --prompt"),
+        (["--prompt", "rain", "--out", "a.txt"], "--out: 'a.txt' must end in one of .wav, .flac"),
+        (["--prompt", "rain", "--out", "a.wav", "--output-dir", "out"], "--out: --output-dir is given too"),
+        (["--prompt", "rain", "--cond-yaml-path", "p.yaml"], "--prompt: --cond-yaml-path is given too"),
+        (["--prompt", "rain", "--seconds", "9"], "seconds: is 9 s, and the model makes at most 0.37 s"),
+        (["--prompt", "rain", "--whole-window", "--clip-length", "1"], "--whole-window: --clip-length is given too"),
+    ):
+        assert generate.main([*base, *flags]) == 2
+        assert message in capsys.readouterr().err

@@ -73,9 +73,9 @@ def test_what_a_backbone_does_by_itself_is_not_asked_of_it(loaded: Any) -> None:
 
 def test_steps_of_a_few_step_model() -> None:
     from stable_audio_tools.inference.generation.facts import ModelFacts
-    from stable_audio_tools.models.diffusion.objectives import RF_DENOISER
+    from stable_audio_tools.models.diffusion.objectives import parse_objective
 
-    facts = ModelFacts("diffusion_cond", 44100, 65536, RF_DENOISER)
+    facts = ModelFacts("diffusion_cond", 44100, 65536, parse_objective("rf_denoiser"))
     assert facts.recommended == Recommended(8, 1.0, "pingpong")
     assert [control.default for control in sampler_controls(facts)] == [8, "pingpong"]
 
