@@ -6,7 +6,7 @@ window after window, with what is here.
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ from stable_audio_tools.inference.generation.facts import ModelFacts
 from stable_audio_tools.inference.generation.interpolation import interpolate
 from stable_audio_tools.inference.generation.reconstruction import reconstruct
 from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks
-from stable_audio_tools.inference.generation.run import GenerationRun
-from stable_audio_tools.inference.sampling.randomness import RandomStream
+from stable_audio_tools.inference.generation.run import GenerationRun, join_conditions
+from stable_audio_tools.inference.sampling.randomness import SeededNoise
 from stable_audio_tools.inference.sampling.samplers import find_sampler
 from stable_audio_tools.inference.sampling.watching import Cancelled, progress_of
+from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.precision import hold_in
 
 AudioSource = Audio | str | Path  # (sample rate, (c, n) or (n,)), or a file
@@ -182,21 +183,17 @@ class Engine:
         rate, audio = self.read(request.init_audio, "init_audio")
         names = ("frame_seconds", "overlap_rate", "batch_size", "steps")
         options = {name: value for name in names if (value := getattr(request, name)) is not None}
-        made = []
-        for seed in map(_seed_of, requests):
-            with RandomStream(seed, self.device).in_charge(), self._autocast():
-                made.append(
-                    reconstruct(
-                        self.module,
-                        audio,
-                        rate,
-                        device=self.device,
-                        progress=hooks.bar,
-                        cancel=hooks.cancel,
-                        **options,
-                    )
-                )
-        return torch.stack(made)
+
+        def pass_through(item: int = 0) -> Tensor:
+            dtype = parse_dtype(self.precision)
+            with nullcontext() if dtype is torch.float32 else autocast(self.device, dtype):
+                return reconstruct(
+                    self.module, audio, rate, device=self.device, progress=hooks.bar, cancel=hooks.cancel, **options
+                )[None]
+
+        noise = SeededNoise([_seed_of(each) for each in requests], self.device)
+        made = noise.feed(pass_through, pass_through, torch.cat)
+        return made.expand(len(requests), -1, -1)  # seeds that drew nothing share one pass
 
     def _codes(self, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
         """Audio (b, c, n) of a language model over codes; `init_audio` is continued."""
@@ -205,26 +202,36 @@ class Engine:
         frames = math.ceil(self.samples_for(request) / codec.downsampling_ratio)
         names = ("temp", "top_k", "top_p", "use_cache")
         options = {name: value for name in names if (value := getattr(request, name)) is not None}
-        conditions, total = self._metadata(requests), frames * len(requests)
-        negative = _negative(conditions, requests)
-        first = None if request.init_audio is None else self._first_codes(self.read(request.init_audio, "init_audio"))
-        made = []
-        with progress_of(hooks.bar, total) as progress:
-            for index, each in enumerate(requests):
-                with RandomStream(_seed_of(each), self.device).in_charge():
-                    codes = model.generate(  # type: ignore[operator]
-                        frames,
-                        batch_size=1,
-                        init_data=first,
-                        conditioning=None if conditions is None else [conditions[index]],
-                        negative_conditioning=None if negative is None else [negative[index]],
-                        cfg_scale=1.0 if each.cfg_scale is None else each.cfg_scale,
-                        callback=_step_callback(hooks, index, len(requests), total, progress),
-                        generator=torch.Generator(self.device).manual_seed(_seed_of(each)),
-                        **options,
-                    )
-                made.append(codec.decode_tokens(codes))
-        return torch.cat(made)
+        count, seeds = len(requests), [_seed_of(each) for each in requests]
+        noise, metadata = SeededNoise(seeds, self.device), self._metadata(requests)
+
+        def encode(items: list[dict[str, Any]] | None) -> dict[str, Condition] | None:
+            conditioner: Any = model.conditioner
+            if items is None:
+                return None
+            return noise.feed(
+                lambda: conditioner(items, self.device),
+                lambda index: conditioner([items[index]], self.device),
+                join_conditions,
+            )
+
+        first = None
+        if request.init_audio is not None:
+            first = self._first_codes(self.read(request.init_audio, "init_audio")).expand(count, -1, -1)
+        with progress_of(hooks.bar, frames * count) as progress:
+            codes = model.generate(  # type: ignore[operator]
+                frames,
+                batch_size=count,
+                init_data=first,
+                conditioning_tensors=encode(metadata),
+                negative_conditioning_tensors=encode(_negative(metadata, requests)),
+                cfg_scale=1.0 if request.cfg_scale is None else request.cfg_scale,
+                callback=_step_callback(hooks, frames * count, progress),
+                generator=[torch.Generator(self.device).manual_seed(seed) for seed in seeds],
+                **options,
+            )
+        audio: Tensor = codec.decode_tokens(codes)
+        return audio
 
     def _first_codes(self, audio: Audio) -> Tensor:
         """Codes (1, q, t) of the audio to be continued, whole frames of it."""
@@ -237,10 +244,6 @@ class Engine:
         prepared = prepare_audio(samples, rate, self.facts.sample_rate, length, codec.io_channels, self.device)
         codes: Tensor = codec.tokenize(prepared)
         return codes
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        dtype = parse_dtype(self.precision)
-        return nullcontext() if dtype is torch.float32 else autocast(self.device, dtype)
 
 
 def set_precision(model: nn.Module, facts: ModelFacts, precision: str) -> None:
@@ -275,17 +278,14 @@ def _seed_of(request: GenerationRequest) -> int:
 
 
 def _step_callback(
-    hooks: Hooks, index: int, count: int, total: int, progress: Callable[[int, int | None], Any] | None
+    hooks: Hooks, total: int, progress: Callable[[int, int | None], Any] | None
 ) -> Callable[[int, int], None]:
-    """Report frames done of `total`, where `index` of `count` items were done before.
-
-    The steps of one item are more than its frames: codebooks follow each other.
-    """
+    """Report frames done of `total`; steps are more than the frames of an item, since codebooks follow each other."""
 
     def step(done: int, steps: int) -> None:
         if hooks.cancel is not None and hooks.cancel.is_set():
             raise Cancelled("the generation was cancelled")
         if progress is not None:
-            progress(min(total, round(total * (index / count + done / (steps * count)))), total)
+            progress(min(total, round(total * done / steps)), total)
 
     return step
