@@ -122,7 +122,7 @@ CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
     ("timestep_law", "trunc_logit_normal"): {},
     ("timestep_law", "log_snr"): {},
 }
-# These need weights or text tools of their own, or another model around them; their own tests make small ones.
+# These need weights, texts or text tools of their own, or another model around them; their own tests make small ones.
 ELSEWHERE = {
     ("conditioner", name)
     for name in (
@@ -135,6 +135,7 @@ ELSEWHERE = {
         "phoneme",
         "pretransform",
         "source_mix",
+        "words",
     )
 } | {("pretransform", "dac_pretrained"), ("pretransform", "audiocraft_pretrained"), ("lm", "continuous_transformer")}
 KINDS = sorted({kind for kind, _ in CONFIGS} | {"lm"})

@@ -18,6 +18,7 @@ _KINDS: dict[str, InputKind] = {
     "clap_text": "text",
     "phoneme": "text",
     "lut": "text",
+    "words": "text",
     "number": "number",
     "int": "integer",
     "list": "choice",

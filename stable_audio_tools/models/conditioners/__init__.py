@@ -13,6 +13,7 @@ from stable_audio_tools.models.conditioners.multi import (
 from stable_audio_tools.models.conditioners.numbers import IntConditioner, ListConditioner, NumberConditioner
 from stable_audio_tools.models.conditioners.routing import find_condition, join_tokens, join_vectors
 from stable_audio_tools.models.conditioners.text import PhonemeConditioner, T5Conditioner, TokenizerLUTConditioner
+from stable_audio_tools.models.conditioners.words import WordsConditioner
 
 __all__ = [
     "CLAPAudioConditioner",
@@ -29,6 +30,7 @@ __all__ = [
     "SourceMixConditioner",
     "T5Conditioner",
     "TokenizerLUTConditioner",
+    "WordsConditioner",
     "check_conditioning",
     "check_ids",
     "create_multi_conditioner_from_conditioning_config",
