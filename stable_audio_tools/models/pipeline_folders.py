@@ -474,8 +474,7 @@ def _scheduler(diffusers: Any, objective: DDPMObjective) -> Any:
 
 
 def _diffusers_codec(diffusers: Any, pretransform: Any, config: Mapping[str, Any], bands: int) -> Any:
-    stage = pretransform if hasattr(pretransform, "scale") else pretransform.stages[-1]
-    encoder, decoder = stage.model.encoder, stage.model.decoder
+    encoder, decoder = pretransform.model.encoder, pretransform.model.decoder
     told = encoder.encoder
     widths = tuple(block.resnets[0].out_channels for block in told.down_blocks)
     made = diffusers.AutoencoderKL(
@@ -488,7 +487,7 @@ def _diffusers_codec(diffusers: Any, pretransform: Any, config: Mapping[str, Any
         latent_channels=decoder.latent_channels,
         norm_num_groups=told.conv_norm_out.num_groups,
         mid_block_add_attention=told.mid_block.attentions[0] is not None,
-        scaling_factor=1 / stage.scale,
+        scaling_factor=1 / pretransform.scale,
         sample_size=bands,
     )
     made.load_state_dict({**encoder.state_dict(), **decoder.state_dict()})

@@ -165,7 +165,7 @@ class GenerationRun:
             self.sampler.view(self.objective),
             self.steps,
             self.sampler.first_time(level, "init_noise_level" if from_init else "sigma_max", self.objective),
-            shift=getattr(self.model, "dist_shift", None),
+            shift=self.model.dist_shift,
             frames=self.frames,
             device=self.device,
             **{

@@ -20,7 +20,7 @@ from stable_audio_tools.models.bottleneck.base import DiscreteBottleneck
 
 if TYPE_CHECKING:
     from stable_audio_tools.models.bottleneck import Bottleneck
-    from stable_audio_tools.models.pretransforms import Pretransform
+    from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from stable_audio_tools.core.config import Kind, Part, Runtime, register
 from stable_audio_tools.core.config.kinds import ModularSignal
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.generations import Generation, current_generation, generation
+from stable_audio_tools.core.late import LateMethod
 from stable_audio_tools.models.calls import is_compiled, is_touched, published_call, runs_published
-from stable_audio_tools.models.conditioners.multi import Conditioning
+from stable_audio_tools.models.conditioners.multi import Conditioning, MultiConditioner
 from stable_audio_tools.models.conditioners.routing import find_condition, join_tokens, join_vectors
 from stable_audio_tools.models.diffusion.checks import (
     check_conditioned,
@@ -27,8 +28,10 @@ from stable_audio_tools.models.diffusion.distribution_shift import LogSNRShift, 
 from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance
 from stable_audio_tools.models.diffusion.objectives import HasObjective, Objective, parse_objective
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
+from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.models.pretransforms import Pretransform
 
 logger = logging.getLogger(__name__)
 
@@ -171,19 +174,22 @@ class DiTWrapper(HasObjective, ConditionedDiffusionModel):
         )
 
 
-class ConditionedDiffusionModelWrapper(HasObjective, nn.Module):
+class ConditionedDiffusionModelWrapper(DiffusionWrapper):
     """A conditional backbone with its conditioners and pretransform."""
+
+    takes_conditions = True
+    generate = LateMethod("stable_audio_tools.inference.generation.diffusion:generate_diffusion_cond")
 
     def __init__(
         self,
         model: ConditionedDiffusionModel,
-        conditioner: nn.Module | None,
+        conditioner: MultiConditioner | None,
         io_channels: int,
         sample_rate: int,
         min_input_length: int,
         diffusion_objective: Objective | str = "v",
         distribution_shift_options: Mapping[str, Any] | None = None,
-        pretransform: nn.Module | None = None,
+        pretransform: Pretransform | None = None,
         cross_attn_cond_ids: Sequence[str] = (),
         global_cond_ids: Sequence[str] = (),
         input_concat_ids: Sequence[str] = (),
@@ -284,14 +290,6 @@ class ConditionedDiffusionModelWrapper(HasObjective, nn.Module):
         if modular:
             inputs["modular_local_cond"] = modular
         return inputs
-
-    def generate(self, *args: Any, **options: Any) -> Tensor:
-        """Audio from conditions, by `inference.generation.generate_diffusion_cond`."""
-        # The one upward import of the models: a published convenience, resolved when called.
-        from stable_audio_tools.inference.generation.diffusion import generate_diffusion_cond
-
-        audio: Tensor = generate_diffusion_cond(self, *args, **options)
-        return audio
 
 
 def join_channels(conditions: ConditionTensors, ids: Sequence[str]) -> Tensor | None:

@@ -5,20 +5,31 @@ rotary angles, the doubled batch of guidance.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from stable_audio_tools.core.generations import current_generation
-from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance, Guided
+from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance, Guided, Projected
 from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.lora.noise_levels import NoiseIntervals
-
-if TYPE_CHECKING:
-    from stable_audio_tools.models.dit import DiffusionTransformer, Projected
+from stable_audio_tools.models.transformer.continuous import TransformerOutput
 
 _ProjectedKey = tuple[str, int, tuple[bool, ...]]  # of a pass: which, length of x, adapters that act
+
+
+class ProjectingNetwork(Protocol):
+    """A network that projects its conditions once for many calls: the diffusion transformer."""
+
+    objective: Objective
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    def project(self, conditions: Conditions, length: int, for_many_calls: bool = False) -> Projected: ...
+
+    def denoise(self, x: Tensor, t: Tensor, given: Projected, **options: Any) -> TransformerOutput: ...
 
 
 class PlainDenoiser:
@@ -68,7 +79,7 @@ class GuidedTransformer:
 
     def __init__(
         self,
-        model: "DiffusionTransformer",
+        model: ProjectingNetwork,
         conditions: Conditions,
         guidance: Guidance,
         negative: Tensor | None = None,
@@ -138,14 +149,14 @@ class GuidedTransformer:
         )
         return Guided(guided, unconditioned), states
 
-    def _given(self, which: str, x: Tensor, acting: tuple[bool, ...]) -> "Projected":
+    def _given(self, which: str, x: Tensor, acting: tuple[bool, ...]) -> Projected:
         """Projected conditions of the passes, for the length of x and the adapters that act."""
         key = (which, x.shape[-1], acting)
         if key not in self._projected:
             self._projected[key] = self._project(*key)
         return self._projected[key]
 
-    def _project(self, which: str, length: int, acting: tuple[bool, ...]) -> "Projected":
+    def _project(self, which: str, length: int, acting: tuple[bool, ...]) -> Projected:
         if self.unconditional is None:
             return self.model.project(self.conditions, length, for_many_calls=not self.call_by_call)
         both, items = self._projected.get(("both", length, acting)), self.conditions.batch_size

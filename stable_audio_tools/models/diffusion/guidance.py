@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.core.generations import current_generation
+from stable_audio_tools.models.transformer.cache import KeyValue
+from stable_audio_tools.models.transformer.local_conditions import LocalConditions
+from stable_audio_tools.models.transformer.rotary import Rotary
 
 
 class Guided(NamedTuple):
@@ -240,3 +243,35 @@ def _drop(condition: Tensor | None, probability: float) -> Tensor | None:
         return None
     drawn = torch.bernoulli(torch.full((len(condition), 1, 1), probability, device=condition.device))
     return torch.where(drawn.bool(), torch.zeros_like(condition), condition)
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Conditions as the transformer takes them: what a sampling run computes once."""
+
+    input_concat: Tensor | None = None  # (b, c, n)
+    global_embed: Tensor | None = None  # (b, d)
+    prepend: Tensor | None = None  # (b, p, d)
+    context: Tensor | None = None  # (b, s, c); of fewer items: of the first ones, the others do not cross-attend
+    context_mask: Tensor | None = None  # (b, s)
+    mask: Tensor | None = None  # (b, t)
+    prepend_mask: Tensor | None = None  # (b, p)
+    key_values: tuple[KeyValue | None, ...] | None = None  # of the context, for every layer
+    rotary: Rotary | None = None
+    local: LocalConditions | None = None
+
+    def first(self, items: int) -> "Projected":
+        """Those of the first items of the batch."""
+        fewer: dict[str, Any] = {name: value[:items] for name, value in vars(self).items() if torch.is_tensor(value)}
+        if self.key_values is not None:
+            fewer["key_values"] = tuple(None if pair is None else pair.first(items) for pair in self.key_values)
+        if self.local is not None:
+            fewer["local"] = self.local.first(items)
+        return replace(self, **fewer)
+
+    def attending(self, items: int) -> "Projected":
+        """The same where only the first items of the batch cross-attend."""
+        if items == 0:
+            return replace(self, context=None, context_mask=None, key_values=None)
+        fewer = self.first(items)
+        return replace(self, context=fewer.context, context_mask=fewer.context_mask, key_values=fewer.key_values)

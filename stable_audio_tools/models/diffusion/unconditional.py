@@ -11,6 +11,7 @@ from stable_audio_tools.core.config import Kind, Part, Runtime, components, regi
 from stable_audio_tools.core.config.parts import as_error, examine_body, place
 from stable_audio_tools.core.config.sentences import nearest, show
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.late import LateMethod
 from stable_audio_tools.models.diffusion.checks import (
     check_objective,
     check_transformer,
@@ -20,10 +21,12 @@ from stable_audio_tools.models.diffusion.checks import (
 from stable_audio_tools.models.diffusion.denoising import PlainDenoiser
 from stable_audio_tools.models.diffusion.guidance import Denoiser, Guidance
 from stable_audio_tools.models.diffusion.initialization import halve_parameters
-from stable_audio_tools.models.diffusion.objectives import HasObjective, NamedObjective, Objective, parse_objective
+from stable_audio_tools.models.diffusion.objectives import NamedObjective, Objective, parse_objective
 from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
+from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.models.pretransforms import Pretransform
 
 
 class DiffusionModel(nn.Module):
@@ -53,8 +56,11 @@ class DiTUncondWrapper(DiffusionModel):
         return out
 
 
-class DiffusionModelWrapper(HasObjective, nn.Module):
+class DiffusionModelWrapper(DiffusionWrapper):
     """An unconditional backbone with its pretransform and objective."""
+
+    takes_conditions = False
+    generate = LateMethod("stable_audio_tools.inference.generation.diffusion:generate_diffusion_uncond")
 
     def __init__(
         self,
@@ -63,7 +69,7 @@ class DiffusionModelWrapper(HasObjective, nn.Module):
         sample_size: int | None,
         sample_rate: int,
         min_input_length: int,
-        pretransform: nn.Module | None = None,
+        pretransform: Pretransform | None = None,
         diffusion_objective: Objective | str = "v",
     ) -> None:
         super().__init__()
@@ -73,6 +79,8 @@ class DiffusionModelWrapper(HasObjective, nn.Module):
         self.sample_rate = sample_rate
         self.min_input_length = min_input_length
         self.pretransform = pretransform
+        self.conditioner = None
+        self.dist_shift = None
         self.objective = parse_objective(diffusion_objective)
 
     def forward(self, x: Tensor, t: Tensor, **options: Any) -> Tensor:
@@ -83,14 +91,6 @@ class DiffusionModelWrapper(HasObjective, nn.Module):
     def denoiser(self) -> Denoiser:
         """What samplers call with (x, t)."""
         return PlainDenoiser(self.model, {}, Guidance(), self.objective)
-
-    def generate(self, *args: Any, **options: Any) -> Tensor:
-        """Audio, by `inference.generation.generate_diffusion_uncond`."""
-        # The one upward import of the models: a published convenience, resolved when called.
-        from stable_audio_tools.inference.generation.diffusion import generate_diffusion_uncond
-
-        audio: Tensor = generate_diffusion_uncond(self, *args, **options)
-        return audio
 
 
 def describe_unconditional(config: SimpleNamespace) -> dict[str, Any]:

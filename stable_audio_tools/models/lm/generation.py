@@ -2,16 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from stable_audio_tools.models.lm.patterns import PatternProvider
 from stable_audio_tools.models.lm.sampling import sample_tokens
 from stable_audio_tools.models.transformer import KeyValueCache
-
-if TYPE_CHECKING:
-    from stable_audio_tools.models.lm.language_model import AudioLanguageModel
 
 Inputs = Mapping[str, Tensor | None]  # of the backbone, by keyword
 
@@ -52,8 +50,17 @@ class Guidance:
         return without + (with_conditions - without) * self.scale
 
 
+class CodeModel(Protocol):
+    """Logits of the next step of a sequence of codes in the order of a pattern."""
+
+    pattern_provider: PatternProvider
+    masked_token_id: int
+
+    def __call__(self, sequence: Tensor, *, last_only: bool = False, **inputs: Any) -> Tensor: ...
+
+
 def generate_codes(
-    lm: "AudioLanguageModel",
+    lm: CodeModel,
     init_codes: Tensor,
     timesteps: int,
     inputs: Inputs,

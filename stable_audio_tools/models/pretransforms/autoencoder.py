@@ -17,6 +17,7 @@ class AutoencoderPretransform(Pretransform):
     """Latents of an autoencoder, divided by `scale`; one that is `auto` is measured by training, and kept in files."""
 
     latent_scale: Tensor
+    is_scaled = True
 
     def __init__(
         self,

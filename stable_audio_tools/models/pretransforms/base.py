@@ -1,4 +1,8 @@
-"""What every pretransform is: a fixed, invertible step between audio and the space that a model works in."""
+"""The base of the pretransforms: fixed, invertible steps between audio and the space that a model works in.
+
+This is the seam between codecs and everything that works on latents: generation, training and evaluation know no more
+of a codec than this class.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,12 +17,18 @@ class Pretransform(nn.Module):
     downsampling_ratio: int
     num_quantizers: int | None = None
     codebook_size: int | None = None
+    is_scaled: bool = False  # whether `scale` is a setting of this pretransform
 
     def __init__(self, enable_grad: bool, io_channels: int, is_discrete: bool) -> None:
         super().__init__()
         self.enable_grad = enable_grad
         self.io_channels = io_channels
         self.is_discrete = is_discrete
+
+    @property
+    def scale(self) -> float:
+        """The number by which `encode` divides latents, and by which `decode` multiplies them."""
+        return 1.0
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Audio (b, c, n) to (b, d, t)."""

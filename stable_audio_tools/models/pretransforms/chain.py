@@ -43,12 +43,8 @@ class ChainPretransform(Pretransform):
 
     @property
     def scale(self) -> float:
-        """What latents are divided by: the scale of the last stage that has one, 1 where none has."""
-        for stage in reversed(self.flat):
-            scale = getattr(stage, "scale", None)
-            if scale is not None:
-                return float(scale)
-        return 1.0
+        """The scale of the last stage that has one, or 1."""
+        return next((stage.scale for stage in reversed(self.flat) if stage.is_scaled), 1.0)
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Audio (b, c, n) to (b, d, t); keywords go to the last stage."""

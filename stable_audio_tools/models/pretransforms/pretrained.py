@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _Scale = Annotated[float, Field(gt=0, description="latents are divided by this on encode, multiplied on decode")]
 
 
-class Codec(NamedTuple):
+class CodecFacts(NamedTuple):
     """What is known of a published codec without its weights."""
 
     sample_rate: int
@@ -36,7 +36,7 @@ class Codec(NamedTuple):
 class PretrainedCodec(Pretransform):
     """A codec of another package, loaded when first used and then kept on the device of its input."""
 
-    def __init__(self, codec: Codec) -> None:
+    def __init__(self, codec: CodecFacts) -> None:
         super().__init__(enable_grad=False, io_channels=codec.io_channels, is_discrete=True)
         self.sample_rate = codec.sample_rate
         self.downsampling_ratio = codec.downsampling_ratio
@@ -68,10 +68,10 @@ class PretrainedCodec(Pretransform):
 
 
 DAC_CODECS = {
-    ("44khz", "8kbps"): Codec(44100, 1, 512, 1024, 9, 1024),
-    ("44khz", "16kbps"): Codec(44100, 1, 512, 128, 18, 1024),
-    ("24khz", "8kbps"): Codec(24000, 1, 320, 1024, 32, 1024),
-    ("16khz", "8kbps"): Codec(16000, 1, 320, 1024, 12, 1024),
+    ("44khz", "8kbps"): CodecFacts(44100, 1, 512, 1024, 9, 1024),
+    ("44khz", "16kbps"): CodecFacts(44100, 1, 512, 128, 18, 1024),
+    ("24khz", "8kbps"): CodecFacts(24000, 1, 320, 1024, 32, 1024),
+    ("16khz", "8kbps"): CodecFacts(16000, 1, 320, 1024, 12, 1024),
 }
 
 
@@ -80,7 +80,7 @@ def _check_dac(config: Any) -> Iterator[tuple[str, str]]:
         yield "model_bitrate", f"is {config.model_bitrate}, and model_type {config.model_type}; only 44khz has 16kbps"
 
 
-def _codec_facts(codec: Codec) -> dict[str, Any]:
+def _codec_facts(codec: CodecFacts) -> dict[str, Any]:
     return facts(
         io_channels=codec.io_channels,
         encoded_channels=codec.latent_dim,
@@ -99,6 +99,8 @@ def _codec_facts(codec: Codec) -> dict[str, Any]:
 class PretrainedDACPretransform(PretrainedCodec):
     """Descript Audio Codec with its published weights (needs descript-audio-codec)."""
 
+    is_scaled = True
+
     def __init__(
         self,
         model_type: Annotated[Literal["44khz", "24khz", "16khz"], Field(description="sample rate")] = "44khz",
@@ -111,8 +113,16 @@ class PretrainedDACPretransform(PretrainedCodec):
         super().__init__(DAC_CODECS[model_type, model_bitrate])
         self.model_type = model_type
         self.model_bitrate = model_bitrate
-        self.scale = scale
+        self._scale = scale
         self.quantize_on_decode = quantize_on_decode
+
+    @property
+    def scale(self) -> float:
+        return self._scale
+
+    @scale.setter
+    def scale(self, scale: float) -> None:
+        self._scale = scale
 
     def _load(self) -> nn.Module:
         dac = require("dac", extra="dac")
@@ -147,10 +157,10 @@ class PretrainedDACPretransform(PretrainedCodec):
 
 
 AUDIOCRAFT_CODECS = {
-    "facebook/encodec_32khz": Codec(32000, 1, 640, 128, 4, 2048),
-    "facebook/encodec_24khz": Codec(24000, 1, 320, 128, 32, 1024),
-    "dac_44khz": Codec(44100, 1, 512, 1024, 9, 1024),
-    "dac_24khz": Codec(24000, 1, 320, 1024, 32, 1024),
+    "facebook/encodec_32khz": CodecFacts(32000, 1, 640, 128, 4, 2048),
+    "facebook/encodec_24khz": CodecFacts(24000, 1, 320, 128, 32, 1024),
+    "dac_44khz": CodecFacts(44100, 1, 512, 1024, 9, 1024),
+    "dac_24khz": CodecFacts(24000, 1, 320, 1024, 32, 1024),
 }
 
 

@@ -173,7 +173,7 @@ def encode(model: Any, audio: Tensor, pre_encoded: bool) -> Tensor:
         return audio
     measure_scale(pretransform, audio, pre_encoded)
     if pre_encoded:
-        return audio / getattr(pretransform, "scale", 1.0)
+        return audio / pretransform.scale
     with torch.set_grad_enabled(pretransform.enable_grad):
         pretransform.train(pretransform.enable_grad)
         encoded: Tensor = pretransform.encode(audio)

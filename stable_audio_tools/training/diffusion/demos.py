@@ -134,7 +134,7 @@ class DiffusionCondInpaintDemoCallback(DemoCallback):
         reals, given = reals[: self.num_demos].to(module.device), metadata[: self.num_demos]
         if module.pre_encoded:
             pretransform = module.diffusion.pretransform
-            reals = pretransform.decode(reals / getattr(pretransform, "scale", 1.0))
+            reals = pretransform.decode(reals / pretransform.scale)
         everything = torch.ones_like(reals[:, 0], dtype=torch.bool)
         hidden, mask = random_inpaint_mask(reals, padding_masks=everything, mask_type_probabilities=[1.0, 0.0, 0.0])
         yield Demo("demo_reals", audio=joined(reals))
