@@ -9,9 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
-from stable_audio_tools.core.config import Runtime, build, register
+from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.inference.sampling.published import sample_flow_dpmpp
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
@@ -19,10 +18,10 @@ from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.inpainting import random_inpaint_mask
 from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.models.pretrained import load_model
+from stable_audio_tools.training.adversarial import AdversarialTraining, ClipNorm, without_gradients
 from stable_audio_tools.training.diffusion.conditional import Inpainting, encode
 from stable_audio_tools.training.ema import WeightAverage
-from stable_audio_tools.training.module import TrainingModule, unwrap_batch
-from stable_audio_tools.training.optimizers import create_optimizer_from_config, create_scheduler_from_config
+from stable_audio_tools.training.module import ConditionDropout, PreEncoded, UseEMA, unwrap_batch
 
 NoiseLaw = Literal["uniform", "logit_normal", "trunc_logit_normal", "one_shot", "denoised", "logsnr_uniform"]
 LOGSNR_RANGE = (-6.0, 2.0)
@@ -92,48 +91,70 @@ class Trajectory(NamedTuple):
     gaps: dict[str, Any]
 
 
-class ARCTrainingWrapper(TrainingModule):
-    """Generator on even steps, critic on odd ones; relativistic losses softplus(+-(real - fake))."""
+@register("training", "arc", ignored=("timestep_sampler", "timestep_sampler_options", "loss_configs"))
+class ARCTrainingWrapper(AdversarialTraining):
+    """Adversarial relativistic-contrastive post-training: generator on even steps, critic on odd ones.
+
+    The losses are softplus(+-(real - fake)).
+    """
 
     rebuilt = ("teacher_model.",)
 
     def __init__(
         self,
-        model: ConditionedDiffusionModelWrapper,
-        discriminator: ConditionedDiffusionModelWrapper,
-        arc_config: ARC,
-        optimizer_configs: Mapping[str, Any],
-        teacher_model: ConditionedDiffusionModelWrapper | None = None,
-        use_ema: bool = True,
-        pre_encoded: bool = False,
-        cfg_dropout_prob: float = 0.0,
-        clip_grad_norm: float = 0.0,
-        trim_config: Trim | None = None,
-        inpainting_config: Inpainting | None = None,
+        model: Runtime[ConditionedDiffusionModelWrapper],
+        discriminator: Runtime[ConditionedDiffusionModelWrapper | None],
+        arc_config: Annotated[
+            ARC | Mapping[str, Any],
+            Key("arc", type=ARC),
+            Field(description="critic, teacher, warm-up and noise levels"),
+        ],
+        optimizer_configs: Annotated[
+            Mapping[str, Any], Key(type=dict[str, Any]), Field(description="of diffusion and of discriminator")
+        ],
+        teacher_model: Runtime[ConditionedDiffusionModelWrapper | None] = None,
+        use_ema: UseEMA = True,
+        pre_encoded: PreEncoded = False,
+        cfg_dropout_prob: Annotated[ConditionDropout, Key(default=0.1)] = 0.0,
+        clip_grad_norm: ClipNorm = 0.0,
+        trim_config: Annotated[
+            Trim | Mapping[str, Any] | None, Key(type=Trim | None), Field(description="shorter batches now and then")
+        ] = None,
+        inpainting_config: Annotated[
+            Inpainting | Mapping[str, Any] | None,
+            Key("inpainting", type=Inpainting | None),
+            Field(description="what is hidden, for models that fill in"),
+        ] = None,
+        model_config: Runtime[dict[str, Any] | None] = None,
+        accum_batches: Runtime[int] = 1,
+        gradient_clip_val: Runtime[float] = 0.0,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        """Teacher and critic are built from `arc_config` where they are not given."""
+        super().__init__(
+            optimizer_configs, ["diffusion", "discriminator"], accum_batches, clip_grad_norm or gradient_clip_val
+        )
+        arc = as_record(ARC, arc_config, "arc_config")
+        teacher = _build_teacher(arc, model_config) if teacher_model is None else teacher_model
+        critic = _build_critic(arc, model_config) if discriminator is None else discriminator
         self.diffusion = model
-        self.discriminator = discriminator
-        if discriminator.pretransform is not None:  # the critic reads latents
-            discriminator.pretransform = None
-        self.teacher_model = teacher_model.eval().requires_grad_(False) if teacher_model is not None else None
+        self.discriminator = critic
+        if critic.pretransform is not None:  # the critic reads latents
+            critic.pretransform = None
+        self.teacher_model = None if teacher is None else teacher.eval().requires_grad_(False)
         self.diffusion_ema = WeightAverage(model.model) if use_ema else None
-        self.arc, self.critic = arc_config, arc_config.discriminator
-        backbone: Any = discriminator.model.model
+        self.arc, self.critic = arc, arc.discriminator
+        backbone: Any = critic.model.model
         width = backbone.transformer.dim
         head = {"type": self.critic.type, "config": self.critic.config}
         self.discriminator_head: nn.Module = build(
             "discriminator_head", head, "training.arc.discriminator", channels=width, in_channels=width
         )
-        if self.arc.ode_warmup.warmup_steps and teacher_model is None:
+        if arc.ode_warmup.warmup_steps and teacher is None:
             raise ConfigError("training.arc.ode_warmup: needs a teacher; give teacher_model or use_model_as_teacher")
-        missing = [name for name in ("diffusion", "discriminator") if name not in optimizer_configs]
-        if missing:
-            raise ConfigError(f"training.optimizer_configs: has no entry {missing[0]!r}")
-        self.optimizer_configs = optimizer_configs
         self.pre_encoded, self.cfg_dropout_prob = pre_encoded, cfg_dropout_prob
-        self.clip_grad_norm, self.trim, self.inpainting = clip_grad_norm, trim_config or Trim(), inpainting_config
+        self.trim = as_record(Trim, trim_config, "trim_config")
+        fills_in = inpainting_config is not None
+        self.inpainting = as_record(Inpainting, inpainting_config, "inpainting_config") if fills_in else None
         self._trajectory: Trajectory | None = None
 
     @property
@@ -151,15 +172,8 @@ class ARCTrainingWrapper(TrainingModule):
         if "trajectory" in state:
             self._trajectory = Trajectory(*state["trajectory"])
 
-    def configure_optimizers(self) -> Any:
-        critic = nn.ModuleList([self.discriminator_head, self.discriminator])
-        optimizers, schedulers = [], []
-        for name, network in (("diffusion", self.diffusion), ("discriminator", critic)):
-            optimizers.append(create_optimizer_from_config(self.optimizer_configs[name]["optimizer"], network))
-            if "scheduler" in self.optimizer_configs[name]:
-                node = self.optimizer_configs[name]["scheduler"]
-                schedulers.append(create_scheduler_from_config(node, optimizers[-1]))
-        return optimizers, schedulers
+    def players(self) -> list[nn.Module]:
+        return [self.diffusion, nn.ModuleList([self.discriminator_head, self.discriminator])]
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         audio, metadata = unwrap_batch(batch)
@@ -172,9 +186,10 @@ class ARCTrainingWrapper(TrainingModule):
         clean, masks = self._trimmed(clean, masks)
         gaps = self._gaps(clean, masks)
         if self.global_step % 2 == 0:
-            fake = self._generate(clean, metadata, gaps, self.cfg_dropout_prob)
-            loss, terms = self._generator_loss(clean, fake, metadata, gaps)
-            self._step(loss, 0, {"loss": loss, "std_data": clean.std(), **terms})
+            with without_gradients(*self.players()[1:]):
+                fake = self._generate(clean, metadata, gaps, self.cfg_dropout_prob)
+                loss, terms = self._generator_loss(clean, fake, metadata, gaps)
+                self._step(loss, 0, {"loss": loss, "std_data": clean.std(), **terms})
         else:
             with torch.no_grad():
                 fake = self._generate(clean, metadata, gaps, 0.0)
@@ -288,23 +303,8 @@ class ARCTrainingWrapper(TrainingModule):
         return {"inpaint_mask": [mask], "inpaint_masked_input": [kept]}
 
     def _step(self, loss: Tensor, index: int, terms: dict[str, Tensor]) -> None:
-        optimizers: Any = self.optimizers()
-        schedulers: Any = self.lr_schedulers() or []
-        optimizer = optimizers[index]
-        optimizer.zero_grad()
-        self.manual_backward(loss)
-        optimizer.step()
-        for scheduler in schedulers if isinstance(schedulers, Sequence) else [schedulers]:
-            if scheduler.optimizer is getattr(optimizer, "optimizer", optimizer):
-                scheduler.step()
-        if index == 0 and self.diffusion_ema is not None:
-            self.diffusion_ema.update()
+        self.take_turn(loss, index)
         self.log_terms({**terms, ("gen_lr", "disc_lr")[index]: self.learning_rate(index)})
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip here: gradients are unscaled by now."""
-        if self.clip_grad_norm > 0:
-            nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], self.clip_grad_norm)
 
 
 def interpolate(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
@@ -336,28 +336,18 @@ def with_next_prompt(metadata: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     ]
 
 
-@register("training", "arc", ignored=("timestep_sampler", "timestep_sampler_options", "loss_configs"))
-def arc_training(
-    arc: Annotated[ARC, Field(description="critic, teacher, warm-up and noise levels")],
-    optimizer_configs: Annotated[dict[str, Any], Field(description="of diffusion and of discriminator")],
-    use_ema: Annotated[bool, Field(description="keep an average of the weights, and export it")] = True,
-    pre_encoded: Annotated[bool, Field(description="the data set holds latents")] = False,
-    cfg_dropout_prob: Annotated[float, Field(ge=0, le=1, description="how often conditions are dropped")] = 0.1,
-    clip_grad_norm: Annotated[float, Field(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0,
-    trim_config: Annotated[Trim | None, Field(description="shorter batches now and then")] = None,
-    inpainting: Annotated[Inpainting | None, Field(description="what is hidden, for models that fill in")] = None,
-    *,
-    model: Runtime[ConditionedDiffusionModelWrapper],
-    model_config: Runtime[dict[str, Any]],
-    gradient_clip_val: Runtime[float] = 0.0,
-) -> ARCTrainingWrapper:
-    """Adversarial relativistic-contrastive post-training."""
-    teacher: Any = None
-    teacher_config = arc.teacher_model or (model_config if arc.use_model_as_teacher else None)
-    if teacher_config is not None:
-        if arc.teacher_model_ckpt is None:
-            raise ConfigError("training.arc.teacher_model_ckpt: missing; a teacher needs its weights")
-        teacher = load_model(teacher_config, arc.teacher_model_ckpt)
+def _build_teacher(arc: ARC, model_config: Mapping[str, Any] | None) -> Any:
+    """The teacher that the section names, with its weights; None where it names none."""
+    config = arc.teacher_model or (model_config if arc.use_model_as_teacher else None)
+    if config is None:
+        return None
+    if arc.teacher_model_ckpt is None:
+        raise ConfigError("training.arc.teacher_model_ckpt: missing; a teacher needs its weights")
+    return load_model(config, arc.teacher_model_ckpt)
+
+
+def _build_critic(arc: ARC, model_config: Mapping[str, Any] | None) -> Any:
+    """The network that the critic's head stands on, trainable."""
     base = arc.discriminator_base_model or (model_config if arc.use_model_as_discriminator else None)
     if base is None:
         raise ConfigError(
@@ -365,17 +355,4 @@ def arc_training(
         )
     weights = arc.discriminator_base_ckpt
     critic: Any = create_model_from_config(base) if weights is None else load_model(base, weights).train()
-    critic.requires_grad_(True)
-    return ARCTrainingWrapper(
-        model,
-        critic,
-        arc,
-        optimizer_configs,
-        teacher,
-        use_ema,
-        pre_encoded,
-        cfg_dropout_prob,
-        clip_grad_norm or gradient_clip_val,
-        trim_config,
-        inpainting,
-    )
+    return critic.requires_grad_(True)

@@ -25,14 +25,17 @@ class WeightAverage(nn.Module):
         inv_gamma: float = 1.0,
         update_every: int = 1,
         update_after_step: int = 1,
+        start: nn.Module | None = None,
     ) -> None:
+        """`start`: a model of the same shape whose weights the averages have until the first update."""
         super().__init__()
         self.beta, self.power, self.inv_gamma = beta, power, inv_gamma
         self.update_every, self.update_after_step = update_every, update_after_step
         self.step = 0
         self.started = False
         self._online = _followed(model)
-        self._averages = {name: tensor.detach().clone() for name, tensor in self._online.items()}
+        first = {} if start is None else start.state_dict()
+        self._averages = {name: first.get(name, tensor).detach().clone() for name, tensor in self._online.items()}
         self._known = set(model.state_dict())
 
     @property

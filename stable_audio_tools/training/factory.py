@@ -12,6 +12,7 @@ from stable_audio_tools.core.config.parts import as_error, examine_body, place
 from stable_audio_tools.core.config.sentences import Problem, sentences, show
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.training.callbacks.demos import DemoCallback
+from stable_audio_tools.training.callbacks.progress import ProgressBar
 from stable_audio_tools.training.callbacks.song_describer import SongDescriberCallback
 from stable_audio_tools.training.module import TrainingModule
 
@@ -105,8 +106,14 @@ def create_training_wrapper_from_config(
         sample_rate=model_config["sample_rate"],
         accum_batches=accum_batches,
         gradient_clip_val=gradient_clip_val,
+        discriminator=None,  # ARC builds the critic that its section names
     )
     return wrapper
+
+
+def create_tqdm_callback_from_config(model_config: Mapping[str, Any], **options: Any) -> ProgressBar:
+    """The progress bar, with the options of `training.tqdm`."""
+    return ProgressBar(**{**(check_training_config(model_config).shared.tqdm or {}), **options})
 
 
 def create_song_describer_callback_from_config(
@@ -120,6 +127,9 @@ def create_song_describer_callback_from_config(
         sample_size=model_config["sample_size"], demo=section.demo, folder=folder
     )
     return callback
+
+
+create_song_describer_eval_callback_from_config = create_song_describer_callback_from_config  # the published name
 
 
 def create_demo_callback_from_config(

@@ -16,28 +16,40 @@ from stable_audio_tools.models.lm import AudioLanguageModelWrapper
 from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.training.callbacks.demos import Demo, DemoCallback, repeated
 from stable_audio_tools.training.ema import WeightAverage
-from stable_audio_tools.training.module import TrainingModule, unwrap_batch
+from stable_audio_tools.training.module import (
+    ConditionDropout,
+    LearningRate,
+    OptimizerConfigs,
+    PreEncoded,
+    TrainingModule,
+    UseEMA,
+    unwrap_batch,
+)
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
 
 
+@register("training", "lm")
 class AudioLanguageModelTrainingWrapper(TrainingModule):
     """Cross entropy of each codebook's next token, averaged over codebooks."""
 
     def __init__(
         self,
-        model: AudioLanguageModelWrapper,
-        lr: float | None = 1e-4,
-        use_ema: bool = False,
-        optimizer_configs: Mapping[str, Any] | None = None,
-        pre_encoded: bool = False,
-        cfg_dropout_prob: float = 0.1,
+        model: Runtime[AudioLanguageModelWrapper],
+        lr: LearningRate = 1e-4,
+        use_ema: UseEMA = False,
+        ema_copy: Runtime[nn.Module | None] = None,
+        optimizer_configs: OptimizerConfigs = None,
+        pre_encoded: PreEncoded = False,
+        cfg_dropout_prob: ConditionDropout = 0.1,
     ) -> None:
         super().__init__()
         self.model = model
         model.pretransform.requires_grad_(False)
-        self.model_ema = (
-            WeightAverage(model, beta=0.99, power=2 / 3, update_every=10, update_after_step=100) if use_ema else None
-        )
+        self.model_ema: WeightAverage | None = None
+        if use_ema:
+            self.model_ema = WeightAverage(
+                model, beta=0.99, power=2 / 3, update_every=10, update_after_step=100, start=ema_copy
+            )
         self.optimizer_config = resolve_optimizer(
             optimizer_configs, "lm", lr, "AdamW", betas=[0.9, 0.95], weight_decay=0.1
         )
@@ -126,24 +138,6 @@ class AudioLanguageModelDemoCallback(DemoCallback):
                 top_p=0.95,
             )
             yield Demo(f"demo_cfg_{scale:g}", audio=rearrange(torch.as_tensor(audio), "b c n -> c (b n)"))
-
-
-@register("training", "lm")
-def language_model_training(
-    learning_rate: Annotated[
-        float | None, Field(gt=0, description="rate of the optimiser, without optimizer_configs")
-    ] = None,
-    optimizer_configs: Annotated[dict[str, Any] | None, Field(description="optimiser and scheduler")] = None,
-    use_ema: Annotated[bool, Field(description="keep an average of the weights, and export it")] = False,
-    pre_encoded: Annotated[bool, Field(description="the data set holds latents")] = False,
-    cfg_dropout_prob: Annotated[float, Field(ge=0, le=1, description="how often conditions are dropped")] = 0.1,
-    *,
-    model: Runtime[AudioLanguageModelWrapper],
-) -> AudioLanguageModelTrainingWrapper:
-    """Prediction of the next token of each codebook."""
-    return AudioLanguageModelTrainingWrapper(
-        model, learning_rate, use_ema, optimizer_configs, pre_encoded, cfg_dropout_prob
-    )
 
 
 @register("demo", "lm")

@@ -1,21 +1,44 @@
 """What every training module shares: averaged weights, a state per process, an export."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
+from pydantic import Field
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from stable_audio_tools.core.config import Key
 from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.checkpoints.upgrades import Target, apply_upgrades
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.foreign_checkpoints import fitted_optimizers, is_foreign
+from stable_audio_tools.training.gradients import clip_gradients, gradient_norm, unscale, with_gradients
 from stable_audio_tools.training.timesteps import TimestepLaw
 
 logger = logging.getLogger(__name__)
+
+# Parameters that several training modules have, as a config writes them.
+LearningRate = Annotated[
+    float | None,
+    Key("learning_rate", default=None),
+    Field(gt=0, description="rate of the optimiser, without optimizer_configs"),
+]
+OptimizerConfigs = Annotated[dict[str, Any] | None, Field(description="optimiser and scheduler")]
+UseEMA = Annotated[bool, Field(description="keep an average of the weights, and export it")]
+PreEncoded = Annotated[bool, Field(description="the data set holds latents")]
+ConditionDropout = Annotated[float, Field(ge=0, le=1, description="how often conditions are dropped")]
+LawName = Annotated[
+    Literal["uniform", "logit_normal", "trunc_logit_normal", "log_snr"], Field(description="law of the noise levels")
+]
+LawOptions = Annotated[dict[str, Any] | None, Field(description="options of that law")]
+ValidationLevels = Annotated[
+    Sequence[float], Key(type=list[float] | None, default=None), Field(description="noise levels of validation")
+]
 
 
 class TrainingModule(pl.LightningModule):
@@ -78,6 +101,30 @@ class TrainingModule(pl.LightningModule):
             checkpoint["optimizer_states"] = fitted_optimizers(checkpoint, self)
         checkpoint["state_dict"] = {**{name: own[name] for name in own if name.startswith(self.rebuilt)}, **state}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        self.clip(optimizer, float(gradient_clip_val or 0.0))
+
+    def clip(self, optimizer: Optimizer, largest: float) -> None:
+        """Shorten the gradient to a norm of at most `largest` (0: leave it); log the norm that it had."""
+        if largest <= 0 and not self.logs_now:
+            return
+        unscale(self.trainer, optimizer)
+        parameters = with_gradients(optimizer)
+        if not parameters:  # the guard has dropped them
+            return
+        norm = clip_gradients(parameters, largest) if largest > 0 else gradient_norm(parameters)
+        self.log_terms({"grad_norm": norm}, bar=())
+
+    @property
+    def logs_now(self) -> bool:
+        """Are the values of this step written? Only then does anything wait for the device."""
+        return bool(self.trainer._logger_connector.should_update_logs)
+
     def learning_rate(self, index: int = 0) -> float:
         """The rate that the optimiser uses now."""
         return float(self.trainer.optimizers[index].param_groups[0]["lr"])
@@ -85,15 +132,12 @@ class TrainingModule(pl.LightningModule):
     def log_terms(
         self, terms: dict[str, Tensor | float], prefix: str = "train", bar: tuple[str, ...] = ("loss",)
     ) -> None:
-        """Log values under a prefix; those named in `bar` also stand in the progress bar."""
+        """Log values under a prefix, on the steps that are logged; those in `bar` also stand in the progress bar."""
+        if not self.logs_now:
+            return
         for name, value in terms.items():
             detached = value.detach() if isinstance(value, Tensor) else value
             self.log(f"{prefix}/{name}", detached, prog_bar=name in bar, on_step=True)
-
-
-def trainable(module: nn.Module) -> list[nn.Parameter]:
-    """The parameters that an optimiser should get."""
-    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def unwrap_batch(batch: Any) -> tuple[Tensor, list[dict[str, Any]]]:

@@ -12,7 +12,7 @@ import inspect
 import logging
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,29 @@ class InverseLR(LRScheduler):
         return [rise * max(self.final_lr, base * fall) for base in self.base_lrs]
 
 
+class Timing(NamedTuple):
+    """When a schedule goes on."""
+
+    interval: str  # "step" (of its optimiser) or "epoch"
+    frequency: int
+    monitor: str  # the value that ReduceLROnPlateau looks at
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Timing":
+        """The timing in a `scheduler` node."""
+        interval, frequency = config.get("interval", "step"), config.get("frequency", 1)
+        if interval not in ("step", "epoch"):
+            raise ConfigError(f"scheduler.interval: expected 'step' or 'epoch', got {show(interval)}")
+        if not isinstance(frequency, int) or isinstance(frequency, bool) or frequency < 1:
+            raise ConfigError(f"scheduler.frequency: expected a whole number of at least 1, got {show(frequency)}")
+        monitor = config.get("monitor", "")
+        if config.get("type") == "ReduceLROnPlateau" and not monitor:
+            raise ConfigError(
+                "scheduler.monitor: missing; ReduceLROnPlateau needs the name of a value, as 'val/avg_loss'"
+            )
+        return cls(interval, frequency, str(monitor))
+
+
 def resolve_optimizer(
     configs: Mapping[str, Any] | None, name: str, learning_rate: float | None, default: str, **default_config: Any
 ) -> dict[str, Any]:
@@ -81,9 +104,11 @@ def configure_optimizer(config: Mapping[str, Any], module: nn.Module) -> Any:
     node = config.get("scheduler")
     if node is None:
         return optimizer
-    timing = {key: node[key] for key in ("frequency", "monitor") if key in node}
-    schedule = {"scheduler": create_scheduler_from_config(node, optimizer), "interval": node.get("interval", "step")}
-    return {"optimizer": optimizer, "lr_scheduler": {**schedule, **timing}}
+    timing = Timing.of(node)
+    schedule = {"scheduler": create_scheduler_from_config(node, optimizer), **timing._asdict()}
+    if not timing.monitor:
+        del schedule["monitor"]
+    return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def create_optimizer_from_config(optimizer_config: Mapping[str, Any], parameters: Parameters) -> Optimizer:

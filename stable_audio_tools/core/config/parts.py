@@ -4,17 +4,27 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
 from stable_audio_tools.core.config.kinds import KINDS
-from stable_audio_tools.core.config.registry import Component, components, parameters, schema, siblings_schema
+from stable_audio_tools.core.config.registry import (
+    STRICT,
+    Component,
+    accept_objects,
+    components,
+    parameters,
+    schema,
+    siblings_schema,
+)
 from stable_audio_tools.core.config.sentences import Problem, nearest, sentences, show
 from stable_audio_tools.core.errors import ConfigError, UserError
 
 logger = logging.getLogger(__name__)
+
+Record = TypeVar("Record")
 
 KIND_MARK = "x-kind"  # stands in a JSON Schema where a tagged node does, until its definition is known
 
@@ -48,15 +58,15 @@ class Part:
         component, kind = self.component, KINDS[self.kind]
         offered = {**vars(self.siblings), **runtime}
         arguments: dict[str, Any] = {}
-        for name, _, default, from_program in parameters(component.target):
+        for name, _, default, from_program, key in parameters(component.target):
             if component.body is not None and name == "config":
                 arguments[name] = Part(*component.body, self.config, path=f"{self.path}.config")
             elif not from_program:
-                arguments[name] = getattr(self.config, name)
-            elif name in offered:
-                arguments[name] = offered[name]
+                arguments[name] = getattr(self.config, key)
+            elif key in offered:
+                arguments[name] = offered[key]
             elif default is ...:
-                raise TypeError(f"{self.path}: {self.kind} {self.type!r} needs {name!r} from its caller")
+                raise TypeError(f"{self.path}: {self.kind} {self.type!r} needs {key!r} from its caller")
         try:
             built = component.target(**arguments)
         except UserError:
@@ -112,6 +122,21 @@ def build(kind: str, node: Any, path: str = "", tag: str | None = None, **runtim
     return validate(kind, node, path, tag).build(**runtime)
 
 
+def as_record(kind: type[Record], value: Any, path: str) -> Record:
+    """The record that a Python caller gives, as itself or as the mapping of a config; None gives its defaults."""
+    if isinstance(value, kind):
+        return value
+    model = create_model("record", __config__=STRICT, value=(accept_objects(kind), ...))
+    try:
+        checked = model.model_validate({"value": {} if value is None else dict(value)})
+    except ValidationError as error:
+        problems = [(f"{path}{where.removeprefix('.value')}", text) for where, text in sentences(error, "", model)]
+        raise as_error(problems) from None
+    record: Record = getattr(checked, "value")  # noqa: B009 (the model is made above)
+    place(record, path, path)
+    return record
+
+
 def as_error(problems: Iterable[Problem]) -> ConfigError:
     """All mistakes in one exception, a line each."""
     return ConfigError([f"{path.lstrip('.')}: {text}" for path, text in problems])
@@ -133,7 +158,7 @@ def _examine_node(kind: str, node: Any, path: str) -> tuple[Part | None, list[Pr
     if problems or part is None or siblings is None:
         return None, problems
     part.siblings = siblings
-    taken = {name for name, _, _, from_program in parameters(part.component.target) if from_program}
+    taken = {p.key for p in parameters(part.component.target) if p.runtime}
     ignored = part.component.ignored
     part.notes = [(f".config{key}", text) for key, text in part.notes]
     part.notes += [(f".{key}", "this key has no effect and is ignored") for key in beside if key in ignored]

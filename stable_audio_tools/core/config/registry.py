@@ -26,6 +26,15 @@ Runtime = Annotated[T, _RuntimeMarker()]
 
 
 @dataclasses.dataclass(frozen=True)
+class Key:
+    """How the JSON, or the program for a `Runtime` value, writes a parameter: its key, type or default there."""
+
+    name: str = ""
+    type: Any = ...
+    default: Any = ...
+
+
+@dataclasses.dataclass(frozen=True)
 class Component:
     """One registered class or function, and what is known of its config without building it."""
 
@@ -110,6 +119,7 @@ class Parameter(NamedTuple):
     annotation: Any
     default: Any  # ... where there is none
     runtime: bool
+    key: str  # its name in the JSON
 
 
 @cache
@@ -124,15 +134,28 @@ def parameters(target: Callable[..., Any]) -> tuple[Parameter, ...]:
         if name not in hints:
             raise TypeError(f"{target.__module__}.{target.__qualname__}: parameter {name!r} has no type")
         default = ... if parameter.default is parameter.empty else parameter.default
-        rows.append(Parameter(name, hints[name], default, _is_runtime(hints[name])))
+        rows.append(_as_written(Parameter(name, hints[name], default, _is_runtime(hints[name]), name)))
     return tuple(rows)
+
+
+def _as_written(parameter: Parameter) -> Parameter:
+    """The parameter with key, type and default of the JSON."""
+    if get_origin(parameter.annotation) is not Annotated:
+        return parameter
+    python_type, *marks = get_args(parameter.annotation)
+    key = next((mark for mark in marks if isinstance(mark, Key)), None)
+    if key is None:
+        return parameter
+    members = (python_type if key.type is ... else key.type, *(mark for mark in marks if mark is not key))
+    default = parameter.default if key.default is ... else key.default
+    return Parameter(parameter.name, Annotated[members], default, parameter.runtime, key.name or parameter.name)
 
 
 def _is_runtime(annotation: Any) -> bool:
     return get_origin(annotation) is Annotated and any(isinstance(a, _RuntimeMarker) for a in get_args(annotation))
 
 
-_STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=())
+STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=())
 
 
 @cache
@@ -140,9 +163,9 @@ def schema(kind: str, tag: str) -> type[BaseModel]:
     """The pydantic model of a component's `config`, from its signature."""
     component = components(kind)[tag].described_by
     fields: dict[str, Any] = {
-        p.name: (accept_objects(p.annotation), p.default) for p in parameters(component.target) if not p.runtime
+        p.key: (accept_objects(p.annotation), p.default) for p in parameters(component.target) if not p.runtime
     }
-    return create_model(f"{kind}.{tag}", __config__=_STRICT, __doc__=component.description, **fields)
+    return create_model(f"{kind}.{tag}", __config__=STRICT, __doc__=component.description, **fields)
 
 
 class _FromObject:
@@ -185,4 +208,4 @@ def accept_objects(annotation: Any) -> Any:
 def siblings_schema(kind: str) -> type[BaseModel]:
     """The pydantic model of the keys that stand beside `type` and `config`."""
     fields: dict[str, Any] = dict(KINDS[kind].siblings)
-    return create_model(f"{kind}.siblings", __config__=_STRICT, **fields)
+    return create_model(f"{kind}.siblings", __config__=STRICT, **fields)

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
-from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.config import Key, Runtime, as_record, register
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.pretrained import load_model
+from stable_audio_tools.training.adversarial import AdversarialTraining, ClipNorm, without_gradients
 from stable_audio_tools.training.autoencoders.recipe import (
     DISTILLED_PAIRS,
     ImageDistance,
@@ -26,14 +26,14 @@ from stable_audio_tools.training.autoencoders.recipe import (
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MultiLoss, ValueLoss
 from stable_audio_tools.training.losses.metrics import evaluation_metrics
-from stable_audio_tools.training.module import TrainingModule, same_length, trainable, unwrap_batch
-from stable_audio_tools.training.optimizers import create_optimizer_from_config, create_scheduler_from_config
+from stable_audio_tools.training.module import UseEMA, same_length, unwrap_batch
 
 _BETAS = (0.8, 0.99)
 LossSpace = Literal["audio", "pretransform"]
 
 
-class AutoencoderTrainingWrapper(TrainingModule):
+@register("training", "autoencoder")
+class AutoencoderTrainingWrapper(AdversarialTraining):
     """Reconstruction, adversarial and bottleneck losses; optionally distilled from a teacher."""
 
     # The original toolkit's checkpoints hold constants of its losses too, under names of their own.
@@ -41,35 +41,75 @@ class AutoencoderTrainingWrapper(TrainingModule):
 
     def __init__(
         self,
-        autoencoder: AudioAutoencoder,
-        sample_rate: int = 48000,
-        loss_config: LossConfigs | None = None,
-        eval_loss_config: Mapping[str, Mapping[str, Any]] | None = None,
-        optimizer_configs: Mapping[str, Any] | None = None,
-        lr: float | None = 1e-4,
-        warmup_steps: int = 0,
-        warmup_mode: Literal["adv", "full"] = "adv",
-        encoder_freeze_on_warmup: bool = False,
-        use_ema: bool = True,
-        force_input_mono: bool = False,
-        latent_mask_ratio: float = 0.0,
-        teacher_model: AudioAutoencoder | None = None,
-        clip_grad_norm: float = 0.0,
-        accum_batches: int = 1,
-        loss_space: LossSpace = "audio",
-        pre_encoded: bool = False,
+        autoencoder: Annotated[Runtime[AudioAutoencoder], Key("model")],
+        sample_rate: Runtime[int] = 48000,
+        loss_config: Annotated[
+            LossConfigs | Mapping[str, Any] | None,
+            Key("loss_configs", type=LossConfigs | None),
+            Field(description="the losses and their weights"),
+        ] = None,
+        eval_loss_config: Annotated[
+            Mapping[str, Mapping[str, Any]] | None,
+            Key("eval_loss_configs", type=dict[str, dict[str, Any]] | None),
+            Field(description="validation metrics (pesq, stft, sisdr, mel) and their options"),
+        ] = None,
+        optimizer_configs: Annotated[
+            dict[str, Any] | None, Field(description="optimiser and scheduler of autoencoder and discriminator")
+        ] = None,
+        lr: Annotated[
+            float | None,
+            Key("learning_rate", default=None),
+            Field(gt=0, description="rate of both optimisers, without optimizer_configs"),
+        ] = 1e-4,
+        warmup_steps: Annotated[int, Field(ge=0, description="steps without adversarial losses")] = 0,
+        warmup_mode: Annotated[
+            Literal["adv", "full"],
+            Field(description="does the discriminator train during the warm-up (adv) or not (full)"),
+        ] = "adv",
+        encoder_freeze_on_warmup: Annotated[bool, Field(description="freeze the encoder after the warm-up")] = False,
+        use_ema: Annotated[UseEMA, Key(default=False)] = True,
+        ema_copy: Runtime[nn.Module | None] = None,
+        force_input_mono: Annotated[bool, Field(description="give the encoder the mean of the channels")] = False,
+        latent_mask_ratio: Annotated[float, Field(ge=0, lt=1, description="share of latents that are set to 0")] = 0.0,
+        teacher_model: Annotated[
+            AudioAutoencoder | Mapping[str, Any] | None,
+            Key(type=dict[str, Any] | None),
+            Field(description="model config of a teacher to distil from"),
+        ] = None,
+        clip_grad_norm: ClipNorm = 0.0,
+        accum_batches: Runtime[int] = 1,
+        loss_space: Annotated[
+            LossSpace,
+            Field(
+                description="compare audio, or what the pretransform makes of it, such as spectrograms (loss `image`)"
+            ),
+        ] = "audio",
+        pre_encoded: Annotated[
+            bool, Field(description="the data set holds what the pretransform makes; for loss_space pretransform")
+        ] = False,
+        teacher_model_ckpt: Annotated[str | None, Field(description="weights of the teacher")] = None,
+        gradient_clip_val: Runtime[float] = 0.0,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        """`loss_config` may be the plain dictionary of a config; `teacher_model` a model or its config."""
+        image = loss_space == "pretransform"
+        default = LossConfigs() if image else default_loss_configs()
+        configs = default if loss_config is None else as_record(LossConfigs, loss_config, "loss_config")
+        names = ["autoencoder"] + (["discriminator"] if configs.discriminator is not None else [])
+        super().__init__(
+            _with_default(optimizer_configs, lr, names), names, accum_batches, clip_grad_norm or gradient_clip_val
+        )
         self.autoencoder = autoencoder
-        self.compares_images, self.pre_encoded = loss_space == "pretransform", pre_encoded
+        self.compares_images, self.pre_encoded = image, pre_encoded
         self.warmup_steps, self.warmup_mode = warmup_steps, warmup_mode
         self.encoder_freeze_on_warmup = encoder_freeze_on_warmup
         self.force_input_mono, self.latent_mask_ratio = force_input_mono, latent_mask_ratio
-        self.clip_grad_norm, self.accum_batches = clip_grad_norm, accum_batches
-        self.teacher_model = teacher_model.eval().requires_grad_(False) if teacher_model is not None else None
+        teacher: Any = teacher_model
+        if isinstance(teacher_model, Mapping):
+            if teacher_model_ckpt is None:
+                raise ConfigError("training.teacher_model_ckpt: missing; teacher_model is given and needs its weights")
+            teacher = load_model(teacher_model, teacher_model_ckpt)
+        self.teacher_model = None if teacher is None else teacher.eval().requires_grad_(False)
 
-        configs = loss_config or (LossConfigs() if self.compares_images else default_loss_configs())
         channels = autoencoder.out_channels
         if self.compares_images:
             check_image_losses(configs, autoencoder, teacher_model is not None or bool(eval_loss_config))
@@ -95,22 +135,8 @@ class AutoencoderTrainingWrapper(TrainingModule):
             )
         )
         self.losses_disc = MultiLoss([ValueLoss("loss_dis", "discriminator_loss")])
-        self.optimizer_configs = self._resolve_optimizers(optimizer_configs, lr)
-        self.autoencoder_ema = WeightAverage(autoencoder) if use_ema else None
+        self.autoencoder_ema = WeightAverage(autoencoder, start=ema_copy) if use_ema else None
         self.metrics = evaluation_metrics(eval_loss_config or {}, sample_rate)
-        self._accumulated = 0
-
-    def _resolve_optimizers(self, configs: Mapping[str, Any] | None, lr: float | None) -> dict[str, Any]:
-        names = ["autoencoder"] + (["discriminator"] if self.discriminator is not None else [])
-        if configs is None:
-            if lr is None:
-                raise ConfigError("training: give learning_rate, or optimizer_configs")
-            adam = {"optimizer": {"type": "AdamW", "config": {"lr": lr, "betas": list(_BETAS)}}}
-            return dict.fromkeys(names, adam)
-        missing = [name for name in names if name not in configs]
-        if missing:
-            raise ConfigError(f"training.optimizer_configs: has no entry {missing[0]!r}; found {', '.join(configs)}")
-        return {name: configs[name] for name in names}
 
     @property
     def weight_average(self) -> WeightAverage | None:
@@ -120,15 +146,8 @@ class AutoencoderTrainingWrapper(TrainingModule):
     def exported(self) -> nn.Module:
         return self.autoencoder
 
-    def configure_optimizers(self) -> Any:
-        networks: dict[str, Any] = {"autoencoder": self.autoencoder, "discriminator": self.discriminator}
-        optimizers, schedulers = [], []
-        for name, config in self.optimizer_configs.items():
-            optimizer = create_optimizer_from_config(config["optimizer"], trainable(networks[name]))
-            optimizers.append(optimizer)
-            if "scheduler" in config:
-                schedulers.append(create_scheduler_from_config(config["scheduler"], optimizer))
-        return optimizers, schedulers
+    def players(self) -> list[nn.Module]:
+        return [self.autoencoder] + ([] if self.discriminator is None else [self.discriminator])
 
     @property
     def warmed_up(self) -> bool:
@@ -151,8 +170,9 @@ class AutoencoderTrainingWrapper(TrainingModule):
         # The discriminator learns from finished audio: no graph of the autoencoder is built for it.
         with torch.no_grad() if discriminating else nullcontext():
             info = self._reconstruct(reals)
-        loss, terms = self._discriminate(info) if discriminating else self._generate(info)
-        self._step(loss, index=int(discriminating))
+        with nullcontext() if discriminating else without_gradients(*self.players()[1:]):
+            loss, terms = self._discriminate(info) if discriminating else self._generate(info)
+            self.take_turn(loss, index=int(discriminating))
         if not discriminating:
             terms = {
                 "loss": loss,
@@ -222,30 +242,6 @@ class AutoencoderTrainingWrapper(TrainingModule):
         }
         return {"teacher_latents": teacher_latents, **terms}
 
-    def _step(self, loss: Tensor, index: int) -> None:
-        """Backward, and after `accum_batches` of them one step of the optimiser whose turn it is."""
-        optimizers, schedulers = _listed(self.optimizers()), _listed(self.lr_schedulers())
-        optimizer = optimizers[index]
-        if self._accumulated == 0:
-            optimizer.zero_grad()
-        self._accumulated += 1
-        self.manual_backward(loss / self.accum_batches)
-        if self._accumulated < self.accum_batches:
-            return
-        self._accumulated = 0
-        optimizer.step()
-        for scheduler in schedulers:
-            if scheduler.optimizer is getattr(optimizer, "optimizer", optimizer):
-                scheduler.step()
-        if index == 0 and self.autoencoder_ema is not None:
-            self.autoencoder_ema.update()
-
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip here: gradients are unscaled by now."""
-        if self.clip_grad_norm > 0:
-            parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.clip_grad_norm)
-
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         reals, _ = unwrap_batch(batch)
         info = self._reconstruct(reals)
@@ -255,73 +251,11 @@ class AutoencoderTrainingWrapper(TrainingModule):
             self.log(f"val/{name}", value, on_epoch=True, sync_dist=True, batch_size=len(reals))
 
 
-def _listed(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-@register("training", "autoencoder")
-def autoencoder_training(
-    learning_rate: Annotated[
-        float | None, Field(gt=0, description="rate of both optimisers, without optimizer_configs")
-    ] = None,
-    warmup_steps: Annotated[int, Field(ge=0, description="steps without adversarial losses")] = 0,
-    warmup_mode: Annotated[
-        Literal["adv", "full"], Field(description="does the discriminator train during the warm-up (adv) or not (full)")
-    ] = "adv",
-    encoder_freeze_on_warmup: Annotated[bool, Field(description="freeze the encoder after the warm-up")] = False,
-    clip_grad_norm: Annotated[float, Field(ge=0, description="largest gradient norm; 0: no clipping")] = 0.0,
-    loss_configs: Annotated[LossConfigs | None, Field(description="the losses and their weights")] = None,
-    eval_loss_configs: Annotated[
-        dict[str, dict[str, Any]] | None,
-        Field(description="validation metrics (pesq, stft, sisdr, mel) and their options"),
-    ] = None,
-    optimizer_configs: Annotated[
-        dict[str, Any] | None, Field(description="optimiser and scheduler of autoencoder and discriminator")
-    ] = None,
-    use_ema: Annotated[bool, Field(description="keep an average of the weights, and export it")] = False,
-    force_input_mono: Annotated[bool, Field(description="give the encoder the mean of the channels")] = False,
-    latent_mask_ratio: Annotated[float, Field(ge=0, lt=1, description="share of latents that are set to 0")] = 0.0,
-    teacher_model: Annotated[
-        dict[str, Any] | None, Field(description="model config of a teacher to distil from")
-    ] = None,
-    teacher_model_ckpt: Annotated[str | None, Field(description="weights of the teacher")] = None,
-    loss_space: Annotated[
-        LossSpace,
-        Field(description="compare audio, or what the pretransform makes of it, such as spectrograms (loss `image`)"),
-    ] = "audio",
-    pre_encoded: Annotated[
-        bool, Field(description="the data set holds what the pretransform makes; for loss_space pretransform")
-    ] = False,
-    *,
-    model: Runtime[AudioAutoencoder],
-    sample_rate: Runtime[int],
-    accum_batches: Runtime[int] = 1,
-    gradient_clip_val: Runtime[float] = 0.0,
-) -> AutoencoderTrainingWrapper:
-    """Reconstruction, adversarial and bottleneck losses."""
-    teacher: Any = None
-    if teacher_model is not None:
-        if teacher_model_ckpt is None:
-            raise ConfigError("training.teacher_model_ckpt: missing; teacher_model is given and needs its weights")
-        teacher = load_model(teacher_model, teacher_model_ckpt)
-    return AutoencoderTrainingWrapper(
-        model,
-        sample_rate,
-        loss_configs,
-        eval_loss_configs,
-        optimizer_configs,
-        learning_rate,
-        warmup_steps,
-        warmup_mode,
-        encoder_freeze_on_warmup,
-        use_ema,
-        force_input_mono,
-        latent_mask_ratio,
-        teacher,
-        clip_grad_norm or gradient_clip_val,
-        accum_batches,
-        loss_space,
-        pre_encoded,
-    )
+def _with_default(configs: Mapping[str, Any] | None, lr: float | None, names: list[str]) -> Mapping[str, Any]:
+    """The configs, or AdamW at `lr` for each name."""
+    if configs is not None:
+        return configs
+    if lr is None:
+        raise ConfigError("training: give learning_rate, or optimizer_configs")
+    adam = {"optimizer": {"type": "AdamW", "config": {"lr": lr, "betas": list(_BETAS)}}}
+    return dict.fromkeys(names, adam)

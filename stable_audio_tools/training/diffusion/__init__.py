@@ -1,6 +1,9 @@
 """Training of diffusion models: conditional (with inpainting), unconditional, and diffusion autoencoders."""
 
-from stable_audio_tools.training.diffusion.conditional import DiffusionCondTrainingWrapper
+from stable_audio_tools.training.diffusion.conditional import (
+    DiffusionCondInpaintTrainingWrapper,
+    DiffusionCondTrainingWrapper,
+)
 from stable_audio_tools.training.diffusion.decoder import DiffusionAutoencoderTrainingWrapper
 from stable_audio_tools.training.diffusion.demos import (
     DiffusionAutoencoderDemoCallback,
@@ -15,6 +18,7 @@ __all__ = [
     "DiffusionAutoencoderTrainingWrapper",
     "DiffusionCondDemoCallback",
     "DiffusionCondInpaintDemoCallback",
+    "DiffusionCondInpaintTrainingWrapper",
     "DiffusionCondTrainingWrapper",
     "DiffusionUncondDemoCallback",
     "DiffusionUncondTrainingWrapper",

@@ -2,15 +2,15 @@
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.core.config import Runtime, build, register
+from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.inpainting import random_inpaint_mask
@@ -19,7 +19,18 @@ from stable_audio_tools.training.diffusion.latent_scale import measure_scale
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
-from stable_audio_tools.training.module import TrainingModule, unwrap_batch
+from stable_audio_tools.training.module import (
+    ConditionDropout,
+    LawName,
+    LawOptions,
+    LearningRate,
+    OptimizerConfigs,
+    PreEncoded,
+    TrainingModule,
+    UseEMA,
+    ValidationLevels,
+    unwrap_batch,
+)
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
 from stable_audio_tools.training.timesteps import TimestepLaw
 
@@ -42,25 +53,34 @@ class Inpainting:
     mask_kwargs: MaskOptions = MaskOptions()
 
 
+@register("training", "diffusion_cond", ignored=("loss_configs",))
+@register("training", "diffusion_cond_inpaint", ignored=("loss_configs",))
 class DiffusionCondTrainingWrapper(TrainingModule):
     """Denoises latents at random noise levels, given conditions that are dropped at random for guidance."""
 
     def __init__(
         self,
-        model: ConditionedDiffusionModelWrapper,
-        lr: float | None = None,
-        mask_padding: bool = False,
-        mask_padding_dropout: float = 0.0,
-        use_ema: bool = True,
-        log_loss_info: bool = False,
-        optimizer_configs: Mapping[str, Any] | None = None,
-        pre_encoded: bool = False,
-        cfg_dropout_prob: float = 0.1,
-        timestep_sampler: str = "uniform",
-        timestep_sampler_options: Mapping[str, Any] | None = None,
-        validation_timesteps: Sequence[float] = VALIDATION_LEVELS,
-        p_one_shot: float = 0.0,
-        inpainting_config: Inpainting | None = None,
+        model: Runtime[ConditionedDiffusionModelWrapper],
+        lr: LearningRate = None,
+        mask_padding: Annotated[bool, Field(description="leave padding out of the loss")] = False,
+        mask_padding_dropout: Annotated[
+            float, Field(ge=0, le=1, description="how often padding is counted all the same")
+        ] = 0.0,
+        use_ema: UseEMA = True,
+        log_loss_info: Annotated[bool, Field(description="log the loss of ten bands of noise levels")] = False,
+        optimizer_configs: OptimizerConfigs = None,
+        pre_encoded: PreEncoded = False,
+        cfg_dropout_prob: ConditionDropout = 0.1,
+        timestep_sampler: LawName = "uniform",
+        timestep_sampler_options: LawOptions = None,
+        validation_timesteps: ValidationLevels = VALIDATION_LEVELS,
+        p_one_shot: Annotated[float, Field(ge=0, le=1, description="how often the input is pure noise")] = 0.0,
+        inpainting_config: Annotated[
+            Inpainting | Mapping[str, Any] | None,
+            Key("inpainting", type=Inpainting | None),
+            Field(description="what is hidden, for models that fill in"),
+        ] = None,
+        model_type: Runtime[str] = "diffusion_cond",
     ) -> None:
         super().__init__()
         self.diffusion = model
@@ -68,13 +88,14 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         self.mask_padding, self.mask_padding_dropout = mask_padding, mask_padding_dropout
         self.cfg_dropout_prob, self.p_one_shot = cfg_dropout_prob, p_one_shot
         self.pre_encoded, self.log_loss_info = pre_encoded, log_loss_info
-        self.inpainting = inpainting_config
+        fills_in = inpainting_config is not None or model_type == "diffusion_cond_inpaint"
+        self.inpainting = as_record(Inpainting, inpainting_config, "inpainting_config") if fills_in else None
         self.objective = model.objective
         law = {"type": timestep_sampler, "config": dict(timestep_sampler_options or {})}
         self.timesteps: TimestepLaw = build("timestep_law", law, "training.timestep_sampler")
         self.losses = MultiLoss([MSELoss("output", "targets", mask_key="padding_mask", name="mse_loss")])
         self.optimizer_config = resolve_optimizer(optimizer_configs, "diffusion", lr, "Adam")
-        self.validation = NoiseLevelLosses(validation_timesteps)
+        self.validation = NoiseLevelLosses(validation_timesteps or VALIDATION_LEVELS)
 
     @property
     def weight_average(self) -> WeightAverage | None:
@@ -180,49 +201,16 @@ def encode(model: Any, audio: Tensor, pre_encoded: bool) -> Tensor:
     return encoded
 
 
-@register("training", "diffusion_cond", ignored=("loss_configs",))
-@register("training", "diffusion_cond_inpaint", ignored=("loss_configs",))
-def conditional_training(
-    learning_rate: Annotated[
-        float | None, Field(gt=0, description="rate of the optimiser, without optimizer_configs")
-    ] = None,
-    optimizer_configs: Annotated[dict[str, Any] | None, Field(description="optimiser and scheduler")] = None,
-    use_ema: Annotated[bool, Field(description="keep an average of the weights, and export it")] = True,
-    pre_encoded: Annotated[bool, Field(description="the data set holds latents")] = False,
-    cfg_dropout_prob: Annotated[float, Field(ge=0, le=1, description="how often conditions are dropped")] = 0.1,
-    mask_padding: Annotated[bool, Field(description="leave padding out of the loss")] = False,
-    mask_padding_dropout: Annotated[
-        float, Field(ge=0, le=1, description="how often padding is counted all the same")
-    ] = 0.0,
-    timestep_sampler: Annotated[
-        Literal["uniform", "logit_normal", "trunc_logit_normal", "log_snr"],
-        Field(description="law of the noise levels"),
-    ] = "uniform",
-    timestep_sampler_options: Annotated[dict[str, Any] | None, Field(description="options of that law")] = None,
-    p_one_shot: Annotated[float, Field(ge=0, le=1, description="how often the input is pure noise")] = 0.0,
-    inpainting: Annotated[Inpainting | None, Field(description="what is hidden, for models that fill in")] = None,
-    log_loss_info: Annotated[bool, Field(description="log the loss of ten bands of noise levels")] = False,
-    validation_timesteps: Annotated[list[float] | None, Field(description="noise levels of validation")] = None,
-    *,
-    model: Runtime[ConditionedDiffusionModelWrapper],
-    model_type: Runtime[str] = "diffusion_cond",
-) -> DiffusionCondTrainingWrapper:
-    """Denoising given conditions, with or without inpainting."""
-    if model_type == "diffusion_cond_inpaint" and inpainting is None:
-        inpainting = Inpainting()
-    return DiffusionCondTrainingWrapper(
-        model,
-        learning_rate,
-        mask_padding,
-        mask_padding_dropout,
-        use_ema,
-        log_loss_info,
-        optimizer_configs,
-        pre_encoded,
-        cfg_dropout_prob,
-        timestep_sampler,
-        timestep_sampler_options,
-        validation_timesteps or VALIDATION_LEVELS,
-        p_one_shot,
-        inpainting,
-    )
+class DiffusionCondInpaintTrainingWrapper(DiffusionCondTrainingWrapper):
+    """Trains a model that fills gaps, with masks of up to `max_mask_segments` segments unless a config says more."""
+
+    def __init__(
+        self,
+        model: ConditionedDiffusionModelWrapper,
+        lr: float | None = 1e-4,
+        max_mask_segments: int = 10,
+        inpainting_config: Inpainting | Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        hidden = inpainting_config or Inpainting(MaskOptions(max_mask_segments))
+        super().__init__(model, lr, inpainting_config=hidden, **options)

@@ -8,20 +8,21 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stable_audio_tools.core.config import Runtime, build, register
+from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
 from stable_audio_tools.models.autoencoders import DiffusionAutoencoder
 from stable_audio_tools.models.diffusion.objectives import V
 from stable_audio_tools.training.autoencoders.recipe import LossConfigs, SpectralDistance, bottleneck_losses
 from stable_audio_tools.training.diffusion.validation import NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import LossModule, MSELoss, MultiLoss, ValueLoss
-from stable_audio_tools.training.module import TrainingModule, same_length, unwrap_batch
+from stable_audio_tools.training.module import LearningRate, OptimizerConfigs, TrainingModule, same_length, unwrap_batch
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
 from stable_audio_tools.training.timesteps import TimestepLaw
 
 _RECONSTRUCTION_WEIGHT = 0.1
 
 
+@register("training", "diffusion_autoencoder")
 class DiffusionAutoencoderTrainingWrapper(TrainingModule):
     """Denoises audio (or what the pretransform makes of it) given its own latents."""
 
@@ -29,18 +30,25 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
 
     def __init__(
         self,
-        model: DiffusionAutoencoder,
-        lr: float | None = 1e-4,
-        use_reconstruction_loss: bool = False,
-        optimizer_configs: Mapping[str, Any] | None = None,
-        loss_config: LossConfigs | None = None,
+        model: Runtime[DiffusionAutoencoder],
+        lr: LearningRate = 1e-4,
+        ema_copy: Runtime[nn.Module | None] = None,
+        use_reconstruction_loss: Annotated[
+            bool, Field(description="also compare spectra of the decoded audio")
+        ] = False,
+        optimizer_configs: OptimizerConfigs = None,
+        loss_config: Annotated[
+            LossConfigs | Mapping[str, Any] | None,
+            Key("loss_configs", type=LossConfigs | None),
+            Field(description="weights of bottleneck terms, options of spectra"),
+        ] = None,
     ) -> None:
         super().__init__()
         self.diffae = model
-        self.diffae_ema = WeightAverage(model)
+        self.diffae_ema = WeightAverage(model, start=ema_copy)
         law: TimestepLaw = build("timestep_law", {"type": "uniform"})
         self.timesteps = law
-        configs = loss_config or LossConfigs()
+        configs = as_record(LossConfigs, loss_config, "loss_config")
         losses: list[LossModule] = [MSELoss("output", "targets", name="mse_loss")]
         losses += bottleneck_losses(model.bottleneck, configs.bottleneck.weights)
         self.spectral: SpectralDistance | None = None
@@ -98,22 +106,3 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.validation.report(self)
-
-
-@register("training", "diffusion_autoencoder")
-def diffusion_autoencoder_training(
-    learning_rate: Annotated[
-        float | None, Field(gt=0, description="rate of the optimiser, without optimizer_configs")
-    ] = None,
-    optimizer_configs: Annotated[dict[str, Any] | None, Field(description="optimiser and scheduler")] = None,
-    use_reconstruction_loss: Annotated[bool, Field(description="also compare spectra of the decoded audio")] = False,
-    loss_configs: Annotated[
-        LossConfigs | None, Field(description="weights of bottleneck terms, options of spectra")
-    ] = None,
-    *,
-    model: Runtime[DiffusionAutoencoder],
-) -> DiffusionAutoencoderTrainingWrapper:
-    """Denoising given the audio's own latents."""
-    return DiffusionAutoencoderTrainingWrapper(
-        model, learning_rate, use_reconstruction_loss, optimizer_configs, loss_configs
-    )

@@ -1,11 +1,9 @@
 """Training of unconditional diffusion models."""
 
-from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, build, register
@@ -14,24 +12,35 @@ from stable_audio_tools.training.diffusion.conditional import encode, weigh
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
-from stable_audio_tools.training.module import TrainingModule, unwrap_batch
+from stable_audio_tools.training.module import (
+    LawName,
+    LawOptions,
+    LearningRate,
+    OptimizerConfigs,
+    PreEncoded,
+    TrainingModule,
+    UseEMA,
+    ValidationLevels,
+    unwrap_batch,
+)
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
 from stable_audio_tools.training.timesteps import TimestepLaw
 
 
+@register("training", "diffusion_uncond")
 class DiffusionUncondTrainingWrapper(TrainingModule):
     """Denoises audio, or its latents, at random noise levels."""
 
     def __init__(
         self,
-        model: DiffusionModelWrapper,
-        lr: float | None = 1e-4,
-        pre_encoded: bool = False,
-        use_ema: bool = True,
-        optimizer_configs: Mapping[str, Any] | None = None,
-        timestep_sampler: str = "uniform",
-        timestep_sampler_options: Mapping[str, Any] | None = None,
-        validation_timesteps: Sequence[float] = VALIDATION_LEVELS,
+        model: Runtime[DiffusionModelWrapper],
+        lr: LearningRate = 1e-4,
+        pre_encoded: PreEncoded = False,
+        use_ema: UseEMA = True,
+        optimizer_configs: OptimizerConfigs = None,
+        timestep_sampler: LawName = "uniform",
+        timestep_sampler_options: LawOptions = None,
+        validation_timesteps: ValidationLevels = VALIDATION_LEVELS,
     ) -> None:
         super().__init__()
         self.diffusion = model
@@ -42,7 +51,7 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
         self.timesteps: TimestepLaw = build("timestep_law", law, "training.timestep_sampler")
         self.losses = MultiLoss([MSELoss("output", "targets", name="mse_loss")])
         self.optimizer_config = resolve_optimizer(optimizer_configs, "diffusion", lr, "Adam")
-        self.validation = NoiseLevelLosses(validation_timesteps)
+        self.validation = NoiseLevelLosses(validation_timesteps or VALIDATION_LEVELS)
 
     @property
     def weight_average(self) -> WeightAverage | None:
@@ -79,33 +88,3 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.validation.report(self)
-
-
-@register("training", "diffusion_uncond")
-def unconditional_training(
-    learning_rate: Annotated[
-        float | None, Field(gt=0, description="rate of the optimiser, without optimizer_configs")
-    ] = None,
-    optimizer_configs: Annotated[dict[str, Any] | None, Field(description="optimiser and scheduler")] = None,
-    use_ema: Annotated[bool, Field(description="keep an average of the weights, and export it")] = True,
-    pre_encoded: Annotated[bool, Field(description="the data set holds latents")] = False,
-    timestep_sampler: Annotated[
-        Literal["uniform", "logit_normal", "trunc_logit_normal", "log_snr"],
-        Field(description="law of the noise levels"),
-    ] = "uniform",
-    timestep_sampler_options: Annotated[dict[str, Any] | None, Field(description="options of that law")] = None,
-    validation_timesteps: Annotated[list[float] | None, Field(description="noise levels of validation")] = None,
-    *,
-    model: Runtime[DiffusionModelWrapper],
-) -> DiffusionUncondTrainingWrapper:
-    """Denoising without conditions."""
-    return DiffusionUncondTrainingWrapper(
-        model,
-        learning_rate,
-        pre_encoded,
-        use_ema,
-        optimizer_configs,
-        timestep_sampler,
-        timestep_sampler_options,
-        validation_timesteps or VALIDATION_LEVELS,
-    )
