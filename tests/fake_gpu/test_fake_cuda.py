@@ -110,3 +110,15 @@ def test_a_copy_that_does_not_block_is_no_wait() -> None:
     with FakeCuda("fake_gpu") as gpu:
         torch.ones(4, device="cuda").to("cpu", non_blocking=True)
     assert len(gpu.host_copies) == 1 and not gpu.waits
+
+
+def test_small_tensors_of_known_numbers_keep_their_values() -> None:
+    with FakeCuda() as gpu:
+        ramp = torch.linspace(1, 0, 5, device="cuda") ** 2
+        assert ramp.tolist() == [1, 0.5625, 0.25, 0.0625, 0]
+        assert float((ramp * 2)[1]) == 1.125 and ramp.double().cpu()[2] == 0.25
+        drawn = torch.randn(5, device="cuda") + ramp
+        assert float(drawn[0]) == 0.5, "not known"
+        ramp += drawn
+        assert float(ramp[1]) == 0.5, "not known any more"
+    assert gpu.waits

@@ -17,9 +17,10 @@ Tensors on the wrong device or of the wrong type raise, as on a GPU. `FakeCuda` 
 - `held_bytes` and `peak_bytes`: memory of the device that is in use, and the most that was,
 - `calls`: operators by name, a measure of the cost of launching kernels.
 
-It finds no wrong numbers and no errors of kernels, and measures no speed. Values that Python reads from the device are
-0.5 and 1. Random generators of the device are those of the CPU. A model too large for the memory of the host is built
-on it without contents under `FakeCuda.hollow()`.
+It finds no wrong numbers and no errors of kernels, and measures no speed. Small tensors that are computed from known
+numbers alone, such as schedules, keep their values; other values that Python reads from the device are 0.5 and 1.
+Random generators of the device are those of the CPU. A model too large for the memory of the host is built on it
+without contents under `FakeCuda.hollow()`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
+from torch.utils._pytree import tree_iter, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
 
 _WAITING = frozenset(
     f"aten::{name}"
@@ -52,6 +54,8 @@ _WAITING = frozenset(
     )
 )
 _COPYING = ("aten::_to_copy", "aten::copy_")
+_UNKNOWN = ("bernoulli", "empty", "exponential", "multinomial", "normal", "rand", "uniform")
+_MOST_KNOWN = 4096  # values of a tensor that are kept
 _PINNING = ("aten::_pin_memory", "aten::pin_memory")
 _OF_ONE_TYPE = frozenset(  # kernels that take floating-point inputs of one type only, which meta kernels do not check
     f"aten::{name}"
@@ -91,6 +95,7 @@ class FakeCuda(TorchDispatchMode):
         self.peak_bytes = 0
         self._package = f"/{package}/"
         self._held: set[int] = set()
+        self._values = WeakIdKeyDictionary()  # what is known, as tensors on the CPU
         self._stack = contextlib.ExitStack()
 
     # ------------------------------------------------------------------ use
@@ -185,6 +190,8 @@ class FakeCuda(TorchDispatchMode):
         if on_device and name in _WAITING:
             self.waits[self._place()] += 1
         if name == "aten::_local_scalar_dense" and isinstance(inputs[0], FakeTensor):
+            if inputs[0] in self._values:
+                return self._values[inputs[0]].item()
             return 0.5 if inputs[0].is_floating_point() else 1
         if name == "aten::equal" and any(isinstance(tensor, FakeTensor) for tensor in inputs):
             return False
@@ -192,7 +199,8 @@ class FakeCuda(TorchDispatchMode):
             return args[0]
         if on_device and name in _OF_ONE_TYPE:
             _check_types(name, inputs)
-        if name == "aten::index" and _has_mask(args[1]) and any(isinstance(tensor, FakeTensor) for tensor in inputs):
+        by_mask = name == "aten::index" and _has_mask(args[1]) and any(isinstance(x, FakeTensor) for x in inputs)
+        if by_mask:
             self.waits[self._place()] += 1  # how many entries are true
             args = (args[0], self._all_chosen(args[1]))
         device = kwargs.get("device")
@@ -202,6 +210,10 @@ class FakeCuda(TorchDispatchMode):
                 result = func(*args, **kwargs)
         else:
             result = func(*args, **kwargs)
+        if func._schema.is_mutable:
+            self._forget(inputs[:1])
+        elif not by_mask and (is_fake or isinstance(result, FakeTensor)):
+            result = self._with_values(result, func, args, kwargs, inputs)
         outputs = [entry for entry in tree_iter(result) if isinstance(entry, Tensor)]
         if on_device or any(tensor.device.type == "cuda" for tensor in outputs):
             self.calls[name] += 1
@@ -211,6 +223,37 @@ class FakeCuda(TorchDispatchMode):
         for tensor in outputs:
             self._hold(tensor)
         return result
+
+    def _with_values(
+        self, result: Any, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], inputs: Sequence[Tensor]
+    ) -> Any:
+        """The result of a call, with its values if they follow from known ones; on the CPU, the values themselves."""
+        outputs = [entry for entry in tree_iter(result) if isinstance(entry, Tensor)]
+        is_small = all(tensor.numel() <= _MOST_KNOWN for tensor in (*outputs, *inputs))
+        unknown = [
+            tensor
+            for tensor in inputs
+            if isinstance(tensor, nn.Parameter) or (isinstance(tensor, FakeTensor) and tensor not in self._values)
+        ]
+        if not outputs or not is_small or unknown or any(part in func._schema.name for part in _UNKNOWN):
+            return result
+
+        def known(entry: Any) -> Any:
+            if isinstance(entry, FakeTensor):
+                return self._values[entry]
+            return torch.device("cpu") if isinstance(entry, torch.device) else entry
+
+        values = func(*tree_map(known, tuple(args)), **tree_map(known, dict(kwargs)))
+        if all(tensor.device.type == "cpu" for tensor in outputs):
+            return values
+        for tensor, value in zip(outputs, tree_iter(values)):
+            self._values[tensor] = value
+        return result
+
+    def _forget(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            if tensor in self._values:
+                del self._values[tensor]
 
     def _all_chosen(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Indices in place of masks, as if every entry were true."""
