@@ -33,6 +33,7 @@ class Verdict(NamedTuple):
     problems: list[tuple[Problem, str]]
     header: Header | None  # None where it cannot be read
     digest: bytes | None  # of the samples; None where they cannot be decoded
+    source: str = ""  # the folder of the dataset that it is from
 
     @classmethod
     def unreadable(cls, path: str, reason: str) -> "Verdict":
@@ -108,7 +109,7 @@ def _examine_file(folder: _Folder, row: int, captions: Captions) -> Verdict:
         problems = list(_caption_problems(info, captions, folder.has_code))
     except BadItem as error:
         problems = [("bad metadata", error.detail)]
-    return _listen(path, path, header, problems)
+    return _listen(path, path, header, problems)._replace(source=str(index.root))
 
 
 # ------------------------------------------------------------------ shards and tables

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from stable_audio_tools.data.index import Header
 Kind = Problem | Literal["duplicate", "split leak", "unusual rate", "unusual channels"]
 _NOTES: frozenset[str] = frozenset({"unusual rate", "unusual channels"})  # worth knowing, nothing wrong
 _USELESS: frozenset[str] = frozenset({"unreadable", "short", "silent", "not finite", "duplicate"})
+_EXAMPLES = 5  # of each kind, on a terminal
 _AHEAD = 4  # files in memory for each thread, so that shards are not read faster than they are decoded
 
 Progress = Callable[[int, int | None], None]
@@ -37,6 +38,7 @@ class CheckReport:
 
     files: int = 0
     seconds: float = 0.0
+    links: int = 0  # further names of files that were already counted
     rates: Counter[int] = field(default_factory=Counter)
     channels: Counter[int] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
@@ -55,6 +57,7 @@ class CheckReport:
             "ok": self.ok,
             "files": self.files,
             "seconds": self.seconds,
+            "links": self.links,
             "sample_rates": {str(rate): count for rate, count in self.rates.most_common()},
             "channels": {str(channels): count for channels, count in self.channels.most_common()},
             "counts": self.counts(),
@@ -87,12 +90,18 @@ def check_dataset(
     """
     report, threads = CheckReport(), workers or os.cpu_count() or 1
     first: dict[bytes, str] = {}
-    headers: dict[str, Header] = {}
+    headers: dict[str, dict[str, Header]] = defaultdict(dict)  # by source
+    seen: set[str] = set()
     with ThreadPoolExecutor(threads) as pool:
         for verdict in _examine(list_subjects(check_dataset_config(dataset_config)), pool, threads, progress):
+            real = os.path.realpath(verdict.path)
+            if real in seen:
+                report.links += 1
+                continue
+            seen.add(real)
             _enter(report, verdict)
             if verdict.header is not None:
-                headers[verdict.path] = verdict.header
+                headers[verdict.source][verdict.path] = verdict.header
             earlier = first.setdefault(verdict.digest, verdict.path) if verdict.digest is not None else verdict.path
             if earlier != verdict.path:
                 report.findings.append(Finding(verdict.path, "duplicate", f"the same audio as {earlier}"))
@@ -101,22 +110,42 @@ def check_dataset(
                 if verdict.digest in first:
                     detail = f"the same audio as {verdict.path}"
                     report.findings.append(Finding(first[verdict.digest], "split leak", detail))
-    report.findings += _unusual(headers, report, sample_rate)
+    for of_source in headers.values():
+        report.findings += _unusual(of_source, sample_rate)
     return report
 
 
 def table(report: CheckReport) -> str:
-    """The report for a terminal."""
-    lines = [f"{report.files:,} files, {report.seconds / 3600:.2f} hours"]
+    """Return the report for a terminal: what there is, how many findings of each kind, then a few of each."""
+    rates = ", ".join(f"{rate} Hz" + _share(count, report.files) for rate, count in report.rates.most_common())
+    channels = ", ".join(
+        {1: "mono", 2: "stereo"}.get(number, f"{number} channels") + _share(count, report.files)
+        for number, count in report.channels.most_common()
+    )
+    lines = [
+        ", ".join(filter(None, (f"{report.files:,} files", f"{report.seconds / 3600:.2f} hours", rates, channels)))
+    ]
+    if report.links:
+        lines.append(f"{report.links:,} links to files that are counted already")
     if not report.files:
         lines.append("no audio file was found")
     by_kind: defaultdict[str, list[Finding]] = defaultdict(list)
     for finding in report.findings:
         by_kind[finding.kind].append(finding)
-    for kind, findings in by_kind.items():
-        lines.append(f"{kind}: {len(findings)}")
-        lines += [f"  {finding.path}: {finding.detail}" for finding in findings]
-    return "\n".join([*lines, "nothing is wrong" if report.ok else ""]).rstrip()
+    kinds = sorted(by_kind, key=lambda kind: (kind in _NOTES, -len(by_kind[kind])))
+    lines += [f"{kind}: {len(by_kind[kind]):,}" + (" (a note)" if kind in _NOTES else "") for kind in kinds]
+    if report.ok:
+        lines.append("nothing is wrong")
+    for kind in kinds:
+        lines += ["", f"{kind}:"]
+        lines += [f"  {finding.path}: {finding.detail}" for finding in by_kind[kind][:_EXAMPLES]]
+        if (more := len(by_kind[kind]) - _EXAMPLES) > 0:
+            lines.append(f"  and {more:,} more; --json lists all")
+    return "\n".join(lines)
+
+
+def _share(count: int, total: int) -> str:
+    return "" if count == total else f" ({count:,})"
 
 
 def _examine(
@@ -147,12 +176,13 @@ def _enter(report: CheckReport, verdict: Verdict) -> None:
         report.channels[verdict.header.channels] += 1
 
 
-def _unusual(headers: Mapping[str, Header], report: CheckReport, sample_rate: int | None) -> Iterator[Finding]:
-    usual: Sequence[tuple[int, int]] = report.rates.most_common(1)
+def _unusual(headers: Mapping[str, Header], sample_rate: int | None) -> Iterator[Finding]:
+    """Yield a note for each file of one source that differs from the others of it, or is below the model's rate."""
+    usual = Counter(rate for _, rate, _ in headers.values()).most_common(1)[0][0]
     for path, (_, rate, channels) in headers.items():
         if sample_rate is not None and rate < sample_rate:
             yield Finding(path, "unusual rate", f"{rate} Hz is below the model's {sample_rate} Hz")
-        elif sample_rate is None and rate != usual[0][0]:
-            yield Finding(path, "unusual rate", f"{rate} Hz, where most have {usual[0][0]} Hz")
+        elif sample_rate is None and rate != usual:
+            yield Finding(path, "unusual rate", f"{rate} Hz, where most have {usual} Hz")
         if channels > 2:
             yield Finding(path, "unusual channels", f"{channels} channels; training uses the first ones")

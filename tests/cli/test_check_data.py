@@ -56,6 +56,36 @@ def test_findings_as_a_table_as_json_and_as_a_list(tmp_path: Path, capsys: pytes
     assert main(["check-data", str(config)]) == 0
 
 
+def test_a_large_report_is_read_in_seconds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Counts come first, then five examples of each kind; links are named once and counted once."""
+    config = write_dataset(tmp_path, "train", {"good": 1, **{f"quiet{number}": -1 - number for number in range(8)}})
+    (tmp_path / "train" / "link.wav").symlink_to("good.wav")
+    (tmp_path / "train" / "link.txt").write_text("a caption")
+    assert main(["check-data", str(config)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["9 files, 0.00 hours, 22050 Hz, stereo", "1 links to files that are counted already"]
+    assert "silent: 8" in lines and "duplicate: 7" in lines
+    start = lines.index("silent:")
+    assert all("quiet" in line for line in lines[start + 1 : start + 6])
+    assert lines[start + 6] == "  and 3 more; --json lists all"
+
+
+def test_rates_are_judged_within_each_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two collections of different rates are both in order; one file that differs from its neighbours is not."""
+    first = json.loads(write_dataset(tmp_path, "first", {"a": 1, "b": 2, "c": 3}).read_text())
+    second = json.loads(write_dataset(tmp_path, "second", {"d": 4, "e": 5}).read_text())
+    for name in ("d", "e"):
+        sf.write(tmp_path / "second" / f"{name}.wav", sf.read(tmp_path / "second" / f"{name}.wav")[0], 48_000)
+    both = tmp_path / "both.json"
+    both.write_text(json.dumps({**first, "datasets": [*first["datasets"], *second["datasets"]]}))
+    assert main(["check-data", str(both)]) == 0
+    printed = capsys.readouterr().out
+    assert "22050 Hz (3), 48000 Hz (2)" in printed and "unusual rate" not in printed
+    sf.write(tmp_path / "first" / "c.wav", sf.read(tmp_path / "first" / "c.wav")[0], 8_000)
+    assert main(["check-data", str(both)]) == 0
+    assert "c.wav: 8000 Hz, where most have 22050 Hz" in capsys.readouterr().out
+
+
 def test_splits_and_the_rate_of_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train = write_dataset(tmp_path, "train", {"a": 1, "b": 2})
     val = write_dataset(tmp_path, "val", {"c": 2})
