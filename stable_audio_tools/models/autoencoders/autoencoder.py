@@ -4,8 +4,9 @@ Encoding goes pretransform -> encoder -> bottleneck, decoding the same way back.
 once, while the bottleneck, which may draw noise, takes them one by one: the draws do not depend on the batching.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
+# Of this thread alone: others may use the same codec.
+_REPLAYS: ContextVar["Mapping[AudioAutoencoder, Replay]"] = ContextVar("replays", default={})  # noqa: B039
+
+
 @contextmanager
 def analysed_once(codec: nn.Module | None) -> Iterator[Callable[[], None]]:
     """Inside, one clip is encoded several times, and the encoder of a codec runs in the first pass only.
@@ -30,19 +35,17 @@ def analysed_once(codec: nn.Module | None) -> Iterator[Callable[[], None]]:
     The draws of its bottleneck differ from pass to pass. Call what is yielded before each pass.
     """
     parts = [] if codec is None else [part for part in codec.modules() if isinstance(part, AudioAutoencoder)]
-    for part in parts:
-        part.replay = Replay()
+    replays = {part: Replay() for part in parts}
 
     def begin() -> None:
-        for part in parts:
-            assert part.replay is not None
-            part.replay.position = 0
+        for replay in replays.values():
+            replay.position = 0
 
+    token = _REPLAYS.set(replays)
     try:
         yield begin
     finally:
-        for part in parts:
-            part.replay = None
+        _REPLAYS.reset(token)
 
 
 class Replay:
@@ -91,7 +94,6 @@ class AudioAutoencoder(nn.Module):
         self.downsampling_ratio = self.min_length = downsampling_ratio
         self.soft_clip = soft_clip
         self.is_discrete = bottleneck is not None and bottleneck.is_discrete
-        self.replay: Replay | None = None
 
     @property
     def audio_channels(self) -> int:
@@ -154,8 +156,9 @@ class AudioAutoencoder(nn.Module):
     ) -> Tensor:
         """The part of encoding that draws no noise: pretransform and encoder."""
         self._check_audio(audio, skip_pretransform)
-        if self.replay is not None:
-            return self.replay.next(
+        replay = _REPLAYS.get().get(self)
+        if replay is not None:
+            return replay.next(
                 lambda: self._compute_features(audio, skip_pretransform, iterate_batch, override_stride)
             )
         return self._compute_features(audio, skip_pretransform, iterate_batch, override_stride)
