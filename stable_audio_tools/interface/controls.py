@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stable_audio_tools.core.config import Part
-from stable_audio_tools.core.seeds import MAX_SEED
 from stable_audio_tools.inference.generation.facts import ModelFacts
 from stable_audio_tools.inference.generation.model import AudioModel
+from stable_audio_tools.inference.generation.request import FIELDS, OPTIONS
 from stable_audio_tools.inference.sampling.samplers import find_sampler, samplers_for
 from stable_audio_tools.models.factory import check_model_config
 
@@ -43,16 +43,21 @@ class Group:
     is_open: bool = False
 
 
+def control_of(name: str, default: Any = None, /, **changes: Any) -> Control:
+    """The control of a field of a request; `changes` are of the control."""
+    declared = OPTIONS[name].control
+    assert declared is not None, f"{name} has no control"
+    about = declared._asdict()
+    default = FIELDS[name].default if default is None else default
+    return replace(Control(name, about.pop("kind"), about.pop("label"), default, **about), **changes)
+
+
 LENGTH = "seconds_total"
 CUT = Control(
     "cut_to_length", "switch", "Cut to the length asked for", True, info="Off: the whole window of the model."
 )
-SEED = Control(
-    "seed", "integer", "Seed", -1, -1, MAX_SEED, info="The same seed gives the same audio; -1 draws a new one."
-)
-NUM_SAMPLES = Control(
-    "num_samples", "slider", "Takes", 1, 1, 8, 1, info="Files per run; their seeds count on from the first."
-)
+SEED = control_of("seed", -1)
+NUM_SAMPLES = control_of("num_samples")
 PREVIEW_EVERY = Control(
     "preview_every", "slider", "Preview every (steps)", 0, 0, 50, 1, info="Pictures on the way; 0 shows none."
 )
@@ -80,7 +85,7 @@ def guidance_controls(model: AudioModel) -> tuple[Control, ...]:
     """How strongly a diffusion model follows its conditions."""
     recommended = model.facts.recommended
     assert recommended is not None
-    scale = Control("cfg_scale", "slider", "Guidance", recommended.cfg_scale, 0, 25, 0.1, info="1 is none.")
+    scale = control_of("cfg_scale", recommended.cfg_scale)
     backbone = check_model_config(model.config)[1].config.diffusion.type
     if backbone == "adp_1d":
         return (scale,)
@@ -88,16 +93,7 @@ def guidance_controls(model: AudioModel) -> tuple[Control, ...]:
         scale,
         Control("cfg_interval_min", "slider", "Guidance from noise level", 0.0, 0, 1, 0.01),
         Control("cfg_interval_max", "slider", "Guidance to noise level", 1.0, 0, 1, 0.01),
-        Control(
-            "cfg_rescale",
-            "slider",
-            "Guidance rescale",
-            RESCALE.get(backbone, 0.0),
-            0,
-            1,
-            0.01,
-            info="Share by which loudness is brought back to that without guidance.",
-        ),
+        control_of("scale_phi", RESCALE.get(backbone, 0.0), name="cfg_rescale"),
     )
 
 
@@ -108,19 +104,14 @@ def sampler_controls(facts: ModelFacts) -> tuple[Control, ...]:
     """Sampler, steps and noise, by the objective."""
     recommended, objective = facts.recommended, facts.objective
     assert recommended is not None and objective is not None
-    steps = Control("steps", "slider", "Steps", recommended.steps, 1, 500, 1)
     sampler = Control(
         "sampler_type", "choice", "Sampler", recommended.sampler_type, choices=tuple(samplers_for(objective))
     )
-    if recommended.sigma_max is None:
-        return steps, sampler
-    return (
-        steps,
-        sampler,
-        Control("sigma_min", "number", "Least noise", recommended.sigma_min, 1e-5, 10, info="Before the last step."),
-        Control("sigma_max", "number", "Most noise", recommended.sigma_max, 0.1, 1000, info="To start from."),
-        Control("rho", "number", "Rho", 1.0, 0.01, 20, info="Bends the noise schedule."),
-    )
+    controls = (control_of("steps", recommended.steps), sampler)
+    if not find_sampler(recommended.sampler_type, objective).starts_by_ratio:
+        return controls
+    limits = (control_of("sigma_min", recommended.sigma_min), control_of("sigma_max", recommended.sigma_max))
+    return (*controls, *limits, control_of("rho", 1.0))
 
 
 def variation_group(facts: ModelFacts) -> Group:
@@ -151,7 +142,7 @@ def request_from(model: AudioModel, values: Mapping[str, Any]) -> dict[str, Any]
     told = {key: values[key] for key in model.conditions if values.get(key) is not None}
     arguments["conditions"] = told
     if values.get("cut_to_length"):
-        arguments["clip_length"] = True
+        arguments["clip_length"] = float(told[LENGTH])
     if "seconds" in values:
         # The slider shows the window rounded; asking for all of it means the window.
         arguments["seconds"] = None if values["seconds"] >= round(model.facts.window_seconds, 2) else values["seconds"]
@@ -172,8 +163,6 @@ def _sampling(model: AudioModel, values: Mapping[str, Any]) -> dict[str, Any]:
     if find_sampler(values["sampler_type"], objective).starts_by_ratio:
         options |= {name: values[name] for name in ("sigma_min", "sigma_max", "rho") if name in values}
     interval = (values.get("cfg_interval_min", 0.0), values.get("cfg_interval_max", 1.0))
-    if interval[0] > interval[1]:
-        raise ValueError(f"guidance runs from noise level {interval[0]:g} to {interval[1]:g}; exchange the two")
     if interval != (0, 1):  # what a backbone does by itself is not asked of it
         options["cfg_interval"] = interval
     if "cfg_rescale" in values:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.generation.model import AudioModel
+from stable_audio_tools.inference.generation.request import parse_spans
 from stable_audio_tools.interface.areas import add_rectangle, mel_of, parse_areas, spectrogram_of
 from stable_audio_tools.interface.controls import Control
 from stable_audio_tools.interface.gallery import Gallery, new_token, owner_of
@@ -15,7 +16,7 @@ from stable_audio_tools.interface.handlers import Services, generation_handler
 from stable_audio_tools.interface.pages import Page, pages_of
 from stable_audio_tools.interface.runner import Runner
 from stable_audio_tools.interface.uploads import read_upload
-from stable_audio_tools.interface.waveforms import add_drag, parse_spans, waveform_image
+from stable_audio_tools.interface.waveforms import add_drag, waveform_image
 from stable_audio_tools.interface.widgets import (
     DRAG_SCRIPT,
     PRIVATE,
@@ -143,17 +144,17 @@ def _marked_picture(services: Services, control: Control, widgets: dict[str, Any
     def draw(path: str | None, text: str) -> Any:
         if not path:
             return None
-        clip = read_upload(path, model.sample_rate).samples[..., : model.facts.window]
+        clip = read_upload(path, model.sample_rate).samples
         if mel is not None:
-            return spectrogram_of(clip, mel, _readable(parse_areas, text))
+            return spectrogram_of(clip[..., : model.facts.window], mel, _readable(parse_areas, text))
         return waveform_image(clip, model.sample_rate, _readable(parse_spans, text))
 
     def take_drag(path: str | None, text: str, dragged: str) -> str:
         if not path:
             return text
-        seconds = min(audio_io.info(path).seconds, model.facts.window_seconds)
+        seconds = audio_io.info(path).seconds
         if mel is not None:
-            return add_rectangle(text, dragged, seconds, mel.transform.bands.n_mels)
+            return add_rectangle(text, dragged, min(seconds, model.facts.window_seconds), mel.transform.bands.n_mels)
         return add_drag(text, dragged, seconds)
 
     gr.on([source.change, spans.change], _speaking(gr, draw), [source, spans], [picture], **PRIVATE)

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
 from stable_audio_tools.inference.generation.facts import Recommended
 from stable_audio_tools.interface.controls import request_from, sampler_controls
@@ -46,8 +47,6 @@ def test_defaults_are_those_of_the_other_ways_to_generate(loaded: Any) -> None:
 @pytest.mark.parametrize("name", EVERY)
 def test_defaults_are_a_valid_request(loaded: Any, name: str) -> None:
     """Every page generates with its defaults, but for the number of steps and the audio that it needs."""
-    import torch
-
     model = loaded(name)
     for page in pages_of(model):
         values = {control.name: control.default for control in page.controls}
@@ -86,3 +85,25 @@ def test_missing_audio_is_told(loaded: Any, name: str) -> None:
     values = {control.name: control.default for control in page.controls} | {"use_init": True}
     with pytest.raises(ValueError, match="there is no audio"):
         page.request(values)
+
+
+def test_inpainting_keeps_songs_that_are_longer_than_the_window(loaded: Any) -> None:
+    """Spans anywhere in it, and its continuation; what is not marked stays sample by sample."""
+    model = loaded("tiny_diffusion_cond_inpaint")
+    page = next(page for page in pages_of(model) if page.api_name == "inpaint")
+    song = 0.2 * torch.randn(2, 3 * 8192, generator=torch.Generator().manual_seed(0))
+    values = {control.name: control.default for control in page.controls} | {"steps": 1, "seed": 1}
+    values["inpaint_audio"] = (model.sample_rate, song)
+    made = model.generate(**page.request({**values, "spans": "0.9-1.0"})).audio[0]
+    start, end = round(0.88 * model.sample_rate), round(1.02 * model.sample_rate)
+    assert made.shape == song.shape and not torch.allclose(made[:, start:end], song[:, start:end], atol=1e-3)
+    assert torch.equal(made[:, :start], song[:, :start]) and torch.equal(made[:, end:], song[:, end:])
+    with pytest.raises(ValueError, match="goes past the end of the audio"):
+        model.generate(**page.request({**values, "spans": "1.2-1.3"}))
+    for seconds, frames in ((0, 3 * 8192 + 4096), (0.3, 3 * 8192 + 6615)):
+        longer = model.generate(**page.request({**values, "continue_seconds": seconds})).audio[0]
+        assert longer.shape == (2, frames) and torch.equal(longer[:, : 2 * 8192], song[:, : 2 * 8192])
+    short = {**values, "inpaint_audio": (model.sample_rate, song[:, :1000])}
+    assert model.generate(**page.request(short)).audio.shape[-1] == 8192
+    assert model.generate(**page.request({**short, "continue_seconds": 0.1})).audio.shape[-1] == 1000 + 2205
+    assert model.generate(**page.request({**short, "continue_seconds": 0.6})).audio.shape[-1] == 1000 + 13230

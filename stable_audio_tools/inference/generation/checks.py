@@ -118,7 +118,8 @@ def file_seconds(request: GenerationRequest) -> float | None:
     if request.seconds is not None:
         return None if request.mode is not None else request.seconds
     if request.clip_length is True:
-        return told_seconds(request.conditions)
+        # Audio that is kept says itself how long it is.
+        return None if request.inpaint_audio is not None else told_seconds(request.conditions)
     return request.clip_length or None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stable_audio_tools.inference.generation.model import AudioModel
-from stable_audio_tools.interface.controls import SEED, Control, Group
+from stable_audio_tools.interface.controls import SEED, Control, Group, control_of
 from stable_audio_tools.interface.pages.page import Page
 
 _STEPS = 100
@@ -12,7 +12,7 @@ _STEPS = 100
 
 def page(model: AudioModel) -> Page:
     """The page of an autoencoder."""
-    steps = (Control("steps", "slider", "Steps", _STEPS, 1, 500, 1),) if model.facts.has_steps else ()
+    steps = (control_of("steps", _STEPS),) if model.facts.has_steps else ()
     groups = (Group((Control("init_audio", "audio", "Audio"),)), Group((*steps, SEED), "Settings"))
 
     def request(values: Mapping[str, Any]) -> dict[str, Any]:

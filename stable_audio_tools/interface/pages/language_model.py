@@ -4,14 +4,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from stable_audio_tools.inference.generation.model import AudioModel
-from stable_audio_tools.interface.controls import NUM_SAMPLES, SEED, Control, Group, condition_controls, request_from
+from stable_audio_tools.interface.controls import (
+    NUM_SAMPLES,
+    SEED,
+    Control,
+    Group,
+    condition_controls,
+    control_of,
+    request_from,
+)
 from stable_audio_tools.interface.pages.page import Page
 
 _DRAWING = (
-    Control("temp", "slider", "Temperature", 1.0, 0, 3, 0.01, info="0 always takes the likeliest code."),
-    Control("top_k", "slider", "Of the likeliest codes", 250, 0, 2048, 1, info="0 takes all."),
-    Control("top_p", "slider", "Of their probability", 0.0, 0, 1, 0.01, info="0 leaves this out."),
-    Control("cfg_scale", "slider", "Guidance", 1.0, 0, 15, 0.1, info="1 is none."),
+    control_of("temp", 1.0),
+    control_of("top_k", 250),
+    control_of("top_p", 0.0),
+    control_of("cfg_scale", 1.0, maximum=15),
 )
 
 

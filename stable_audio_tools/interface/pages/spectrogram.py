@@ -37,6 +37,10 @@ def page(model: AudioModel, usual: Page) -> Page:
     def request(values: Mapping[str, Any]) -> dict[str, Any]:
         if values["inpaint_audio"] is None:
             raise ValueError("there is no audio to work on; upload some, or take one of your earlier runs")
+        rate, clip = values["inpaint_audio"]
+        if clip.shape[-1] / rate > model.facts.window_seconds + 0.01:
+            length, window = clip.shape[-1] / rate, model.facts.window_seconds
+            raise ValueError(f"the audio lasts {length:.2f} s, and areas are drawn on {window:.2f} s; cut it first")
         mask = keep_mask(parse_areas(values["areas"]), mel, frames)
         return request_from(model, values) | {"inpaint_audio": values["inpaint_audio"], "inpaint_bands": mask}
 

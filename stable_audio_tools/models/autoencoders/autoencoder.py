@@ -158,9 +158,7 @@ class AudioAutoencoder(nn.Module):
         self._check_audio(audio, skip_pretransform)
         replay = _REPLAYS.get().get(self)
         if replay is not None:
-            return replay.next(
-                lambda: self._compute_features(audio, skip_pretransform, iterate_batch, override_stride)
-            )
+            return replay.next(lambda: self._compute_features(audio, skip_pretransform, iterate_batch, override_stride))
         return self._compute_features(audio, skip_pretransform, iterate_batch, override_stride)
 
     def _compute_features(
