@@ -52,7 +52,7 @@ def list_subjects(part: Part) -> Subjects:
     """The files of a dataset config."""
     if part.type == "audio_dir":
         return _in_folders(part)
-    if part.type in ("wds", "s3", "huggingface") and not getattr(part.config, "pre_encoded", False):
+    if part.facts.get("holds", "audio") == "audio":
         return _packed(part)
     raise ConfigError(f"dataset.dataset_type: check-data listens to audio, got latents ({part.type!r})")
 

@@ -1,13 +1,14 @@
 """From a dataset JSON to batches: `create_dataloader_from_config`, and the published names around it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stable_audio_tools.core.config import Part, components, validate
+from stable_audio_tools.core.config.parts import examine_body
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.scanning import fast_scandir, get_audio_filenames
@@ -34,6 +35,9 @@ __all__ = [
 ]
 
 
+Contents = Literal["audio", "latents"]
+
+
 def check_dataset_config(dataset_config: Mapping[str, Any], path: str = "dataset") -> Part:
     """Check a dataset config without looking at any file; every mistake is in the one ConfigError."""
     if not isinstance(dataset_config, Mapping):
@@ -43,8 +47,21 @@ def check_dataset_config(dataset_config: Mapping[str, Any], path: str = "dataset
         raise ConfigError(f"{path}.dataset_type: missing; it is one of {', '.join(sorted(known))}")
     if not isinstance(tag, str) or tag not in known:
         raise ConfigError(f"{path}.dataset_type: no dataset type named {tag!r}; {nearest(str(tag), known)}")
-    body = {key: value for key, value in dataset_config.items() if key not in ("dataset_type", "$schema")}
-    return validate("dataset", body, path, tag)
+    return validate("dataset", _body(dataset_config), path, tag)
+
+
+def contents_of(dataset_config: Mapping[str, Any]) -> Contents | None:
+    """Return what the items of a dataset are, by its type's facts; None for a config with mistakes."""
+    known, tag = components("dataset"), dataset_config.get("dataset_type")
+    if not isinstance(tag, str) or tag not in known:
+        return None
+    part, _ = examine_body("dataset", tag, _body(dataset_config), "dataset")
+    contents: Contents | None = None if part is None else part.facts.get("holds", "audio")
+    return contents
+
+
+def _body(dataset_config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in dataset_config.items() if key not in ("dataset_type", "$schema")}
 
 
 def create_dataloader_from_config(

@@ -30,14 +30,6 @@ from stable_audio_tools.interface.widgets import (
 Marks = TypeVar("Marks")
 
 _REUSABLE = ("init_audio", "inpaint_audio")
-_KINDS = {
-    "diffusion_cond": "conditional diffusion",
-    "diffusion_cond_inpaint": "conditional diffusion with inpainting",
-    "diffusion_uncond": "unconditional diffusion",
-    "autoencoder": "autoencoder",
-    "diffusion_autoencoder": "diffusion autoencoder",
-    "lm": "language model of audio codes",
-}
 _CACHE_SECONDS = (3600, 24 * 3600)  # look every hour for copies of files that are older than a day
 
 
@@ -77,7 +69,8 @@ def describe(model: AudioModel) -> str:
     length = "" if facts.window is None else f" · up to {facts.window_seconds:.2f} s"
     name = f"**{Path(model.name).stem}** · " if model.name else ""
     sound = f"{facts.sample_rate / 1000:g} kHz{length}"
-    return f"{name}{_KINDS[facts.model_type]} · {sound} · {model.precision} on {model.device}"
+    use = f"{facts.use} with inpainting" if facts.inpaints else facts.use
+    return f"{name}{use} · {sound} · {model.precision} on {model.device}"
 
 
 def _page(services: Services, page: Page, token: Any) -> BuiltPage:

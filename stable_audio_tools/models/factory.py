@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
@@ -14,6 +14,10 @@ from stable_audio_tools.core.config.sentences import Problem, nearest, sentences
 from stable_audio_tools.core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+
+# How a model is used; its facts say so under "use", and engine and app follow.
+ModelUse = Literal["conditional diffusion", "unconditional diffusion", "codec", "language model"]
 
 
 class ModelFile(BaseModel):

@@ -6,14 +6,12 @@ from typing import Any, TypeVar
 
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.data.dataset import check_dataset_config
+from stable_audio_tools.data.dataset import check_dataset_config, contents_of
 from stable_audio_tools.models.summary import summarise_model_config
 from stable_audio_tools.training.factory import TrainingSection, check_training_config
 
 T = TypeVar("T")
 
-_AUDIO_TYPES = ("audio_dir", "huggingface", "wds", "s3")
-_FOLDER_TYPES = ("audio_dir", "pre_encoded", "huggingface", "wds")
 _FILE_KEYS = ("custom_metadata_module", "exclude_paths_file", "include_paths_file")
 _ENTRY_FILE_KEYS = ("custom_metadata_module", "metadata_path")
 
@@ -58,14 +56,13 @@ def check_files(paths: Sequence[Path]) -> dict[str, Any]:
 
 def missing_files(dataset: Mapping[str, Any]) -> Iterator[str]:
     """Yield one sentence for each folder and file that a dataset config names and that does not exist."""
-    kind = dataset.get("dataset_type")
     for key in _FILE_KEYS:
         if dataset.get(key) is not None and not Path(dataset[key]).is_file():
             yield f"dataset.{key}: no such file: {dataset[key]}"
     for number, entry in enumerate(dataset.get("datasets", ())):
         where = f"dataset.datasets[{number}]"
         path = entry.get("path")
-        if kind in _FOLDER_TYPES and path is not None and "://" not in path and not Path(path).is_dir():
+        if path is not None and "://" not in path and not Path(path).is_dir():
             what = "is a file, and a folder is needed" if Path(path).is_file() else "no such folder"
             yield f"{where}.path: {what}: {path}"
         for key in _ENTRY_FILE_KEYS:
@@ -76,9 +73,10 @@ def missing_files(dataset: Mapping[str, Any]) -> Iterator[str]:
 def wrong_kind(key: str, section: TrainingSection, path: str, data: Mapping[str, Any]) -> Iterator[str]:
     """Yield a sentence if a dataset holds latents where the model encodes audio itself, or audio where it does not."""
     kind, expected = data.get("dataset_type"), bool(getattr(section.training.config, "pre_encoded", False))
-    holds_latents = kind == "pre_encoded" or (kind in ("wds", "s3") and bool(data.get("pre_encoded")))
-    shown = f"{path}: dataset_type: {kind!r}" + (" with pre_encoded" if holds_latents and kind != "pre_encoded" else "")
-    if holds_latents and not expected:
+    contents = contents_of(data)
+    with_latents = contents == "latents" and bool(data.get("pre_encoded"))
+    shown = f"{path}: dataset_type: {kind!r}{' with pre_encoded' if with_latents else ''}"
+    if contents == "latents" and not expected:
         yield f"{key}: is false, but {shown} holds latents; set it to true, or train on a data set of audio"
-    if expected and not holds_latents and kind in _AUDIO_TYPES:
+    if contents == "audio" and expected:
         yield f"{key}: is true, but {shown} holds audio; set it to false, or train on a data set of latents"

@@ -185,7 +185,7 @@ _MEANT_FOR_TARS = (
 )
 
 
-@register("dataset", "audio_dir", ignored=_MEANT_FOR_TARS, check=keys.problems)
+@register("dataset", "audio_dir", ignored=_MEANT_FOR_TARS, facts=lambda config: {"holds": "audio"}, check=keys.problems)
 def audio_dir(
     datasets: Annotated[list[AudioFolder], Field(description="folders of audio files")],
     random_crop: keys.RandomCrop = True,

@@ -132,7 +132,7 @@ def _open(entry: HuggingFaceFolder, module: str | None) -> _Entry:
     return _Entry(entry, rows, column, metadata_function(entry.custom_metadata_module, module))
 
 
-@register("dataset", "huggingface", check=keys.problems)
+@register("dataset", "huggingface", facts=lambda config: {"holds": "audio"}, check=keys.problems)
 def huggingface(
     datasets: Annotated[list[HuggingFaceFolder], Field(description="datasets that save_to_disk wrote")],
     random_crop: keys.RandomCrop = True,

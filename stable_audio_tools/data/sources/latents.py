@@ -253,7 +253,13 @@ def _problems(config: Any) -> Iterator[tuple[str, str]]:
         yield "latent_crop_length", f"one batch needs one length, but the folders have {sorted(map(str, lengths))}"
 
 
-@register("dataset", "pre_encoded", ignored=("augment_phase", "epoch_steps", "pre_encoded"), check=_problems)
+@register(
+    "dataset",
+    "pre_encoded",
+    ignored=("augment_phase", "epoch_steps", "pre_encoded"),
+    facts=lambda config: {"holds": "latents"},
+    check=_problems,
+)
 def pre_encoded(
     datasets: Annotated[list[LatentFolder], Field(description="folders of latents")],
     latent_crop_length: _CropLength = None,

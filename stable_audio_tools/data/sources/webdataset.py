@@ -225,8 +225,12 @@ def _problems(config: Any) -> Iterator[tuple[str, str]]:
             yield f"datasets[{index}].s3_path", f"expected an address like s3://bucket/folder/, got {entry.s3_path!r}"
 
 
-@register("dataset", "s3", ignored=("latent_extension",), check=_problems)
-@register("dataset", "wds", ignored=("latent_extension",), check=_problems)
+def _facts(config: Any) -> dict[str, Any]:
+    return {"holds": "latents" if config.pre_encoded else "audio"}
+
+
+@register("dataset", "s3", ignored=("latent_extension",), facts=_facts, check=_problems)
+@register("dataset", "wds", ignored=("latent_extension",), facts=_facts, check=_problems)
 def webdataset(
     datasets: Annotated[list[TarEntry], Field(description="where the shards lie")],
     random_crop: keys.RandomCrop = True,

@@ -9,7 +9,7 @@ from typing import Any
 from stable_audio_tools.core.config.sentences import nearest, show
 from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.data import audio_io
-from stable_audio_tools.inference.generation.facts import InputKind, ModelFacts
+from stable_audio_tools.inference.generation.facts import ModelFacts
 from stable_audio_tools.inference.generation.request import (
     LATEST,
     OPTIONS,
@@ -19,6 +19,7 @@ from stable_audio_tools.inference.generation.request import (
     given_fields,
 )
 from stable_audio_tools.inference.sampling.samplers import find_sampler
+from stable_audio_tools.models.conditioners.base import InputKind
 
 _WORDS: dict[InputKind, str] = {
     "text": "a text",
@@ -158,7 +159,7 @@ def _unsuited(name: str, facts: ModelFacts) -> str:
     if name == "cfg_scale":
         return "cfg_scale: this model is told nothing, so there is nothing to guide by; leave it out"
     if name == "inpaint_audio":
-        instead = "; it continues init_audio" if facts.model_type == "lm" else ""
+        instead = "; it continues init_audio" if facts.use == "language model" else ""
         return f"inpaint_audio: this model cannot inpaint{instead}, for {kind}"
     return f"{name}: is for {SUITABLE[OPTIONS[name].suits]}, and {kind}; leave it out"
 

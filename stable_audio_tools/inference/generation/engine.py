@@ -47,7 +47,7 @@ class Engine:
         """Return audio (b, c, n), one item per request, of the length of a window or of `sample_size`."""
         request = requests[0]
         if self.facts.objective is None:
-            audio = self._codes(requests, hooks) if self.facts.model_type == "lm" else self._codec(requests, hooks)
+            audio = self._codes(requests, hooks) if self.facts.use == "language model" else self._codec(requests, hooks)
         elif request.mode == "interpolate":
             audio = self._between(requests, hooks)
         else:
@@ -100,7 +100,7 @@ class Engine:
             **kept,
         )
         scale = 1.0 if request.cfg_scale is None else request.cfg_scale
-        return run_diffusion(run, inputs, scale if self.facts.is_guided else None)
+        return run_diffusion(run, inputs, scale if self.facts.use == "conditional diffusion" else None)
 
     def _run(self, request: GenerationRequest, hooks: Hooks, seeds: list[int]) -> GenerationRun:
         assert request.steps is not None, "recommended settings are filled in"
@@ -172,7 +172,9 @@ class Engine:
         weights = [0.0 if each.weight is None else each.weight for each in requests]
         run = self._run(request, hooks, [_seed_of(each) for each in requests])
         scale = 1.0 if request.cfg_scale is None else request.cfg_scale
-        return interpolate(run, *ends, weights, self._metadata(requests), scale if self.facts.is_guided else None)
+        return interpolate(
+            run, *ends, weights, self._metadata(requests), scale if self.facts.use == "conditional diffusion" else None
+        )
 
     # ------------------------------------------------------------------ other types
 
@@ -255,7 +257,7 @@ def set_precision(model: nn.Module, facts: ModelFacts, precision: str) -> None:
     dtype = parse_dtype(precision)
     if dtype is torch.float32:
         return
-    names = ("lm",) if facts.model_type == "lm" else ("model",) if facts.objective is not None else ()
+    names = ("lm",) if facts.use == "language model" else ("model",) if facts.objective is not None else ()
     if dtype is torch.float16 and facts.objective is not None:
         names = (*names, "pretransform")
     for part in (getattr(model, name, None) for name in names):

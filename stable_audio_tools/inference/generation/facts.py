@@ -4,27 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any
 
 from stable_audio_tools.core.config import Part
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.inference.generation.request import Suits
+from stable_audio_tools.models.conditioners.base import InputKind
 from stable_audio_tools.models.diffusion.objectives import Objective, Recommended, parse_objective
-from stable_audio_tools.models.factory import check_model_config
-
-InputKind = Literal["text", "number", "integer", "choice", "audio", "other"]
-
-_KINDS: dict[str, InputKind] = {
-    "t5": "text",
-    "clap_text": "text",
-    "phoneme": "text",
-    "lut": "text",
-    "words": "text",
-    "number": "number",
-    "int": "integer",
-    "list": "choice",
-    "pretransform": "audio",
-    "clap_audio": "audio",
-}
+from stable_audio_tools.models.factory import ModelUse, check_model_config
 
 
 @dataclass(frozen=True)
@@ -46,7 +33,8 @@ class ModelFacts:
     inputs: Mapping[str, Input] = field(default_factory=dict)
     stand_ins: Mapping[str, str] = field(default_factory=dict)
     inpaints: bool = False
-    is_guided: bool = True
+    use: ModelUse = "conditional diffusion"
+    has_steps: bool = True  # whether the model denoises in steps
 
     @property
     def window_seconds(self) -> float:
@@ -55,11 +43,6 @@ class ModelFacts:
     @property
     def recommended(self) -> Recommended | None:
         return None if self.objective is None else self.objective.recommended
-
-    @property
-    def has_steps(self) -> bool:
-        """Does the model denoise in steps?"""
-        return self.objective is not None or self.model_type == "diffusion_autoencoder"
 
     @property
     def keys(self) -> list[str]:
@@ -75,17 +58,17 @@ class ModelFacts:
     @property
     def is_codec(self) -> bool:
         """Whether the model only passes audio through."""
-        return self.model_type in ("autoencoder", "diffusion_autoencoder")
+        return self.use == "codec"
 
     def suits(self, suits: Suits) -> bool:
         """Whether fields of a request that are for such models have an effect on this one."""
         return {
             "every": True,
             "diffusion": self.objective is not None,
-            "guided diffusion": self.objective is not None and self.is_guided,
+            "guided diffusion": self.use == "conditional diffusion",
             "steps": self.has_steps,
             "conditions": bool(self.inputs),
-            "language": self.model_type == "lm",
+            "language": self.use == "language model",
             "codec": self.is_codec,
         }[suits]
 
@@ -97,16 +80,20 @@ def facts_of(config: Mapping[str, Any]) -> ModelFacts:
     diffusion = getattr(part.config, "diffusion", None)
     routed = [id for ids in vars(getattr(diffusion, "siblings", SimpleNamespace())).values() for id in _listed(ids)]
     objective = _objective(part)
+    use: ModelUse | None = part.facts.get("use")
+    if use is None:
+        raise UserError(f"model_type: a model of type {top.model_type!r} generates nothing")
     return ModelFacts(
         model_type=top.model_type,
         sample_rate=top.sample_rate,
         # The sample_size of an autoencoder is that of its training; it takes any length.
-        window=top.sample_size if objective is not None or part.type == "lm" else None,
+        window=top.sample_size if use != "codec" else None,
         objective=objective,
         inputs={} if conditioning is None else {node.siblings.id: _input(node) for node in conditioning.configs},
         stand_ins={} if conditioning is None else dict(conditioning.default_keys),
         inpaints="inpaint_masked_input" in routed,
-        is_guided=part.type != "diffusion_uncond",
+        use=use,
+        has_steps=part.facts.get("has_steps", False),
     )
 
 
@@ -115,7 +102,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _input(node: Part) -> Input:
-    return Input(_KINDS.get(node.type, "other"), tuple(getattr(node.config, "options", ())))
+    return Input(node.facts.get("input", "other"), node.facts.get("options", ()))
 
 
 def _objective(part: Part) -> Objective | None:

@@ -1,5 +1,7 @@
 """One page per kind of model: what it asks, and what that means to `AudioModel.generate`."""
 
+from collections.abc import Callable
+
 from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.interface.areas import mel_of
 from stable_audio_tools.interface.pages import (
@@ -12,8 +14,17 @@ from stable_audio_tools.interface.pages import (
     unconditional,
 )
 from stable_audio_tools.interface.pages.page import Page
+from stable_audio_tools.models.factory import ModelUse
 
 __all__ = ["Page", "pages_of"]
+
+
+_FIRST_PAGE: dict[ModelUse, Callable[[AudioModel], Page]] = {
+    "conditional diffusion": text_to_audio.page,
+    "unconditional diffusion": unconditional.page,
+    "codec": autoencoder.page,
+    "language model": language_model.page,
+}
 
 
 def pages_of(model: AudioModel) -> list[Page]:
@@ -25,11 +36,5 @@ def pages_of(model: AudioModel) -> list[Page]:
 
 
 def _plain_pages(model: AudioModel) -> list[Page]:
-    if model.facts.model_type in ("autoencoder", "diffusion_autoencoder"):
-        return [autoencoder.page(model)]
-    if model.facts.model_type == "diffusion_uncond":
-        return [unconditional.page(model)]
-    if model.facts.model_type == "lm":
-        return [language_model.page(model)]
-    made = [text_to_audio.page(model)]
-    return [*made, inpainting.page(model)] if model.facts.inpaints else made
+    first = _FIRST_PAGE[model.facts.use](model)
+    return [first, inpainting.page(model)] if model.facts.inpaints else [first]

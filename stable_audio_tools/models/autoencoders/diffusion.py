@@ -101,6 +101,8 @@ def _facts(config: Any) -> dict[str, Any]:
         "downsampling_ratio": ratio,
         "io_channels": config.io_channels,
         "min_input_length": ratio * config.diffusion.facts.get("length_multiple", 1),
+        "use": "codec",
+        "has_steps": True,
     }
 
 

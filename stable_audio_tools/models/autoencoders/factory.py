@@ -20,6 +20,7 @@ def autoencoder_facts(config: Any) -> dict[str, Any]:
         "downsampling_ratio": config.downsampling_ratio,
         "io_channels": config.io_channels,
         "min_input_length": config.downsampling_ratio,
+        "use": "codec",
     }
 
 

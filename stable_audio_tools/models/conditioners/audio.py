@@ -11,7 +11,7 @@ from stable_audio_tools.core.config import Kind, Part, Runtime, register
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.preprocessing import match_channels
 from stable_audio_tools.models.checkpoints import load_into
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, reads
 from stable_audio_tools.models.pretransforms.base import Pretransform
 
 _SampleRate = Annotated[int, Field(ge=1, description="sample rate of the pretransform")]
@@ -162,7 +162,7 @@ def _choose_pretransform(
     return chosen
 
 
-@register("conditioner", "pretransform", check=_check_source)
+@register("conditioner", "pretransform", facts=reads("audio"), check=_check_source)
 def build_pretransform_conditioner(
     sample_rate: _SampleRate,
     output_dim: OutputDim = None,

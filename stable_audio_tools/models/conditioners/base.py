@@ -20,6 +20,21 @@ PaddingMode = Annotated[
 ]
 
 
+InputKind = Literal["text", "number", "integer", "choice", "audio", "other"]
+
+
+def reads(kind: InputKind) -> Callable[[Any], dict[str, Any]]:
+    """Return the `facts` of a conditioner that reads values of a kind; requests, flags and the app follow them.
+
+    A choice names its values in the config key `options`.
+    """
+
+    def facts(config: Any) -> dict[str, Any]:
+        return {"input": kind, "options": tuple(config.options) if kind == "choice" else ()}
+
+    return facts
+
+
 class Condition(NamedTuple):
     """A condition tensor and its mask, which is True where the condition says something.
 

@@ -18,6 +18,7 @@ from stable_audio_tools.models.conditioners.base import (
     OutputDim,
     ProjectOut,
     as_token,
+    reads,
     require_texts,
 )
 from stable_audio_tools.models.conditioners.clap_towers import (
@@ -96,7 +97,7 @@ def _source(checkpoint: str | None, name: str | None) -> tuple[str | None, str |
     return checkpoint, name
 
 
-@register("conditioner", "clap_text", check=_check_source)
+@register("conditioner", "clap_text", facts=reads("text"), check=_check_source)
 class CLAPTextConditioner(_CLAPConditioner):
     """Text through CLAP: one vector, or with `use_text_features` the states of a layer, 77 tokens."""
 
@@ -161,7 +162,7 @@ class CLAPTextConditioner(_CLAPConditioner):
         return found, mask
 
 
-@register("conditioner", "clap_audio", check=_check_source)
+@register("conditioner", "clap_audio", facts=reads("audio"), check=_check_source)
 class CLAPAudioConditioner(_CLAPConditioner):
     """Audio (c, n), all items of the same length, through CLAP as one vector."""
 

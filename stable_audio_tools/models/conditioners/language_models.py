@@ -20,6 +20,7 @@ from stable_audio_tools.models.conditioners.base import (
     OutputDim,
     PaddingMode,
     ProjectOut,
+    reads,
     require_texts,
 )
 from stable_audio_tools.models.conditioners.frozen import FrozenEncoder, RecentResults
@@ -147,7 +148,7 @@ class LanguageModelConditioner(Conditioner):
         return hidden
 
 
-@register("conditioner", "t5gemma")
+@register("conditioner", "t5gemma", facts=reads("text"))
 class T5GemmaConditioner(LanguageModelConditioner):
     """Text through the encoder of a T5Gemma model."""
 
@@ -198,7 +199,7 @@ class T5GemmaConditioner(LanguageModelConditioner):
         return states
 
 
-@register("conditioner", "causal_lm")
+@register("conditioner", "causal_lm", facts=reads("text"))
 class CausalLMConditioner(LanguageModelConditioner):
     """Text through a causal language model: its last hidden states, normalised."""
 

@@ -45,7 +45,7 @@ class Conditioning:
         """Channels of a condition, as far as the config tells."""
         if id not in self.ids or id in self.pre_encoded_keys:
             return None
-        return self.configs[self.ids.index(id)].config.output_dim or self.cond_dim
+        return vars(self.configs[self.ids.index(id)].config).get("output_dim") or self.cond_dim
 
     def build(
         self, pretransform: nn.Module | None = None, sample_rate: int | None = None, path: str = "model.conditioning"

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, register
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, as_token
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, as_token, reads
 from stable_audio_tools.models.diffusion.unet1d.embeddings import FourierEmbedding
 
 _FREQUENCIES = 128
@@ -19,7 +19,7 @@ def _check_range(config: Any) -> Iterator[tuple[str, str]]:
         yield "max_val", f"is {config.max_val}, not above min_val, {config.min_val}; exchange or widen them"
 
 
-@register("conditioner", "int", check=_check_range)
+@register("conditioner", "int", facts=reads("integer"), check=_check_range)
 class IntConditioner(Conditioner):
     """A whole number, clamped to a range, as one learned vector per number."""
 
@@ -56,7 +56,7 @@ class NumberEmbedder(nn.Module):
         return embedded
 
 
-@register("conditioner", "number", check=_check_range)
+@register("conditioner", "number", facts=reads("number"), check=_check_range)
 class NumberConditioner(Conditioner):
     """A number, clamped to a range and scaled to 0..1, through Fourier features."""
 
@@ -88,7 +88,7 @@ def _check_options(config: Any) -> Iterator[tuple[str, str]]:
         yield "options", "missing; list the names that this condition can take"
 
 
-@register("conditioner", "list", check=_check_options)
+@register("conditioner", "list", facts=reads("choice"), check=_check_options)
 class ListConditioner(Conditioner):
     """One of a list of names as one learned vector per name, and one more for every name not in the list."""
 

@@ -19,6 +19,7 @@ from stable_audio_tools.models.conditioners.base import (
     OutputDim,
     PaddingMode,
     ProjectOut,
+    reads,
     require_texts,
 )
 from stable_audio_tools.models.conditioners.frozen import FrozenEncoder, RecentResults
@@ -72,7 +73,7 @@ def encoder_width(name: str) -> int:
     return width
 
 
-@register("conditioner", "t5", check=_check_model_name)
+@register("conditioner", "t5", facts=reads("text"), check=_check_model_name)
 class T5Conditioner(Conditioner):
     """Text through an encoder of the T5 family, by hub name or folder.
 
@@ -185,7 +186,7 @@ _SYMBOLS = ("<pad>", "<unk>", "<s>", "</s>", *_PHONEMES)
 _PADDING, _IGNORED, _FIRST = 0, 1, 2
 
 
-@register("conditioner", "phoneme")
+@register("conditioner", "phoneme", facts=reads("text"))
 class PhonemeConditioner(Conditioner):
     """English text as phonemes, one learned vector each."""
 
@@ -234,7 +235,7 @@ _VOCABULARIES = {  # tokens of tokenizers, so that a model can be built without 
 }
 
 
-@register("conditioner", "lut")
+@register("conditioner", "lut", facts=reads("text"))
 class TokenizerLUTConditioner(Conditioner):
     """Text as the tokens of a pretrained tokenizer, one learned vector each."""
 

@@ -16,14 +16,21 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, register
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, ProjectOut, require_texts
+from stable_audio_tools.models.conditioners.base import (
+    Condition,
+    Conditioner,
+    OutputDim,
+    ProjectOut,
+    reads,
+    require_texts,
+)
 
 _TOKENS = re.compile(r"\w+|[^\w\s]")
 _LETTERS = 3  # in a run
 _INITIAL_STD = 0.5
 
 
-@register("conditioner", "words")
+@register("conditioner", "words", facts=reads("text"))
 class WordsConditioner(Conditioner):
     """Text as words, with vectors that are trained with the model."""
 

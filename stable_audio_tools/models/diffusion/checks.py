@@ -78,7 +78,11 @@ def shortest_input(backbone: Part, pretransform: Part | None) -> int | None:
 
 def describe_conditioned(config: SimpleNamespace) -> dict[str, Any]:
     """Facts of a `diffusion_cond` config."""
-    return {"min_input_length": shortest_input(config.diffusion, config.pretransform)}
+    return {
+        "use": "conditional diffusion",
+        "has_steps": True,
+        "min_input_length": shortest_input(config.diffusion, config.pretransform),
+    }
 
 
 def unused_ids(backbone: Part) -> Iterator[tuple[str, str]]:

@@ -97,7 +97,11 @@ def describe_unconditional(config: SimpleNamespace) -> dict[str, Any]:
     """Facts of a `diffusion_uncond` config."""
     backbone, _ = examine_body("unconditional", config.type, config.config or {}, "config")
     assert backbone is not None, "checked before"
-    return {"min_input_length": shortest_input(backbone, config.pretransform)}
+    return {
+        "use": "unconditional diffusion",
+        "has_steps": True,
+        "min_input_length": shortest_input(backbone, config.pretransform),
+    }
 
 
 def check_unconditional(config: SimpleNamespace) -> Iterator[tuple[str, str]]:

@@ -23,7 +23,7 @@ _WIDTH_KEYS = {  # the backbone's key for the width of each list of conditions
 
 
 def _facts(config: Any) -> dict[str, Any]:
-    return {"min_input_length": config.pretransform.facts.get("downsampling_ratio")}
+    return {"use": "language model", "min_input_length": config.pretransform.facts.get("downsampling_ratio")}
 
 
 def _check(config: Any) -> Iterator[tuple[str, str]]:
