@@ -730,6 +730,32 @@ def shifts():
     }
 
 
+@case("schedule-shifts", constant=True)
+def _():
+    """build_schedule with every distribution shift, for one length and for a length per item; from a lower start;
+    without the end; the classes' defaults.
+    """
+    from stable_audio_tools.inference import sampling
+    from stable_audio_tools.inference.sampling import build_schedule
+
+    out = {
+        "plain": build_schedule(8),
+        "start": build_schedule(8, sigma_max=0.7),
+        "open": build_schedule(8, include_endpoint=False),
+    }
+    for name, shift in shifts().items():
+        out |= {
+            name: build_schedule(8, dist_shift=shift, effective_seq_len=100),
+            f"{name}/items": build_schedule(8, dist_shift=shift, effective_seq_len=torch.tensor([0.0, 40.0, 900.0])),
+            f"{name}/start": build_schedule(
+                6, sigma_max=0.7, dist_shift=shift, fallback_seq_len=50, include_endpoint=False
+            ),
+        }
+    for name in ("FluxDistributionShift", "DistributionShift", "LogSNRShift"):
+        out[name] = getattr(sampling, name)().shift(torch.linspace(0, 1, 9), 1000)
+    return {}, out
+
+
 @case("schedule-config", constant=True)
 def _():
     """The shifts a config asks for, in training and in sampling, and the sampling default when it asks for none."""
@@ -757,12 +783,276 @@ def _():
 STEADY = {"timestep_features_type": None}  # learned timestep features: well conditioned at every t
 
 
+def sample(model, length=20, batch=2, seed=5, negative=False, objective="rectified_flow", **kw):
+    """sample_diffusion on latents, everything said explicitly."""
+    from stable_audio_tools.inference.sampling import sample_diffusion
+
+    cond = model.get_conditioning_inputs(conditions(model, length, METADATA[:batch]))
+    torch.manual_seed(seed)
+    args = {
+        "steps": 5,
+        "cfg_scale": 3.0,
+        "apg_scale": 1.0,
+        "disable_tqdm": True,
+        "decode": False,
+        "sample_rate": RATE,
+        "pretransform": model.pretransform,
+    }
+    return sample_diffusion(
+        model=model.model,
+        noise=noise("start", batch, 8, length),
+        cond_inputs=cond,
+        diffusion_objective=objective,
+        **{**args, **kw},
+    )
+
+
 FLOW = ("euler", "rk4", "dpmpp", "pingpong")
+
+
+@case("sample-flow", tolerance=5e-3)
+def _():
+    """The four flow samplers over a log-SNR schedule, guided; each objective's default sampler; what a callback
+    receives.
+    """
+    model, shift, told = build(diffusion(STEADY)), shifts()["logsnr"], []
+    with torch.no_grad():
+        out = {name: sample(model, dist_shift=shift, sampler_type=name) for name in FLOW}
+        out |= {"default": sample(model), "denoiser": sample(model, objective="rf_denoiser", cfg_scale=1.0)}
+        for name in FLOW:
+            sample(
+                model,
+                dist_shift=shift,
+                sampler_type=name,
+                callback=lambda d: told.append(
+                    torch.stack([torch.as_tensor(float(d["i"])), d["t"].float().mean(), d["denoised"].std()])
+                ),
+            )
+    return model, {**out, "told": torch.stack(told)}
+
+
+@case("sample-items", tolerance=5e-3)
+def _():
+    """A schedule per item, from its seconds_total: euler, dpmpp, pingpong; beside it the one schedule of all."""
+    model, shift = build(diffusion(STEADY, pretransform=True)), shifts()["logsnr"]
+    kw = {
+        "dist_shift": shift,
+        "conditioning": [{"seconds_total": 0.1}, {"seconds_total": 0.35}],
+        "use_effective_length_for_schedule": True,
+    }
+    with torch.no_grad():
+        out = {name: sample(model, sampler_type=name, **kw) for name in ("euler", "dpmpp", "pingpong")}
+        return model, {
+            **out,
+            "one": sample(model, sampler_type="euler", **{**kw, "conditioning": [{"seconds_total": 0.35}, {}]}),
+        }
+
+
+@case("sample-v", tolerance=5e-3)
+def _():
+    """The v objective through sample_diffusion with projected guidance: DDIM (both), the SDE solvers, Heun; DDIM takes
+    no shift.
+    """
+    model = build(diffusion(STEADY, objective="v"))
+    with torch.no_grad():
+        out = {
+            name: sample(model, objective="v", sampler_type=name, dist_shift=shifts()["logsnr"], **kw)
+            for name, kw in {
+                "v-ddim": {},
+                "v-ddim-cfgpp": {},
+                "dpmpp-2m-sde": {"sigma_min": 0.3, "sigma_max": 80},
+                "dpmpp-3m-sde": {"sigma_min": 0.3, "sigma_max": 80},
+                "k-heun": {"sigma_min": 0.3, "sigma_max": 20, "rho": 2.0},
+            }.items()
+        }
+    return model, out
+
+
+@case("sample-variation", tolerance=5e-3)
+def _():
+    """Starting from given latents at a lower noise level: every flow sampler on the unshifted schedule, DDIM and a
+    k-solver under v.
+    """
+    flow, v = build(diffusion(STEADY)), build(diffusion(STEADY, objective="v"))
+    kw = {"init_data": noise("variation", 2, 8, 20), "init_noise_level": 0.6}
+    with torch.no_grad():
+        out = {name: sample(flow, sampler_type=name, **kw) for name in FLOW}
+        out |= {
+            "v-ddim": sample(v, objective="v", sampler_type="v-ddim", **kw),
+            "k-heun": sample(v, objective="v", sampler_type="k-heun", sigma_min=0.3, **{**kw, "init_noise_level": 6.0}),
+        }
+    return flow, out
+
+
+@case("generate-default", tolerance=5e-3)
+def _():
+    """generate_diffusion_cond as a caller with no opinion gets it: schedule, guidance, sampler by default, for a flow
+    and for a v model; then a length from the conditions, a negative condition.
+    """
+    from stable_audio_tools.inference.generation import generate_diffusion_cond
+
+    quiet = same_small(bottleneck={"noise_regularize": False})
+    flow, v = (
+        build(diffusion({**STEADY, "local_add_cond_dim": None}, pretransform=quiet, objective=o))
+        for o in ("rectified_flow", "v")
+    )
+    with torch.no_grad(), next_generation():
+        ddim = generate_diffusion_cond(
+            v,
+            steps=4,
+            cfg_scale=2.0,
+            conditioning=METADATA[:1],
+            sample_size=512,
+            seed=9,
+            device="cpu",
+            return_latents=True,
+        )
+        audio = generate_diffusion_cond(
+            flow, steps=4, conditioning=METADATA, batch_size=2, sample_size=512, seed=9, device="cpu"
+        )
+        shaped = generate_diffusion_cond(
+            flow,
+            steps=4,
+            conditioning=METADATA,
+            negative_conditioning=METADATA[::-1],
+            batch_size=2,
+            sample_size=4096,
+            seed=10,
+            device="cpu",
+            adapt_duration_to_conditioning=True,
+            duration_padding_sec=0.1,
+            return_latents=True,
+            dist_shift=shifts()["full"],
+            sampler_type="dpmpp",
+        )
+    return flow, {"audio": audio, "shaped": shaped, "v": ddim}
+
+
+@case("generate-inpaint", tolerance=5e-3)
+def _():
+    """Inpainting between given seconds, length from seconds_total, whole encoder chunks; a mask of samples; no mask
+    and no audio.
+    """
+    from stable_audio_tools.inference.generation import generate_diffusion_cond_inpaint
+
+    model = build(diffusion(STEADY, pretransform=same_small(bottleneck={"noise_regularize": False})))
+    kw = {
+        "steps": 4,
+        "cfg_scale": 2.0,
+        "apg_scale": 1.0,
+        "conditioning": METADATA[:1],
+        "sample_size": 4096,
+        "device": "cpu",
+        "dist_shift": shifts()["logsnr"],
+        "return_latents": True,
+        "adapt_duration_to_conditioning": True,
+        "duration_padding_sec": 0.12,
+    }
+    given = (800, tone(2, 300, rate=800)[0])
+    mask = (torch.arange(4096) % 700 < 300).float()[None]
+    with torch.no_grad():
+        return model, {
+            "seconds": generate_diffusion_cond_inpaint(
+                model, seed=4, inpaint_audio=given, inpaint_mask_start_seconds=0.1, inpaint_mask_end_seconds=0.25, **kw
+            ),
+            "mask": generate_diffusion_cond_inpaint(
+                model, seed=5, inpaint_audio=given, inpaint_mask=mask, sampler_type="pingpong", **kw
+            ),
+            "free": generate_diffusion_cond_inpaint(model, seed=6, **{**kw, "conditioning": METADATA, "batch_size": 2}),
+            "both": generate_diffusion_cond_inpaint(
+                model,
+                seed=7,
+                inpaint_audio=given,
+                inpaint_mask=mask,
+                init_audio=given,
+                init_noise_level=0.5,
+                **{**kw, "dist_shift": shifts()["none"]},
+            ),
+        }
+
+
+@case("generate-varlen", tolerance=5e-3)
+def _():
+    """Two lengths in a batch: mask, schedule and inpainting mask follow seconds_total, latents up to each item's
+    length are compared, audio after it is silence.
+    """
+    from stable_audio_tools.inference.generation import generate_diffusion_cond_inpaint
+
+    model = build(
+        diffusion(
+            STEADY,
+            pretransform=same_small(bottleneck={"noise_regularize": False}),
+            mask_padding_attention=True,
+            use_effective_length_for_schedule=True,
+            sampling_distribution_shift_options={"type": "logsnr", "anchor_length": 16},
+        )
+    )
+    metadata = [{**METADATA[0], "seconds_total": 0.25}, {**METADATA[1], "seconds_total": 0.5}]
+    mask = torch.ones(2, 4096)
+    mask[:, 100:300] = 0
+    kw = {
+        "steps": 4,
+        "cfg_scale": 3.0,
+        "apg_scale": 1.0,
+        "conditioning": metadata,
+        "batch_size": 2,
+        "sample_size": 4096,
+        "seed": 8,
+        "device": "cpu",
+        "duration_padding_sec": 0.06,
+        "inpaint_audio": (RATE, tone(2, 700, rate=RATE)[0]),
+        "inpaint_mask": mask,
+    }
+    with torch.no_grad():
+        latents = generate_diffusion_cond_inpaint(model, return_latents=True, **kw)
+        audio = generate_diffusion_cond_inpaint(model, **kw)
+    valid = [13 + 3, 25 + 3]  # ceil(seconds * rate / ratio) + int(padding * rate / ratio)
+    return model, {
+        "shape": torch.tensor([*latents.shape, *audio.shape]),
+        "short": latents[0, :, : valid[0]],
+        "long": latents[1, :, : valid[1]],
+        "audio": audio[:, :, : 32 * 8],
+        "silence": audio[0, :, 32 * valid[0] :],
+    }
+
+
+@case("invert-audio", tolerance=5e-3)
+def _():
+    """Rectified-flow inversion: from latents back to noise, steered towards given noise, and with the condition
+    dropped.
+    """
+    from stable_audio_tools.inference.inversion import invert_audio
+
+    model = build(diffusion(STEADY))
+    with torch.no_grad():
+        cond = model.get_conditioning_inputs(conditions(model, 20))
+
+        def run(seed=0, **kw):
+            return (
+                torch.manual_seed(seed),
+                invert_audio(model.model, noise("latents", 2, 8, 20), device="cpu", **{**cond, **kw}),
+            )[1]
+
+        return model, {
+            "steered": run(
+                noise=noise("aim", 2, 8, 20), inversion_params={"inversion_steps": 5, "inversion_gamma": 0.4}
+            ),
+            "lower": run(
+                noise=noise("aim", 2, 8, 20),
+                inversion_params={"inversion_steps": 4, "inversion_gamma": 0.0, "inversion_sigma_max": 0.8},
+            ),
+            "dropped": run(noise=None, seed=3, inversion_params={"inversion_steps": 4}, cfg_dropout_prob=1.0),
+        }
 
 
 # ------------------------------------------------------------------------ LoRA
 
 ADAPTERS = ["lora", "dora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs"]
+
+
+def through(net, x=None):
+    x = noise("lora", 2, 8, 12) if x is None else x
+    return net.mix(x) + net.project(noise("lora-in", 2, 6, 10)).mean(1)[:, :, None]
 
 
 def training_step(config, training, seconds=(0.2, 0.35, 0.5)):

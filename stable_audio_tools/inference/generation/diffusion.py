@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.core.config.sentences import nearest
+from stable_audio_tools.core.generations import Generation
 from stable_audio_tools.inference.generation.audio import batch_mask, keep_region, resize_mask
+from stable_audio_tools.inference.generation.by_length import generate_by_length, read_request, version_of
 from stable_audio_tools.inference.generation.decoding import parameter_dtype
 from stable_audio_tools.inference.generation.request import HOOKS, OPTIONS, GenerationRequest, Hooks, read_hooks
 from stable_audio_tools.inference.generation.run import GenerationRun, Kept, MakeDenoiser, select
@@ -121,7 +123,6 @@ def generate_diffusion_cond(
     knows its own. `inpaint_audio` is kept where `inpaint_mask` is 1 by a model that was not trained for it (`keeping`);
     `inpaint_bands` (bands, frames) is a mask of a spectrogram. The rest as in `generate_diffusion_cond_inpaint`.
     """
-    request, hooks = read_options(sampler_kwargs, _GUIDED)
     inputs = DiffusionInputs(
         conditioning,
         conditioning_tensors,
@@ -135,6 +136,11 @@ def generate_diffusion_cond(
         keep_exact=keep_exact,
         crossfade_seconds=crossfade_seconds,
     )
+    version = version_of(model, sampler_kwargs)
+    if version != "0.0.19" and inpaint_audio is None:
+        call = (steps, cfg_scale, batch_size, sample_size, seed, device, return_latents)
+        return _generate_by_length(model, version, inputs, call, sampler_kwargs)
+    request, hooks = read_options(sampler_kwargs, _GUIDED)
     _check_mask(inputs, return_latents)
     run = GenerationRun(model, steps, batch_size, sample_size, seed, device, request, hooks)
     return run_diffusion(run, inputs, cfg_scale, return_latents)
@@ -168,7 +174,6 @@ def generate_diffusion_cond_inpaint(
     Kept audio passes through the codec, unless `keep_exact` puts the samples themselves back, with a cross-fade of that
     many seconds on the kept side of each seam. Without `inpaint_audio` everything is generated.
     """
-    request, hooks = read_options(sampler_kwargs, _GUIDED)
     inputs = DiffusionInputs(
         conditioning,
         conditioning_tensors,
@@ -182,15 +187,35 @@ def generate_diffusion_cond_inpaint(
         keep_exact=keep_exact,
         crossfade_seconds=crossfade_seconds,
     )
-    routed = [*model.input_concat_ids, *model.cross_attn_cond_ids, *model.global_cond_ids, *model.prepend_cond_ids]
+    lists = (model.input_concat_ids, model.local_add_cond_ids, model.cross_attn_cond_ids, model.global_cond_ids)
+    routed = [id for ids in (*lists, model.prepend_cond_ids) for id in ids]
     if inpaint_audio is not None and "inpaint_masked_input" not in routed:
         raise ValueError(
             "this model cannot inpaint: its config routes no 'inpaint_masked_input' to the network; "
             "generate_diffusion_cond keeps audio without that"
         )
+    version = version_of(model, sampler_kwargs)
+    if version != "0.0.19":
+        call = (steps, cfg_scale, batch_size, sample_size, seed, device, return_latents)
+        return _generate_by_length(model, version, inputs, call, sampler_kwargs)
+    request, hooks = read_options(sampler_kwargs, _GUIDED)
     _check_mask(inputs, return_latents)
     run = GenerationRun(model, steps, batch_size, sample_size, seed, device, request, hooks)
     return run_diffusion(run, inputs, cfg_scale, return_latents)
+
+
+def _generate_by_length(
+    model: Any,
+    version: Generation,
+    inputs: DiffusionInputs,
+    call: tuple[int, float, int, int, int | Sequence[int], str | torch.device, bool],
+    keywords: Mapping[str, Any],
+) -> Tensor:
+    """The call as a generation after 0.0.19 has it; `call` holds steps, scale, batch and sample size, seed, device."""
+    names = ("steps", "cfg_scale", "batch_size", "sample_size", "seed", "device", "return_latents")
+    given = {name: value for name, value in vars(inputs).items() if name not in ("inpaint_bands", "is_trained")}
+    request, options = read_request({**given, **dict(zip(names, call)), **keywords, "inpaint": inputs.is_trained})
+    return generate_by_length(model, version, request, options)
 
 
 def run_diffusion(

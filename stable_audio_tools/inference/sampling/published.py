@@ -21,6 +21,7 @@ from stable_audio_tools.models.diffusion.guidance import Guided
 from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW, V
 from stable_audio_tools.models.diffusion.timestep_laws import (
     sample_timesteps_logsnr,
+    sample_timesteps_logsnr_uniform,
     truncated_logistic_normal_rescaled,
 )
 
@@ -36,6 +37,7 @@ __all__ = [
     "sample_rf",
     "sample_rk4",
     "sample_timesteps_logsnr",
+    "sample_timesteps_logsnr_uniform",
     "t_to_alpha_sigma",
     "truncated_logistic_normal_rescaled",
 ]
@@ -56,7 +58,7 @@ def alpha_sigma_to_t(alpha: Tensor, sigma: Tensor) -> Tensor:
     return torch.atan2(sigma, alpha) * (2 / torch.pi)
 
 
-class _Network:
+class CalledNetwork:
     """A bare network as a denoiser."""
 
     def __init__(self, network: Network, extra_args: dict[str, Any]) -> None:
@@ -237,7 +239,7 @@ def _run(
     total = len(times) - 1
     with progress_of(not quiet, total) as progress:
         watch = Watch(callback, None, progress, total)
-        return run(_Network(network, extra_args), x, times, ProcessNoise(), watch)
+        return run(CalledNetwork(network, extra_args), x, times, ProcessNoise(), watch)
 
 
 def _with_gradient(sampler: SamplerInfo, cond_fn: Callable[..., Tensor]) -> Sampler:

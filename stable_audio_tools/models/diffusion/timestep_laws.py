@@ -13,6 +13,12 @@ def sample_timesteps_logsnr(batch_size: int, mean_logsnr: float = -1.2, std_logs
     return torch.sigmoid(-(mean_logsnr + std_logsnr * torch.randn(batch_size))).clamp(_LEAST, 1 - _LEAST)
 
 
+def sample_timesteps_logsnr_uniform(batch_size: int, min_logsnr: float = -6.0, max_logsnr: float = 5.0) -> Tensor:
+    """t whose log-SNR is uniform between two bounds; kept away from 0 and 1."""
+    logsnr = min_logsnr + (max_logsnr - min_logsnr) * torch.rand(batch_size)
+    return torch.sigmoid(-logsnr).clamp(_LEAST, 1 - _LEAST)
+
+
 def truncated_logistic_normal_rescaled(
     shape: int | Sequence[int], left_trunc: float = 0.075, right_trunc: float = 1.0
 ) -> Tensor:
