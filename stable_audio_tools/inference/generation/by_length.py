@@ -36,6 +36,7 @@ from stable_audio_tools.inference.sampling.unified import sample_diffusion, sile
 from stable_audio_tools.models.autoencoders.same import SAMEEncoder
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.distribution_shift import Shift
+from stable_audio_tools.models.diffusion.objectives import FlowObjective
 from stable_audio_tools.models.pretransforms import AutoencoderPretransform, Pretransform
 
 T = TypeVar("T")
@@ -333,11 +334,8 @@ class _LengthRun:
     def _inverted(self, data: Tensor, noise: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """The noise that leads to the data, without conditions or for an empty prompt."""
         params = self.request.inversion_params or {}
-        if self.model.objective.name != "rectified_flow":
-            raise ValueError(
-                f"inversion_params: only models with the objective 'rectified_flow' are inverted; this one has "
-                f"{self.model.objective.name!r}"
-            )
+        if not isinstance(self.model.objective, FlowObjective):
+            raise ValueError(f"inversion_params: only flows are inverted; this model predicts {self.model.objective}")
         if params.get("inversion_unconditional", False):
             return invert_audio(self.model.model, data, noise, params, cfg_dropout_prob=1.0, **inputs)
         if self.metadata is not None and any("prompt" in item for item in self.metadata):

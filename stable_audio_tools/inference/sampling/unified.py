@@ -90,7 +90,7 @@ def sample_diffusion(
         objective,
         padding_mask,
     )
-    name = sampler_type or ("pingpong" if objective.name == "rf_denoiser" else "euler")
+    name = sampler_type or (objective.recommended.sampler_type if isinstance(objective, FlowObjective) else "euler")
     with progress_of(False if disable_tqdm else progress, steps) as bar:
         watch = Watch(callback, cancel, bar, steps)
         run = _Run(
