@@ -32,11 +32,11 @@ from stable_audio_tools.inference.generation.decoding import decode_latents, enc
 from stable_audio_tools.inference.inversion import invert_audio
 from stable_audio_tools.inference.sampling.exact_math import exact_math
 from stable_audio_tools.inference.sampling.randomness import SeededNoise, resolve_seeds
+from stable_audio_tools.inference.sampling.samplers import samplers_for
 from stable_audio_tools.inference.sampling.unified import sample_diffusion, silence_after
 from stable_audio_tools.models.autoencoders.same import SAMEEncoder
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.distribution_shift import Shift
-from stable_audio_tools.models.diffusion.objectives import FlowObjective
 from stable_audio_tools.models.pretransforms import AutoencoderPretransform, Pretransform
 
 T = TypeVar("T")
@@ -334,7 +334,7 @@ class _LengthRun:
     def _inverted(self, data: Tensor, noise: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         """The noise that leads to the data, without conditions or for an empty prompt."""
         params = self.request.inversion_params or {}
-        if not isinstance(self.model.objective, FlowObjective):
+        if "euler" not in samplers_for(self.model.objective):
             raise ValueError(f"inversion_params: only flows are inverted; this model predicts {self.model.objective}")
         if params.get("inversion_unconditional", False):
             return invert_audio(self.model.model, data, noise, params, cfg_dropout_prob=1.0, **inputs)

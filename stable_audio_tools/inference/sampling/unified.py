@@ -25,7 +25,7 @@ from stable_audio_tools.inference.sampling.watching import (
 )
 from stable_audio_tools.models.diffusion.distribution_shift import Shift
 from stable_audio_tools.models.diffusion.guidance import Denoiser
-from stable_audio_tools.models.diffusion.objectives import FlowObjective, Objective, VObjective, parse_objective
+from stable_audio_tools.models.diffusion.objectives import Objective, parse_objective
 from stable_audio_tools.models.precision import weight_dtype
 
 _SCHEDULE_KEYS = ("sigma_min", "sigma_max", "rho")
@@ -90,7 +90,8 @@ def sample_diffusion(
         objective,
         padding_mask,
     )
-    name = sampler_type or (objective.recommended.sampler_type if isinstance(objective, FlowObjective) else "euler")
+    recommended = objective.recommended.sampler_type
+    name = sampler_type or (recommended if recommended in row_samplers.FLOW_SAMPLERS else "euler")
     with progress_of(False if disable_tqdm else progress, steps) as bar:
         watch = Watch(callback, cancel, bar, steps)
         run = _Run(
@@ -158,16 +159,15 @@ class _Run:
     def sample(
         self, name: str, noise: Tensor, init: Tensor | None, init_noise_level: float, schedule: Mapping[str, float]
     ) -> Tensor:
-        if isinstance(self.objective, FlowObjective):
-            if name not in row_samplers.FLOW_SAMPLERS:
-                find_sampler(name, self.objective)  # refuses the name in a sentence
+        usable = samplers_for(self.objective)
+        if name in usable and name in row_samplers.FLOW_SAMPLERS:
             level = init_noise_level if init is not None else 1.0
             x = noise if init is None else init * (1 - level) + noise * level
             return row_samplers.FLOW_SAMPLERS[name](self.denoiser, x, self._times(level, x), self.noise, self.watch)
-        if name in samplers_for(self.objective):
+        if name in usable:
             return self._by_its_own_schedule(name, noise, init, init_noise_level, schedule)
-        if not isinstance(self.objective, VObjective):
-            find_sampler(name, self.objective)
+        if "v-ddim" not in usable:
+            find_sampler(name, self.objective)  # refuses the name in a sentence
         # Any other name is plain DDIM on the shifted schedule for v models.
         level = init_noise_level if init is not None else schedule.get("sigma_max", 1.0)
         times = self._times(level, noise)
