@@ -11,6 +11,16 @@ from stable_audio_tools.core.config import Part, components, validate
 from stable_audio_tools.core.config.parts import examine_body
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.published import (
+    AUDIO_KEYS,
+    audio_decoder,
+    get_dbmax,
+    get_latent_filenames,
+    is_silence_audio,
+    keyword_scandir,
+    npy_decoder,
+    remove_long_silence,
+)
 from stable_audio_tools.data.scanning import fast_scandir, get_audio_filenames
 from stable_audio_tools.data.sources.audio_dir import SampleDataset
 from stable_audio_tools.data.sources.configs import LocalDatasetConfig, LocalWebDatasetConfig, S3DatasetConfig
@@ -20,18 +30,26 @@ from stable_audio_tools.data.sources.webdataset import WebDatasetDataLoader
 from stable_audio_tools.data.transforms import is_silence
 
 __all__ = [
+    "AUDIO_KEYS",
     "LocalDatasetConfig",
     "LocalWebDatasetConfig",
     "PreEncodedDataset",
     "S3DatasetConfig",
     "SampleDataset",
     "WebDatasetDataLoader",
+    "audio_decoder",
     "check_dataset_config",
     "collation_fn",
     "create_dataloader_from_config",
     "fast_scandir",
     "get_audio_filenames",
+    "get_dbmax",
+    "get_latent_filenames",
     "is_silence",
+    "is_silence_audio",
+    "keyword_scandir",
+    "npy_decoder",
+    "remove_long_silence",
 ]
 
 

@@ -3,13 +3,33 @@
 from typing import Any
 
 import numpy as np
-import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
-from stable_audio_tools.core.packages import require
+from stable_audio_tools.data.latent_views import (
+    embeddings_table,
+    pca_point_cloud,
+    point_cloud,
+    proj_pca,
+    project_down,
+)
 from stable_audio_tools.data.pictures import latents_image, spectrogram_image
+
+__all__ = [
+    "audio_spectrogram_image",
+    "embeddings_table",
+    "mel_spectrogram",
+    "pca_point_cloud",
+    "point_cloud",
+    "power_to_db",
+    "proj_pca",
+    "project_down",
+    "spectrogram_image",
+    "tokens_spectrogram_image",
+]
 
 
 def audio_spectrogram_image(waveform: Tensor, power: float = 2.0, sample_rate: int = 48000, **_: Any) -> Image.Image:
@@ -25,22 +45,25 @@ def tokens_spectrogram_image(tokens: Tensor, **_: Any) -> Image.Image:
     return latents_image(rearrange(tokens, "b d t -> d (b t)"))
 
 
-def pca_point_cloud(tokens: Tensor, color_scheme: str = "batch", output_type: str = "points") -> Any:
-    """The three directions in which latents `(b, d, t)` vary most: one row `x, y, z, group` per frame.
+def mel_spectrogram(
+    waveform: Tensor,
+    power: float = 2.0,
+    sample_rate: int = 48000,
+    db: bool = False,
+    n_fft: int = 1024,
+    n_mels: int = 128,
+    **_: Any,
+) -> Tensor:
+    """Mel spectrogram of `(..., n)` audio, `(..., n_mels, frames)`, with `db` in decibels."""
+    mel = MelSpectrogram(
+        sample_rate, n_fft, hop_length=n_fft // 2, power=power, norm="slaney", n_mels=n_mels, mel_scale="htk"
+    )(waveform.float())
+    spectrum: Tensor = AmplitudeToDB()(mel) if db else mel
+    return spectrum
 
-    `points` gives the array, `wandbobj` wraps it for Weights & Biases. `color_scheme` `batch` groups frames by item,
-    anything else numbers them.
-    """
-    frames = rearrange(tokens.detach().float().cpu(), "b d t -> (b t) d")
-    centred = frames - frames.mean(0)
-    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:3]
-    places = torch.zeros(len(frames), 3)
-    places[:, : len(directions)] = centred @ directions.T
-    per_item = tokens.shape[-1]
-    groups = torch.arange(len(frames)) // per_item if color_scheme == "batch" else torch.arange(len(frames))
-    points = np.concatenate([places.numpy(), (groups % 14 + 1).numpy()[:, None]], axis=1)
-    if output_type == "points":
-        return points
-    if output_type != "wandbobj":
-        raise ValueError(f"output_type must be 'points' or 'wandbobj', got {output_type!r}")
-    return require("wandb", extra="wandb").Object3D(points)
+
+def power_to_db(spec: Any, *, amin: float = 1e-10) -> NDArray[np.floating]:
+    """Powers in decibels, of which the weakest count as 80 below the strongest."""
+    levels = 10.0 * np.log10(np.maximum(amin, np.asarray(spec)))
+    floored: NDArray[np.floating] = np.maximum(levels, levels.max() - 80)
+    return floored

@@ -3,10 +3,11 @@
 import logging
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from stable_audio_tools.core.errors import ConfigError
@@ -60,6 +61,35 @@ def create_ui(
     for path, strength in lora:
         model.load_lora(path, strength)
     return create_app(model, gradio_title, tmp_dir or DEFAULT_FOLDER)
+
+
+# What `load_model` loaded last: published globals of other people's apps.
+model: nn.Module | None = None
+sample_rate: int | None = None
+sample_size: int | None = None
+model_type: str | None = None
+
+
+def load_model(
+    model_config: Mapping[str, Any] | None = None,
+    model_ckpt_path: str | Path | None = None,
+    pretrained_name: str | None = None,
+    pretransform_ckpt_path: str | Path | None = None,
+    device: str | torch.device = "cuda",
+    model_half: bool = False,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Load a model for generation -> (model, model config); `device` "cuda" is the CPU where there is no GPU."""
+    global model, sample_rate, sample_size, model_type
+    _check_source(model_config, model_ckpt_path, pretrained_name)
+    precision = "float16" if model_half else "float32"
+    place = None if str(device) == "cuda" else device
+    source = pretrained_name if pretrained_name is not None else model_config or str(model_ckpt_path)
+    loaded = load(source, model_ckpt_path if model_config is not None else None, place, precision=precision)
+    if pretransform_ckpt_path:
+        _load_pretransform(loaded, pretransform_ckpt_path)
+    model, config = loaded.module, loaded.config
+    sample_rate, sample_size, model_type = config["sample_rate"], config["sample_size"], config["model_type"]
+    return model, config
 
 
 def create_app(model: AudioModel, title: str = "", folder: str | Path = DEFAULT_FOLDER) -> Any:

@@ -158,16 +158,7 @@ class PublishedAttention(nn.Module):
         self.inner = inner
         self.contexts = []
 
-    def forward(
-        self,
-        x,
-        context=None,
-        rotary_pos_emb=None,
-        causal=None,
-        flex_attention_block_mask=None,
-        flex_attention_score_mod=None,
-        flash_attn_sliding_window=None,
-    ):
+    def forward(self, x, context=None, rotary_pos_emb=None, causal=None, flash_attn_sliding_window=None):
         self.contexts.append(context.shape)
         return self.inner(x, context, rotary_pos_emb, causal)
 

@@ -1,5 +1,7 @@
 """Audio that a user hands in: as a model takes it, and put back untouched where it was to be kept."""
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -96,3 +98,21 @@ def _distance_to_generated(kept: Tensor) -> Tensor:
     after = torch.where(kept, far + kept.shape[-1], positions).flip(-1).cummin(dim=-1).values.flip(-1)
     nearest = torch.minimum(positions - before, after - positions)
     return torch.where(nearest >= kept.shape[-1], far, nearest).double()
+
+
+def build_mask(sample_size: int, mask_args: Mapping[str, float]) -> Tensor:
+    """A soft mask (sample_size,): 1 keeps, 0 generates.
+
+    `maskstart`, `maskend` and the slopes `softnessL` and `softnessR` are in percent; `marination` lowers the mask, so
+    that the last steps may change what it keeps.
+    """
+    share = {name: mask_args[name] / 100 * sample_size for name in ("maskstart", "maskend", "softnessL", "softnessR")}
+    start, end = math.floor(share["maskstart"]), math.ceil(share["maskend"])
+    rise, fall = round(share["softnessL"]), round(share["softnessR"])
+    mask = torch.zeros(sample_size)
+    mask[start:end] = 1
+    if rise:
+        mask[start : start + rise] = torch.hann_window(2 * rise, periodic=False)[:rise]
+    if fall:
+        mask[end - fall : end] = torch.hann_window(2 * fall, periodic=False)[fall:]
+    return mask * (1 - max(0.0, mask_args["marination"]))

@@ -3,6 +3,8 @@
 from stable_audio_tools.inference.sampling.published import (
     alpha_sigma_to_t,
     get_alphas_sigmas,
+    get_bmask,
+    make_cond_model_fn,
     sample,
     sample_discrete_euler,
     sample_flow_dpmpp,
@@ -32,6 +34,8 @@ __all__ = [
     "alpha_sigma_to_t",
     "build_schedule",
     "get_alphas_sigmas",
+    "get_bmask",
+    "make_cond_model_fn",
     "sample",
     "sample_diffusion",
     "sample_discrete_euler",

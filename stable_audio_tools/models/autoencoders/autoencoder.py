@@ -142,7 +142,7 @@ class AudioAutoencoder(nn.Module):
         if not isinstance(self.bottleneck, DiscreteBottleneck):
             name = "absent" if self.bottleneck is None else type(self.bottleneck).__name__
             raise ValueError(f"only a discrete bottleneck has tokens to decode; this model's bottleneck is {name}")
-        latents = self.bottleneck.decode_tokens(tokens)
+        latents = self.bottleneck.decode_codes(tokens)
         # Quantisers stay in float32 where the nets are in half precision.
         weight = latents if self.decoder is None else next(self.decoder.parameters(), latents)
         return self.decode(latents.to(weight.dtype), skip_bottleneck=True, **kwargs)

@@ -106,7 +106,7 @@ class LocalAttention(nn.Module):
 class AdaRMSNorm(nn.Module):
     """Root-mean-square norm, scaled by a projection of a condition."""
 
-    def __init__(self, features: int, cond_features: int, eps: float = 1e-8) -> None:
+    def __init__(self, features: int, cond_features: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.eps = eps
         self.linear = nn.Linear(cond_features, features, bias=False)
@@ -139,7 +139,7 @@ class LocalTransformer(nn.Module):
         self.rotary_pos_emb = RotaryEmbedding(min(max(dim_head // 2, 32), dim_head))
 
         def norm() -> nn.Module:
-            return AdaRMSNorm(dim, cond_dim) if cond_dim else LayerNorm(dim)
+            return AdaRMSNorm(dim, cond_dim, eps=1e-8) if cond_dim else LayerNorm(dim)
 
         def cross_attention() -> nn.Module:
             return Attention(dim, dim_head, dim_context=cross_attn_cond_dim) if cross_attn_cond_dim else nn.Identity()

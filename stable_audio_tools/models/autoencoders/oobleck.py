@@ -59,7 +59,7 @@ class EncoderBlock(nn.Module):
     """Residual units at the level's own rate, then a step down."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int, use_snake: bool, checkpointing: bool = False
+        self, in_channels: int, out_channels: int, stride: int, use_snake: bool = False, checkpointing: bool = False
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential(
@@ -80,7 +80,7 @@ class DecoderBlock(nn.Module):
         in_channels: int,
         out_channels: int,
         stride: int,
-        use_snake: bool,
+        use_snake: bool = False,
         antialias_activation: bool = False,
         use_nearest_upsample: bool = False,
         checkpointing: bool = False,

@@ -24,6 +24,16 @@ def match_channels(audio: Tensor, channels: int) -> Tensor:
     raise AudioError(f"audio has {present} channels, the model takes {channels}; give it 1 or at least {channels}")
 
 
+def fold_channels_into_batch(x: Tensor) -> Tensor:
+    """(b, c, ...) -> (b * c, ...)"""
+    return x.flatten(0, 1)
+
+
+def unfold_channels_from_batch(x: Tensor, channels: int) -> Tensor:
+    """(b * c, ...) -> (b, c, ...)"""
+    return x.unflatten(0, (-1, channels))
+
+
 def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Band-limited resampling of the last axis."""
     if from_rate == to_rate:

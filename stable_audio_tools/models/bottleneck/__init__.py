@@ -10,6 +10,7 @@ from stable_audio_tools.models.bottleneck.simple import (
     SoftNormBottleneck,
     TanhBottleneck,
     WassersteinBottleneck,
+    compute_mean_kernel,
     compute_mmd,
 )
 from stable_audio_tools.models.bottleneck.softnorm import RunningSoftNormBottleneck
@@ -32,6 +33,7 @@ __all__ = [
     "TanhBottleneck",
     "VAEBottleneck",
     "WassersteinBottleneck",
+    "compute_mean_kernel",
     "compute_mmd",
     "vae_sample",
 ]

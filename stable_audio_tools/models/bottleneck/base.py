@@ -75,6 +75,10 @@ class DiscreteBottleneck(Bottleneck):
         return codes if self.codebooks_first else codes.mT
 
     def decode_tokens(self, codes: Tensor) -> Tensor:
+        """The published form of `decode_codes`."""
+        return self.decode_codes(codes)
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
         """Codes in the layout that `encode` tells to what the decoder takes: `decode` of the latents they stand for."""
         axis = 1 if self.codebooks_first else 2
         count = codes.shape[axis] if codes.ndim == 3 else 0

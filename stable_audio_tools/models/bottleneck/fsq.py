@@ -151,27 +151,29 @@ class FSQBottleneck(DiscreteBottleneck):
 
 
 class DitheredFSQ(nn.Module):
-    """Values (b, t, q * d), squashed by tanh, to values on evenly spaced levels from -1 to 1 and codes (b, t, q).
+    """Values (b, t, q * d), squashed by tanh, to values on even levels from -scale to scale and codes (b, t, q).
 
     In training most items get noise of one step's width instead of rounding, which looks alike to the decoder and
     passes gradients.
     """
 
-    def __init__(self, levels: Sequence[int], num_codebooks: int, noise_dropout: float) -> None:
+    def __init__(self, levels: Sequence[int], num_codebooks: int, noise_dropout: float, scale: float = 1.0) -> None:
         super().__init__()
         self.levels = list(levels)
         self.num_codebooks = num_codebooks
         self.noise_dropout = noise_dropout
+        self.scale = scale
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.tanh(x.unflatten(-1, (self.num_codebooks, -1)))
+    def forward(self, x: Tensor, skip_tanh: bool = False) -> tuple[Tensor, Tensor]:
+        x = x.unflatten(-1, (self.num_codebooks, -1))
+        x = x if skip_tanh else torch.tanh(x)
         step = self._step(x)
         values = self._dither(x, step) if self.training else self._round(x, step)
         return values.flatten(-2), digits_to_codes(self._digits(values, step), self.levels)
 
     def lookup(self, codes: Tensor) -> Tensor:  # (b, t, q) -> (b, t, q * d)
         digits = codes_to_digits(codes, self.levels).float()
-        return (digits * self._step(digits) - 1).flatten(-2)
+        return (digits * self._step(digits) - self.scale).flatten(-2)
 
     def _dither(self, x: Tensor, step: Tensor) -> Tensor:
         """Two draws per item: noise unless the second one drops it; then rounded unless the first one drops that."""
@@ -184,14 +186,14 @@ class DitheredFSQ(nn.Module):
         return torch.bernoulli(torch.full((len(x), 1, 1, 1), self.noise_dropout, device=x.device)).bool()
 
     def _round(self, x: Tensor, step: Tensor) -> Tensor:
-        return round_straight_through((x + 1) / step) * step - 1
+        return round_straight_through((x + self.scale) / step) * step - self.scale
 
     def _digits(self, values: Tensor, step: Tensor) -> Tensor:
         highest = values.new_tensor(self.levels) - 1
-        return ((values.detach() + 1) / step).round().clamp(min=torch.zeros_like(highest), max=highest)
+        return ((values.detach() + self.scale) / step).round().clamp(min=torch.zeros_like(highest), max=highest)
 
     def _step(self, like: Tensor) -> Tensor:
-        return 2 / (like.new_tensor(self.levels) - 1)
+        return 2 * self.scale / (like.new_tensor(self.levels) - 1)
 
 
 def _check_dithered(config: Any) -> Iterator[tuple[str, str]]:
@@ -239,3 +241,7 @@ class DitheredFSQBottleneck(DiscreteBottleneck):
 
     def lookup(self, codes: Tensor) -> Tensor:  # (b, t, q) -> (b, d, t)
         return self.quantizer.lookup(codes).mT
+
+    def decode_tokens(self, codes: Tensor) -> Tensor:
+        """Codes (b, t, q) to values (b, t, d), in the published layout, which callers transpose."""
+        return self.decode_codes(codes).mT

@@ -73,10 +73,11 @@ def compute_mmd(latents: Tensor) -> Tensor:
     """Squared maximum mean discrepancy between the frames of latents (b, d, t) and as many normal draws."""
     frames = latents.mT.reshape(-1, latents.shape[1])
     normal = torch.randn_like(frames)
-    return _mean_kernel(frames, frames) + _mean_kernel(normal, normal) - 2 * _mean_kernel(frames, normal)
+    own, drawn = compute_mean_kernel(frames, frames), compute_mean_kernel(normal, normal)
+    return own + drawn - 2 * compute_mean_kernel(frames, normal)
 
 
-def _mean_kernel(x: Tensor, y: Tensor) -> Tensor:
+def compute_mean_kernel(x: Tensor, y: Tensor) -> Tensor:
     """Mean of exp(-|x - y|^2 / d^2) over all pairs of rows (n, d), without the n * n * d differences."""
     x, y = in_full_precision(x), in_full_precision(y)
     squares = x.pow(2).sum(1)[:, None] + y.pow(2).sum(1)[None] - 2 * x @ y.T

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Kind, Part, Runtime, register
-from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.autoencoders.preprocessing import match_channels
 from stable_audio_tools.models.checkpoints import load_into
 from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, reads
@@ -40,6 +40,24 @@ class _PretransformBased(Conditioner):
         if "pretransform" not in self._modules:
             self.pretransform._apply(fn, recurse)
         return self
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        """Load weights of a pretransform that is no part of the state dict, where a file holds them all the same."""
+        start = f"{prefix}pretransform."
+        if "pretransform" not in self._modules:
+            names = [name for name in state_dict if name.startswith(start)]
+            if names:
+                self._load_pretransform({name.removeprefix(start): state_dict.pop(name) for name in names}, start)
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+    def _load_pretransform(self, weights: dict[str, Tensor], prefix: str) -> None:
+        module: nn.Module = self.pretransform
+        answer = nn.Module.load_state_dict(module, weights, strict=False)
+        problems = [*answer.missing_keys, *answer.unexpected_keys]
+        if problems:
+            raise CheckpointError(
+                f"{prefix}*: {len(problems)} weights do not fit this pretransform, for example {problems[0]!r}"
+            )
 
     def encode_audio(self, audio: Tensor) -> Tensor:
         """(b, c, n) of any channel count to latents (b, d, t)."""

@@ -101,7 +101,7 @@ class T5Conditioner(Conditioner):
         self._frozen = FrozenEncoder()
         self._recent: RecentResults[tuple[Tensor, Tensor]] = RecentResults()
         if enable_grad:
-            self.model = self._trained_encoder()
+            self._modules["model"] = self._trained_encoder()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Conditioner":
         super()._apply(fn, recurse)
@@ -130,10 +130,15 @@ class T5Conditioner(Conditioner):
         """Splits text as the encoder wants it."""
         return load_tokenizer(self.t5_model_name, "t5_model_name")
 
+    @property
+    def model(self) -> nn.Module:
+        """The encoder, by its published name."""
+        return self.encoder()
+
     def encoder(self) -> nn.Module:
         """The encoder on `self.device`, loaded if it is not yet."""
         if self.enable_grad:
-            return self.model.eval()
+            return self._modules["model"].eval()  # type: ignore[union-attr]
         dtype = pick_dtype(self.device)
         return self._frozen.on(("t5", self.t5_model_name), self.device, dtype, partial(self._load, dtype))
 

@@ -83,11 +83,11 @@ class ResConvBlock(nn.Module):
         in_channels: int,
         mid_channels: int,
         out_channels: int,
-        *,
-        kernel_size: int,
-        conv_bias: bool,
-        use_snake: bool,
         is_last: bool = False,
+        kernel_size: int = 5,
+        conv_bias: bool = True,
+        *,
+        use_snake: bool = False,
     ) -> None:
         super().__init__()
         activation: Callable[[int], nn.Module] = Snake1d if use_snake else lambda channels: nn.GELU()
@@ -135,7 +135,7 @@ class SelfAttention1d(nn.Module):
 class SkipBlock(nn.Module):
     """A level around all deeper levels; its input is concatenated to its output."""
 
-    def __init__(self, layers: list[nn.Module]) -> None:
+    def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
         self.main = nn.Sequential(*layers)
 
@@ -237,13 +237,11 @@ class DiffusionAttnUnet1D(DiffusionModel):
             learned = learned_resample or stride == 1
             joined = width if level == depth else 2 * width
             inner = SkipBlock(
-                [
-                    _learned_downsample(above, stride) if learned else CubicDownsample(),
-                    *_alternate(conv, attend, [(above, width, width), (width, width, width), (width, width, width)]),
-                    inner,
-                    *_alternate(conv, attend, [(joined, width, width), (width, width, width), (width, width, above)]),
-                    _learned_upsample(above, stride) if learned else CubicUpsample(),
-                ]
+                _learned_downsample(above, stride) if learned else CubicDownsample(),
+                *_alternate(conv, attend, [(above, width, width), (width, width, width), (width, width, width)]),
+                inner,
+                *_alternate(conv, attend, [(joined, width, width), (width, width, width), (width, width, above)]),
+                _learned_upsample(above, stride) if learned else CubicUpsample(),
             )
         width = channels[0]
         entry = io_channels + cond_dim + _TIME_FEATURES * (2 if cond_noise_aug else 1)

@@ -52,11 +52,11 @@ class BlockOptions:
 class ConvNeXtBlock(nn.Module):
     """Residual: a convolution per channel, then a pointwise network that starts at zero."""
 
-    def __init__(self, dim: int, options: BlockOptions) -> None:
+    def __init__(self, dim: int, kernel_size: int = 7, mult: int = 4, glu: bool = False) -> None:
         super().__init__()
-        size, inner = options.kernel_size, dim * options.mult
-        self.glu = options.glu
-        self.dw_conv = WNConv1d(dim, dim, kernel_size=size, padding=size // 2, groups=dim)
+        inner = dim * mult
+        self.glu = glu
+        self.dw_conv = WNConv1d(dim, dim, kernel_size=kernel_size, padding=kernel_size // 2, groups=dim)
         self.proj_up = WNConv1d(dim, inner * 2 if self.glu else inner, kernel_size=1)
         self.act = nn.SiLU() if self.glu else nn.GELU()
         self.proj_down = WNConv1d(inner, dim, kernel_size=1)
@@ -75,7 +75,7 @@ class ConvNeXtStage(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, blocks: int, options: BlockOptions) -> None:
         super().__init__()
-        self.layers = nn.ModuleList([ConvNeXtBlock(in_channels, options) for _ in range(blocks)])
+        self.layers = nn.ModuleList([ConvNeXtBlock(in_channels, **vars(options)) for _ in range(blocks)])
         self.downsample = WNConv1d(
             in_channels, out_channels, kernel_size=2 * stride, stride=stride, padding=math.ceil(stride / 2)
         )

@@ -42,6 +42,11 @@ RELATIVISTIC = AdversarialLoss(
 ADVERSARIAL = {"hinge": HINGE, "unit_hinge": UNIT_HINGE, "lsgan": LEAST_SQUARES, "rpgan": RELATIVISTIC}
 
 
+def get_hinge_losses(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Hinge losses of the discriminator and of the generator."""
+    return HINGE.critic(score_real, score_fake), HINGE.generator(score_real, score_fake)
+
+
 class Opinion(NamedTuple):
     """What one sub-discriminator says of a batch: scores (higher is more real) and the activations behind them."""
 
@@ -83,15 +88,15 @@ class Critic(nn.Module, ABC):
     def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
         """Distance between the activations for real and fake audio."""
 
-    def discriminator_loss(self, reals: Tensor, fakes: Tensor) -> Tensor:
-        """What the discriminator minimises; no gradient reaches the fakes."""
-        return self._criticise(self(reals), self(fakes.detach()))
+    def discriminator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
+        """What the discriminator minimises; no gradient reaches the fakes. `loss` takes the real audio first."""
+        return self._criticise(self(real), self(fake.detach()))
 
-    def generator_loss(self, reals: Tensor, fakes: Tensor) -> GeneratorLosses:
+    def generator_loss(self, fake: Tensor, real: Tensor) -> GeneratorLosses:
         """What the generator minimises; what is said of real audio is a constant here."""
         with torch.no_grad():
-            real = self(reals)
-        return self._persuade(real, self(fakes))
+            opinions = self(real)
+        return self._persuade(opinions, self(fake))
 
     def loss(self, reals: Tensor, fakes: Tensor) -> CriticLosses:
         """All terms, for reports and for trainers that use one call for both sides."""

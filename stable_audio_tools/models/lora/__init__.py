@@ -18,7 +18,7 @@ from stable_audio_tools.models.lora.config import AdapterType, BasePrecision, Lo
 from stable_audio_tools.models.lora.conversion import convert_lora
 from stable_audio_tools.models.lora.files import describe_lora, read_lora, write_lora
 from stable_audio_tools.models.lora.identity import base_facts, same_weights
-from stable_audio_tools.models.lora.loading import fill_lora, load_lora, save_lora
+from stable_audio_tools.models.lora.loading import fill_lora, load_and_apply_loras, load_lora, save_lora
 from stable_audio_tools.models.lora.merging import Extracted, extract_lora, merge_lora, unmerge_lora
 from stable_audio_tools.models.lora.stored import LoraFile, LoraFormat
 
@@ -37,6 +37,7 @@ __all__ = [
     "describe_lora",
     "extract_lora",
     "fill_lora",
+    "load_and_apply_loras",
     "load_lora",
     "lora_config_from",
     "merge_lora",

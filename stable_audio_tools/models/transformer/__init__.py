@@ -6,7 +6,14 @@ from stable_audio_tools.models.transformer.blocks import ConformerModule, Transf
 from stable_audio_tools.models.transformer.cache import KeyValue, KeyValueCache
 from stable_audio_tools.models.transformer.continuous import ContinuousTransformer, TransformerOutput
 from stable_audio_tools.models.transformer.feedforward import GLU, FeedForward
-from stable_audio_tools.models.transformer.norms import DynamicTanh, LayerNorm, LayerScale
+from stable_audio_tools.models.transformer.norms import DynamicTanh, LayerNorm, LayerScale, RunningInstanceNorm
+from stable_audio_tools.models.transformer.published import (
+    apply_rotary_pos_emb,
+    checkpoint,
+    create_causal_mask,
+    or_reduce,
+    rotate_half,
+)
 from stable_audio_tools.models.transformer.rotary import (
     AbsolutePositionalEmbedding,
     Rotary,
@@ -28,9 +35,15 @@ __all__ = [
     "LayerScale",
     "Rotary",
     "RotaryEmbedding",
+    "RunningInstanceNorm",
     "ScaledSinusoidalEmbedding",
     "TransformerBlock",
     "TransformerOutput",
+    "apply_rotary_pos_emb",
     "attention_backend",
+    "checkpoint",
+    "create_causal_mask",
+    "or_reduce",
+    "rotate_half",
     "use_attention_backend",
 ]

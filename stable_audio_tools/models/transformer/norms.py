@@ -94,3 +94,30 @@ class LayerScale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scale * x
+
+
+class RunningInstanceNorm(nn.Module):
+    """Channels brought to the running mean and deviation of training, bounded by asinh, times one gain."""
+
+    running_mean: Tensor
+    running_std: Tensor
+
+    def __init__(
+        self, dim: int, momentum: float = 0.99, eps: float = 1e-4, saturate: bool = True, trainable_gain: bool = True
+    ) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.eps = eps
+        self.saturate = saturate
+        self.gain = nn.Parameter(torch.ones(1)) if trainable_gain else None
+        self.register_buffer("running_mean", torch.zeros(1, 1, dim))
+        self.register_buffer("running_std", torch.ones(1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:  # (b, n, d) -> (b, n, d)
+        if self.training:
+            frames = x.detach().flatten(0, 1)
+            self.running_mean = self.running_mean.lerp(frames.mean(0)[None, None], 1 - self.momentum)
+            self.running_std = self.running_std.lerp(frames.std(0)[None, None], 1 - self.momentum).clamp(min=self.eps)
+        x = (x - self.running_mean) / self.running_std
+        x = x.asinh() if self.saturate else x
+        return x if self.gain is None else x * self.gain

@@ -1,6 +1,31 @@
 """Training of autoencoders against spectral, time-domain and adversarial losses."""
 
-from stable_audio_tools.training.autoencoders.demos import AutoencoderDemoCallback
-from stable_audio_tools.training.autoencoders.wrapper import AutoencoderTrainingWrapper
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = ["AutoencoderDemoCallback", "AutoencoderTrainingWrapper"]
+from torch import Tensor, nn
+
+from stable_audio_tools.training.autoencoders.demos import AutoencoderDemoCallback
+from stable_audio_tools.training.autoencoders.recipe import bottleneck_losses
+from stable_audio_tools.training.autoencoders.wrapper import AutoencoderTrainingWrapper
+from stable_audio_tools.training.losses import LossModule
+
+__all__ = [
+    "AutoencoderDemoCallback",
+    "AutoencoderTrainingWrapper",
+    "create_loss_modules_from_bottleneck",
+    "trim_to_shortest",
+]
+
+
+def create_loss_modules_from_bottleneck(
+    bottleneck: nn.Module | None, loss_config: Mapping[str, Any]
+) -> list[LossModule]:
+    """The terms that a kind of bottleneck adds, with the weights of a plain loss config."""
+    return list(bottleneck_losses(bottleneck, loss_config.get("bottleneck", {}).get("weights", {})))
+
+
+def trim_to_shortest(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Both signals (b, c, n), cut to the length of the shorter one."""
+    length = min(a.shape[-1], b.shape[-1])
+    return a[..., :length], b[..., :length]

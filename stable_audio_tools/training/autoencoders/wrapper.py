@@ -207,7 +207,7 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
 
     def _discriminate(self, info: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.discriminator is not None
-        info["loss_dis"] = self.discriminator.discriminator_loss(info["reals"], info["decoded"])
+        info["loss_dis"] = self.discriminator.discriminator_loss(fake=info["decoded"], real=info["reals"])
         total, terms = self.losses_disc(info)
         return total, terms
 
@@ -216,7 +216,7 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         if self.discriminator is not None:
             adversarial = matching = info["decoded"].new_zeros(())
             if self.warmed_up:
-                adversarial, matching = self.discriminator.generator_loss(info["reals"], info["decoded"])
+                adversarial, matching = self.discriminator.generator_loss(fake=info["decoded"], real=info["reals"])
             info |= {"loss_adv": adversarial, "feature_matching_distance": matching}
         if self.teacher_model is not None:
             info |= self._distil(info)

@@ -1,5 +1,8 @@
 """Losses of training: named modules, and spectral distances."""
 
+from stable_audio_tools.training.losses.features import HubertLoss
+from stable_audio_tools.training.losses.mel import MelSpectrogramLoss
+from stable_audio_tools.training.losses.metrics import PESQMetric
 from stable_audio_tools.training.losses.modules import (
     AuralossLoss,
     L1Loss,
@@ -15,11 +18,14 @@ from stable_audio_tools.training.losses.modules import (
 
 __all__ = [
     "AuralossLoss",
+    "HubertLoss",
     "L1Loss",
     "LossModule",
     "LossWithTarget",
     "MSELoss",
+    "MelSpectrogramLoss",
     "MultiLoss",
+    "PESQMetric",
     "StereoImageLoss",
     "TargetValueLoss",
     "TimeDomainMMDLoss",

@@ -57,6 +57,40 @@ class Terms(NamedTuple):
     phase: Tensor | float
 
 
+class SpectralConvergenceLoss(nn.Module):
+    """Distance of magnitudes (..., bins, frames), relative to the norm of the second: (..., 1, 1)."""
+
+    def forward(self, x_mag: Tensor, y_mag: Tensor) -> Tensor:
+        apart = torch.linalg.vector_norm(y_mag - x_mag, dim=(-1, -2), keepdim=True)
+        return apart / torch.linalg.vector_norm(y_mag, dim=(-1, -2), keepdim=True)
+
+
+class STFTMagnitudeLoss(nn.Module):
+    """Distance of magnitudes, or with `log` of log(log_fac * magnitude + log_eps)."""
+
+    def __init__(
+        self,
+        log: bool = True,
+        log_eps: float = 0.0,
+        log_fac: float = 1.0,
+        distance: Distance = "L1",
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        if distance not in _DISTANCES:
+            raise ValueError(f"distance is {distance!r}; allowed: {', '.join(_DISTANCES)}")
+        self.log = log
+        self.log_eps = log_eps
+        self.log_fac = log_fac
+        self.distance = distance
+        self.reduction = reduction
+
+    def forward(self, x_mag: Tensor, y_mag: Tensor) -> Tensor:
+        if self.log:
+            x_mag, y_mag = ((self.log_fac * mag + self.log_eps).log() for mag in (x_mag, y_mag))
+        return _DISTANCES[self.distance](x_mag, y_mag, reduction=self.reduction)
+
+
 class STFTLoss(nn.Module):
     """Distance of the spectra of one resolution."""
 

@@ -1,6 +1,6 @@
 """Named, weighted losses over a dictionary of what a training step computed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -163,13 +163,19 @@ class TimeDomainMMDLoss(LossModule):
 
     def compute(self, info: Info) -> Tensor:
         a, b = (info[key].flatten(0, -2) for key in (self.key_a, self.key_b))
-        return self._kernel(a, a) + self._kernel(b, b) - 2 * self._kernel(a, b)
+        return mean_discrepancy(a, b, self.bandwidths)
 
-    def _kernel(self, x: Tensor, y: Tensor) -> Tensor:
+
+def mean_discrepancy(a: Tensor, b: Tensor, bandwidths: Sequence[float]) -> Tensor:
+    """Maximum mean discrepancy of rows (n, d), under a mixture of rational quadratic kernels of these bandwidths."""
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
         """Mean over all pairs and bandwidths of 1 / (1 + mean squared difference / (2 * bandwidth))."""
         squares = x.square().mean(1)[:, None] + y.square().mean(1)[None] - 2 * (x @ y.T) / x.shape[1]
         squares = squares.clamp(min=0.0)
-        return torch.stack([(1 / (1 + squares / (2 * width))).mean() for width in self.bandwidths]).mean()
+        return torch.stack([(1 / (1 + squares / (2 * width))).mean() for width in bandwidths]).mean()
+
+    return kernel(a, a) + kernel(b, b) - 2 * kernel(a, b)
 
 
 class LossWithTarget(LossModule):

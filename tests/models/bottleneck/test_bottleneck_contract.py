@@ -101,7 +101,7 @@ def test_codes_stand_for_the_latents(name: str) -> None:
     torch.manual_seed(4)
     wanted = bottleneck.decode(latents)
     torch.manual_seed(4)
-    torch.testing.assert_close(bottleneck.decode_tokens(codes), wanted, rtol=0, atol=1e-5)  # sums in another order
+    torch.testing.assert_close(bottleneck.decode_codes(codes), wanted, rtol=0, atol=1e-5)  # sums in another order
 
 
 @pytest.mark.parametrize("name", DISCRETE)

@@ -47,15 +47,15 @@ def test_separate_sides_equal_the_joint_loss(tag, audio):
     critic, (reals, fakes) = make(tag), audio
     joint = critic.loss(reals, fakes)
     assert isinstance(critic, SMALL[tag][0])
-    torch.testing.assert_close(critic.discriminator_loss(reals, fakes), joint.discriminator)
-    torch.testing.assert_close(tuple(critic.generator_loss(reals, fakes)), tuple(joint[1:]))
+    torch.testing.assert_close(critic.discriminator_loss(fakes, reals), joint.discriminator)
+    torch.testing.assert_close(tuple(critic.generator_loss(fakes, reals)), tuple(joint[1:]))
 
 
 @pytest.mark.parametrize("tag", SMALL)
 def test_the_discriminator_turn_leaves_the_generator_alone(tag, audio):
     critic, (reals, fakes) = make(tag), audio
     fakes.requires_grad_()
-    critic.discriminator_loss(reals, fakes).backward()
+    critic.discriminator_loss(fakes, reals).backward()
     assert fakes.grad is None
     assert all(parameter.grad is not None for parameter in critic.parameters())
     critic.loss(reals, fakes).discriminator.backward()
@@ -67,7 +67,7 @@ def test_both_generator_terms_reach_the_generator(tag, audio):
     critic, (reals, fakes) = make(tag), audio
     for index in range(2):
         leaf = fakes.clone().requires_grad_()
-        critic.generator_loss(reals, leaf)[index].backward()
+        critic.generator_loss(leaf, reals)[index].backward()
         assert leaf.grad is not None and leaf.grad.abs().sum() > 0
 
 
@@ -77,14 +77,14 @@ def test_both_generator_terms_reach_the_generator(tag, audio):
 )
 def test_a_small_step_down_the_gradient_tells_real_from_fake(tag, loss_type, audio):
     critic, (reals, fakes) = make(tag, loss_type=loss_type).double(), (signal.double() for signal in audio)
-    loss = critic.discriminator_loss(reals, fakes)
+    loss = critic.discriminator_loss(fakes, reals)
     loss.backward()
     with torch.no_grad():
         squares = sum(float(parameter.grad.square().sum()) for parameter in critic.parameters())
         for parameter in critic.parameters():
             parameter -= 1e-7 / squares * parameter.grad
         # To first order the loss falls by 1e-7.
-        assert float(loss - critic.discriminator_loss(reals, fakes)) == pytest.approx(1e-7, rel=0.02)
+        assert float(loss - critic.discriminator_loss(fakes, reals)) == pytest.approx(1e-7, rel=0.02)
 
 
 @pytest.mark.parametrize("tag", ["encodec", "dac", "big_vgan"])
@@ -93,7 +93,7 @@ def test_recomputing_activations_changes_no_gradient(tag, audio):
     gradients = []
     for checkpointing in (True, False):
         critic = make(tag, checkpointing=checkpointing)
-        critic.discriminator_loss(reals, fakes).backward()
+        critic.discriminator_loss(fakes, reals).backward()
         gradients.append([parameter.grad for parameter in critic.parameters()])
     torch.testing.assert_close(*gradients)
 

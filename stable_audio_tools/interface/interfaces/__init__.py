@@ -1,0 +1,1 @@
+"""Published import path of the pages of the app."""

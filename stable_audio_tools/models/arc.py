@@ -1,0 +1,13 @@
+"""Published import path of the heads of ARC post-training."""
+
+from torch import Tensor
+
+from stable_audio_tools.models.discriminators.arc_heads import ConvDiscriminator, ConvNeXtDiscriminator
+from stable_audio_tools.models.discriminators.losses import RELATIVISTIC
+
+__all__ = ["ConvDiscriminator", "ConvNeXtDiscriminator", "get_relativistic_losses"]
+
+
+def get_relativistic_losses(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses of the discriminator and of the generator."""
+    return RELATIVISTIC.critic(score_real, score_fake), RELATIVISTIC.generator(score_real, score_fake)
