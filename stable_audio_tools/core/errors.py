@@ -1,7 +1,8 @@
 """Errors that speak to the user: the command line prints them as they are and exits with status 2."""
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -29,6 +30,18 @@ class AudioError(UserError):
 
 class MissingPackage(UserError, ImportError):
     """An optional package that is needed for what was asked."""
+
+
+@contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turn what a class of another package raises about its options into a ConfigError that names the place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{where}: {reason}") from error
 
 
 _REASONS = {

@@ -10,9 +10,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.training.module import TrainingModule
-from stable_audio_tools.training.optimizers import Timing, create_optimizer_from_config, create_scheduler_from_config
+from stable_audio_tools.training.optimizers import (
+    Timing,
+    create_optimizer_from_config,
+    create_scheduler_from_config,
+    optimizer_entry,
+)
 
 ClipNorm = Annotated[float, Field(ge=0, description="largest gradient norm; 0: no clipping")]
 
@@ -30,11 +34,7 @@ class AdversarialTraining(TrainingModule):
         """`names`: entries of `optimizer_configs`, the generator's first."""
         super().__init__()
         self.automatic_optimization = False
-        missing = [name for name in names if name not in optimizer_configs]
-        if missing:
-            found = ", ".join(optimizer_configs) or "nothing"
-            raise ConfigError(f"training.optimizer_configs: has no entry {missing[0]!r}; found {found}")
-        self.optimizer_configs = {name: optimizer_configs[name] for name in names}
+        self.optimizer_configs = {name: optimizer_entry(optimizer_configs, name) for name in names}
         self.accum_batches, self.clip_grad_norm = accum_batches, clip_grad_norm
         self._accumulated = 0
         self._steps = [0] * len(names)  # of each optimiser, since the run or its latest resumption began

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from stable_audio_tools.core.config.sentences import nearest, show
-from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.errors import ConfigError, explained
 from stable_audio_tools.core.packages import require
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class Timing(NamedTuple):
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "Timing":
         """The timing in a `scheduler` node."""
+        config = _mapping(config, "scheduler")
         interval, frequency = config.get("interval", "step"), config.get("frequency", 1)
         if interval not in ("step", "epoch"):
             raise ConfigError(f"scheduler.interval: expected 'step' or 'epoch', got {show(interval)}")
@@ -91,9 +92,14 @@ def resolve_optimizer(
         return {"optimizer": {"type": default, "config": {"lr": learning_rate, **default_config}}}
     if learning_rate is not None:
         logger.warning("training.learning_rate is ignored: optimizer_configs tells the rates")
-    chosen = configs.get(name)
+    return optimizer_entry(configs, name)
+
+
+def optimizer_entry(configs: Any, name: str) -> dict[str, Any]:
+    """Return the entry of one network in `optimizer_configs`, which holds an 'optimizer' and perhaps a 'scheduler'."""
+    chosen = _mapping(configs, "training.optimizer_configs").get(name)
     if not isinstance(chosen, Mapping) or "optimizer" not in chosen:
-        found = f"it has {', '.join(configs)}" if configs else "it is empty"
+        found = f"it has {', '.join(map(str, configs))}" if configs else "it is empty"
         raise ConfigError(f"training.optimizer_configs needs an entry {name!r} with an 'optimizer'; {found}")
     return dict(chosen)
 
@@ -115,9 +121,12 @@ def create_optimizer_from_config(optimizer_config: Mapping[str, Any], parameters
     """The optimiser of a `{"type", "config", "param_groups"}` node; of a module it gets what is trainable."""
     _check_keys(optimizer_config, _OPTIMIZER_KEYS, "optimizer")
     kind = _optimizer_class(optimizer_config["type"])
-    options = dict(optimizer_config.get("config") or {})
+    options = dict(_mapping(optimizer_config.get("config") or {}, "optimizer.config"))
     _check_options(kind, options, "optimizer", first="params")
-    groups = _group(_listed(parameters), optimizer_config.get("param_groups") or ())
+    overrides = optimizer_config.get("param_groups") or ()
+    if not isinstance(overrides, list | tuple):
+        raise ConfigError(f"optimizer.param_groups: expected a list, got {show(overrides)}")
+    groups = _group(_listed(parameters), overrides)
     for group in groups:
         if isinstance(group, Mapping):
             _check_options(kind, {key: group[key] for key in group if key != "params"}, "param_groups", first="params")
@@ -129,11 +138,11 @@ def create_scheduler_from_config(scheduler_config: Mapping[str, Any], optimizer:
     """The schedule of a `{"type", "config"}` node."""
     _check_keys(scheduler_config, _SCHEDULER_KEYS, "scheduler")
     known: dict[str, type[Any]] = {**_classes(torch.optim.lr_scheduler, LRScheduler), "InverseLR": InverseLR}
-    kind = known.get(scheduler_config["type"])
+    given = scheduler_config["type"]
+    kind = known.get(given) if isinstance(given, str) else None
     if kind is None:
-        given = scheduler_config["type"]
         raise ConfigError(f"scheduler.type: no schedule named {show(given)}; {nearest(str(given), known)}")
-    options = dict(scheduler_config.get("config") or {})
+    options = dict(_mapping(scheduler_config.get("config") or {}, "scheduler.config"))
     _check_options(kind, options, "scheduler", first="optimizer")
     schedule: LRScheduler = _call(kind, "scheduler", optimizer, options)
     return schedule
@@ -144,7 +153,7 @@ def _optimizer_class(name: Any) -> type[Any]:
         fused: type[Any] = require("deepspeed.ops.adam").FusedAdam
         return fused
     known = _classes(torch.optim, Optimizer)
-    if name in known:
+    if isinstance(name, str) and name in known:
         return known[name]
     if isinstance(name, str) and (name.endswith(("8bit", "32bit")) or name.startswith("Paged")):
         quantised = _classes(require("bitsandbytes").optim, Optimizer)
@@ -163,8 +172,14 @@ def _classes(module: Any, base: type[Any]) -> dict[str, type[Any]]:
     }
 
 
-def _check_keys(node: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
-    for key in node:
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where}: expected an object, got {show(value)}")
+    return value
+
+
+def _check_keys(node: Any, known: tuple[str, ...], where: str) -> None:
+    for key in _mapping(node, where):
         if key not in known:
             raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, known)}")
     if "type" not in node:
@@ -184,10 +199,8 @@ def _check_options(kind: type[Any], options: Mapping[str, Any], where: str, firs
 def _call(kind: type[Any], where: str, first: Any, options: Mapping[str, Any]) -> Any:
     # JSON has lists where torch wants tuples (betas).
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    try:
+    with explained(f"{where} {kind.__name__}"):
         return kind(first, **values)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{where} {kind.__name__}: {error}") from error
 
 
 def _fused_on_cpu(kind: type[Any], groups: list[Any], options: dict[str, Any]) -> dict[str, Any]:
@@ -223,7 +236,7 @@ def _group(parameters: list[Any], overrides: Iterable[Mapping[str, Any]]) -> lis
     left: dict[str, Any] = dict(named)
     groups: list[dict[str, Any]] = []
     for index, override in enumerate(overrides):
-        pattern = override.get("pattern")
+        pattern = _mapping(override, f"param_groups[{index}]").get("pattern")
         if not isinstance(pattern, str):
             raise ConfigError(f"param_groups[{index}].pattern: missing; it is a glob over parameter names")
         taken = [name for name in left if fnmatchcase(name, pattern)]

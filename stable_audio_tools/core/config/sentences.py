@@ -44,7 +44,7 @@ _UNION_MEMBERS = frozenset(
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name."""
     options = sorted(known)
-    close = difflib.get_close_matches(name, options, n=1)
+    close = difflib.get_close_matches(str(name), options, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
     return f"allowed: {', '.join(options)}" if options else "nothing is allowed here"

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Kind, Part, validate
-from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.errors import ConfigError, explained
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.bottleneck import (
     DACRVQBottleneck,
@@ -109,7 +109,8 @@ class SpectralDistance(nn.Module):
         options = dict(config)
         self.w_sum, self.w_diff = options.pop("w_sum", 1.0), options.pop("w_diff", 1.0)
         self.stereo = channels == 2
-        self.mrstft = MultiResolutionSTFTLoss(sample_rate=sample_rate, **options)
+        with explained("training.loss_configs.spectral.config"):
+            self.mrstft = MultiResolutionSTFTLoss(sample_rate=sample_rate, **options)
 
     def forward(self, decoded: Tensor, reals: Tensor) -> dict[str, Tensor]:
         if not self.stereo:
@@ -124,7 +125,8 @@ class ImageDistance(nn.Module):
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
-        self.image = MultiResolutionImageLoss(**config)
+        with explained("training.loss_configs.image.config"):
+            self.image = MultiResolutionImageLoss(**config)
 
     def forward(self, decoded: Tensor, reals: Tensor) -> dict[str, Tensor]:
         return {"image_loss": self.image(decoded, reals)}
