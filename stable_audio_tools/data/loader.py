@@ -63,6 +63,36 @@ class SamePass:
         return iter(self.loader)
 
 
+class UnknownLength:
+    """The batches of a loader of one process, for a trainer that looks one batch ahead to see where an epoch ends.
+
+    An epoch is shorter than the loader's length where items are bad. `state_dict` is the place after the batch before
+    the one that was given last: the trainer has asked for that one, and not trained on it yet.
+    """
+
+    def __init__(self, loader: "Loader") -> None:
+        self.loader = loader
+        self._before: dict[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        self._before = None
+        batches = iter(self.loader)
+        while True:
+            before = self.loader.state_dict()
+            batch = next(batches, None)
+            if batch is None:
+                self._before = None
+                return
+            self._before = before
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._before or self.loader.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loader.load_state_dict(state)
+
+
 class Loader:
     """Iterates over one epoch at a time; `state_dict` is the place after the batch that was given last.
 

@@ -1,12 +1,19 @@
 """Where metrics, audio and pictures go. Only the chosen logger's package is imported."""
 
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from stable_audio_tools.core.files import write_text
 from stable_audio_tools.core.packages import require
+from stable_audio_tools.core.ranks import is_rank_zero
 from stable_audio_tools.training.settings import TrainSettings
+
+_WANDB_STEP = (
+    "trainer/global_step"  # Lightning's axis: wandb's own steps count calls, and calls for the past are dropped
+)
 
 
 def create_logger(settings: TrainSettings, folder: Path) -> Logger | None:
@@ -28,7 +35,12 @@ def create_logger(settings: TrainSettings, folder: Path) -> Logger | None:
     require("wandb", extra="wandb")
     from pytorch_lightning.loggers import WandbLogger
 
-    return WandbLogger(project=project, name=settings.name, save_dir=folder)
+    # A resumed run goes on under its id, in its own plots.
+    noted = folder / "wandb_run_id.txt"
+    number = noted.read_text().strip() if noted.exists() else token_hex(4)
+    if is_rank_zero() and not noted.exists():
+        write_text(noted, number + "\n")
+    return WandbLogger(project=project, name=settings.name, save_dir=folder, id=number, resume="allow")
 
 
 def log_settings(logger: Logger | None, values: dict[str, Any]) -> None:
@@ -47,7 +59,7 @@ def log_audio(logger: Logger | None, name: str, path: Path, sample_rate: int, st
         experiment.add_audio(name, audio.samples.mean(0, keepdim=True), step, sample_rate=audio.sample_rate)
     elif _is(logger, "WandbLogger"):
         wandb = require("wandb", extra="wandb")
-        experiment.log({name: wandb.Audio(str(path), sample_rate=sample_rate, caption=caption)}, step=step)
+        experiment.log({name: wandb.Audio(str(path), sample_rate=sample_rate, caption=caption), _WANDB_STEP: step})
     elif _is(logger, "CometLogger"):
         experiment.log_audio(str(path), sample_rate=sample_rate, file_name=name, step=step)
 
@@ -62,7 +74,7 @@ def log_image(logger: Logger | None, name: str, path: Path, step: int) -> None:
         experiment.add_image(name, np.asarray(Image.open(path).convert("RGB")), step, dataformats="HWC")
     elif _is(logger, "WandbLogger"):
         wandb = require("wandb", extra="wandb")
-        experiment.log({name: wandb.Image(str(path))}, step=step)
+        experiment.log({name: wandb.Image(str(path)), _WANDB_STEP: step})
     elif _is(logger, "CometLogger"):
         experiment.log_image(str(path), name=name, step=step)
 

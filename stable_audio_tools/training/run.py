@@ -18,7 +18,7 @@ from stable_audio_tools.core.ranks import is_rank_zero, rank, world_size
 from stable_audio_tools.core.seeds import MAX_SEED, seed_everything
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.example_clips import write_example_clips
-from stable_audio_tools.data.loader import SamePass
+from stable_audio_tools.data.loader import Loader, SamePass, UnknownLength
 from stable_audio_tools.latents.identity import require_same_autoencoder
 from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
 from stable_audio_tools.models.checkpoints import load_into, open_weights
@@ -105,6 +105,8 @@ def fit(settings: TrainSettings, recipe: Recipe | None = None) -> Path:
     # Each process draws noise of its own; the weights above are the same in all.
     seed_everything((settings.seed + rank()) % MAX_SEED)
     loader = _loader(settings, files.model, files.dataset, shuffle=True)
+    if isinstance(loader, Loader) and trainer.world_size == 1 and settings.limit_train_batches == 1.0:
+        loader = UnknownLength(loader)
     held_out = _loader(settings, files.model, files.val_dataset, shuffle=False)
     if settings.compile:
         compile_network(wrapper.exported)

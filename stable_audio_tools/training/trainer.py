@@ -73,7 +73,9 @@ def create_trainer(
         gradient_clip_val=None if manual else settings.gradient_clip_val or None,
         limit_train_batches=_limit(settings),
         limit_val_batches=settings.limit_val_batches,
-        val_check_interval=settings.val_every if settings.val_every > 0 else None,
+        val_check_interval=settings.val_every * settings.accum_batches
+        if settings.val_every > 0
+        else None,  # in batches
         check_val_every_n_epoch=None if settings.val_every > 0 else 1,
         log_every_n_steps=1
         if settings.dry_run
@@ -150,7 +152,7 @@ def _precision(settings: TrainSettings, accelerator: str) -> str:
         return settings.precision
     if accelerator == "cpu" or not torch.cuda.is_available():
         return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
 
 
 def _limit(settings: TrainSettings) -> int | float:

@@ -37,7 +37,7 @@ def test_wandb_works_offline(write_config: Any, run_training: Any, monkeypatch: 
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = run_training(write_config("tiny_diffusion_uncond"), "--max-steps", "1", "--logger", "wandb")
-    wandb.teardown()  # all is on disk when this returns
+    wandb.finish()  # all is on disk when this returns
     (record,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     content = record.read_bytes()
     assert b"train/loss" in content and b"model_config" in content
@@ -159,3 +159,28 @@ def test_one_process_works_where_torchrun_starts_two(
     done = subprocess.run([*start, *words], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert torch.load(tmp_path / "out.ckpt", weights_only=True)["state_dict"]
+
+
+def wandb_records(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")))
+
+
+def test_wandb_keeps_demos_and_a_resumed_run_keeps_its_id(
+    write_config: Any, run_training: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+    def often(config: dict[str, Any]) -> None:
+        config["training"]["demo"]["demo_every"] = 2
+
+    config = write_config("tiny_diffusion_uncond", often)
+    folder = run_training(config, "--max-steps", "4", "--logger", "wandb")
+    wandb.finish()
+    first = {path.name.split("-")[-1] for path in folder.glob("wandb/offline-run-*")}
+    logged = sorted(folder.glob("wandb/offline-run-*/files/media/audio/demo/*.wav"))
+    assert len(logged) == len(list(folder.glob("demos/*/demo.wav"))) >= 2
+    assert "must be monotonically increasing" not in capfd.readouterr().err
+    assert run_training(config, "--max-steps", "5", "--logger", "wandb", "--recover") == folder
+    wandb.finish()
+    assert {path.name.split("-")[-1] for path in folder.glob("wandb/offline-run-*")} == first

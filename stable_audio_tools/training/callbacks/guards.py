@@ -1,17 +1,17 @@
 """Guards: a run that goes wrong says so, with the files at fault, instead of training noise."""
 
 import logging
-import math
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.training.gradients import are_finite, scaler_of, with_gradients
+from stable_audio_tools.training.late_values import LateValue
 from stable_audio_tools.training.run_folder import checkpoints_in
 
 logger = logging.getLogger(__name__)
@@ -23,32 +23,59 @@ class NonFiniteGuard(pl.Callback):
     """A gradient that is not finite never reaches the weights.
 
     `skip` drops the step, `rollback` also goes back to the newest checkpoint, `stop` ends the run. Twenty in a row end
-    it in any case. Under float16 mixed precision the loss scaler drops steps as part of its search; those are not
-    counted.
+    it in any case. On a GPU the step is dropped there, and reported one step late, so that Python does not wait.
+
+    Under float16 mixed precision the loss scaler drops steps as part of its search for a scale. Those count only
+    where the loss itself is not finite, or where the search does not end.
     """
 
     def __init__(self, action: Literal["skip", "rollback", "stop"], checkpoints: Path) -> None:
         self.action, self.checkpoints = action, checkpoints
         self.count, self.in_a_row = 0, 0
         self._files: list[str] = []
+        self._loss_is_finite: Tensor | None = None  # of all batches that are summed for a step
+        self._verdict: _Verdict | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
         self._files = files_of(batch)
 
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        if scaler_of(trainer) is not None:
+            finite = torch.isfinite(loss.detach()).all()
+            self._loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite & finite
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        self._judge(trainer)
+        parameters, scaled = with_gradients(optimizer), scaler_of(trainer) is not None
+        if not parameters:
             return
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not parameters or gradients_are_finite(parameters):
+        finite = are_finite(parameters)
+        if not scaled:
+            drop_unless(finite, optimizer, parameters)
+        loss_is_finite = finite if self._loss_is_finite is None else self._loss_is_finite
+        self._loss_is_finite = None
+        flags = LateValue(torch.stack([finite, loss_is_finite.to(finite.device)]))
+        self._verdict = _Verdict(flags, trainer.global_step, self._files, scaled)
+        if flags.at_hand:
+            self._judge(trainer)
+
+    def _judge(self, trainer: pl.Trainer) -> None:
+        """Act on the step that was looked at last."""
+        verdict, self._verdict = self._verdict, None
+        if verdict is None:
+            return
+        finite, loss_is_finite = verdict.flags.read().tolist()
+        if finite:
             self.in_a_row = 0
             return
-        self.count += 1
         self.in_a_row += 1
-        for parameter in parameters:
-            parameter.grad = None
-        where = f"step {trainer.global_step}: the gradient is not finite; files: {', '.join(self._files) or 'unknown'}"
+        if verdict.scaled and loss_is_finite and self.in_a_row < MOST_IN_A_ROW:
+            return  # the scale was too large, and is halved
+        self.count += 1
+        files = ", ".join(verdict.files) or "unknown"
+        where = f"step {verdict.step}: the gradient is not finite; files: {files}"
         if self.action == "stop" or self.in_a_row >= MOST_IN_A_ROW:
             raise UserError(
                 f"{where}. Stopped after {self.in_a_row} in a row; lower the learning rate, or look at the files"
@@ -68,6 +95,7 @@ class NonFiniteGuard(pl.Callback):
         logger.warning("went back to the weights and optimiser of %s", saved[-1])
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._judge(trainer)
         if self.count:
             logger.warning("%d steps were dropped because the gradient was not finite", self.count)
 
@@ -78,11 +106,30 @@ class NonFiniteGuard(pl.Callback):
         self.count = int(state_dict["count"])
 
 
-def gradients_are_finite(parameters: Iterable[nn.Parameter]) -> bool:
-    """One reduction over all gradients, one look at the result."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm(gradients, ord=math.inf)
-    return bool(torch.isfinite(torch.stack([norm.float() for norm in norms])).all())
+class _Verdict(NamedTuple):
+    """What is known of one step."""
+
+    flags: LateValue  # are the gradients finite, and is the loss?
+    step: int
+    files: list[str]
+    scaled: bool
+
+
+def drop_unless(finite: Tensor, optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
+    """Keep the optimiser from a gradient that is not finite; on a GPU without looking at it from here.
+
+    Fused optimisers leave out such a step by themselves. Others take one without a gradient: momentum and decay go on.
+    """
+    if finite.device.type == "cpu":
+        if not finite:
+            for parameter in parameters:
+                parameter.grad = None
+    elif getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
+    else:
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad.masked_fill_(~finite, 0.0)
 
 
 def files_of(batch: Any) -> list[str]:
