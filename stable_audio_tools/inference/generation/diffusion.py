@@ -8,7 +8,7 @@ settings of the process are the same after a call as before it.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,10 @@ from stable_audio_tools.inference.generation.decoding import parameter_dtype
 from stable_audio_tools.inference.generation.request import HOOKS, OPTIONS, GenerationRequest, Hooks, read_hooks
 from stable_audio_tools.inference.generation.run import GenerationRun, Kept, MakeDenoiser, select
 from stable_audio_tools.models.conditioners.base import Condition
+from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.guidance import Denoiser
+from stable_audio_tools.models.diffusion.unconditional import DiffusionModelWrapper
+from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ class DiffusionInputs:
 
 @torch.no_grad()
 def generate_diffusion_uncond(
-    model: Any,
+    model: DiffusionModelWrapper,
     steps: int = 250,
     batch_size: int = 1,
     sample_size: int = 2097152,
@@ -93,7 +96,7 @@ def generate_diffusion_uncond(
 
 @torch.no_grad()
 def generate_diffusion_cond(
-    model: Any,
+    model: ConditionedDiffusionModelWrapper,
     steps: int = 250,
     cfg_scale: float = 6,
     conditioning: Metadata | None = None,
@@ -148,7 +151,7 @@ def generate_diffusion_cond(
 
 @torch.no_grad()
 def generate_diffusion_cond_inpaint(
-    model: Any,
+    model: ConditionedDiffusionModelWrapper,
     steps: int = 250,
     cfg_scale: float = 6,
     conditioning: Metadata | None = None,
@@ -242,12 +245,14 @@ def run_diffusion(
         else:
             keep = _kept(run, original, mask, inputs.inpaint_bands)
         if positive is None or cfg_scale is None:
-            denoisers: MakeDenoiser = lambda _: model.denoiser()  # noqa: E731
+            denoiser = cast(DiffusionModelWrapper, model).denoiser
+            denoisers: MakeDenoiser = lambda _: denoiser()  # noqa: E731
         else:
             # The only published combination of sampler and distribution shift.
             shifts = not inputs.is_trained and run.request.sampler_type == "rk4" and model.dist_shift is not None
             schedule = "shifted" if shifts else None
-            denoisers = make_denoisers(model, positive, negative, cfg_scale, run.request)
+            conditional = cast(ConditionedDiffusionModelWrapper, model)
+            denoisers = make_denoisers(conditional, positive, negative, cfg_scale, run.request)
         latents = run.sample(denoisers, init, inputs.init_noise_level, schedule, keep=keep)
         if return_latents:
             return latents
@@ -268,7 +273,11 @@ def read_options(keywords: Mapping[str, Any], known: Sequence[str]) -> tuple[Gen
 
 
 def make_denoisers(
-    model: Any, positive: Conditions, negative: Conditions | None, cfg_scale: float, request: GenerationRequest
+    model: ConditionedDiffusionModelWrapper,
+    positive: Conditions,
+    negative: Conditions | None,
+    cfg_scale: float,
+    request: GenerationRequest,
 ) -> MakeDenoiser:
     """Return a function that creates what samplers call, under these conditions."""
     dtype = parameter_dtype(model.model, torch.float32)
@@ -276,7 +285,7 @@ def make_denoisers(
     negative_inputs = {} if negative is None else model.get_conditioning_inputs(negative, negative=True)
 
     def make(items: slice) -> Denoiser:
-        denoiser: Denoiser = model.denoiser(
+        return model.denoiser(
             select(inputs, items, dtype),
             select(negative_inputs, items, dtype),
             cfg_scale=cfg_scale,
@@ -284,12 +293,11 @@ def make_denoisers(
             scale_phi=request.scale_phi,
             batch_cfg=request.batch_cfg is not False,
         )
-        return denoiser
 
     return make
 
 
-def required_conditions(conditions: Conditions | None, model: Any) -> Conditions:
+def required_conditions(conditions: Conditions | None, model: DiffusionWrapper) -> Conditions:
     """Conditions, which only models without a conditioner do without."""
     if conditions is not None:
         return conditions
@@ -305,7 +313,7 @@ def _check_mask(inputs: DiffusionInputs, return_latents: bool) -> None:
         raise ValueError("keep_exact needs inpaint_audio and inpaint_mask")
 
 
-def _mask(run: GenerationRun, given: Any) -> Tensor | None:
+def _mask(run: GenerationRun, given: Tensor | None) -> Tensor | None:
     """(b, 1, samples) or (b, 1, frames), 1 keep and 0 generate."""
     if given is None:
         return None

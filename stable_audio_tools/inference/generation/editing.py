@@ -7,7 +7,7 @@ trained to inpaint keeps audio as `keeping` describes.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from stable_audio_tools.inference.generation.audio import prepare_audio
 from stable_audio_tools.inference.generation.engine import Engine
 from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks, Mode, Span
 from stable_audio_tools.inference.generation.splicing import loudness_gain, splice
+from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 
 _SEARCH_SECONDS = 0.01  # half a period of 50 Hz: by how much a continuation may be shifted to be in phase
 _OVERLAP_SHARE = 0.25  # of the window, where nothing is said
@@ -166,13 +167,13 @@ def _check_spans(spans: Sequence[Span], seconds: float, window: float) -> None:
 
 def _clips(engine: Engine, requests: Sequence[GenerationRequest]) -> tuple[Tensor, int, int]:
     """The audio (b, c, n) at the rate and with the channels of the model, its rate, and the samples of a window."""
-    audio, window, module = requests[0].audio, engine.facts.window, engine.module
+    audio, window, module = requests[0].audio, engine.facts.window, cast(DiffusionWrapper, engine.module)
     assert audio is not None and window is not None, "checked before"
     rate, samples = engine.read(audio, "audio")
-    codec: Any = getattr(module, "pretransform", None)
-    channels: Any = module.io_channels if codec is None else codec.io_channels
+    codec = module.pretransform
+    channels = module.io_channels if codec is None else codec.io_channels
     length = round(samples.shape[-1] * engine.facts.sample_rate / rate)
-    clips = prepare_audio(samples, rate, engine.facts.sample_rate, length, int(channels), "cpu")
+    clips = prepare_audio(samples, rate, engine.facts.sample_rate, length, channels, "cpu")
     clips = clips.expand(len(requests), -1, -1) if len(clips) == 1 else clips
     return clips, engine.facts.sample_rate, window
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from stable_audio_tools.inference.sampling.randomness import SeededNoise
 from stable_audio_tools.inference.sampling.samplers import find_sampler
 from stable_audio_tools.inference.sampling.watching import Cancelled, progress_of
 from stable_audio_tools.models.conditioners.base import Condition
+from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
+from stable_audio_tools.models.lm import AudioLanguageModelWrapper
 from stable_audio_tools.models.precision import hold_in
 
 AudioSource = Audio | str | Path  # (sample rate, (c, n) or (n,)), or a file
@@ -61,9 +63,8 @@ class Engine:
             return request.sample_size
         if window is not None and (seconds is None or request.mode is not None or "seconds_total" in self.facts.keys):
             return window
-        if seconds is None:
-            return 0  # autoencoders: as long as their input
-        step = getattr(self.module, "min_input_length", 1)
+        assert seconds is not None, "models without a window are asked for seconds"
+        step = cast(DiffusionWrapper | AudioLanguageModelWrapper, self.module).min_input_length
         wanted = math.ceil(seconds * self.facts.sample_rate / step) * step
         return wanted if window is None else min(wanted, window)
 
@@ -105,7 +106,8 @@ class Engine:
     def _run(self, request: GenerationRequest, hooks: Hooks, seeds: list[int]) -> GenerationRun:
         assert request.steps is not None, "recommended settings are filled in"
         samples = self.samples_for(request)
-        return GenerationRun(self.module, request.steps, len(seeds), samples, seeds, self.device, request, hooks)
+        module = cast(DiffusionWrapper, self.module)
+        return GenerationRun(module, request.steps, len(seeds), samples, seeds, self.device, request, hooks)
 
     def _with_noise_levels(self, request: GenerationRequest) -> GenerationRequest:
         """The recommended noise levels of the sampler, where none are asked for."""
@@ -199,8 +201,8 @@ class Engine:
 
     def _codes(self, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
         """Audio (b, c, n) of a language model over codes; `init_audio` is continued."""
-        request, model = requests[0], self.module
-        codec: Any = model.pretransform
+        request, model = requests[0], cast(AudioLanguageModelWrapper, self.module)
+        codec = model.pretransform
         frames = math.ceil(self.samples_for(request) / codec.downsampling_ratio)
         names = ("temp", "top_k", "top_p", "use_cache")
         options = {name: value for name in names if (value := getattr(request, name)) is not None}
@@ -208,8 +210,8 @@ class Engine:
         noise, metadata = SeededNoise(seeds, self.device), self._metadata(requests)
 
         def encode(items: list[dict[str, Any]] | None) -> dict[str, Condition] | None:
-            conditioner: Any = model.conditioner
-            if items is None:
+            conditioner = model.conditioner
+            if items is None or conditioner is None:
                 return None
             return noise.feed(
                 lambda: conditioner(items, self.device),
@@ -221,7 +223,7 @@ class Engine:
         if request.init_audio is not None:
             first = self._first_codes(self.read(request.init_audio, "init_audio")).expand(count, -1, -1)
         with progress_of(hooks.bar, frames * count) as progress:
-            codes = model.generate(  # type: ignore[operator]
+            codes = model.generate(
                 frames,
                 batch_size=count,
                 init_data=first,
@@ -232,20 +234,18 @@ class Engine:
                 generator=[torch.Generator(self.device).manual_seed(seed) for seed in seeds],
                 **options,
             )
-        audio: Tensor = codec.decode_tokens(codes)
-        return audio
+        return codec.decode_tokens(codes)
 
     def _first_codes(self, audio: Audio) -> Tensor:
         """Codes (1, q, t) of the audio to be continued, whole frames of it."""
-        codec: Any = self.module.pretransform
+        codec = cast(AudioLanguageModelWrapper, self.module).pretransform
         rate, samples = audio
         ratio = codec.downsampling_ratio
         length = round(samples.shape[-1] * self.facts.sample_rate / rate) // ratio * ratio
         if length == 0:
             raise ValueError("init_audio: shorter than one frame of codes; give more")
         prepared = prepare_audio(samples, rate, self.facts.sample_rate, length, codec.io_channels, self.device)
-        codes: Tensor = codec.tokenize(prepared)
-        return codes
+        return codec.tokenize(prepared)
 
 
 def set_precision(model: nn.Module, facts: ModelFacts, precision: str) -> None:

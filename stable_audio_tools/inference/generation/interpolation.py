@@ -1,12 +1,15 @@
 """Between two clips: both are followed back to the noise that they come from, and what lies between is sampled."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from stable_audio_tools.inference.generation.diffusion import Audio, Metadata, make_denoisers, required_conditions
 from stable_audio_tools.inference.generation.run import GenerationRun, MakeDenoiser
+from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.diffusion.unconditional import DiffusionModelWrapper
 
 _PARALLEL = 1e-4  # sine of the angle below which directions count as equal
 _REFINEMENTS = 2  # of each step back: see `invert_ddim`
@@ -39,10 +42,13 @@ def interpolate(
     model = run.model
     with run.settings():
         if cfg_scale is None:
-            make: MakeDenoiser = lambda _: model.denoiser()  # noqa: E731
+            denoiser = cast(DiffusionModelWrapper, model).denoiser
+            make: MakeDenoiser = lambda _: denoiser()  # noqa: E731
         else:
             conditions = required_conditions(run.conditions(conditioning, None, "conditioning"), model)
-            make = make_denoisers(model, conditions, None, cfg_scale, run.request)
+            make = make_denoisers(
+                cast(ConditionedDiffusionModelWrapper, model), conditions, None, cfg_scale, run.request
+            )
         ends = [run.encoded(run.audio(audio, name)) for audio, name in ((first, "audio"), (second, "to_audio"))]
         before, after = (run.inverted(make, end, _REFINEMENTS) for end in ends if end is not None)
         return run.decoded(run.sample(make, start=slerp(before, after, torch.tensor(list(weights)))))

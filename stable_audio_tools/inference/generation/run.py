@@ -29,6 +29,7 @@ from stable_audio_tools.models.conditioners.base import Condition
 from stable_audio_tools.models.conditioners.routing import find_condition
 from stable_audio_tools.models.diffusion.guidance import Denoiser
 from stable_audio_tools.models.diffusion.objectives import Objective
+from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class GenerationRun:
 
     def __init__(
         self,
-        model: Any,
+        model: DiffusionWrapper,
         steps: int,
         batch_size: int,
         sample_size: int,
@@ -190,7 +191,7 @@ class GenerationRun:
         codec = self.model.pretransform
         ratio = 1 if codec is None else codec.downsampling_ratio
         frames: int = self.sample_size // ratio
-        multiple = max(1, (getattr(self.model, "min_input_length", None) or ratio) // ratio)
+        multiple = max(1, (self.model.min_input_length or ratio) // ratio)
         if frames < 1 or frames % multiple:
             step = ratio * multiple
             below = self.sample_size // step * step
