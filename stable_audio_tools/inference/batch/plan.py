@@ -88,8 +88,8 @@ def plan_batch(
         problems += shared
         by_leaf = [{text: None for text in found if text not in shared} for found in by_leaf]
     problems += format_problems(common.format, common.bits, facts.sample_rate)
-    for leaf, found in zip(leaves, by_leaf):
-        problems += [text if path is None else f"{leaf.where}: {text}" for text in found]
+    for leaf, texts in zip(leaves, by_leaf):
+        problems += [text if path is None else f"{leaf.where}: {text}" for text in texts]
     for one, other in collisions(each.file for each in files):
         problems.append(f"{one} and {other} would be one file, or one the folder of the other; rename one of them")
     if problems:
