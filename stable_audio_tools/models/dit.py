@@ -445,10 +445,18 @@ class DiffusionTransformer(HasObjective, nn.Module):
         }
         for name, (key, width, axis) in announced.items():
             tensor = getattr(given, name)
+            if name == "prepend" and self._prepends_otherwise():
+                continue
             if tensor is not None and tensor.shape[axis] != width:
                 raise ValueError(f"{key} is {width}, and a condition of width {tensor.shape[axis]} was given")
         if given.input_concat is None and self.given_channels:
             raise ValueError(f"input_concat_dim is {self.given_channels}, and no such condition was given")
+
+    def _prepends_otherwise(self) -> bool:
+        """Whether other code put its own projection of prepended tokens here."""
+        layers = self._modules.get("to_prepend_embed")
+        entry = layers[0] if isinstance(layers, nn.Sequential) else layers
+        return entry is not None and getattr(entry, "in_features", None) != self.prepend_cond_dim
 
 
 def _projection(dim_in: int, dim_out: int, bias: bool = False) -> nn.Sequential:

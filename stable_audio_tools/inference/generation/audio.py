@@ -25,8 +25,13 @@ def prepare_audio(
     target_channels: int,
     device: torch.device | str,
 ) -> Tensor:
-    """Audio (n,), (c, n) or (b, c, n) at `in_sr` Hz, resampled, cut or filled up with silence: (b, c, n)."""
+    """Audio (n,), (c, n) or (b, c, n) at `in_sr` Hz, resampled, cut or filled up with silence: (b, c, n).
+
+    Further axes in front may be of size 1.
+    """
     audio = torch.as_tensor(audio)
+    while audio.ndim > 3 and len(audio) == 1:
+        audio = audio[0]
     if not 1 <= audio.ndim <= 3:
         raise AudioError(f"audio must be shaped (channels, samples), got {tuple(audio.shape)}")
     if not audio.is_floating_point():

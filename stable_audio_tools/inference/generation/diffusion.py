@@ -145,6 +145,7 @@ def generate_diffusion_cond(
         return _generate_by_length(model, version, inputs, call, sampler_kwargs)
     request, hooks = read_options(sampler_kwargs, _GUIDED)
     _check_mask(inputs, return_latents)
+    batch_size = batch_of(batch_size, conditioning)
     run = GenerationRun(model, steps, batch_size, sample_size, seed, device, request, hooks)
     return run_diffusion(run, inputs, cfg_scale, return_latents)
 
@@ -203,6 +204,7 @@ def generate_diffusion_cond_inpaint(
         return _generate_by_length(model, version, inputs, call, sampler_kwargs)
     request, hooks = read_options(sampler_kwargs, _GUIDED)
     _check_mask(inputs, return_latents)
+    batch_size = batch_of(batch_size, conditioning)
     run = GenerationRun(model, steps, batch_size, sample_size, seed, device, request, hooks)
     return run_diffusion(run, inputs, cfg_scale, return_latents)
 
@@ -263,12 +265,20 @@ def run_diffusion(
     return keep_region(audio, original, resize_mask(mask, run.sample_size), fade)
 
 
+def batch_of(batch_size: int, conditioning: Metadata | None) -> int:
+    """The number of items: that of the conditions where several are given and `batch_size` is left at 1."""
+    if batch_size == 1 and isinstance(conditioning, Sequence) and len(conditioning) > 1:
+        return len(conditioning)
+    return batch_size
+
+
 def read_options(keywords: Mapping[str, Any], known: Sequence[str]) -> tuple[GenerationRequest, Hooks]:
-    """Keywords of the published functions as a request and its hooks; an unknown one is refused."""
+    """Keywords of the published functions as a request and its hooks; an unknown one is named in a warning."""
+    options = {name: value for name, value in keywords.items() if name in known or name in HOOKS}
     for name in keywords:
-        if name not in known and name not in HOOKS:
-            raise ValueError(f"unknown option {name!r}; {nearest(name, [*known, *HOOKS])}")
-    values, hooks = read_hooks(keywords)
+        if name not in options:
+            logger.warning("the option %r has no effect; %s", name, nearest(name, [*known, *HOOKS]))
+    values, hooks = read_hooks(options)
     return GenerationRequest(**values), hooks
 
 

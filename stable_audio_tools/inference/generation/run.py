@@ -132,6 +132,8 @@ class GenerationRun:
         keep: Kept | None = None,
     ) -> Tensor:
         """From noise, from `init` (b, d, t) with noise of that level, or from the state `start`, to data (b, d, t)."""
+        if init is not None and init_noise_level == 0:
+            return init
         times = self.times(init is not None, init_noise_level, default_schedule)
         view = self.sampler.view(self.objective)
         x = self.sampler.first_state(times, self.first_noise, init, view) if start is None else start

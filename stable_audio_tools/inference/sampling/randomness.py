@@ -25,14 +25,16 @@ _process_state = threading.RLock()
 
 
 def resolve_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
-    """One seed for the batch, or one per item; -1 draws one."""
+    """One seed for the batch, or one per item; -1 draws one, and those of 64 bits are folded into 63."""
     if isinstance(seed, list | tuple) and len(seed) != batch_size:
         raise ValueError(f"seed lists {len(seed)} seeds for batch_size {batch_size}; give one seed, or one per item")
     given: list[Any] = list(seed) if isinstance(seed, list | tuple) else [seed]
     for value in given:
-        if not hasattr(value, "__index__") or not -1 <= value < _LARGEST_SEED:
-            raise ValueError(f"a seed must be a whole number from 0 to 2^63 - 2, or -1 to draw one; got {value!r}")
-    seeds = [draw_seed() if value == -1 else index(value) for value in given]
+        if not hasattr(value, "__index__") or not -1 <= value < 2**64:
+            raise ValueError(f"a seed must be a whole number from 0 to 2^64 - 1, or -1 to draw one; got {value!r}")
+        if value >= _LARGEST_SEED:
+            logger.warning("the seed %d is used as %d: the largest is 2^63 - 2", value, value % _LARGEST_SEED)
+    seeds = [draw_seed() if value == -1 else index(value) % _LARGEST_SEED for value in given]
     level = logging.INFO if -1 in given else logging.DEBUG  # a seed that was given is known to who gave it
     logger.log(level, "seed %s", ", ".join(map(str, seeds)))
     return seeds

@@ -220,6 +220,8 @@ def find_sampler(name: str | None, objective: Objective | str) -> SamplerInfo:
     """Return the sampler of that name, or (None) the objective's default."""
     objective = parse_objective(objective)
     name = objective.default_sampler if name is None else name
+    if name not in SAMPLERS and f"k-{name}" in SAMPLERS:
+        name = f"k-{name}"  # as k-diffusion itself names it
     usable = samplers_for(objective)
     if name not in SAMPLERS:
         raise ValueError(f"sampler_type: no sampler named {name!r}; {nearest(name, usable)}")
