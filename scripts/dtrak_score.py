@@ -2,7 +2,7 @@
 
 import sys
 
-from stable_audio_tools.cli.dtrak_score import main
+from stable_audio_tools.cli.main import run_script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_script(__file__))

@@ -1,17 +1,15 @@
 """Write the reference tables of docs/reference from the signatures: python scripts/make_reference.py [--check]"""
 
 import argparse
-import inspect
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from stable_audio_tools.cli.main import COMMANDS
+from stable_audio_tools.cli.main import ALIASES, COMMANDS, load_command
 from stable_audio_tools.core.config.kinds import KINDS
 from stable_audio_tools.core.config.parts import KIND_MARK
 from stable_audio_tools.core.config.registry import Component, components, schema, siblings_schema
@@ -188,23 +186,18 @@ def _flags() -> str:
         "underscores: `batch_size = 4`.",
         "",
     ]
-    for name, entry in COMMANDS.items():
-        made = import_module(f"stable_audio_tools.cli.{entry.module}").parser
-        parsed: argparse.ArgumentParser = made([]) if inspect.signature(made).parameters else made()
-        lines += [f"## {name}", "", _plain(parsed.description or ""), "", *_arguments(parsed, name)]
+    for name in COMMANDS:
+        parser = load_command(name).parser()
+        scripts = ", ".join(f"`{alias}`" for alias, entry in ALIASES.items() if entry == name and alias.endswith(".py"))
+        lines += [f"## {name}", "", _plain(parser.description or ""), ""]
+        lines += [f"Script: {scripts}.", ""] if scripts else []
+        lines += _arguments(parser)
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _arguments(parsed: argparse.ArgumentParser, name: str) -> list[str]:
-    lines, rows = [], []
-    for action in parsed._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for word, inner in action.choices.items():
-                lines += [f"### {name} {word}", "", _plain(inner.description or ""), ""]
-                lines += _arguments(inner, f"{name} {word}")
-        elif "--help" not in action.option_strings:
-            rows.append(_argument(action))
-    return [*(_table(rows, ("flag", "default", "meaning")) if rows else []), "", *lines]
+def _arguments(parser: argparse.ArgumentParser) -> list[str]:
+    rows = [_argument(action) for action in parser._actions if "--help" not in action.option_strings]
+    return [*_table(rows, ("flag", "default", "meaning")), ""] if rows else []
 
 
 def _argument(action: argparse.Action) -> list[str]:
@@ -214,8 +207,8 @@ def _argument(action: argparse.Action) -> list[str]:
         "required"
         if action.required
         else ""
-        if default in (None, "", False) or default is argparse.SUPPRESS
-        else f"`{default}`"
+        if default in (None, "", False, ()) or default == [] or default is argparse.SUPPRESS
+        else f"`{' '.join(map(str, default)) if isinstance(default, (tuple, list)) else default}`"
     )
     choices = ", ".join(f"`{choice}`" for choice in action.choices or () if choice != "")
     return [names, shown, _plain((action.help or "").replace("%%", "%")) + (f" ({choices})" if choices else "")]

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,13 +15,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stable_audio_tools.attribution.engines import Engine, make_engine
 from stable_audio_tools.attribution.features import FeaturePaths, FeatureWriter
-from stable_audio_tools.attribution.items import Items, open_items, read_items
+from stable_audio_tools.attribution.items import Items, is_pre_encoded, open_items, read_dataset, read_items
 from stable_audio_tools.attribution.models import AttributedModel, ModelSource, SampleMaker
 from stable_audio_tools.attribution.noise import select_timesteps
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.projection import make_projection
+from stable_audio_tools.attribution.settings import ExtractSettings
 from stable_audio_tools.attribution.task import Recipe, Sample
-from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.core.progress import progress_bar
@@ -34,79 +33,6 @@ from stable_audio_tools.data.preencode import left_out_list
 logger = logging.getLogger(__name__)
 
 _TIMED_ITEMS = 3
-
-
-@dataclass(frozen=True)
-class ExtractSettings:
-    """The flags of the command."""
-
-    model_config: str
-    pretrained_ckpt_path: str
-    feature_path: str
-    proj_dim: int
-    dataset_config: str | None = None
-    generated: str | None = None
-    include_paths_file: str | None = None
-    exclude_paths_file: str | None = None
-    pretransform_ckpt_path: str | None = None
-    remove_pretransform_weight_norm: str = "none"
-    lora: tuple[str | Path, float] | None = None
-    batch_size: int = 8
-    num_workers: int = 4
-    device: str = "auto"
-    used_dim: int | None = None
-    seed: int = 42
-    e_seed: int = 0
-    K: int = 10
-    t_strategy: str = "uniform"
-    num_train_steps: int = 1000
-    f: str = "loss"
-    cfg_dropout_prob: float = 0.0
-    ids_path: str | None = None
-    meta_path: str | None = None
-    max_examples: int | None = None
-    param_regex: str | None = None
-    disable_random_crop: bool = False
-    autocast_pretransform: bool = False
-    disable_sdpa: bool = False
-    model_id: int = 0
-    pre_encoded: bool = False
-    no_pre_encoded: bool = False
-    projection: str = "sketch"
-    engine: str = "auto"
-    rows_at_once: int = 0
-    checkpointing: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        least = {"proj_dim": 1, "batch_size": 1, "num_workers": 0, "rows_at_once": 0}
-        optional = {name: 1 for name in ("used_dim", "max_examples") if getattr(self, name) is not None}
-        problems = [
-            f"--{name.replace('_', '-')}: expected at least {bound}, got {getattr(self, name)}"
-            for name, bound in {**least, **optional}.items()
-            if getattr(self, name) < bound
-        ]
-        if self.used_dim is not None and self.used_dim > self.proj_dim:
-            problems.append(f"--used-dim: is {self.used_dim}, more than --proj-dim {self.proj_dim}")
-        if self.pre_encoded and self.no_pre_encoded:
-            problems.append("--pre-encoded and --no-pre-encoded: give one of them")
-        if not 0 <= self.cfg_dropout_prob <= 1:
-            problems.append(f"--cfg-dropout-prob: expected 0 to 1, got {self.cfg_dropout_prob:g}")
-        if Path(self.feature_path).is_dir():
-            problems.append(f"--feature-path: {self.feature_path} is a folder; name a file in it")
-        if self.generated is not None:
-            problems += [
-                f"--{name.replace('_', '-')}: is of a dataset, and --generated has none; leave it out"
-                for name in ("pre_encoded", "no_pre_encoded", "disable_random_crop")
-                if getattr(self, name)
-            ]
-        if problems:
-            raise ConfigError(problems)
-
-    @property
-    def dim(self) -> int:
-        """Numbers of a feature: nothing is projected that scoring would not use."""
-        return self.used_dim or self.proj_dim
 
 
 class Extracted(NamedTuple):
@@ -147,8 +73,15 @@ class Extraction:
         )
         self.attributed = AttributedModel.load(source)
         self.attributed.set_checkpointing(settings.checkpointing)
-        self.dataset = self._read_dataset()
-        self.items = self._open_items()
+        self.dataset = read_dataset(settings)
+        for key in ("include_paths_file", "exclude_paths_file"):
+            if self.dataset is not None and getattr(settings, key):
+                self.dataset[key] = getattr(settings, key)
+        self.pre_encoded = is_pre_encoded(settings, self.attributed.training)
+        paths = PathFilter(settings.exclude_paths_file, settings.include_paths_file) if settings.generated else None
+        self.items = open_items(
+            self.dataset, settings.generated, self.attributed.shape, settings.seed, settings.max_examples, paths
+        )
         _require_names(self.items)
         steps = select_timesteps(settings.K, settings.num_train_steps, settings.t_strategy)
         recipe = Recipe(
@@ -156,7 +89,7 @@ class Extraction:
         )
         self.parameters = self.attributed.select_parameters(settings.param_regex)
         self.make_sample = SampleMaker(
-            self.attributed, self._is_pre_encoded(), settings.e_seed, settings.autocast_pretransform
+            self.attributed, self.pre_encoded, settings.e_seed, settings.autocast_pretransform
         )
         self.about = self._about(steps)
         self.engine: Engine = make_engine(
@@ -263,26 +196,6 @@ class Extraction:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
-    def _read_dataset(self) -> dict[str, Any] | None:
-        settings = self.settings
-        if settings.dataset_config is None:
-            return None
-        dataset = load(settings.dataset_config) | {"drop_last": False, "augment_phase": False}
-        for key in ("include_paths_file", "exclude_paths_file"):
-            if getattr(settings, key):
-                dataset[key] = getattr(settings, key)
-        return dataset | {"random_crop": False} if settings.disable_random_crop else dataset
-
-    def _open_items(self) -> Items:
-        settings, shape = self.settings, self.attributed.shape
-        paths = PathFilter(settings.exclude_paths_file, settings.include_paths_file) if settings.generated else None
-        return open_items(self.dataset, settings.generated, shape, settings.seed, settings.max_examples, paths)
-
-    def _is_pre_encoded(self) -> bool:
-        if self.settings.pre_encoded or self.settings.no_pre_encoded:
-            return self.settings.pre_encoded
-        return bool(self.attributed.training.get("pre_encoded", False))
-
     def _about(self, steps: list[int]) -> dict[str, Any]:
         """The meta data: the keys of the original scripts, and where everything is from."""
         settings = self.settings
@@ -295,7 +208,7 @@ class Extraction:
             "used_dim": settings.dim,
             **{key: getattr(settings, key) for key in published},
             "grad_dim": sum(parameter.numel() for parameter in self.parameters.values()),
-            "pre_encoded": self._is_pre_encoded(),
+            "pre_encoded": self.pre_encoded,
             **{key: self.attributed.config.get(key) for key in of_model},
             "mask_padding": bool(self.attributed.training.get("mask_padding")),
             "random_crop": (self.dataset or {}).get("random_crop"),

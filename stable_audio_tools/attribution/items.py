@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from stable_audio_tools.attribution.counters import make_key
+from stable_audio_tools.attribution.settings import ItemSettings
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.core.files import content_digest
@@ -64,6 +65,19 @@ class Items(Protocol):
 
     def form(self, number: int) -> Form:
         """What the item holds."""
+
+
+def read_dataset(settings: ItemSettings) -> dict[str, Any] | None:
+    """The dataset config of the settings, changed so that nothing is dropped or drawn again; None without one."""
+    if settings.dataset_config is None:
+        return None
+    dataset = {**load(settings.dataset_config), "drop_last": False, "augment_phase": False}
+    return {**dataset, "random_crop": False} if settings.disable_random_crop else dataset
+
+
+def is_pre_encoded(settings: ItemSettings, training: Mapping[str, Any]) -> bool:
+    """Whether the dataset holds latents, as the settings say or else the training section of the model config."""
+    return bool(training.get("pre_encoded", False)) if settings.pre_encoded is None else settings.pre_encoded
 
 
 class _KeyedDraw(Draw):

@@ -10,7 +10,8 @@ import numpy as np
 
 from stable_audio_tools.attribution.results import Scores, read_scores
 from stable_audio_tools.attribution.scoring import DEFAULT_GRID, ScoreOptions, score_ensemble
-from stable_audio_tools.attribution.scoring_run import ScoreSettings, read_members
+from stable_audio_tools.attribution.scoring_run import read_members
+from stable_audio_tools.attribution.settings import FeatureSets
 from stable_audio_tools.attribution.validation import (
     LDS,
     Floats,
@@ -64,7 +65,7 @@ def _judge(folder: str | Path, path: str, scores: Scores, first: Scores, f_is_lo
 
 
 def tune(
-    folder: str | Path, settings: ScoreSettings, regularisers: Sequence[float] | None = None, f_is_loss: bool = True
+    folder: str | Path, settings: FeatureSets, regularisers: Sequence[float] | None = None, f_is_loss: bool = True
 ) -> list[Verdict]:
     """The LDS of every regulariser; the best one is chosen on one half of the models and judged on the other."""
     values = list(regularisers or DEFAULT_GRID)

@@ -2,41 +2,23 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stable_audio_tools.attribution.items import Items, open_items, read_items
+from stable_audio_tools.attribution.items import Items, is_pre_encoded, open_items, read_dataset, read_items
 from stable_audio_tools.attribution.models import AttributedModel, ModelSource, SampleMaker
 from stable_audio_tools.attribution.noise import select_timesteps
 from stable_audio_tools.attribution.outputs import find_measure
+from stable_audio_tools.attribution.settings import MeasureSettings
 from stable_audio_tools.attribution.task import DiffusionTask, Recipe
 from stable_audio_tools.attribution.validation import keep_settings, require_finite_outputs, write_outputs
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.files import content_digest
 from stable_audio_tools.core.progress import progress_bar
-
-
-@dataclass(frozen=True)
-class MeasureSettings:
-    """Which queries, and how."""
-
-    model_config: str
-    dataset_config: str | None = None
-    generated: str | None = None
-    max_examples: int | None = None
-    f: str = "loss"
-    K: int = 50
-    num_train_steps: int = 1000
-    e_seeds: Sequence[int] = (0, 1, 2)
-    seed: int = 42
-    disable_random_crop: bool = False
-    pre_encoded: bool | None = None
-    device: str = "auto"
 
 
 @torch.no_grad()
@@ -58,15 +40,9 @@ class Queries:
     def __init__(self, settings: MeasureSettings, weights: str | Path) -> None:
         source = ModelSource(settings.model_config, str(weights), device=settings.device)
         self.settings, self.attributed = settings, AttributedModel.load(source)
-        dataset = None
-        if settings.dataset_config is not None:
-            dataset = {**load(settings.dataset_config), "drop_last": False, "augment_phase": False}
-            if settings.disable_random_crop:
-                dataset["random_crop"] = False
-        shape = self.attributed.shape
+        dataset, shape = read_dataset(settings), self.attributed.shape
         self.items = open_items(dataset, settings.generated, shape, settings.seed, settings.max_examples)
-        given = settings.pre_encoded
-        self.pre_encoded = bool(self.attributed.training.get("pre_encoded", False)) if given is None else given
+        self.pre_encoded = is_pre_encoded(settings, self.attributed.training)
 
     def outputs(self) -> dict[str, float]:
         """The output of the model for the path of each query."""

@@ -1,7 +1,7 @@
 """What `dtrak_score.py` does: features from their files, checked against each other, to a matrix of scores."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -9,32 +9,12 @@ from stable_audio_tools.attribution.baselines import embedding_similarity, rando
 from stable_audio_tools.attribution.features import join_features, read_features
 from stable_audio_tools.attribution.results import Scores
 from stable_audio_tools.attribution.scoring import Member, ScoreOptions, is_relative, score_by_products, score_ensemble
+from stable_audio_tools.attribution.settings import FeatureSets, ScoreSettings
 from stable_audio_tools.core.devices import pick_device
 from stable_audio_tools.core.errors import ConfigError
 
 
-@dataclass(frozen=True)
-class ScoreSettings:
-    """The flags that decide the matrix."""
-
-    train_feature_paths: Sequence[str]
-    query_feature_path: str
-    train_meta_paths: Sequence[str] | None = None
-    query_meta_path: str | None = None
-    also: Sequence[tuple[str, str]] = ()
-    method: str = "ridge"
-    lambda_reg: float = 1e-3
-    lambda_scale: str = "auto"
-    used_dim: int | None = None
-    negate: bool = False
-    embedder: str = "logmel"
-    embedding_cache: str = "outputs/embeddings"
-    seed: int = 0
-    device: str = "cpu"
-    query_batch_size: int = 256
-
-
-def read_members(settings: ScoreSettings) -> list[Member]:
+def read_members(settings: FeatureSets) -> list[Member]:
     """The features of every checkpoint, seed or projection that takes part."""
     metas: Sequence[str | None] = settings.train_meta_paths or [None] * len(settings.train_feature_paths)
     if len(metas) != len(settings.train_feature_paths):
@@ -50,12 +30,6 @@ def read_members(settings: ScoreSettings) -> list[Member]:
 
 def score(settings: ScoreSettings) -> Scores:
     """Scores of every training item for every query."""
-    if settings.lambda_reg <= 0:
-        raise ConfigError(f"--lambda-reg: expected more than 0, got {settings.lambda_reg:g}")
-    if settings.query_batch_size < 1:
-        raise ConfigError(f"--query-batch-size: expected at least 1, got {settings.query_batch_size}")
-    if settings.also and settings.method in ("random", "similarity"):
-        raise ConfigError(f"--also: --method {settings.method} uses no features, so others add nothing; leave it out")
     members = read_members(settings)
     values = _values(settings, members)
     first = members[0]

@@ -1,31 +1,28 @@
 """`check`: is this config right, and what does it build?"""
 
-import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.cli.command import command, make_parser
+from stable_audio_tools.cli.command import Command
+from stable_audio_tools.core.settings import Settings, option
 
 
-def parser() -> argparse.ArgumentParser:
-    made = make_parser(
-        "stable-audio-tools check",
-        "Check a model config, a dataset config or both, the files they name and their training section, and print "
-        "what they build. Exit status 2 with one line per mistake when something is wrong.",
-    )
-    made.add_argument("model", type=Path, metavar="CONFIG.json", help="model or dataset config")
-    made.add_argument("dataset", type=Path, nargs="?", metavar="CONFIG.json", help="the other of the two")
-    made.add_argument("--json", action="store_true", help="print the summary as JSON")
-    return made
+@dataclass(frozen=True)
+class CheckSettings(Settings):
+    """Settings of `check`."""
+
+    model: Path = option(help="model or dataset config", positional=True, metavar="CONFIG.json")
+    dataset: Path | None = option(None, "the other of the two", positional=True, metavar="CONFIG.json")
+    json: bool = option(False, "print the summary as JSON")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(settings: CheckSettings) -> None:
     from stable_audio_tools.training.checks import check_files
 
-    summary = check_files([path for path in (arguments.model, arguments.dataset) if path is not None])
-    print(json.dumps(summary, indent=2) if arguments.json else _table(summary))
-    return 0
+    summary = check_files([path for path in (settings.model, settings.dataset) if path is not None])
+    print(json.dumps(summary, indent=2) if settings.json else _table(summary))
 
 
 def _table(summary: dict[str, Any], indent: str = "") -> str:
@@ -38,4 +35,9 @@ def _table(summary: dict[str, Any], indent: str = "") -> str:
     return "\n".join(lines)
 
 
-main = command(parser, run)
+main = Command(
+    CheckSettings,
+    run,
+    "Check a model config, a dataset config or both, the files they name and their training section, and print what "
+    "they build. Exit status 2 with one line per mistake when something is wrong.",
+)

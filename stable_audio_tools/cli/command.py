@@ -1,49 +1,124 @@
-"""What every command shares: help that shows defaults, and one sentence instead of a traceback."""
+"""What every command shares: flags from a record, help that shows defaults, one sentence instead of a traceback."""
 
 import argparse
+import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, NoReturn, TypeVar
 
+from stable_audio_tools.cli.settings import CONFIG_FILE, add_flags, config_file, read_defaults, settings_from
 from stable_audio_tools.core.errors import UserError, describe_os_error
+from stable_audio_tools.core.settings import Settings
 
-Run = Callable[[argparse.Namespace], int | None]
+S = TypeVar("S", bound=Settings)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows the default of every flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, "", False) or action.default is argparse.SUPPRESS:
+        if action.default in (None, "", False, ()) or action.default == [] or action.default is argparse.SUPPRESS:
             return action.help
+        if isinstance(action.default, (tuple, list)):
+            return f"{action.help} (default: {' '.join(map(str, action.default))})"
         return super()._get_help_string(action)
 
 
-def make_parser(name: str, description: str, **options: Any) -> argparse.ArgumentParser:
-    """A parser in the style of this package; abbreviated flags are refused, so that adding a flag breaks no script."""
-    options.setdefault("formatter_class", HelpFormatter)
-    return argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False, **options)
+class CommandParser(argparse.ArgumentParser):
+    """A parser that takes flags with dashes or underscores, no abbreviations, and answers a mistake in a sentence."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        words = [*map(self._with_dashes, words[:end]), *words[end:]]
+        self._refuse_unknown([word.partition("=")[0] for word in words[:end] if re.match(r"--[^\W\d]", word)])
+        return super().parse_known_args(words, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        arguments, extra = self.parse_known_args(args, namespace)
+        if extra:
+            self.error(f"unexpected argument {extra[0]!r}; {self.prog} --help lists what may be given")
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the mistake as a sentence, which ends the command with status 2."""
+        flags = re.match(r"argument (\S+): ", message)
+        if flags is not None:
+            message = f"{flags[1].split('/')[0]}: {message[flags.end() :]}"
+        message = re.sub(
+            r"expected (one|at least one|\d+) arguments?$",
+            lambda count: f"expected {'a value' if count[1] == 'one' else f'{count[1]} values'}",
+            message,
+        ).replace("at least one values", "at least one value")
+        missing = message.removeprefix("the following arguments are required: ")
+        if missing != message:
+            message = f"{missing}: missing; {self.prog} --help says what is meant"
+        raise UserError(message)
+
+    def _with_dashes(self, word: str) -> str:
+        """`--model_config=x` -> `--model-config=x`, where only that is a flag."""
+        name, equals, value = word.partition("=")
+        dashed = name.replace("_", "-")
+        known = self._option_string_actions
+        return f"{dashed}{equals}{value}" if name not in known and dashed in known else word
+
+    def _refuse_unknown(self, flags: Sequence[str]) -> None:
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        sentences = []
+        for flag in flags:
+            if flag not in known:
+                close = difflib.get_close_matches(flag.replace("_", "-"), known, n=1)
+                advice = f"did you mean '{close[0]}'?" if close else f"{self.prog} --help lists the flags"
+                sentences.append(f"{flag}: unknown flag; {advice}")
+        if sentences:
+            raise UserError("\n".join(sentences))
 
 
-def command(make: Callable[[], argparse.ArgumentParser], run: Run) -> Callable[[Sequence[str] | None], int]:
-    """The `main(argv)` of a command."""
+class Command(Generic[S]):
+    """A command: what it does in words, the record of its flags, and the function that takes the record.
 
-    def main(argv: Sequence[str] | None = None) -> int:
-        return run_command(make, run, argv)
+    With `takes_ini` the defaults come from the ini file that `--config-file` names, or from ./defaults.ini.
+    """
 
-    return main
+    def __init__(
+        self, settings: type[S], run: Callable[[S], int | None], description: str, takes_ini: bool = False
+    ) -> None:
+        self.settings, self.run, self.description, self.takes_ini = settings, run, description, takes_ini
+
+    def parser(self, words: Sequence[str] = (), name: str = "stable-audio-tools") -> CommandParser:
+        """The parser; `words` are those that it will parse, which may name a file of defaults."""
+        built = CommandParser(name, self.description)
+        defaults: dict[str, Any] = {}
+        if self.takes_ini:
+            about = f"ini file of defaults (else ./{CONFIG_FILE}, where present)"
+            built.add_argument("--config-file", metavar="FILE", help=about)
+            defaults = read_defaults(config_file(words), self.settings)
+        add_flags(built, self.settings, defaults, self.takes_ini)
+        return built
+
+    def parse(self, words: Sequence[str], name: str = "stable-audio-tools") -> S:
+        """The record that the words ask for."""
+        return settings_from(self.parser(words, name).parse_args(words), self.settings)
+
+    def __call__(self, argv: Sequence[str] | None = None, name: str = "stable-audio-tools") -> int:
+        """Parse and run -> exit status."""
+        words = list(sys.argv[1:] if argv is None else argv)
+        return answer(lambda: self.run(self.parse(words, name)))
 
 
-def run_command(make: Callable[[], argparse.ArgumentParser], run: Run, argv: Sequence[str] | None) -> int:
-    """Parse and run -> exit status: 0 done, 1 found something wrong, 2 the user's input must change."""
+def answer(act: Callable[[], int | None]) -> int:
+    """Exit status of a command: 0 done, 1 found something wrong, 2 the user's input must change."""
     try:
-        arguments = make().parse_args(argv)
         from stable_audio_tools.core import logs
 
-        logs.setup(verbose=getattr(arguments, "verbose", False))
-        return run(arguments) or 0
+        logs.setup()
+        return act() or 0
     except UserError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
@@ -58,3 +133,26 @@ def run_command(make: Callable[[], argparse.ArgumentParser], run: Run, argv: Seq
         logging.getLogger(__name__).debug("the error in full", exc_info=True)
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return 2
+
+
+class HandMade:
+    """A command whose parser is written by hand."""
+
+    def __init__(
+        self, make: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int | None]
+    ) -> None:
+        self.make, self.run = make, run
+
+    def parser(self, words: Sequence[str] = (), name: str = "") -> argparse.ArgumentParser:
+        return self.make()
+
+    def __call__(self, argv: Sequence[str] | None = None, name: str = "") -> int:
+        return answer(lambda: self.run(self.make().parse_args(argv)))
+
+
+command = HandMade
+
+
+def make_parser(name: str, description: str) -> CommandParser:
+    """A parser whose flags are added by hand."""
+    return CommandParser(name, description)

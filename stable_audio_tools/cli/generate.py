@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from stable_audio_tools.cli.command import command, make_parser
-from stable_audio_tools.cli.lora_choice import LoraChoice, lora_choice
+from stable_audio_tools.cli.settings import reading
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.inference.generation.request import (
     FIELDS,
@@ -19,6 +19,7 @@ from stable_audio_tools.inference.generation.request import (
     GenerationRequest,
     parse_spans,
 )
+from stable_audio_tools.models.lora_choice import LoraChoice, lora_choice
 
 if TYPE_CHECKING:
     from stable_audio_tools.inference.batch.plan import Batch
@@ -128,7 +129,7 @@ def add_model_flags(made: argparse.ArgumentParser, default: str = DEFAULT_MODEL)
     model.add_argument("--ckpt-path", type=Path, metavar="FILE", help="weights")
     model.add_argument(
         "--lora",
-        type=lora_choice,
+        type=reading(lora_choice),
         action="append",
         default=[],
         metavar="PATH[:STRENGTH]",

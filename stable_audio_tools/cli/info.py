@@ -1,11 +1,12 @@
 """`info`: what is installed here, or what is in a weight file."""
 
-import argparse
 import platform
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from stable_audio_tools.cli.command import command, make_parser
+from stable_audio_tools.cli.command import Command
+from stable_audio_tools.core.settings import Settings, option
 from stable_audio_tools.version import __version__
 
 _CORE = ("torch", "torchaudio", "pytorch-lightning", "transformers", "k-diffusion", "soundfile", "numpy")
@@ -21,22 +22,20 @@ _OPTIONAL = {
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    made = make_parser(
-        "stable-audio-tools info",
-        "Describe this installation, or a weight file: what it is and which tensors it holds.",
-    )
-    made.add_argument("weights", type=Path, nargs="?", metavar="WEIGHTS", help="checkpoint file or folder to describe")
-    return made
+@dataclass(frozen=True)
+class DescribeSettings(Settings):
+    """Settings of `info`."""
+
+    weights: Path | None = option(None, "checkpoint file or folder to describe", positional=True, metavar="WEIGHTS")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    if arguments.weights is None:
+def run(settings: DescribeSettings) -> int:
+    if settings.weights is None:
         print("\n".join(_installation()))
         return 0
     from stable_audio_tools.models.checkpoints import describe_weights
 
-    print(describe_weights(arguments.weights))
+    print(describe_weights(settings.weights))
     return 0
 
 
@@ -64,4 +63,6 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-main = command(parser, run)
+main = Command(
+    DescribeSettings, run, "Describe this installation, or a weight file: what it is and which tensors it holds."
+)

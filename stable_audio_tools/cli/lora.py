@@ -1,139 +1,143 @@
 """`lora`: describe, convert, merge and extract adapter files."""
 
-import argparse
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from stable_audio_tools.cli.command import HelpFormatter, command, make_parser
-from stable_audio_tools.cli.lora_choice import lora_choice
+from stable_audio_tools.cli.command import Command
+from stable_audio_tools.core.settings import Settings, option
+from stable_audio_tools.models.lora_choice import LoraChoice, lora_choice
 
 if TYPE_CHECKING:
     import torch
 
-_FORMATS = ("native", "loraw", "sa3", "comfyui")
+
+@dataclass(frozen=True)
+class InfoSettings(Settings):
+    """Settings of `lora info`."""
+
+    files: tuple[Path, ...] = option(help="adapter file of any known format", positional=True, metavar="FILE")
 
 
-def parser() -> argparse.ArgumentParser:
-    made = make_parser("stable-audio-tools lora", "Describe, convert, merge and extract adapter files.")
-    actions = made.add_subparsers(dest="action", required=True, metavar="ACTION")
-
-    def add(name: str, help: str) -> argparse.ArgumentParser:
-        return actions.add_parser(name, help=help, description=help, allow_abbrev=False, formatter_class=HelpFormatter)
-
-    info = add("info", "say what an adapter file is and holds")
-    info.add_argument("files", type=Path, nargs="+", metavar="FILE", help="adapter file of any known format")
-
-    convert = add("convert", "write an adapter file in the format of another program")
-    convert.add_argument("source", type=Path, metavar="FILE", help="adapter file of any known format")
-    convert.add_argument("target", type=Path, metavar="NEW", help="file to write, .safetensors or .ckpt")
-    convert.add_argument("--to", choices=_FORMATS, default="native", help="sa3 is Stable Audio 3, loraw its forerunner")
-    convert.add_argument("--alpha", type=float, help="alpha of a file that does not tell it (LoRAW's); else its rank")
-    convert.add_argument("--model-config", type=Path, metavar="JSON", help="model to check names and shapes against")
-    convert.add_argument("--half", action="store_true", help="write float16")
-
-    merge = add("merge", "add adapters to the weights of their base model, and write a model that needs none")
-    merge.add_argument("target", type=Path, metavar="NEW", help="model file to write, .safetensors or .ckpt")
-    merge.add_argument("--ckpt-path", type=Path, required=True, metavar="CKPT", help="weights of the base model")
-    merge.add_argument("--model-config", type=Path, metavar="JSON", help="its config; else the one inside the weights")
-    merge.add_argument(
-        "--lora",
-        type=lora_choice,
-        action="append",
-        required=True,
-        metavar="FILE[:STRENGTH]",
-        help="adapter and how strongly it acts, 1 if not said; may be given several times",
-    )
-    merge.add_argument("--alpha", type=float, help="alpha of files that do not tell it (LoRAW's); else their rank")
-    merge.add_argument("--half", action="store_true", help="write float16")
-
-    extract = add("extract", "make an adapter of the difference between a model and its base")
-    extract.add_argument("target", type=Path, metavar="NEW", help="adapter file to write, .safetensors or .ckpt")
-    extract.add_argument("--base", type=Path, required=True, metavar="CKPT", help="weights of the base model")
-    extract.add_argument("--tuned", type=Path, required=True, metavar="CKPT", help="weights of the tuned model")
-    extract.add_argument("--model-config", type=Path, metavar="JSON", help="their config; else the one inside the base")
-    extract.add_argument("--rank", type=int, default=16, help="width of the factors: higher is closer, and larger")
-    extract.add_argument("--include", nargs="+", metavar="PATTERN", help="patterns of layers to compare; else all")
-    extract.add_argument("--exclude", nargs="+", default=[], metavar="PATTERN", help="patterns of layers to leave out")
-    extract.add_argument("--half", action="store_true", help="write float16")
-    return made
-
-
-def run(arguments: argparse.Namespace) -> int:
-    actions: dict[str, Callable[[argparse.Namespace], None]] = {
-        "info": _info,
-        "convert": _convert,
-        "merge": _merge,
-        "extract": _extract,
-    }
-    actions[arguments.action](arguments)
-    return 0
-
-
-def _info(arguments: argparse.Namespace) -> None:
+def run_info(settings: InfoSettings) -> None:
     from stable_audio_tools.models.lora import describe_lora
 
-    print("\n\n".join(describe_lora(path) for path in arguments.files))
+    print("\n\n".join(describe_lora(path) for path in settings.files))
 
 
-def _convert(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class HalfOption(Settings):
+    """The type of the numbers that are written."""
+
+    half: bool = option(False, "write float16")
+
+    @property
+    def dtype(self) -> "torch.dtype | None":
+        """The type to write; None keeps that of each tensor."""
+        import torch
+
+        return torch.float16 if self.half else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertSettings(HalfOption):
+    """Settings of `lora convert`."""
+
+    source: Path = option(help="adapter file of any known format", positional=True, metavar="FILE")
+    target: Path = option(help="file to write, .safetensors or .ckpt", positional=True, metavar="NEW")
+    to: Literal["native", "loraw", "sa3", "comfyui"] = option("native", "sa3 is Stable Audio 3, loraw its forerunner")
+    alpha: float | None = option(None, "alpha of a file that does not tell it (LoRAW's); else its rank")
+    model_config: Path | None = option(None, "model to check names and shapes against", metavar="JSON")
+
+
+def run_convert(settings: ConvertSettings) -> None:
     from stable_audio_tools.models.checkpoints import parameters_on_meta
     from stable_audio_tools.models.factory import create_model_from_config_path
     from stable_audio_tools.models.lora import convert_lora, read_lora, write_lora
 
     model = None
-    if arguments.model_config is not None:
+    if settings.model_config is not None:
         with parameters_on_meta():
-            model = create_model_from_config_path(arguments.model_config)
-    lora = convert_lora(read_lora(arguments.source, arguments.alpha), arguments.to, model)
-    write_lora(lora, arguments.target, _dtype(arguments))
-    print(f"wrote {arguments.target}")
+            model = create_model_from_config_path(settings.model_config)
+    lora = convert_lora(read_lora(settings.source, settings.alpha), settings.to, model)
+    write_lora(lora, settings.target, settings.dtype)
+    print(f"wrote {settings.target}")
 
 
-def _merge(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class MergeLoraSettings(HalfOption):
+    """Settings of `lora merge`."""
+
+    target: Path = option(help="model file to write, .safetensors or .ckpt", positional=True, metavar="NEW")
+    ckpt_path: Path = option(help="weights of the base model", metavar="CKPT")
+    model_config: Path | None = option(None, "its config; else the one inside the weights", metavar="JSON")
+    lora: tuple[LoraChoice, ...] = option(
+        help="adapter and how strongly it acts, 1 if not said; may be given several times",
+        metavar="FILE[:STRENGTH]",
+        repeat=True,
+        parse=lora_choice,
+    )
+    alpha: float | None = option(None, "alpha of files that do not tell it (LoRAW's); else their rank")
+
+
+def run_merge(settings: MergeLoraSettings) -> None:
     from stable_audio_tools.models.checkpoints import open_weights, save_weights
     from stable_audio_tools.models.lora import load_lora, merge_lora
     from stable_audio_tools.models.pretrained import load_model
 
-    stored = open_weights(arguments.ckpt_path)
-    config = _config(arguments, stored.model_config)
+    stored = open_weights(settings.ckpt_path)
+    config = _config(settings.model_config, stored.model_config)
     model = load_model(config, stored, ema=None)
-    for choice in arguments.lora:
-        load_lora(model, choice.path, choice.strength, alpha=arguments.alpha)
+    for choice in settings.lora:
+        load_lora(model, choice.path, choice.strength, alpha=settings.alpha)
     layers = merge_lora(model)
-    origin = {"source": stored.name, "adapters": ", ".join(f"{c.path.name}:{c.strength:g}" for c in arguments.lora)}
-    save_weights(model, arguments.target, model_config=config, provenance=origin, dtype=_dtype(arguments))
-    print(f"wrote {arguments.target}: {len(arguments.lora)} adapters merged into {layers} layers")
+    origin = {"source": stored.name, "adapters": ", ".join(f"{c.path.name}:{c.strength:g}" for c in settings.lora)}
+    save_weights(model, settings.target, model_config=config, provenance=origin, dtype=settings.dtype)
+    print(f"wrote {settings.target}: {len(settings.lora)} adapters merged into {layers} layers")
 
 
-def _extract(arguments: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class ExtractLoraSettings(HalfOption):
+    """Settings of `lora extract`."""
+
+    target: Path = option(help="adapter file to write, .safetensors or .ckpt", positional=True, metavar="NEW")
+    base: Path = option(help="weights of the base model", metavar="CKPT")
+    tuned: Path = option(help="weights of the tuned model", metavar="CKPT")
+    model_config: Path | None = option(None, "their config; else the one inside the base", metavar="JSON")
+    rank: int = option(16, "width of the factors: higher is closer, and larger", ge=1)
+    include: tuple[str, ...] | None = option(None, "patterns of layers to compare; else all", metavar="PATTERN")
+    exclude: tuple[str, ...] = option((), "patterns of layers to leave out", metavar="PATTERN")
+
+
+def run_extract(settings: ExtractLoraSettings) -> None:
     from stable_audio_tools.models.checkpoints import open_weights
     from stable_audio_tools.models.lora import extract_lora, write_lora
     from stable_audio_tools.models.pretrained import load_model
 
-    stored = open_weights(arguments.base)
-    config = _config(arguments, stored.model_config)
-    base, tuned = load_model(config, stored, ema=None), load_model(config, arguments.tuned, ema=None)
-    found = extract_lora(base, tuned, arguments.rank, include=arguments.include, exclude=arguments.exclude)
-    write_lora(found.lora, arguments.target, _dtype(arguments))
+    stored = open_weights(settings.base)
+    config = _config(settings.model_config, stored.model_config)
+    base, tuned = load_model(config, stored, ema=None), load_model(config, settings.tuned, ema=None)
+    found = extract_lora(base, tuned, settings.rank, include=settings.include, exclude=settings.exclude)
+    write_lora(found.lora, settings.target, settings.dtype)
     print(
-        f"wrote {arguments.target}: {len(found.lora.layers)} layers, {found.kept:.1%} of their change kept; "
+        f"wrote {settings.target}: {len(found.lora.layers)} layers, {found.kept:.1%} of their change kept; "
         f"{found.unchanged} layers are the same in both"
     )
     if found.beyond:
         print(f"not in the adapter: {len(found.beyond)} other tensors that differ, such as {found.beyond[0]}")
 
 
-def _config(arguments: argparse.Namespace, embedded: dict[str, Any] | None) -> dict[str, Any] | None:
+def _config(path: Path | None, embedded: dict[str, Any] | None) -> dict[str, Any] | None:
     from stable_audio_tools.core.config import load
 
-    return embedded if arguments.model_config is None else load(arguments.model_config)
+    return embedded if path is None else load(path)
 
 
-def _dtype(arguments: argparse.Namespace) -> "torch.dtype | None":
-    import torch
-
-    return torch.float16 if arguments.half else None
-
-
-main = command(parser, run)
+info = Command(InfoSettings, run_info, "Say what an adapter file is and holds.")
+convert = Command(ConvertSettings, run_convert, "Write an adapter file in the format of another program.")
+merge = Command(
+    MergeLoraSettings,
+    run_merge,
+    "Add adapters to the weights of their base model, and write a model that needs none.",
+)
+extract = Command(ExtractLoraSettings, run_extract, "Make an adapter of the difference between a model and its base.")

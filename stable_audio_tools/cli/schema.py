@@ -1,23 +1,21 @@
 """`schema`: JSON Schemas of the config files, for editors."""
 
-import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
-from stable_audio_tools.cli.command import command, make_parser
+from stable_audio_tools.cli.command import Command
+from stable_audio_tools.core.settings import Settings, option
 
 
-def parser() -> argparse.ArgumentParser:
-    made = make_parser(
-        "stable-audio-tools schema",
-        'Write model.schema.json and dataset.schema.json. Point an editor at one with a "$schema" key at the top of a '
-        "config: it then completes keys and underlines mistakes.",
-    )
-    made.add_argument("--out", type=Path, metavar="DIR", help="folder to write to; without it, both are printed")
-    return made
+@dataclass(frozen=True)
+class SchemaSettings(Settings):
+    """Settings of `schema`."""
+
+    out: Path | None = option(None, "folder to write to; without it, both are printed", metavar="DIR")
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(settings: SchemaSettings) -> int:
     from stable_audio_tools.core.config.schema import body_of, flat_schema, tagged_schema
     from stable_audio_tools.core.files import write_text
     from stable_audio_tools.models.factory import ModelFile
@@ -29,14 +27,19 @@ def run(arguments: argparse.Namespace) -> int:
         ),
         "dataset": flat_schema("Dataset config", "dataset", "dataset_type"),
     }
-    if arguments.out is None:
+    if settings.out is None:
         print(json.dumps(schemas, indent=2))
         return 0
     for name, schema in schemas.items():
-        path = arguments.out / f"{name}.schema.json"
+        path = settings.out / f"{name}.schema.json"
         write_text(path, json.dumps(schema, indent=2) + "\n")
         print(f"wrote {path}")
     return 0
 
 
-main = command(parser, run)
+main = Command(
+    SchemaSettings,
+    run,
+    'Write model.schema.json and dataset.schema.json. Point an editor at one with a "$schema" key at the top of a '
+    "config: it then completes keys and underlines mistakes.",
+)

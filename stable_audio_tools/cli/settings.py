@@ -1,69 +1,131 @@
-"""Flags from a dataclass: each field is a flag, its default can come from an ini file, and --help shows both.
+"""Flags from a settings record: each field is a flag, its default can come from an ini file, and --help shows both.
 
 The ini format is the published one: a section `[DEFAULTS]`, keys in snake case, values as Python literals.
 """
 
 import argparse
-import ast
 import configparser
 import dataclasses
-import sys
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.settings import Setting, Settings, flag_of, option_of
 
-S = TypeVar("S")
+S = TypeVar("S", bound=Settings)
 
 CONFIG_FILE = "defaults.ini"
 
 
-def option(default: Any, help: str, choices: Sequence[str] = ()) -> Any:
-    """A field of a settings dataclass."""
-    return dataclasses.field(default=default, metadata={"help": help, "choices": tuple(choices)})
+# ------------------------------------------------------------------ flags
 
 
-def add_flags(parser: argparse.ArgumentParser, settings: type[Any], argv: Sequence[str] | None) -> None:
-    """Give the parser one flag per field, with defaults from the ini file that `--config-file` names.
+def add_flags(
+    parser: argparse.ArgumentParser, settings: type[Settings], defaults: Mapping[str, Any], takes_ini: bool = False
+) -> None:
+    """Give the parser one flag per field; `defaults` come before those of the fields.
 
-    Without that flag, `defaults.ini` of the current folder is read where it has one.
+    With `takes_ini` a switch takes true or false, so that a flag can turn off what a file turns on.
     """
-    parser.add_argument(
-        "--config-file",
-        metavar="FILE",
-        default=None,
-        help=f"ini file of defaults (else ./{CONFIG_FILE}, where present)",
-    )
-    # A help text must not fail on a broken ini file: there the built-in defaults are shown.
-    words = list(sys.argv[1:] if argv is None else argv)
-    defaults = read_defaults(_config_file(words), settings)
     types = get_type_hints(settings)
-    for field in dataclasses.fields(settings):
+    sections: dict[str, Any] = {"": parser}
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        about = option_of(field)
+        section = sections.get(about.group)
+        if section is None:
+            section = sections[about.group] = parser.add_argument_group(about.group)
         default = defaults.get(field.name, field.default)
-        flag, hint = f"--{field.name.replace('_', '-')}", types[field.name]
-        about: dict[str, Any] = {"help": field.metadata["help"], "default": default, "dest": field.name}
-        if field.metadata["choices"]:
-            about["choices"] = field.metadata["choices"]
-        if hint is bool:
-            parser.add_argument(flag, type=_flag, nargs="?", const=True, metavar="BOOL", **about)
-        elif get_origin(hint) is tuple:
-            parser.add_argument(flag, nargs="+", metavar=field.name.upper(), **about)
-        elif bool in get_args(hint) or float in get_args(hint):
-            parser.add_argument(flag, type=_literal, metavar="VALUE", **about)
+        required = default is dataclasses.MISSING
+        words = _arguments_of(field.name, types[field.name], about, None if required else default, takes_ini)
+        if about.positional:
+            if not required:
+                words.setdefault("nargs", "?")
+            section.add_argument(field.name, **words)
         else:
-            name = None if "choices" in about else field.name.split("_")[-1].upper()
-            parser.add_argument(flag, type=_plain_type(hint), metavar=name, **about)
+            flags = dict.fromkeys((flag_of(field.name), *about.flags))
+            section.add_argument(*flags, dest=field.name, required=required, **words)
 
 
 def settings_from(arguments: argparse.Namespace, settings: type[S]) -> S:
-    """The dataclass from parsed flags."""
-    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
-    return settings(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    """The record from parsed flags."""
+    values = {}
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value = getattr(arguments, field.name)
+        if option_of(field).after_dashes and value[:1] == ["--"]:
+            value = value[1:]
+        values[field.name] = _frozen(value)
+    return settings(**values)
 
 
-def read_defaults(path: Path | None, settings: type[Any]) -> dict[str, Any]:
+def flags_from(settings: Settings) -> list[str]:
+    """The words that give this record, for a command that starts itself again."""
+    words: list[str] = []
+    places: list[str] = []
+    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
+        value, about, flag = getattr(settings, field.name), option_of(field), flag_of(field.name)
+        if value == field.default:
+            continue
+        if about.positional:
+            places += [str(value)] if not isinstance(value, tuple) else map(str, value)
+        elif isinstance(value, bool):
+            words.append(flag if value else f"--no-{field.name.replace('_', '-')}")
+        elif isinstance(value, tuple) and about.repeat:
+            words += [word for one in value for word in (flag, *(map(str, one) if _is_row(one) else (str(one),)))]
+        else:
+            words += [flag, *(map(str, value) if isinstance(value, tuple) else (str(value),))]
+    return [*places, *words]
+
+
+def _is_row(value: Any) -> bool:
+    return type(value) is tuple
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of the parser as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _arguments_of(name: str, hint: Any, about: Setting, default: Any, takes_ini: bool) -> dict[str, Any]:
+    """The keywords of `add_argument` for a field."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
+    plain = kinds[0] if len(kinds) == 1 else hint
+    words: dict[str, Any] = {"help": about.help, "default": default}
+    if about.after_dashes:
+        return {**words, "nargs": argparse.REMAINDER, "metavar": about.metavar or "-- ..."}
+    if plain is bool and takes_ini:
+        return {**words, "type": _flag, "nargs": "?", "const": True, "metavar": "BOOL"}
+    if plain is bool:
+        return {**words, "action": argparse.BooleanOptionalAction if hint is not bool or default else "store_true"}
+    inner, several = plain, get_origin(plain) is tuple
+    if several:
+        inner, *more = get_args(plain)
+        if more != [Ellipsis]:
+            words["nargs"] = len(more) + 1
+        elif get_origin(inner) is tuple:  # rows of values, one for each time that the flag is given
+            words |= {"nargs": len(get_args(inner)), "action": "append", "default": list(default)}
+            inner = get_args(inner)[0]
+        elif about.repeat:
+            words |= {"action": "append", "default": None if default is None else list(default)}
+        else:
+            words["nargs"] = "*" if about.may_be_empty else "+"
+    elif about.may_be_empty:
+        words |= {"nargs": "?", "const": True}
+    choices = about.choices or (get_args(inner) if get_origin(inner) is Literal else ())
+    words["type"] = reading(about.parse) if about.parse else _reader(inner, choices)
+    if choices:
+        words["choices"] = choices
+    if about.metavar or not choices:
+        words["metavar"] = about.metavar or name.split("_")[-1].upper()
+    return words
+
+
+# ------------------------------------------------------------------ ini files
+
+
+def read_defaults(path: Path | None, settings: type[Settings]) -> dict[str, Any]:
     """Values of an ini file's [DEFAULTS] section; unknown keys and wrong values are named together."""
     if path is None:
         return {}
@@ -77,12 +139,15 @@ def read_defaults(path: Path | None, settings: type[Any]) -> dict[str, Any]:
     if not reader.has_section("DEFAULTS"):
         raise ConfigError(f"{path}: no section [DEFAULTS]; put the settings under one")
     types, values, problems = get_type_hints(settings), {}, []
+    fields = {field.name: option_of(field) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     for key, text in reader.items("DEFAULTS"):
-        if key not in types:
+        if key not in fields:
+            from stable_audio_tools.core.config.sentences import nearest
+
             problems.append(f"{path}: {key}: unknown setting; {nearest(key, types)}")
             continue
         try:
-            values[key] = _from_text(text, types[key])
+            values[key] = _from_text(text, types[key], fields[key])
         except (ValueError, argparse.ArgumentTypeError) as error:
             problems.append(f"{path}: {key}: {error}")
     if problems:
@@ -90,16 +155,19 @@ def read_defaults(path: Path | None, settings: type[Any]) -> dict[str, Any]:
     return values
 
 
-def _config_file(words: Sequence[str]) -> Path | None:
+def config_file(words: Sequence[str]) -> Path | None:
+    """The ini file that the words name, else `defaults.ini` of the current folder, where it has one."""
     for index, word in enumerate(words):
-        if word.startswith("--config-file="):
-            return Path(word.partition("=")[2])
-        if word == "--config-file" and index + 1 < len(words):
-            return Path(words[index + 1])
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == "--config-file":
+            if equals:
+                return Path(value)
+            if index + 1 < len(words):
+                return Path(words[index + 1])
     return Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None
 
 
-def _from_text(text: str, hint: Any) -> Any:
+def _from_text(text: str, hint: Any, about: Setting) -> Any:
     text = text.strip()
     unquoted = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     if hint is bool:
@@ -108,21 +176,64 @@ def _from_text(text: str, hint: Any) -> Any:
         return ""
     if get_origin(hint) is tuple:
         return tuple(unquoted.replace(",", " ").split())
-    if bool in get_args(hint) or float in get_args(hint):
-        return _literal(unquoted)
-    return _plain_type(hint)(unquoted)
+    return (about.parse or _reader(hint, about.choices))(unquoted)
 
 
-def _plain_type(hint: Any) -> Any:
-    kind = next((member for member in (int, float) if hint is member or member in get_args(hint)), str)
+# ------------------------------------------------------------------ values
 
-    def convert(text: str) -> Any:
+
+def _reader(hint: Any, choices: Sequence[Any]) -> Callable[[str], Any]:
+    """What turns the text of a flag into a value of the type."""
+    if choices:
+        by_text = {str(choice): choice for choice in choices}
+
+        def choose(text: str) -> Any:
+            if text not in by_text:
+                allowed = ", ".join(name for name in by_text if name)
+                raise argparse.ArgumentTypeError(f"expected one of {allowed}, got {_shown(text)}")
+            return by_text[text]
+
+        return choose
+    if hint is Path or hint is str:
+        read: Callable[[str], Any] = hint
+        return read
+    if hint is int:
+        return _whole_number
+    return _number if float in (hint, *get_args(hint)) and int not in get_args(hint) else _number_or_count
+
+
+def reading(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`parse`, whose ValueError is the answer to the user."""
+
+    def read(text: str) -> Any:
         try:
-            return kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
 
-    return convert
+    return read
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {_shown(text)}") from None
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {_shown(text)}") from None
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number, got {_shown(text)}")
+    return value
+
+
+def _number_or_count(text: str) -> int | float:
+    """`3` is a count and `3.0` is not."""
+    return int(text) if text.strip().lstrip("+-").isdigit() else _number(text)
 
 
 def _flag(text: str) -> bool:
@@ -130,11 +241,8 @@ def _flag(text: str) -> bool:
         return True
     if text.lower() in ("false", "no", "off", "0", ""):
         return False
-    raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}")
+    raise argparse.ArgumentTypeError(f"expected true or false, got {_shown(text)}")
 
 
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

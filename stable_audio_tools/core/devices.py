@@ -1,10 +1,12 @@
 """Device and precision, chosen in one place."""
 
+import os
 from typing import Any, Literal
 
 import torch
 
 from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.ranks import local_rank, world_size
 
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -43,6 +45,17 @@ def indexed(device: str | torch.device) -> torch.device:
     device = torch.device(device)
     if str(device) == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def process_device(name: str | None) -> torch.device:
+    """The device of this process: its own GPU where a launcher started several."""
+    device = pick_device(name)
+    if device == torch.device("cuda") and world_size() > 1:
+        device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+    if device.type == "cpu" and "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("OMP_NUM_THREADS") == "1":
+        # torchrun's default. Sums over fewer threads round otherwise, and files should not tell how they were shared.
+        torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     return device
 
 

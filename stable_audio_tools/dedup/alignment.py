@@ -13,7 +13,6 @@ from torch import Tensor
 
 from stable_audio_tools.dedup.spectrum import FRAMES_PER_SECOND, Frames
 
-ALIGNED_THRESHOLD = 0.6
 _SHORTEST_OVERLAP = 0.5  # of the shorter recording
 _QUIET = 1e-6  # of the largest energy; below, an overlap holds nothing to compare
 

@@ -4,15 +4,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from stable_audio_tools.dedup.alignment import Aligned, align
 from stable_audio_tools.dedup.clusters import complete_link, single_link
+from stable_audio_tools.dedup.settings import Linkage
 from stable_audio_tools.dedup.similarity import Pairs, Progress
 from stable_audio_tools.dedup.store import FeatureStore
 from stable_audio_tools.dedup.tracks import Track, choose_kept
 
-Linkage = Literal["single", "complete"]
 _AT_ONCE = 1_024  # pairs that wait for a thread
 
 

@@ -3,14 +3,13 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from stable_audio_tools.core.devices import pick_device
 from stable_audio_tools.core.errors import AudioError, ConfigError
+from stable_audio_tools.core.gathering import all_processes
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import is_rank_zero, local_rank, rank, world_size
 from stable_audio_tools.dedup.codecs import Codec, CodecSettings, create_codec
@@ -21,8 +20,6 @@ from stable_audio_tools.dedup.similarity import find_similar
 from stable_audio_tools.dedup.store import Failure, FeatureStore, hear_all
 from stable_audio_tools.dedup.tracks import Track, tracks_of_config, tracks_of_folders
 from stable_audio_tools.dedup.verdict import Evidence, judge, sweep_thresholds, without_failures
-
-_PATIENCE = timedelta(days=7)  # for the slowest process
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ def deduplicate(settings: DedupSettings) -> Outcome | None:
     """Find copies and write the lists; processes other than the first only hear their share -> None."""
     scanned, others = find_tracks(settings)
     tracks = scanned[: settings.limit]
-    codec = create_codec(_own_codec(settings.codec))
+    codec = create_codec(_own_codec(settings))
     if settings.codebook_size not in (None, codec.codebook_size):
         raise ConfigError(f"--codebook-size: this codec has codebooks of {codec.codebook_size}; leave the flag out")
     store = FeatureStore(settings.place(settings.features_dir, "features"), codec, settings.max_audio_seconds)
@@ -54,7 +51,7 @@ def deduplicate(settings: DedupSettings) -> Outcome | None:
     within = _likenesses(store, heard, None, settings, codec)
     across = _likenesses(store, heard, heard_others, settings, codec) if heard_others else []
     evidence = Evidence(tracks, others, len(scanned), failures, within, across)
-    verdict = judge(evidence, settings, settings.threshold(codec))
+    verdict = judge(evidence, settings, settings.threshold(codec.threshold))
     sweep = sweep_thresholds(evidence, settings)
     summary = write_outputs(settings, codec, evidence, verdict, sweep)
     return Outcome(summary, verdict.groups, verdict.leaks, failures, sweep)
@@ -63,8 +60,6 @@ def deduplicate(settings: DedupSettings) -> Outcome | None:
 def find_tracks(settings: DedupSettings) -> tuple[list[Track], list[Track]]:
     """The files to look through, and those of the other data set."""
     extensions = [f".{name.strip().lstrip('.')}" for name in settings.extensions.split(",") if name.strip()]
-    if bool(settings.dataset_config) == bool(settings.dataset_dir):
-        raise ConfigError("give --dataset-config or --dataset-dir, one of them")
     if settings.dataset_config:
         tracks = tracks_of_config(settings.dataset_config, extensions)
     else:
@@ -88,23 +83,12 @@ def _own_codec(settings: CodecSettings) -> CodecSettings:
 
 def _hear(store: FeatureStore, tracks: Sequence[Track], settings: DedupSettings) -> list[Failure] | None:
     """Hear this process's share, and wait for the others -> what failed; None on all processes but the first."""
-    workers = settings.num_workers or os.cpu_count() or 1
-    if world_size() > 1:
-        _join()
-    with progress_bar("listening", 1.0) as show:
-        failures = hear_all(store, tracks[rank() :: world_size()], workers, show)
-    if world_size() > 1:
-        shares: list[list[Failure]] = [[] for _ in range(world_size())]
-        dist.all_gather_object(shares, failures)
-        dist.destroy_process_group()
-        failures = [failure for share in shares for failure in share]
-    return sorted(failures) if is_rank_zero() else None
-
-
-def _join() -> None:
-    if "MASTER_ADDR" not in os.environ:
-        raise ConfigError("several processes were started, but not told of each other; start them with torchrun")
-    dist.init_process_group("gloo", timeout=_PATIENCE)
+    with all_processes() as gather:
+        with progress_bar("listening", 1.0) as show:
+            share = tracks[rank() :: world_size()]
+            failures = hear_all(store, share, settings.num_workers or os.cpu_count() or 1, show)
+        shares = gather(failures)
+    return sorted(failure for share in shares for failure in share) if is_rank_zero() else None
 
 
 # ------------------------------------------------------------------ comparing
@@ -117,7 +101,7 @@ def _likenesses(
     with progress_bar("comparing", 1.0) as show:
         pairs = find_similar(
             store.features(tracks, per_codebook),
-            min([settings.threshold(codec), *settings.sweep]),
+            min([settings.threshold(codec.threshold), *settings.sweep]),
             against=None if others is None else store.features(others, per_codebook),
             block=settings.similarity_chunk_size,
             device=pick_device(settings.similarity_device),

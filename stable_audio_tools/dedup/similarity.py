@@ -21,7 +21,6 @@ from torch import Tensor
 from stable_audio_tools.core.packages import available, require
 
 Features = NDArray[np.float32]  # (n, w), rows of length 1
-BLOCK = 2_048  # rows
 FAISS_FROM = 100_000  # rows, where the search is left to faiss if it is installed
 _MARGIN = 1e-4  # float32 sums of 10,000 products of such rows are wrong by less than 1e-5
 _AT_ONCE = 256  # pairs in float64
@@ -60,7 +59,7 @@ def find_similar(
     threshold: float,
     *,
     against: Features | None = None,
-    block: int = BLOCK,
+    block: int = 2048,
     device: torch.device | None = None,
     use_faiss: bool | None = None,
     progress: Progress = lambda done: None,

@@ -14,7 +14,6 @@ from stable_audio_tools.data.index import index_folder
 from stable_audio_tools.data.metadata import Table, read_sidecar
 from stable_audio_tools.data.sources.audio_dir import describe_audio, index_kind
 
-EXTENSIONS = "aif,aiff,flac,m4a,mp3,ogg,opus,wav"
 _CAPTION_KEYS = ("prompt", "text", "caption")
 
 

@@ -3,6 +3,7 @@
 import csv
 import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,28 @@ def _songs(result: Result) -> str:
 def _svg(body: str, width: float, height: float) -> str:
     size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}"'
     return f'<svg {size} font-family="sans-serif" font-size="12">{body}</svg>'
+
+
+def names_of(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """`fad_<embedder>_ref_<set>_gen_<set>`, of letters that any file system takes; equal ones are numbered."""
+    names: list[str] = []
+    for row in rows:
+        sets = {key: Path(str(row[key])).stem or "set" for key in ("reference", "generated")}
+        text = f"fad_{row['embedder']}_ref_{sets['reference']}_gen_{sets['generated']}"
+        name = plain = re.sub(r"[^\w.-]+", "-", text)
+        number = 1
+        while name in names:
+            number += 1
+            name = f"{plain}-{number}"
+        names.append(name)
+    return names
+
+
+def log_to_tensorboard(folder: Path, step: int, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a scalar for each distance, named after its sets and its embedder."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder))
+    for name, row in rows.items():
+        writer.add_scalar(name, row["fad"], step)
+    writer.close()

@@ -15,32 +15,10 @@ from stable_audio_tools.evaluation.metrics.frechet import frechet_distance, gaus
 from stable_audio_tools.evaluation.metrics.kernel import kernel_distance
 from stable_audio_tools.evaluation.paired import kl_score, reconstruction_scores
 from stable_audio_tools.evaluation.results import Result
-from stable_audio_tools.evaluation.sets import FeatureSet, Unit, audio_set, folder_of_fadtk, packaged_set
+from stable_audio_tools.evaluation.sets import FeatureSet, audio_set, folder_of_fadtk, packaged_set
+from stable_audio_tools.evaluation.settings import ScoringSettings
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ScoreSettings:
-    """What is measured, and how."""
-
-    inf: bool = False
-    per_song: bool = False
-    kernel: bool = False
-    coverage: bool = False
-    paired: bool = False
-    unit: Unit = "frames"
-    seed: int = 0
-    limit: int | None = None
-    read_fadtk: bool = False
-    batch_size: int = 8
-    num_workers: int = 4
-
-    def __post_init__(self) -> None:
-        for name, least in (("limit", 1), ("batch_size", 1), ("num_workers", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {value}")
 
 
 def score_sets(
@@ -48,7 +26,7 @@ def score_sets(
     generated: Sequence[str],
     embedders: Sequence[str],
     cache_dir: Path,
-    settings: ScoreSettings,
+    settings: ScoringSettings,
     device: str = "cpu",
 ) -> list[Result] | None:
     """A result for each combination; None in a process that is done while others still embed."""
@@ -73,7 +51,7 @@ def score_sets(
 
 
 def load_set(
-    source: str, name: str, embedder: Callable[[], Embedder], cache_dir: Path, settings: ScoreSettings
+    source: str, name: str, embedder: Callable[[], Embedder], cache_dir: Path, settings: ScoringSettings
 ) -> FeatureSet | None:
     """A file of statistics, what fadtk left, or a folder of audio."""
     if source.endswith(".npz"):
@@ -95,7 +73,7 @@ class SetPair:
     made: FeatureSet
     name: str
     embedder: Callable[[], Embedder]  # built when audio is embedded: what fadtk left needs no weights
-    settings: ScoreSettings
+    settings: ScoringSettings
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +15,9 @@ from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.evaluation.embedders.base import Embedder, Frames
 from stable_audio_tools.evaluation.embedding import EmbeddedFiles, embed_files, find_audio
 from stable_audio_tools.evaluation.metrics.frechet import Gaussian, gaussian_from_moments, gaussian_of
+from stable_audio_tools.evaluation.settings import Unit
 
 logger = logging.getLogger(__name__)
-
-Unit = Literal["frames", "files"]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +26,10 @@ from stable_audio_tools.data.preencode import (
     work_size,
 )
 from stable_audio_tools.latents.identity import LatentEncoder, autoencoder_of, identify
+from stable_audio_tools.latents.settings import PreEncodeSettings
 from stable_audio_tools.models.pretrained import get_pretrained_model, load_model
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PreEncodeSettings:
-    """The flags of the command."""
-
-    dataset_config: str
-    output_path: str
-    model_config: str | None = None
-    ckpt_path: str | None = None
-    pretrained_name: str | None = None
-    model_half: bool = False
-    batch_size: int = 1
-    sample_size: int = 1_320_960
-    is_discrete: bool = False
-    deterministic: bool = False
-    chunked: bool = False
-    chunk_size: int = 128
-    overlap: int = 32
-    num_workers: int = 4
-    limit: int | None = None
-    limit_batches: int | None = None
-    shuffle: bool = False
-    seed: int = 0
-    device: str = "auto"
 
 
 def encode_dataset(settings: PreEncodeSettings) -> Outcome:
@@ -125,9 +101,6 @@ def _run(loader: Any, store: LatentStore, encoder: LatentEncoder, share: Share) 
 
 def _load(settings: PreEncodeSettings) -> tuple[Mapping[str, Any], LatentEncoder, str]:
     """(model config, encoder, where its weights are from)."""
-    given = bool(settings.model_config or settings.ckpt_path)
-    if given == bool(settings.pretrained_name) or (given and not (settings.model_config and settings.ckpt_path)):
-        raise ConfigError("give --model-config and --ckpt-path (an autoencoder and its weights), or --pretrained-name")
     device = pick_device(_own_device(settings.device))
     if settings.pretrained_name:
         model, config = get_pretrained_model(settings.pretrained_name)

@@ -7,19 +7,56 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.devices import pick_device
 from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.core.progress import progress_bar
+from stable_audio_tools.latents.settings import EncodeTextSettings, Names, Pooling
 from stable_audio_tools.models.conditioners.base import Condition
+from stable_audio_tools.models.conditioners.clap import LAION_WIDTHS, clap_widths
+from stable_audio_tools.models.conditioners.text import encoder_width
 
-Pooling = Literal["first", "mean", "none"]
-Names = Literal["whole", "name", "stem"]
 _Reader = Callable[[str], Iterator[Mapping[str, Any]]]
+
+
+def encode_to_file(settings: EncodeTextSettings) -> dict[str, Tensor]:
+    """Write the encodings of the texts, or of the pickle, by their names, and return them."""
+    if settings.from_pickle is not None:
+        encodings = read_pickled_encodings(settings.from_pickle, settings.names or "whole")
+    else:
+        assert settings.texts is not None
+        texts, encoder = read_texts(settings.texts), build_encoder(settings)
+        encodings = encode_texts(encoder, texts, settings.pooling or "mean", settings.batch_size or 16)
+    with atomic_path(settings.output) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in encodings.items()}, temporary)
+    return encodings
+
+
+def build_encoder(settings: EncodeTextSettings) -> Callable[[list[str]], Condition]:
+    """Build the conditioner that the settings name, as a function from texts to conditions."""
+    if settings.clap_ckpt is not None or settings.clap_model is not None:
+        if settings.clap_ckpt is not None:
+            source, widths = {"clap_ckpt_path": settings.clap_ckpt}, LAION_WIDTHS
+        else:
+            source = {"clap_model_name": str(settings.clap_model)}
+            widths = clap_widths(str(settings.clap_model), "--clap-model")
+        of_tokens = settings.pooling == "none"
+        config = {**source, "use_text_features": of_tokens, "output_dim": widths[0 if of_tokens else 1]}
+        node = {"type": "clap_text", "id": "prompt", "config": config}
+    else:
+        name = settings.t5 or "t5-small"
+        config = {"t5_model_name": name, "max_length": settings.max_length or 128, "output_dim": encoder_width(name)}
+        node = {"type": "t5", "id": "prompt", "config": config}
+    conditioner = build("conditioner", node, "encoder").eval()
+    return lambda texts: conditioner(texts, pick_device(settings.device))
 
 
 def read_texts(path: str | Path) -> dict[str, str]:

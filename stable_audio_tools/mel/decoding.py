@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from stable_audio_tools.core.errors import AudioError, CheckpointError, ConfigEr
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import rank, world_size
 from stable_audio_tools.data.preencode import DETAILS, read_details
-from stable_audio_tools.inference.batch.outputs import Bits, OutputFolder
+from stable_audio_tools.inference.batch.outputs import OutputFolder
 from stable_audio_tools.inference.generation.decoding import decode_latents
 from stable_audio_tools.inference.generation.model import within_range
 from stable_audio_tools.mel.pretransform import MelPretransform
+from stable_audio_tools.mel.settings import OVERLAP_FRAMES, DecodeSettings
 from stable_audio_tools.mel.vocoders.bigvgan import BigVGANVocoder
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
 from stable_audio_tools.models.pretransforms import Pretransform
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 SUFFIXES = (".pt", ".npy", ".safetensors")
 UNIT_LIMIT = 1.5  # of values in [-1, 1]: models overshoot a little, and logarithms of sound reach far below
-OVERLAP_FRAMES = 64  # of neighbouring chunks; more than twice what BigVGAN hears around a frame
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -45,16 +44,6 @@ class LogMelDecoder(Pretransform):
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
         """(b, mels, t) to (b, 1, t * hop)"""
         return self.vocoder.decode_log_mel(z)[:, None]
-
-
-@dataclass(frozen=True)
-class DecodeSettings:
-    """How the files are written; `chunk_frames` bounds the memory of long ones."""
-
-    format: str = "wav"
-    bits: Bits = 16
-    overwrite: bool = False
-    chunk_frames: int | None = None
 
 
 def find_mels(folder: Path, format: str) -> dict[str, str]:

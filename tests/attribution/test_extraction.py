@@ -21,7 +21,7 @@ from support import small_models
 from stable_audio_tools.attribution.extraction import Extraction, ExtractSettings
 from stable_audio_tools.attribution.features import FeaturePaths, read_features
 from stable_audio_tools.attribution.items import AudioShape, DatasetItems, GeneratedItems, read_manifest
-from stable_audio_tools.cli import dtrak_extract_features, dtrak_merge
+from stable_audio_tools.cli import attribute
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.example_clips import write_example_clips
@@ -107,16 +107,16 @@ def test_items_alone_or_in_another_order_have_the_same_rows(settings: ExtractSet
 def test_two_processes_make_the_bytes_of_one(
     settings: ExtractSettings, wanted: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert dtrak_merge.main(["--feature-path", settings.feature_path]) == 2
+    assert attribute.merge(["--feature-path", settings.feature_path]) == 2
     assert "there are no finished shards of it to merge" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     run(settings)
-    assert dtrak_merge.main(["--feature-path", settings.feature_path]) == 2
+    assert attribute.merge(["--feature-path", settings.feature_path]) == 2
     assert "found shards [1] of [2]; all of one run must be there" in capsys.readouterr().err
     monkeypatch.setenv("RANK", "0")
     run(settings)
-    assert dtrak_merge.main(["--feature-path", settings.feature_path]) == 0
+    assert attribute.merge(["--feature-path", settings.feature_path]) == 0
     assert Path(settings.feature_path).read_bytes() == wanted
     merged = read_features(settings.feature_path)
     assert len(merged.ids) == 7 and "shard" not in merged.meta
@@ -144,7 +144,7 @@ def test_a_process_may_find_no_item_sound(
             monkeypatch.setenv("RANK", rank)
             done = run(replace(chosen, e_seed=seed, overwrite=seed == 1))
         assert (done.made, done.left_out) == (0, 1)
-        assert dtrak_merge.main(["--feature-path", settings.feature_path]) == 0
+        assert attribute.merge(["--feature-path", settings.feature_path]) == 0
         merged = read_features(settings.feature_path)
         assert (len(merged), merged.meta["e_seed"], merged.meta["left_out"]) == (1, seed, 1)
         assert "silent" in FeaturePaths.of(settings.feature_path).left_out.read_text()
@@ -364,9 +364,13 @@ def test_path_lists_and_flags_of_generated_files(generated: Path, settings: Extr
     assert Path(read_features(settings.feature_path).ids[0]).name == "drums.wav"
     included = Extraction(replace(queries, include_paths_file=str(tmp_path / "list.txt")))
     assert [included.items.key(number) for number in range(len(included.items))] == ["bass.wav"]
-    for flag in ("pre_encoded", "no_pre_encoded", "disable_random_crop"):
-        with pytest.raises(ConfigError, match=f"--{flag.replace('_', '-')}: is of a dataset, and --generated has none"):
-            replace(queries, **{flag: True})
+    for flag, change in {
+        "--pre-encoded": {"pre_encoded": True},
+        "--no-pre-encoded": {"pre_encoded": False},
+        "--disable-random-crop": {"disable_random_crop": True},
+    }.items():
+        with pytest.raises(ConfigError, match=f"{flag}: is of a dataset, and --generated has none"):
+            replace(queries, **change)
 
 
 @pytest.mark.parametrize("engine", ["vmap", "auto"])
@@ -454,16 +458,16 @@ def words(settings: ExtractSettings, *more: str) -> list[str]:
 
 def test_the_flags_are_those_of_the_settings(settings: ExtractSettings) -> None:
     """And the published ones have their published defaults, but where that would make features depend on the run."""
-    plain = vars(dtrak_extract_features.parser().parse_args(words(settings)))
+    plain = vars(attribute.extract.parser().parse_args(words(settings)))
     assert set(plain) - {"dry_run"} == set(ExtractSettings.__dataclass_fields__)
     published = {"seed": 42, "e_seed": 0, "t_strategy": "uniform", "num_train_steps": 1000, "f": "loss", "model_id": 0}
     published |= {"remove_pretransform_weight_norm": "none", "cfg_dropout_prob": 0.0, "used_dim": None}
     assert published.items() <= plain.items()
-    assert "--disable-sdpa" in dtrak_extract_features.parser().format_help()
+    assert "--disable-sdpa" in attribute.extract.parser().format_help()
 
 
 def test_a_dry_run_writes_nothing(settings: ExtractSettings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert dtrak_extract_features.main(words(settings, "--dry-run")) == 0
+    assert attribute.extract(words(settings, "--dry-run")) == 0
     told = capsys.readouterr().out
     assert "items        7" in told and "s per item" in told and "engine       hooks" in told
     assert re.search(r"^memory +\d+\.\d\d GiB at its peak, on the CPU$", told, re.MULTILINE)
@@ -483,7 +487,7 @@ def test_a_dry_run_times_the_reading(settings: ExtractSettings, monkeypatch: pyt
 
 def test_without_fused_attention_and_with_recomputation(settings: ExtractSettings, wanted: bytes) -> None:
     flags = ["--disable-sdpa", "--checkpointing", "--rows-at-once", "2"]
-    assert dtrak_extract_features.main(words(settings, *flags)) == 0
+    assert attribute.extract(words(settings, *flags)) == 0
     made = np.fromfile(settings.feature_path, np.float32)
     plain = np.frombuffer(wanted, np.float32)
     assert np.linalg.norm(made - plain) < 1e-5 * np.linalg.norm(plain)
@@ -493,7 +497,7 @@ def test_mistakes_end_in_a_sentence(
     folder: Path, settings: ExtractSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def told(*more: str) -> str:
-        assert dtrak_extract_features.main(words(settings, *more)) == 2
+        assert attribute.extract(words(settings, *more)) == 2
         return capsys.readouterr().err
 
     assert "--batch-size: expected at least 1, got 0" in told("--batch-size", "0")
@@ -506,12 +510,12 @@ def test_mistakes_end_in_a_sentence(
     assert "error:" in told("--feature-path", str(folder / "clips.json" / "features"))
     made = small_models.small_model("tiny_autoencoder", folder)
     other = replace(settings, model_config=str(made.config), pretrained_ckpt_path=str(made.weights))
-    assert dtrak_extract_features.main(words(other)) == 2
+    assert attribute.extract(words(other)) == 2
     assert "attribution needs a diffusion model" in capsys.readouterr().err
     save({"dataset_type": "wds", "datasets": [{"id": "x", "path": str(tmp_path)}]}, tmp_path / "wds.json")
     (tmp_path / "a.tar").write_bytes(b"")
     stream = replace(settings, dataset_config=str(tmp_path / "wds.json"))
-    assert dtrak_extract_features.main(words(stream)) == 2
+    assert attribute.extract(words(stream)) == 2
     assert "error:" in capsys.readouterr().err
 
 

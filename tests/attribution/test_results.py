@@ -23,7 +23,7 @@ from stable_audio_tools.attribution.results import (
     sum_by_label,
     write_tables,
 )
-from stable_audio_tools.cli import dtrak_score
+from stable_audio_tools.cli import attribute
 from stable_audio_tools.core.config import save
 from stable_audio_tools.core.errors import ConfigError
 
@@ -54,7 +54,7 @@ def rows_of(folder: Path, *names: str) -> np.ndarray:
 
 
 def test_the_matrix_is_the_formula(folder: Path) -> None:
-    assert dtrak_score.main(words(folder, "--lambda-reg", "0.5")) == 0
+    assert attribute.score(words(folder, "--lambda-reg", "0.5")) == 0
     phi, query = rows_of(folder, "train0", "train1"), rows_of(folder, "query")
     unit = (phi**2).sum() / len(phi)
     wanted = query @ np.linalg.inv(phi.T @ phi + 0.5 * unit * np.eye(6)) @ phi.T
@@ -62,7 +62,7 @@ def test_the_matrix_is_the_formula(folder: Path) -> None:
     assert np.allclose(raw, wanted, rtol=1e-5)
     scores = read_scores(folder / "scores")
     assert np.array_equal(scores.values, raw) and len(scores.train_ids) == 6 and scores.about["f"] == "loss"
-    assert dtrak_score.main(words(folder, "--lambda-reg", "0.5", "--negate")) == 0
+    assert attribute.score(words(folder, "--lambda-reg", "0.5", "--negate")) == 0
     assert np.allclose(np.fromfile(folder / "scores", np.float32).reshape(2, 6), -wanted, rtol=1e-5)
 
 
@@ -77,7 +77,7 @@ def test_files_of_the_original_scripts(tmp_path: Path) -> None:
     flags = ["--train-feature-paths", str(tmp_path / "train"), "--train-meta-paths", str(tmp_path / "train.meta.json")]
     flags += ["--query-feature-path", str(tmp_path / "query"), "--query-meta-path", str(tmp_path / "query.meta.json")]
     flags += ["--output-score-path", str(tmp_path / "s"), "--output-meta-path", str(tmp_path / "s.json")]
-    assert dtrak_score.main([*flags, "--lambda-reg", "100", "--query-batch-size", "1"]) == 0
+    assert attribute.score([*flags, "--lambda-reg", "100", "--query-batch-size", "1"]) == 0
     wanted = query @ np.linalg.inv(phi.T @ phi + 100 * np.eye(4)) @ phi.T
     assert np.allclose(np.fromfile(tmp_path / "s", np.float32), wanted[0], rtol=1e-5)
     told = json.loads((tmp_path / "s.json").read_text())
@@ -87,7 +87,7 @@ def test_files_of_the_original_scripts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["dot", "cosine", "similarity", "random"])
 def test_baselines(method: str, folder: Path) -> None:
     cache = ["--embedding-cache", str(folder / "cache")]
-    assert dtrak_score.main(words(folder, "--method", method, *cache)) == 0
+    assert attribute.score(words(folder, "--method", method, *cache)) == 0
     values = np.asarray(read_scores(folder / "scores").values)
     assert values.shape == (2, 6) and np.isfinite(values).all() and values.std() > 0
     if method in ("cosine", "similarity"):
@@ -96,7 +96,7 @@ def test_baselines(method: str, folder: Path) -> None:
 
 def test_an_ensemble(folder: Path) -> None:
     assert (
-        dtrak_score.main(words(folder, "--method", "dot", "--also", *[str(folder / "train"), str(folder / "query")]))
+        attribute.score(words(folder, "--method", "dot", "--also", *[str(folder / "train"), str(folder / "query")]))
         == 2
     )
     ids = [name for part in ("train0", "train1") for name in (folder / f"{part}.ids.txt").read_text().splitlines()]
@@ -104,7 +104,7 @@ def test_an_ensemble(folder: Path) -> None:
     queries = (folder / "query.ids.txt").read_text().splitlines()
     write_features(folder / "other", queries, 6, **{**ORIGIN, "weights": "v"})
     assert (
-        dtrak_score.main(words(folder, "--method", "dot", "--also", str(folder / "train"), str(folder / "other"))) == 0
+        attribute.score(words(folder, "--method", "dot", "--also", str(folder / "train"), str(folder / "other"))) == 0
     )
     wanted = rows_of(folder, "query") @ rows_of(folder, "train0", "train1").T
     wanted += rows_of(folder, "other") @ rows_of(folder, "train").T
@@ -125,7 +125,7 @@ class Page(HTMLParser):
 def test_tables_and_page(folder: Path) -> None:
     out = folder / "report"
     tables = ["--report-dir", str(out), "--top-k", "3", "--labels", str(folder / "artists.csv")]
-    assert dtrak_score.main(words(folder, *tables)) == 0
+    assert attribute.score(words(folder, *tables)) == 0
     values = np.asarray(read_scores(folder / "scores").values)
     with (out / "top.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -181,7 +181,7 @@ def encoded(folder: Path) -> Path:
 def test_latents_are_known_by_the_audio_that_they_were_made_from(encoded: Path) -> None:
     out = encoded / "report"
     tables = ["--report-dir", str(out), "--labels", str(encoded / "artists.csv")]
-    assert dtrak_score.main(words(encoded, *tables)) == 0
+    assert attribute.score(words(encoded, *tables)) == 0
     scores = read_scores(encoded / "scores")
     with (out / "top.csv").open() as stream:
         reader = csv.DictReader(stream)
@@ -205,11 +205,11 @@ def test_latents_sound_like_the_audio_that_they_were_made_from(
     encoded: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = words(encoded, "--method", "similarity", "--embedding-cache", str(encoded / "cache"))
-    assert dtrak_score.main(flags) == 0
+    assert attribute.score(flags) == 0
     values = np.asarray(read_scores(encoded / "scores").values)
     assert np.isfinite(values).all() and np.array_equal(values[:, 0], values[:, 1]) and values[0].std() > 0
     (encoded / "lat" / "002.json").unlink()
-    assert dtrak_score.main(flags) == 2
+    assert attribute.score(flags) == 2
     told = capsys.readouterr().err
     assert "002.npy: cannot be embedded" in told and "the file that the .json beside them tells as path" in told
 
@@ -263,18 +263,18 @@ def test_features_that_say_nothing_end_in_a_sentence(folder: Path, capsys: pytes
         rows.tofile(folder / "query")
         for method in ("ridge", "dot", "cosine"):
             report = ["--method", method, "--report-dir", str(folder / "report")]
-            assert dtrak_score.main(words(folder, *report)) == 2
+            assert attribute.score(words(folder, *report)) == 2
             assert f"q1.wav: its feature in {folder / 'query'} {told}" in capsys.readouterr().err
     assert not (folder / "report").exists() and not (folder / "scores").exists()
     write_features(folder / "query", ["q"], 2, **ORIGIN)
     np.full((2, 6), np.inf, np.float32).tofile(folder / "train1")
-    assert dtrak_score.main(words(folder)) == 2
+    assert attribute.score(words(folder)) == 2
     assert f"b3.wav: its feature in {folder / 'train0'} and 1 more holds NaN" in capsys.readouterr().err
 
 
 def test_mistakes_end_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def told(*more: str) -> str:
-        assert dtrak_score.main(words(folder, *more)) == 2
+        assert attribute.score(words(folder, *more)) == 2
         return capsys.readouterr().err
 
     assert "--lambda-reg: expected more than 0, got 0" in told("--lambda-reg", "0")

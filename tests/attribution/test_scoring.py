@@ -17,7 +17,7 @@ from stable_audio_tools.attribution.scoring import (
     score_ensemble,
     score_member,
 )
-from stable_audio_tools.attribution.scoring_run import ScoreSettings, score
+from stable_audio_tools.attribution.scoring_run import ScoreSettings
 from stable_audio_tools.core.errors import ConfigError
 
 
@@ -154,6 +154,7 @@ def test_features_that_do_not_match_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", ["random", "similarity"])
 def test_more_features_are_refused_where_none_are_used(method: str) -> None:
-    settings = ScoreSettings(["train"], "query", also=[("train_2", "query_2")], method=method)
     with pytest.raises(ConfigError, match=f"--also: --method {method} uses no features"):
-        score(settings)
+        ScoreSettings(
+            train_feature_paths=("train",), query_feature_path="query", also=(("train_2", "query_2"),), method=method
+        )

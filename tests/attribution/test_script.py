@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from stable_audio_tools.cli import dtrak_extract_features, dtrak_merge, dtrak_score
+from stable_audio_tools.cli import attribute
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "run_dtrak_attribution.sh"
 PARSERS = {
-    "scripts/dtrak_extract_features.py": dtrak_extract_features.parser,
-    "scripts/dtrak_merge.py": dtrak_merge.parser,
-    "scripts/dtrak_score.py": dtrak_score.parser,
+    "scripts/dtrak_extract_features.py": attribute.extract.parser,
+    "scripts/dtrak_merge.py": attribute.merge.parser,
+    "scripts/dtrak_score.py": attribute.score.parser,
 }
 NEEDED = {"MODEL_CONFIG": "my model.json", "UNWRAPPED_CKPT": "w.ckpt", "TRAIN_DATASET_CONFIG": "train.json"}
 ALL = {

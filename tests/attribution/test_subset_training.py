@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,15 @@ from support.small_attribution import ORIGIN, write_features
 
 from stable_audio_tools.attribution import subset_training
 from stable_audio_tools.attribution.validation import read_plan, write_outputs
-from stable_audio_tools.cli import dtrak_validate
+from stable_audio_tools.cli import attribute
 from stable_audio_tools.cli.main import main as toolkit
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data.example_clips import write_example_clips
+
+
+def validate(words: Sequence[str]) -> int:
+    return toolkit(["attribute", "validate", *words])
 
 
 @pytest.fixture
@@ -39,17 +44,17 @@ def test_from_subsets_to_outputs(tmp_path: Path, in_process: None, capsys: pytes
     (tmp_path / "ids.txt").write_text("".join(f"{path}\n" for path in clips))
     folder = ["--folder", str(tmp_path / "plan")]
     plan = ["make-subsets", *folder, "--ids", str(tmp_path / "ids.txt"), "--num-subsets", "4", "--fraction", "0.6"]
-    assert dtrak_validate.main(plan) == 0
+    assert validate(plan) == 0
     flags = ["--model-config", str(tmp_path / "model.json"), "--dataset-config", str(tmp_path / "d.json")]
     flags += ["--max-steps", "1", "--batch-size", "1", "--num-workers", "0", "--logger", "none", "--accelerator", "cpu"]
-    assert dtrak_validate.main(["train", *folder, "--part", "1", "2", "--", *flags]) == 0
+    assert validate(["train", *folder, "--part", "1", "2", "--", *flags]) == 0
     made = sorted(path.name for path in (tmp_path / "plan" / "models").glob("*.safetensors"))
     assert made == ["subset_001.safetensors", "subset_003.safetensors"]
     assert not list((tmp_path / "plan" / "runs").glob("*")), "run folders are not kept"
-    assert dtrak_validate.main(["train", *folder, "--part", "1", "2", "--", *flags]) == 0
+    assert validate(["train", *folder, "--part", "1", "2", "--", *flags]) == 0
     assert "0 models trained" in capsys.readouterr().out
     measure = ["measure", *folder, "--model-config", str(tmp_path / "model.json"), "--K", "2", "--e-seeds", "0"]
-    assert dtrak_validate.main([*measure, "--dataset-config", str(tmp_path / "d.json"), "--device", "cpu"]) == 0
+    assert validate([*measure, "--dataset-config", str(tmp_path / "d.json"), "--device", "cpu"]) == 0
     outputs = (tmp_path / "plan" / "outputs" / "subset_003.csv").read_text().splitlines()
     assert outputs[0] == "query,output" and len(outputs) == 6 and float(outputs[1].split(",")[1]) > 0
 
@@ -62,7 +67,7 @@ def plan(tmp_path: Path) -> Path:
     query = write_features(tmp_path / "query", queries, 1, dim=4, **ORIGIN)
     (tmp_path / "ids.txt").write_text("".join(f"{name}\n" for name in names))
     words = ["make-subsets", "--folder", str(tmp_path / "plan"), "--ids", str(tmp_path / "ids.txt")]
-    assert dtrak_validate.main([*words, "--num-subsets", "12"]) == 0
+    assert validate([*words, "--num-subsets", "12"]) == 0
     membership = read_plan(tmp_path / "plan").membership()
     gram = train.T @ train + 0.01 * np.eye(4) * (train**2).sum() / 20
     outputs = -membership @ (query @ np.linalg.inv(gram) @ train.T).T
@@ -72,15 +77,13 @@ def plan(tmp_path: Path) -> Path:
 
 
 def test_the_verdict(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from stable_audio_tools.cli import dtrak_score
-
     features = ["--train-feature-paths", str(plan / "train"), "--query-feature-path", str(plan / "query")]
     for method in ("random", "ridge"):
         words = [*features, "--output-score-path", str(plan / method), "--method", method, "--lambda-reg", "1e-2"]
-        assert dtrak_score.main(words) == 0
+        assert attribute.score(words) == 0
     capsys.readouterr()
     lds = ["lds", "--folder", str(plan / "plan"), "--scores", str(plan / "random"), str(plan / "ridge")]
-    assert dtrak_validate.main([*lds, *features, "--lambda-grid", "1e-2", "100"]) == 0
+    assert validate([*lds, *features, "--lambda-grid", "1e-2", "100"]) == 0
     told = capsys.readouterr().out
     found = json.loads((plan / "plan" / "lds.json").read_text())
     assert found[str(plan / "ridge")]["mean"] > 0.999 > found[str(plan / "random")]["mean"]
@@ -89,12 +92,10 @@ def test_the_verdict(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_counterfactual_check(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from stable_audio_tools.cli import dtrak_score
-
     words = ["--train-feature-paths", str(plan / "train"), "--query-feature-path", str(plan / "query")]
-    assert dtrak_score.main([*words, "--output-score-path", str(plan / "scores")]) == 0
+    assert attribute.score([*words, "--output-score-path", str(plan / "scores")]) == 0
     folder = ["--folder", str(plan / "removals")]
-    assert dtrak_validate.main(["make-removals", *folder, "--scores", str(plan / "scores"), "--top-k", "3"]) == 0
+    assert validate(["make-removals", *folder, "--scores", str(plan / "scores"), "--top-k", "3"]) == 0
     assert len(list((plan / "removals").glob("*.txt"))) == 7
     write_outputs(plan / "removals" / "outputs" / "whole.csv", ["q0", "q1", "q2"], [1.0, 1.0, 1.0])
     for number in range(3):
@@ -102,17 +103,17 @@ def test_the_counterfactual_check(plan: Path, capsys: pytest.CaptureFixture[str]
             outputs = [value] * 3
             write_outputs(plan / "removals" / "outputs" / f"query_{number:03d}_{kind}.csv", ["q0", "q1", "q2"], outputs)
     capsys.readouterr()
-    assert dtrak_validate.main(["counterfactual", *folder]) == 0
+    assert validate(["counterfactual", *folder]) == 0
     assert "did more for 1 of 3 queries" in capsys.readouterr().out
     write_outputs(plan / "other" / "whole.csv", ["q0", "q1", "q2"], [0.0, 0.0, 0.0])
     whole = ["counterfactual", *folder, "--whole", str(plan / "other" / "whole.csv")]
-    assert dtrak_validate.main(whole) == 0
+    assert validate(whole) == 0
     assert "4.00000        3.50000" in capsys.readouterr().out
     for name, f in (("removals/outputs", "mean"), ("other", "loss")):
         save({"settings": {"f": f}}, plan / name / "settings.json")
-    assert dtrak_validate.main(whole) == 2
+    assert validate(whole) == 2
     assert "was measured with other settings than" in capsys.readouterr().err
-    assert dtrak_validate.main(["counterfactual", *folder]) == 0
+    assert validate(["counterfactual", *folder]) == 0
     assert "did more for 2 of 3 queries" in capsys.readouterr().out, "what is no loss falls without the right items"
 
 
@@ -129,7 +130,7 @@ def test_a_run_that_fails_names_its_log(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_mistakes_end_in_a_sentence(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def told(*words: str) -> str:
-        assert dtrak_validate.main(words) == 2
+        assert validate(words) == 2
         return capsys.readouterr().err
 
     folder = ["--folder", str(plan / "plan")]

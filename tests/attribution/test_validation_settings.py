@@ -13,10 +13,11 @@ from support.small_attribution import ORIGIN, write_features
 
 from stable_audio_tools.attribution import subset_training
 from stable_audio_tools.attribution.extraction import Extraction, ExtractSettings
-from stable_audio_tools.attribution.measuring import MeasureSettings, Queries
+from stable_audio_tools.attribution.measuring import Queries
 from stable_audio_tools.attribution.results import Scores, save_scores
 from stable_audio_tools.attribution.validation import read_outputs, read_plan, write_outputs
-from stable_audio_tools.cli import dtrak_validate
+from stable_audio_tools.cli import attribute
+from stable_audio_tools.cli.main import main as toolkit
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.data.example_clips import write_example_clips
 
@@ -24,7 +25,7 @@ ITEMS, QUERIES = [f"t{n}" for n in range(20)], ["q0", "q1", "q2"]
 
 
 def validate(*words: object) -> int:
-    return dtrak_validate.main([str(word) for word in words])
+    return toolkit(["attribute", "validate", *map(str, words)])
 
 
 # ------------------------------------------------------------------ training
@@ -150,9 +151,8 @@ def test_queries_are_cropped_as_extraction_crops_them(measured: list[object], tm
     )
 
     def crop(*more: str) -> torch.Tensor:
-        arguments = dtrak_validate.parser().parse_args([*map(str, measured), *more])
-        options = {name: getattr(arguments, name) for name in MeasureSettings.__dataclass_fields__}
-        return Queries(MeasureSettings(**options), weights).items.load(0).audio
+        settings = attribute.measure.parse([*map(str, measured[1:]), *more])
+        return Queries(settings, weights).items.load(0).audio
 
     assert torch.equal(crop(), Extraction(extracted).items.load(0).audio)
     assert not torch.equal(crop("--seed", "0"), crop())
@@ -246,7 +246,10 @@ def test_mistakes_end_in_a_sentence(observed: np.ndarray, tmp_path: Path, capsys
     assert "needs --train-feature-paths too" in told(*query)
     alone = told("--scores", good, "--used-dim", 2, "--lambda-grid", 1)
     assert "--lambda-grid, --used-dim: choosing a regulariser needs --train-feature-paths and --query-feature" in alone
-    for value in ("0", "-1", "nan", "inf"):
+    for value in ("nan", "inf"):
+        wrong = told(*train, *query, "--lambda-grid", "1", value)
+        assert f"--lambda-grid: expected a finite number, got '{value}'" in wrong
+    for value in ("0", "-1"):
         wrong = told(*train, *query, "--lambda-grid", "1", value)
         assert f"--lambda-grid: expected finite numbers of more than 0, got {value}" in wrong
     others = write_scores(tmp_path / "others", observed, queries=["q0", "q1", "q9"])

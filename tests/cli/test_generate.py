@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.small_models import SmallModel, small_model
 
-from stable_audio_tools.cli import generate, reconstruct_audios
+from stable_audio_tools.cli import evaluate, generate
 from stable_audio_tools.core.config import load
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.example_clips import write_example_clips
@@ -186,15 +186,15 @@ def test_reconstruction_writes_its_tables(tmp_path: Path, capsys: pytest.Capture
     write_example_clips(tmp_path / "clips", per_class=1)
     arguments = ["--model-config", model.config, "--ckpt-path", model.weights, "--device", "cpu"]
     arguments += ["--audio-dir", tmp_path / "clips", "--output-dir", tmp_path / "out", "--json"]
-    assert reconstruct_audios.main([str(word) for word in arguments]) == 0
+    assert evaluate.reconstruct([str(word) for word in arguments]) == 0
     *lines, summary = map(json.loads, capsys.readouterr().out.splitlines())
     assert len(lines) == 5 and {line["file"] for line in lines} == set(audio_files(tmp_path / "out"))
     assert summary["files"] == 5 and summary["failed"] == 0 and summary["mean"]["si_sdr"] is not None
     assert len((tmp_path / "out" / "metrics.csv").read_text().splitlines()) == 7
     assert (tmp_path / "out" / "metrics.svg").read_text().count("<circle") == 15
     (tmp_path / "clips" / "broken.wav").write_bytes(b"x" * 100)
-    assert reconstruct_audios.main([str(word) for word in arguments]) == 1
-    assert reconstruct_audios.main(["--audio-dir", "x", "--output-dir", "y"]) == 2
+    assert evaluate.reconstruct([str(word) for word in arguments]) == 1
+    assert evaluate.reconstruct(["--audio-dir", "x", "--output-dir", "y"]) == 2
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.small_models import SmallModel, small_model
 
-from stable_audio_tools.cli.lora import main
+from stable_audio_tools.cli.main import main
 from stable_audio_tools.core.config import load
 from stable_audio_tools.models.lora import LoraConfig, attach_lora, read_lora, save_lora
 from stable_audio_tools.models.pretrained import load_model
@@ -30,7 +30,7 @@ def adapter(model: SmallModel) -> Path:
 
 
 def test_info_describes(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["info", str(adapter)]) == 0
+    assert main(["lora", "info", str(adapter)]) == 0
     printed = capsys.readouterr().out
     assert "bells.safetensors: an adapter of type lora in this package's format" in printed
     assert "rank 2, alpha 4" in printed
@@ -40,9 +40,9 @@ def test_info_describes(adapter: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_convert_there_and_back(model: SmallModel, adapter: Path, tmp_path: Path) -> None:
     for format_name, name in (("loraw", "a.ckpt"), ("sa3", "a.safetensors"), ("comfyui", "b.safetensors")):
-        assert main(["convert", str(adapter), str(tmp_path / name), "--to", format_name]) == 0
+        assert main(["lora", "convert", str(adapter), str(tmp_path / name), "--to", format_name]) == 0
         flags = ["--model-config", str(model.config)] if format_name == "comfyui" else []
-        assert main(["convert", str(tmp_path / name), str(tmp_path / "back.safetensors"), *flags]) == 0
+        assert main(["lora", "convert", str(tmp_path / name), str(tmp_path / "back.safetensors"), *flags]) == 0
         ours, back = read_lora(adapter), read_lora(tmp_path / "back.safetensors")
         assert set(back.layers) == set(ours.layers)
         for path, held in ours.layers.items():
@@ -54,7 +54,7 @@ def test_convert_there_and_back(model: SmallModel, adapter: Path, tmp_path: Path
 def test_merge_writes_a_model_that_needs_no_adapter(model: SmallModel, adapter: Path, tmp_path: Path) -> None:
     target = tmp_path / "merged.safetensors"
     flags = ["--ckpt-path", str(model.weights), "--lora", f"{adapter}:0.5", "--lora", str(adapter)]
-    assert main(["merge", str(target), *flags]) == 0
+    assert main(["lora", "merge", str(target), *flags]) == 0
     merged, base = load_model(None, target), load_model(None, model.weights)
     lora = read_lora(adapter)
     for path, held in lora.layers.items():
@@ -66,10 +66,10 @@ def test_extract_finds_the_adapter_again(
     model: SmallModel, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tuned = tmp_path / "tuned.safetensors"
-    main(["merge", str(tuned), "--ckpt-path", str(model.weights), "--lora", str(adapter)])
+    main(["lora", "merge", str(tuned), "--ckpt-path", str(model.weights), "--lora", str(adapter)])
     found = tmp_path / "found.safetensors"
     flags = ["--base", str(model.weights), "--tuned", str(tuned), "--rank", "2", "--half"]
-    assert main(["extract", str(found), *flags]) == 0
+    assert main(["lora", "extract", str(found), *flags]) == 0
     assert "100.0% of their change kept" in capsys.readouterr().out
     ours, theirs = read_lora(adapter), read_lora(found)
     assert set(theirs.layers) == set(ours.layers)
@@ -98,7 +98,7 @@ def test_mistakes_are_one_sentence_and_leave_no_file(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     names = {"weights": model.weights, "adapter": adapter, "absent": tmp_path / "absent"}
-    assert main([word.format(**names) for word in words]) == 2
+    assert main(["lora", *(word.format(**names) for word in words)]) == 2
     printed = capsys.readouterr().err.strip().splitlines()
     assert sentence.format(**names) in printed[-1]
     assert not list(tmp_path.iterdir())

@@ -1,6 +1,5 @@
 """`--lora PATH[:STRENGTH]`: paths may hold colons, strengths may be anything finite."""
 
-import argparse
 import json
 from pathlib import Path
 
@@ -9,8 +8,9 @@ from support.small_adapters import small_adapter
 from support.small_models import small_model
 
 from stable_audio_tools.cli import generate
-from stable_audio_tools.cli.lora_choice import lora_choice
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data.comments import read_comment
+from stable_audio_tools.models.lora_choice import lora_choice
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_file_of_the_whole_name_comes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("end", "sentence"), [("loud", "a strength is expected, got 'loud'"), ("nan", "finite")])
 def test_what_is_no_strength_is_told(tmp_path: Path, end: str, sentence: str) -> None:
     (tmp_path / "a.ckpt").touch()
-    with pytest.raises(argparse.ArgumentTypeError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         lora_choice(f"{tmp_path / 'a.ckpt'}:{end}")
 
 

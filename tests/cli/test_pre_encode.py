@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from stable_audio_tools.cli import pre_encode
+from stable_audio_tools.cli import encode
 from stable_audio_tools.cli.main import main
 
 NEEDED = ["--dataset-config", "d.json", "--output-path", "out"]
 
 
 def test_every_published_flag_is_accepted_with_its_default() -> None:
-    plain = pre_encode.parser().parse_args(NEEDED)
+    plain = encode.main.parser().parse_args(NEEDED)
     published = {
         "model_config": None,
         "ckpt_path": None,
@@ -38,14 +38,14 @@ def test_every_published_flag_is_accepted_with_its_default() -> None:
         "--num-nodes",
         "2",
     ]
-    given = pre_encode.parser().parse_args([*NEEDED, *words])
+    given = encode.main.parser().parse_args([*NEEDED, *words])
     assert given.model_half and given.is_discrete and given.shuffle and given.limit_batches == 3
 
 
 def test_mistakes_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pre-encode", *NEEDED]) == 2
     assert "give --model-config and --ckpt-path" in capsys.readouterr().err
-    assert main(["pre-encode", *NEEDED, "--batch-size", "0", "--limit", "0"]) == 2
+    assert main(["data", "encode", *NEEDED, "--batch-size", "0", "--limit", "0"]) == 2
     error = capsys.readouterr().err
     assert "--batch-size: expected at least 1, got 0" in error and "--limit: expected at least 1, got 0" in error
 
@@ -53,11 +53,11 @@ def test_mistakes_end_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_one_process_is_started_for_each_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes that `launch` starts are told their places as torchrun would."""
     script = tmp_path / "python"
-    script.write_text(f'#!/bin/sh\necho "$RANK $LOCAL_RANK $WORLD_SIZE $5" >> {tmp_path}/places\nexit $LOCAL_RANK\n')
+    script.write_text(f'#!/bin/sh\necho "$RANK $LOCAL_RANK $WORLD_SIZE $6" >> {tmp_path}/places\nexit $LOCAL_RANK\n')
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setenv("NODE_RANK", "1")
-    assert pre_encode.launch(["--limit", "9"], processes=3, nodes=2) == 2, "the worst status is returned"
+    assert encode.launch(["--limit", "9"], processes=3, nodes=2) == 2, "the worst status is returned"
     assert sorted((tmp_path / "places").read_text().splitlines()) == [
         "3 0 6 9",
         "4 1 6 9",

@@ -13,7 +13,8 @@ import pytest
 import torch
 from support.small_models import SmallModel, small_model
 
-from stable_audio_tools.cli import reconstruct_audios
+from stable_audio_tools.cli import evaluate
+from stable_audio_tools.cli.model_choice import ModelChoice
 from stable_audio_tools.data import audio_io
 
 ROOT = Path(__file__).parents[2]
@@ -49,17 +50,17 @@ def rows(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--frame-duration", "inf", "frame_duration: expected more than 0 and at most 1000000000 seconds, got inf"),
-        ("--frame-duration", "nan", "frame_duration: expected more than 0 and at most 1000000000 seconds, got nan"),
-        ("--overlap-rate", "nan", "overlap_rate: expected at least 0 and less than 1, got nan"),
-        ("--batch-size", "0", "batch_size: expected at least 1, got 0"),
+        ("--frame-duration", "inf", "--frame-duration: expected a finite number, got 'inf'"),
+        ("--frame-duration", "nan", "--frame-duration: expected a finite number, got 'nan'"),
+        ("--overlap-rate", "nan", "--overlap-rate: expected a finite number, got 'nan'"),
+        ("--batch-size", "0", "--batch-size: expected at least 1, got 0"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_in_one_sentence(
     model: SmallModel, clips: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str, message: str
 ) -> None:
     write_clip(clips / "a.wav")
-    assert reconstruct_audios.main(words(model, clips, flag, value)) == 2
+    assert evaluate.reconstruct(words(model, clips, flag, value)) == 2
     assert capsys.readouterr().err == f"error: {message}\n"
     assert not (clips.parent / "out").exists()
 
@@ -88,8 +89,8 @@ def test_an_output_folder_that_cannot_be_is_refused_before_weights_are_read(
         (clips.parent / folder).mkdir(parents=True)
     if file is not None:
         (clips.parent / file).write_text("")
-    monkeypatch.setattr(reconstruct_audios, "load_model", lambda *_: pytest.fail("the weights were read"))
-    assert reconstruct_audios.main(words(model, clips)) == 2
+    monkeypatch.setattr(ModelChoice, "load", lambda *_: pytest.fail("the weights were read"))
+    assert evaluate.reconstruct(words(model, clips)) == 2
     assert capsys.readouterr().err == f"error: {clips.parent / message}\n"
 
 
@@ -99,15 +100,15 @@ def test_lines_tell_what_was_made_and_what_was_kept(
     out = clips.parent / "out"
     for name in ("a.wav", "b.wav"):
         write_clip(clips / name)
-    assert reconstruct_audios.main(words(model, clips)) == 0
+    assert evaluate.reconstruct(words(model, clips)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[0] for line in lines[:2]] == [f"made {out / 'a.wav'}", f"made {out / 'b.wav'}"]
     write_clip(clips / "a.wav")
-    assert reconstruct_audios.main(words(model, clips, "--json")) == 0
+    assert evaluate.reconstruct(words(model, clips, "--json")) == 0
     *told, _ = map(json.loads, capsys.readouterr().out.splitlines())
     assert [(line["file"], line["new"]) for line in told] == [("a.wav", True), ("b.wav", False)]
     (clips / "a.wav").write_bytes(b"x" * 100)
-    assert reconstruct_audios.main(words(model, clips)) == 1
+    assert evaluate.reconstruct(words(model, clips)) == 1
     first, summary = capsys.readouterr().out.splitlines()
     assert first.startswith(f"kept {out / 'b.wav'}: si_sdr") and summary.startswith("mean over 1 files: ")
     assert rows(out) == ["b.wav"], "what was made of the earlier a.wav says nothing of this one"

@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 import pytest
 from support.planted_songs import plant
 
-from stable_audio_tools.dedup.codecs import CodecSettings
 from stable_audio_tools.dedup.run import Outcome, deduplicate
 from stable_audio_tools.dedup.settings import DedupSettings
 
-SPECTRAL = CodecSettings(codec="spectral")
 Run = Callable[..., Outcome]
 
 
@@ -36,7 +34,7 @@ def run(planted: Planted, tmp_path: Path) -> Run:
             "dataset_dir": [str(planted.folder)],
             "features_dir": str(planted.features),
             "output_dir": str(tmp_path / "out"),
-            "codec": SPECTRAL,
+            "codec": "spectral",
             "similarity_device": "cpu",
             "num_workers": 2,
             **settings,

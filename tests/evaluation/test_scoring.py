@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.small_sounds import RATE, tone, write_tones
 
-from stable_audio_tools.cli import compare_scores, evaluate_fad
+from stable_audio_tools.cli import evaluate
 from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.evaluation.embedders import create_embedder
 from stable_audio_tools.evaluation.embedding import embed_files, find_audio, read_mono
@@ -32,7 +32,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def score(root: Path, out: Path, *flags: str, generated: tuple[str, ...] = ("near", "far")) -> Any:
     words = ["--reference", str(root / "reference"), "--generated", *(str(root / name) for name in generated)]
-    assert evaluate_fad.main([*words, "--embedder", EMBEDDER, "--output", str(out), "--device", "cpu", *flags]) == 0
+    assert evaluate.fad([*words, "--embedder", EMBEDDER, "--output", str(out), "--device", "cpu", *flags]) == 0
     return json.loads((out / "scores.json").read_text())
 
 
@@ -81,7 +81,7 @@ def test_runs_are_repeatable_whatever_the_batch_and_the_processes(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     words = ["--reference", str(sets / "reference"), "--generated", str(sets / "near"), str(sets / "far")]
-    assert evaluate_fad.main([*words, "--embedder", EMBEDDER, "--output", str(tmp_path / "c"), *flags]) == 0
+    assert evaluate.fad([*words, "--embedder", EMBEDDER, "--output", str(tmp_path / "c"), *flags]) == 0
     assert not (tmp_path / "c" / "scores.json").exists()  # the other half is missing
     monkeypatch.setenv("RANK", "1")
     score(sets, tmp_path / "c", *flags)
@@ -103,12 +103,12 @@ def test_bad_files_are_named_and_counted(sets: Path, tmp_path: Path, capsys: pyt
     folder = write_tones(tmp_path / "some", 3)
     (folder / "broken.wav").write_bytes(b"no sound")
     words = ["--reference", str(sets / "reference"), "--generated", str(folder), "--embedder", EMBEDDER]
-    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out")]) == 1
+    assert evaluate.fad([*words, "--output", str(tmp_path / "out")]) == 1
     (result,) = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
     assert list(result["subject"]["failed"]) == ["broken.wav"] and result["subject"]["files"] == 3
     assert "broken.wav" in (tmp_path / "out" / "index.html").read_text()
     words[1], words[3] = words[3], words[1]
-    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out")]) == 1  # of the reference set too
+    assert evaluate.fad([*words, "--output", str(tmp_path / "out")]) == 1  # of the reference set too
     (row,) = csv.DictReader((tmp_path / "out" / "scores.csv").open())
     assert row["failed"] == "1"
 
@@ -130,7 +130,7 @@ def test_a_mistake_is_one_sentence(
 ) -> None:
     make(tmp_path / "set")
     words = ["--reference", str(sets / "reference"), "--generated", str(tmp_path / "set"), "--embedder", EMBEDDER]
-    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out"), *flags]) == 2
+    assert evaluate.fad([*words, "--output", str(tmp_path / "out"), *flags]) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(told) == 1 and sentence in told[0]
 
@@ -159,14 +159,14 @@ def test_caches_and_statistics_of_fadtk_are_read(sets: Path, tmp_path: Path) -> 
     np.save(stats / "cov.npy", packed["logmel.cov"])
     references = [str(tmp_path / name) for name in ("ref", "packed.npz", "stats_only")]
     words = ["--reference", *references, "--generated", str(tmp_path / "gen"), "--read-fadtk", "--per-song"]
-    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out")]) == 0
+    assert evaluate.fad([*words, "--output", str(tmp_path / "out")]) == 0
     found = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
     assert [result["scores"]["fad"] for result in found] == pytest.approx([wanted] * 3, rel=1e-6)
     assert all(len(result["details"]["per_song"]) == 6 for result in found)
     for side in ("ref", "gen"):  # vectors of an embedder whose weights are not here
         (tmp_path / side / "embeddings" / "logmel").rename(tmp_path / side / "embeddings" / "vggish")
     words = ["--reference", references[0], "--generated", str(tmp_path / "gen"), "--read-fadtk"]
-    assert evaluate_fad.main([*words, "--embedder", "vggish", "--output", str(tmp_path / "out")]) == 0
+    assert evaluate.fad([*words, "--embedder", "vggish", "--output", str(tmp_path / "out")]) == 0
     (result,) = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
     assert result["scores"]["fad"] == pytest.approx(wanted, rel=1e-6)
     assert result["setup"]["embedder"] == {"embedder": "vggish"} and result["setup"]["made_by"] == "fadtk"
@@ -177,11 +177,11 @@ def test_statistics_of_another_embedder_are_refused(
 ) -> None:
     np.savez(tmp_path / "packed.npz", **{"vggish.mu": np.zeros(2), "vggish.cov": np.eye(2)})
     words = ["--reference", str(tmp_path / "packed.npz"), "--generated", str(sets / "near")]
-    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert evaluate.fad([*words, "--output", str(tmp_path / "out")]) == 2
     assert "holds no statistics of embedder 'logmel'" in capsys.readouterr().err
     (tmp_path / "bad.npz").write_bytes(b"no archive")
     words[1] = str(tmp_path / "bad.npz")
-    assert evaluate_fad.main([*words, "--output", str(tmp_path / "out")]) == 2
+    assert evaluate.fad([*words, "--output", str(tmp_path / "out")]) == 2
     assert "cannot be read as a file of statistics" in capsys.readouterr().err
 
 
@@ -197,7 +197,7 @@ def test_kl_of_pairs_comes_from_a_classifier(sets: Path, tmp_path: Path) -> None
     name = f"classifier:name={tmp_path / 'ast'},window_seconds=0.5"
     other_set = write_tones(tmp_path / "other", 8, first=40)
     words = ["--reference", str(sets / "near"), "--generated", str(sets / "near"), str(other_set), "--paired"]
-    assert evaluate_fad.main([*words, "--embedder", name, "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    assert evaluate.fad([*words, "--embedder", name, "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
     same, other = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
     assert abs(same["scores"]["kl"]) < 1e-12 < other["scores"]["kl"]
 
@@ -238,15 +238,15 @@ def test_results_of_one_setup_are_compared_and_others_refused(
     score(sets, tmp_path / "other", "--embedder", "logmel:bands=10,window_seconds=0.25", generated=("far",))
     paths = {name: str(tmp_path / name / "scores.json") for name in ("near", "far", "seed", "other")}
     capsys.readouterr()
-    assert compare_scores.main([paths["near"], paths["far"]]) == 0
+    assert evaluate.compare([paths["near"], paths["far"]]) == 0
     told = capsys.readouterr().out
     assert told.count("/near") == told.count("/far") == 2 * 2 and told.count("against") == 2  # path and set, two tables
-    assert compare_scores.main([paths["near"], paths["seed"]]) == 2
+    assert evaluate.compare([paths["near"], paths["seed"]]) == 2
     assert "were not measured alike: seed is 0 and 3" in capsys.readouterr().err
-    assert compare_scores.main([paths["seed"], paths["other"]]) == 2
+    assert evaluate.compare([paths["seed"], paths["other"]]) == 2
     assert "embedder.settings.bands is 8 and 10" in capsys.readouterr().err
-    assert compare_scores.main([str(sets / "near" / "tone_00.wav")]) == 2
-    assert compare_scores.main([str(tmp_path / "absent.json")]) == 2
+    assert evaluate.compare([str(sets / "near" / "tone_00.wav")]) == 2
+    assert evaluate.compare([str(tmp_path / "absent.json")]) == 2
     assert capsys.readouterr().err.count("error:") == 2
 
 

@@ -11,7 +11,7 @@ import torch
 from support import small_models
 from support.small_sounds import RATE, tone
 
-from stable_audio_tools.cli import embed_song_describer, score_song_describer
+from stable_audio_tools.cli import evaluate
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data.audio_io import write
@@ -54,7 +54,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def embed(dataset: Path, out: Path, *flags: str) -> int:
     words = ["--csv-path", str(dataset / "song_describer.csv"), "--audio-dir", str(dataset / "audio")]
-    return embed_song_describer.main([*words, "--output-path", str(out), "--device", "cpu", *flags])
+    return evaluate.embed_song_describer([*words, "--output-path", str(out), "--device", "cpu", *flags])
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_missing_and_broken_tracks_are_named_and_counted(
         write(audio / f"{track % 100:02d}" / f"{track}.2min.wav", tone(track, 1.0), RATE)
     (audio / "03" / "203.2min.wav").write_bytes(b"no sound")
     words = ["--csv-path", str(dataset / "song_describer.csv"), "--audio-dir", str(audio), "--embedder", EMBEDDER]
-    assert embed_song_describer.main([*words, "--output-path", str(tmp_path / "out.npz")]) == 1
+    assert evaluate.embed_song_describer([*words, "--output-path", str(tmp_path / "out.npz")]) == 1
     told = capsys.readouterr()
     assert "4 captions of 2 tracks, 4 tracks left out" in told.out
     assert "track 407: left out (no audio; looked for" in told.err and "203.2min.wav: left out" in told.err
@@ -159,7 +159,7 @@ def test_missing_and_broken_tracks_are_named_and_counted(
         (("--csv-path", "absent.csv"), "cannot be read as a table"),
         (("--audio-dir", "absent"), "no row has audio below absent"),
         (("--limit", "0"), "--limit: expected at least 1, got 0"),
-        (("--clap-sample-rate", "44100"), "CLAP hears 48000 Hz, got 44100"),
+        (("--clap-sample-rate", "44100"), "CLAP takes 48000 Hz, got 44100"),
         (("--embedder", "nothing"), "no embedder named 'nothing'"),
     ],
 )
@@ -224,7 +224,7 @@ def test_files_that_are_no_references_are_refused(references: Path, tmp_path: Pa
 def judge(model: tuple[Path, Path], references: Path, out: Path, *flags: str) -> Any:
     words = ["--model-config", str(model[0]), "--ckpt-path", str(model[1]), "--device", "cpu", "--output", str(out)]
     words += ["--precomputed-embeddings-path", str(references), "--steps", "2", *flags]
-    assert score_song_describer.main(words) == 0
+    assert evaluate.song_describer(words) == 0
     if not (out / "scores.json").exists():
         return None
     (result,) = json.loads((out / "scores.json").read_text())["results"]
@@ -282,7 +282,7 @@ def test_a_model_that_makes_nan_is_told_with_its_caption(
     save_weights(made, tmp_path / "nan.safetensors")
     words = ["--model-config", str(model[0]), "--ckpt-path", str(tmp_path / "nan.safetensors"), "--device", "cpu"]
     words += ["--precomputed-embeddings-path", str(references), "--steps", "1", "--output", str(tmp_path)]
-    assert score_song_describer.main(words) == 2
+    assert evaluate.song_describer(words) == 2
     assert "what the model made of caption 1000 ('drums'): the audio holds NaN" in capsys.readouterr().err
 
 
@@ -302,7 +302,7 @@ def test_agreement_with_captions_by_a_tiny_clap(
     ("flags", "sentence"),
     [
         (("--steps", "0"), "--steps: expected at least 1, got 0"),
-        (("--seed", "-2"), "--seed: expected -1 or more, got -2"),
+        (("--seed", "-2"), "--seed: expected -1 to 2147483647, got -2"),
         (("--limit", "0"), "--limit: expected at least 1, got 0"),
         (("--precomputed-embeddings-path", "absent.npz"), "absent.npz: cannot be read"),
         (("--clap-model-name", "laion/other"), "were not measured alike: embedder is 'logmel' and 'clap'"),
@@ -314,7 +314,7 @@ def test_mistakes_of_a_run_are_one_sentence(
 ) -> None:  # fmt: skip
     words = ["--model-config", str(model[0]), "--ckpt-path", str(model[1]), "--device", "cpu"]
     words += ["--precomputed-embeddings-path", str(references), "--output", str(tmp_path), *flags]
-    assert score_song_describer.main(words) == 2
+    assert evaluate.song_describer(words) == 2
     assert sentence in capsys.readouterr().err
 
 
@@ -323,5 +323,5 @@ def test_a_model_without_prompts_is_refused(
 ) -> None:
     made = small_models.small_model("tiny_diffusion_cond", tmp_path)
     words = ["--model-config", str(made.config), "--ckpt-path", str(made.weights), "--device", "cpu"]
-    assert score_song_describer.main([*words, "--precomputed-embeddings-path", str(references)]) == 2
+    assert evaluate.song_describer([*words, "--precomputed-embeddings-path", str(references)]) == 2
     assert "takes no 'prompt' cannot be judged by captions" in capsys.readouterr().err

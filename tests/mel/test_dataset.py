@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from stable_audio_tools.cli.audio_to_images import main
+from stable_audio_tools.cli.mel import images as main
 from stable_audio_tools.core.config import build
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data import audio_io

@@ -1,6 +1,5 @@
 import json
 import pickle
-import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stable_audio_tools.cli.audio_to_images import main as audio_to_images
-from stable_audio_tools.cli.decode_mel import main
+from stable_audio_tools.cli.main import ALIASES
+from stable_audio_tools.cli.mel import decode as main
+from stable_audio_tools.cli.mel import images as audio_to_images
 from stable_audio_tools.core.config import build
 from stable_audio_tools.core.errors import CheckpointError
-from stable_audio_tools.mel import decoding
+from stable_audio_tools.mel import choice
 from stable_audio_tools.mel.bigvgan import BigVGAN, BigVGANConfig, load_bigvgan
 
 RATE, HOP = 16000, 16
@@ -244,11 +244,11 @@ def test_without_a_model_the_vocoder_is_the_older_scripts(
         asked.append(source)
         raise CheckpointError("not fetched here")
 
-    monkeypatch.setattr(decoding, "LogMelDecoder", opened)
+    monkeypatch.setattr(choice, "LogMelDecoder", opened)
     assert decode(tmp_path) == 2
     assert asked == ["bigvgan_v2_44khz_128band_256x"]
     script = Path(__file__).parents[2] / "scripts" / "convert_bigvgan_pt_to_audio.py"
-    assert runpy.run_path(str(script))["main"] is main
+    assert ALIASES[script.name] == "mel decode" and "run_script(__file__)" in script.read_text()
 
 
 def test_weights_of_another_layout_are_told_with_what_to_do(tmp_path: Path, vocoder: tuple[Path, BigVGAN]) -> None:

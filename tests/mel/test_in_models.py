@@ -10,7 +10,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
-from stable_audio_tools.cli.audio_to_images import main as audio_to_images
+from stable_audio_tools.cli.mel import images as audio_to_images
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.seeds import seed_everything
 from stable_audio_tools.data.dataset import create_dataloader_from_config

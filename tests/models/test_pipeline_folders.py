@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import stable_audio_tools
-from stable_audio_tools.cli.convert_pipeline import main as convert_pipeline
+from stable_audio_tools.cli.mel import convert as convert_pipeline
 from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.inference.generation.model import find_config
 from stable_audio_tools.models.factory import create_model_from_config

@@ -1,21 +1,18 @@
 """Command lines of the documents: split as a shell would, and held against the real argument parsers."""
 
 import argparse
-import ast
 import contextlib
-import inspect
 import io
 import re
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stable_audio_tools.cli.main import COMMANDS
+from stable_audio_tools.cli.main import ALIASES, COMMANDS, find_command, load_command
 from stable_audio_tools.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -82,45 +79,52 @@ def ours(words: tuple[str, ...]) -> tuple[Any, list[str]] | None:
             return None
         return ours(("python", *rest[start:]) if rest[start] != "python" else tuple(rest[start:]))
     if name == "stable-audio-tools":
-        command = rest[0] if rest else ""
-        if command in ("--help", "--version"):
+        if rest[:1] in (["--help"], ["--version"]):
             return None
-        assert command in COMMANDS, f"no command {command!r}; there are {', '.join(COMMANDS)}"
-        return import_module(f"stable_audio_tools.cli.{COMMANDS[command].module}"), rest[1:]
+        command, words = find_command(rest)
+        if not command and not words:
+            return None
+        assert command in COMMANDS, f"no command {' '.join(rest[:2])!r}; there are {', '.join(COMMANDS)}"
+        return load_command(command), words
     if name == "python" and rest and rest[0].endswith(".py"):
-        return module_of_script(rest[0]), rest[1:]
-    if name == "python" and rest[:2] == ["-m", "stable_audio_tools.cli.main"]:
+        return of_script(rest[0], rest[1:])
+    if name == "python" and rest[:1] == ["-m"] and rest[1] in ("stable_audio_tools", "stable_audio_tools.cli.main"):
         return ours(("stable-audio-tools", *rest[2:]))
     return None
 
 
-@cache
-def module_of_script(script: str) -> Any:
-    """What a script of the repository stands for: the `cli` module that it imports `main` from."""
+def of_script(script: str, words: list[str]) -> tuple[Any, list[str]]:
+    """The command that a script of the repository stands for, or the script where it is one of its own."""
     path = ROOT / script
     assert path.is_file(), f"no script {script}"
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ImportFrom) or "main" not in [alias.name for alias in node.names]:
-            continue
-        if node.module and node.module.startswith("stable_audio_tools.cli."):
-            return import_module(node.module)
+    if "run_script(__file__)" in path.read_text(encoding="utf-8"):
+        command, rest = find_command([*ALIASES[path.name].split(), *words])
+        assert command in COMMANDS, f"{script}: no command {' '.join(words[:1])!r}"
+        return load_command(command), rest
+    return module_of_script(script), words
+
+
+@cache
+def module_of_script(script: str) -> Any:
+    """A script of the repository that is no command of the package."""
+    path = ROOT / script
+    assert path.is_file(), f"no script {script}"
     sys.path.insert(0, str(path.parent))
     try:
         module = import_module(path.stem)
     finally:
         sys.path.remove(str(path.parent))
-    assert hasattr(module, "parser"), f"{script}: has no parser() and imports no main from stable_audio_tools.cli"
+    assert hasattr(module, "parser"), f"{script}: has no parser() and runs no command of stable_audio_tools.cli"
     return module
 
 
 def parse(module: Any, arguments: list[str]) -> argparse.Namespace | None:
-    """What the module's own parser makes of the arguments; None where they ask for help. A mistake is an assertion."""
+    """What the command's own parser makes of the arguments; None where they ask for help. A mistake is an assertion."""
     if {"--help", "-h", "--version"} & set(arguments):
         return None
-    make: Callable[..., argparse.ArgumentParser] = module.parser
     told = io.StringIO()
     try:
-        parser = make([]) if inspect.signature(make).parameters else make()
+        parser: argparse.ArgumentParser = module.parser()
         if LEFT_OUT & set(arguments):  # the flags of the command before
             arguments = [word for word in arguments if word not in LEFT_OUT]
             for action in parser._actions:
@@ -215,21 +219,8 @@ def check_foreign(command: Command) -> None:
 @cache
 def all_flags() -> frozenset[str]:
     """Every flag of every command of this package and of its scripts."""
-    modules = [import_module(f"stable_audio_tools.cli.{entry.module}") for entry in COMMANDS.values()]
+    parsers = [load_command(name).parser() for name in COMMANDS]
     for path in (*ROOT.glob("*.py"), *(ROOT / "scripts").glob("*.py")):
-        if "argparse" in path.read_text() or "stable_audio_tools.cli" in path.read_text():
-            modules.append(module_of_script(path.relative_to(ROOT).as_posix()))
-    found: set[str] = set()
-    for module in modules:
-        make = module.parser
-        found |= _flags_of(make([]) if inspect.signature(make).parameters else make())
-    return frozenset(found)
-
-
-def _flags_of(parser: argparse.ArgumentParser) -> set[str]:
-    found = set(parser._option_string_actions)
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for inner in action.choices.values():
-                found |= _flags_of(inner)
-    return found
+        if "argparse" in path.read_text():
+            parsers.append(module_of_script(path.relative_to(ROOT).as_posix()).parser())
+    return frozenset(flag for parser in parsers for flag in parser._option_string_actions)

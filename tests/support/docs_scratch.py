@@ -71,11 +71,12 @@ def run_command(command: commands.Command, more: list[str], place: str) -> None:
         result = subprocess.run(words, capture_output=True, text=True)
         assert result.returncode == 0, f"{place}: {command.shown}: {result.stdout}{result.stderr}"
         return
-    module, arguments = found
+    runner, arguments = found
+    run = runner if callable(runner) else runner.main  # a command, or a script of its own
     told = io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
         try:
-            status = module.main([*arguments, *more])
+            status = run([*arguments, *more])
         except SystemExit as error:
             status = error.code
     assert not status, f"{place}: {command.shown}: exit status {status}\n{told.getvalue()}"

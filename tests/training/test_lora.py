@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from support.small_models import CONFIGS, SmallModel, narrowed, small_model
 from training.test_resume import differences
 
-from stable_audio_tools.cli import train, train_lora, unwrap_model
+from stable_audio_tools.cli import train, unwrap
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.factory import create_model_from_config
@@ -68,7 +68,7 @@ def test_every_model_type_trains_an_adapter_and_keeps_its_base(
     name: str, base_of: Any, dataset: Path, tmp_path: Path
 ) -> None:
     base = base_of(name)
-    assert train_lora.main(words(base, dataset, tmp_path, 2)) == 0
+    assert train.train_lora(words(base, dataset, tmp_path, 2)) == 0
     state = torch.load(only(tmp_path, "checkpoints/*step=2.ckpt"), weights_only=True)["state_dict"]
     base_tensors = load_model(base.config, base.weights).state_dict()
     assert not [key for key in state if key.partition(".")[2] in base_tensors and "ema" not in key]
@@ -85,10 +85,10 @@ def test_resume_is_bit_identical_and_refuses_other_bases_and_ranks(
 ) -> None:
     base = base_of("tiny_diffusion_cond")
     every = ("--checkpoint-every", "3", "--adapter-type", "dora", "--exclude", "conditioner")
-    assert train_lora.main(words(base, dataset, tmp_path / "whole", 7, *every)) == 0
+    assert train.train_lora(words(base, dataset, tmp_path / "whole", 7, *every)) == 0
     middle = only(tmp_path / "whole", "checkpoints/*step=3.ckpt")
     resumed = [*every, "--ckpt-path", str(middle)]
-    assert train_lora.main(words(base, dataset, tmp_path / "parts", 7, *resumed)) == 0
+    assert train.train_lora(words(base, dataset, tmp_path / "parts", 7, *resumed)) == 0
     assert differences(*(only(tmp_path / part, "checkpoints/*step=7.ckpt") for part in ("whole", "parts"))) == []
 
     other = SmallModel(base.config, tmp_path / "other.safetensors")
@@ -99,7 +99,7 @@ def test_resume_is_bit_identical_and_refuses_other_bases_and_ranks(
         "holds another adapter": words(base, dataset, tmp_path, 7, *resumed, "--rank", "3"),
     }
     for sentence, command in refusals.items():
-        assert train_lora.main(command) == 2
+        assert train.train_lora(command) == 2
         assert sentence in capsys.readouterr().err
     plain = ["--model-config", str(base.config), "--dataset-config", str(dataset), "--save-dir", str(tmp_path)]
     assert train.main([*plain, "--ckpt-path", str(middle)]) == 2
@@ -108,7 +108,7 @@ def test_resume_is_bit_identical_and_refuses_other_bases_and_ranks(
 
 def test_killed_run_recovers_to_the_same_bits(base_of: Any, dataset: Path, tmp_path: Path) -> None:
     base, often = base_of("tiny_diffusion_uncond"), ("--checkpoint-every", "1")
-    assert train_lora.main(words(base, dataset, tmp_path / "whole", 9, *often)) == 0
+    assert train.train_lora(words(base, dataset, tmp_path / "whole", 9, *often)) == 0
     command = [sys.executable, "-m", "stable_audio_tools.cli.main", "train-lora"]
     process = subprocess.Popen(
         [*command, *words(base, dataset, tmp_path / "killed", 10_000, *often)],
@@ -121,7 +121,7 @@ def test_killed_run_recovers_to_the_same_bits(base_of: Any, dataset: Path, tmp_p
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert train_lora.main(words(base, dataset, tmp_path / "killed", 9, *often, "--recover")) == 0
+    assert train.train_lora(words(base, dataset, tmp_path / "killed", 9, *often, "--recover")) == 0
     assert differences(*(only(tmp_path / part, "checkpoints/*step=9.ckpt") for part in ("whole", "killed"))) == []
 
 
@@ -130,7 +130,7 @@ def test_adapter_files_are_averaged_kept_in_number_and_started_from(
 ) -> None:
     base = base_of("tiny_diffusion_cond")
     files = ("--adapter-every", "1", "--keep-adapters", "2", "--trigger-text", "my song")
-    assert train_lora.main(words(base, dataset, tmp_path / "one", 4, *files)) == 0
+    assert train.train_lora(words(base, dataset, tmp_path / "one", 4, *files)) == 0
     written = sorted((tmp_path / "one").glob("*/*/adapters/*"))
     assert [path.name for path in written] == ["step_00000003.safetensors", "step_00000004.safetensors"]
     checkpoint = only(tmp_path / "one", "checkpoints/*.ckpt")
@@ -143,12 +143,12 @@ def test_adapter_files_are_averaged_kept_in_number_and_started_from(
 
     # rank and layers come from the file where nothing else is said
     more = ["--lora-ckpt-path", str(written[-1]), "--rank", "0"]
-    assert train_lora.main(words(base, dataset, tmp_path / "two", 1, *more)) == 0
+    assert train.train_lora(words(base, dataset, tmp_path / "two", 1, *more)) == 0
     begun = read_lora(only(tmp_path / "two", "adapters/*"))
     assert begun.config.rank == 2
     apart = [(tensors_of(begun)[name] - value).abs().max() for name, value in tensors_of(read).items()]
     assert max(apart) < 0.01  # one step of a rising learning rate away
-    assert train_lora.main(words(base, dataset, tmp_path / "three", 1, *more[:2], "--rank", "4")) == 2
+    assert train.train_lora(words(base, dataset, tmp_path / "three", 1, *more[:2], "--rank", "4")) == 2
     assert "set rank to 2" in capsys.readouterr().err
 
 
@@ -197,13 +197,13 @@ def test_mistakes_are_one_sentence(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert train_lora.main(words(base_of("tiny_diffusion_cond"), dataset, tmp_path, 1, *flags)) == 2
+    assert train.train_lora(words(base_of("tiny_diffusion_cond"), dataset, tmp_path, 1, *flags)) == 2
     assert sentence in capsys.readouterr().err
 
 
 def test_a_half_precision_base_trains(base_of: Any, dataset: Path, tmp_path: Path) -> None:
     flags = ("--base-precision", "bf16", "--precision", "bf16-mixed")
-    assert train_lora.main(words(base_of("tiny_diffusion_cond"), dataset, tmp_path, 1, *flags)) == 0
+    assert train.train_lora(words(base_of("tiny_diffusion_cond"), dataset, tmp_path, 1, *flags)) == 0
     held = read_lora(only(tmp_path, "adapters/*"))
     assert set(held.facts["base_hashes"]) == {"bfloat16"}
     assert all(value.dtype == torch.float32 for value in tensors_of(held).values())
@@ -216,7 +216,7 @@ def test_demos_are_made_with_and_without_the_adapter(base_of: Any, dataset: Path
     config["lora"] = {"lr": 0.1}
     save(config, tmp_path / "often.json")
     command = words(SmallModel(tmp_path / "often.json", base.weights), dataset, tmp_path / "runs", 2)
-    assert train_lora.main(command) == 0
+    assert train.train_lora(command) == 0
     files = {path.relative_to(path.parents[1]).as_posix(): path.read_bytes() for path in tmp_path.rglob("*.wav")}
     first, second = "step_00000001/demo", "step_00000002/demo"
     assert files[f"{first}_without_adapter.wav"] == files[f"{second}_without_adapter.wav"]
@@ -231,23 +231,21 @@ def test_checkpoints_unwrap_to_adapters_and_to_merged_models(
     base_of: Any, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = base_of("tiny_diffusion_cond")
-    assert train_lora.main(words(base, dataset, tmp_path / "runs", 2)) == 0
+    assert train.train_lora(words(base, dataset, tmp_path / "runs", 2)) == 0
     run = next((tmp_path / "runs").glob("*/*"))
-    assert unwrap_model.main(["--ckpt-path", str(run), "--name", str(tmp_path / "mine")]) == 0
+    assert unwrap.main(["--ckpt-path", str(run), "--name", str(tmp_path / "mine")]) == 0
     written = tmp_path / "mine.safetensors"
     ours, theirs = read_lora(written), read_lora(next(run.glob("adapters/*")))
     assert ours.facts == theirs.facts and ours.config == theirs.config
     assert all(torch.equal(value, tensors_of(theirs)[name]) for name, value in tensors_of(ours).items())
 
     merged = ["--ckpt-path", str(run), "--name", str(tmp_path / "merged"), "--merge-lora"]
-    assert unwrap_model.main(merged) == 2
+    assert unwrap.main(merged) == 2
     assert "give the weights of its model with --base-ckpt-path" in capsys.readouterr().err
-    assert unwrap_model.main([*merged, "--base-ckpt-path", str(base.weights)]) == 0
-    assert (
-        unwrap_model.main(["--ckpt-path", str(base.weights), *merged[2:3], str(tmp_path / "same"), "--merge-lora"]) == 2
-    )
+    assert unwrap.main([*merged, "--base-ckpt-path", str(base.weights)]) == 0
+    assert unwrap.main(["--ckpt-path", str(base.weights), *merged[2:3], str(tmp_path / "same"), "--merge-lora"]) == 2
     again = ["--model-config", str(base.config), "--ckpt-path", str(base.weights), "--name", str(tmp_path / "same")]
-    assert unwrap_model.main([*again, "--merge-lora", f"{written}:1"]) == 0
+    assert unwrap.main([*again, "--merge-lora", f"{written}:1"]) == 0
 
     live = load_model(base.config, base.weights)
     load_lora(live, written)
@@ -280,7 +278,7 @@ def test_the_command_of_the_jamendo_guide(dataset: Path, tmp_path: Path) -> None
       --save-dir {tmp_path}/outputs
     """
     here = ["--max-steps", "1", "--accelerator", "cpu", "--logger", "none", "--num-workers", "0"]
-    assert train_lora.main([*command.split(), *here]) == 0
+    assert train.train_lora([*command.split(), *here]) == 0
     (written,) = tmp_path.glob("outputs/stable_audio_lora_jamendo/*/adapters/*.safetensors")
     lora = read_lora(written)
     assert (lora.config.adapter_type, lora.config.rank, lora.config.dropout) == ("dora-rows", 32, 0.1)

@@ -10,7 +10,7 @@ import torch
 from support.small_sounds import RATE, tone
 from torch import nn
 
-from stable_audio_tools.cli import embed_song_describer, score_song_describer, unwrap_model
+from stable_audio_tools.cli import evaluate, unwrap
 from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training.callbacks import song_describer
@@ -31,7 +31,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (root / "table.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["caption_id", "track_id", "path", "caption", "duration"], *rows])
     words = ["--csv-path", str(root / "table.csv"), "--audio-dir", str(root), "--output-path", str(root / "r.npz")]
-    assert embed_song_describer.main([*words, "--embedder", "logmel:bands=8,window_seconds=0.2"]) == 0
+    assert evaluate.embed_song_describer([*words, "--embedder", "logmel:bands=8,window_seconds=0.2"]) == 0
     return root / "r.npz"
 
 
@@ -106,10 +106,10 @@ def test_scores_in_training_are_those_of_the_script(
 
     target = tmp_path / "exported"
     arguments = ["--ckpt-path", str(checkpoint_of(folder)), "--name", str(target), "--use-safetensors"]
-    assert unwrap_model.main([*arguments, "--model-config", str(path)]) == 0
+    assert unwrap.main([*arguments, "--model-config", str(path)]) == 0
     words = ["--model-config", str(path), "--ckpt-path", f"{target}.safetensors", "--steps", "2", "--device", "cpu"]
     words += ["--precomputed-embeddings-path", str(references), "--limit", "4", "--output", str(tmp_path / "scores")]
-    assert score_song_describer.main(words) == 0
+    assert evaluate.song_describer(words) == 0
     (alone,) = json.loads((tmp_path / "scores" / "scores.json").read_text())["results"]
     assert alone["setup"] == found[4]["setup"] and alone["subject"]["weights"] == found[4]["subject"]["weights"]
     # Weights lie elsewhere in memory, and products of float32 round by how they lie.

@@ -16,45 +16,16 @@ from typing import NamedTuple
 
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.core.files import atomic_path
+from stable_audio_tools.data.jamendo.settings import MIRRORS, DownloadSettings
 from stable_audio_tools.data.jamendo.tables import META_TABLE, RAW_TABLE, read_raw_table
 from stable_audio_tools.data.jamendo.transfer import Transfer, TransferError, copy_or_fetch, partial
 
 logger = logging.getLogger(__name__)
 
-MIRRORS = {
-    "freesound": "https://cdn.freesound.org/mtg-jamendo",
-    "mtg": "https://essentia.upf.edu/documentation/datasets/mtg-jamendo",
-}
-LISTS = "https://raw.githubusercontent.com/MTG/mtg-jamendo-dataset/master/data"
 _TAR_LIST = "download/raw_30s_audio_sha256_tars.txt"
 _TRACK_LIST = "download/raw_30s_audio_sha256_tracks.txt"
 _BLOCK = 1 << 20
 _SPARE = 1 << 28  # bytes left free
-
-
-@dataclass(frozen=True)
-class DownloadSettings:
-    """The flags of the command."""
-
-    target: int = 20_000
-    audio_dir: str = "dataset/small-20000/audio"
-    mirror: str = "freesound"
-    lists: str = LISTS
-    with_metadata: bool = False
-    split: str | None = None
-    partial_tars: bool = False
-    keep_tars: bool = False
-    workers: int = 2
-    retries: int = 8
-    timeout: float = 60.0
-
-    @property
-    def root(self) -> Path:
-        return Path(self.audio_dir).absolute().parent
-
-    @property
-    def cache(self) -> Path:
-        return self.root / "_tar_cache"
 
 
 @dataclass(frozen=True)

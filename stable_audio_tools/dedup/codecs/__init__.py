@@ -1,7 +1,6 @@
 """The codecs by name. A codec is one function here and one class beside it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from stable_audio_tools.core.config import load
@@ -9,21 +8,9 @@ from stable_audio_tools.core.devices import pick_device
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.dedup.codecs.base import Codec, Sound
 from stable_audio_tools.dedup.codecs.spectral import SpectralCodec
+from stable_audio_tools.dedup.settings import CodecSettings
 
 __all__ = ["CODECS", "Codec", "CodecSettings", "Sound", "SpectralCodec", "create_codec"]
-
-
-@dataclass(frozen=True)
-class CodecSettings:
-    """The flags that choose a codec."""
-
-    codec: str = "dac"
-    model_type: str = "44khz"
-    model_path: str | None = None
-    model_config: str | None = None
-    ckpt_path: str | None = None
-    pretrained_name: str | None = None
-    device: str = "auto"
 
 
 def create_codec(settings: CodecSettings) -> Codec:
@@ -47,9 +34,6 @@ def _autoencoder(settings: CodecSettings) -> Codec:
     from stable_audio_tools.dedup.codecs.neural import AutoencoderCodec
     from stable_audio_tools.models.pretrained import get_pretrained_model, load_model
 
-    files = (settings.model_config, settings.ckpt_path)
-    if bool(settings.pretrained_name) == any(files) or (any(files) and not all(files)):
-        raise ConfigError("--codec autoencoder: give --model-config and --ckpt-path, or --pretrained-name")
     if settings.pretrained_name:
         model, config = get_pretrained_model(settings.pretrained_name)
     else:

@@ -2,58 +2,25 @@
 
 import hashlib
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch.distributed as dist
-
 from stable_audio_tools.core.devices import autocast, parse_dtype
-from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
+from stable_audio_tools.core.errors import AudioError, UserError
 from stable_audio_tools.core.files import content_digest
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import rank, world_size
-from stable_audio_tools.core.seeds import MAX_SEED
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS, Unreachable, walk
 from stable_audio_tools.evaluation.reconstruction.metrics import compare
-from stable_audio_tools.inference.batch.outputs import Bits, OutputFolder, collisions, format_problems
+from stable_audio_tools.evaluation.settings import ReconstructionSettings
+from stable_audio_tools.inference.batch.outputs import OutputFolder, collisions, format_problems
 from stable_audio_tools.inference.generation.model import AudioModel, within_range
 from stable_audio_tools.inference.generation.reconstruction import codec_of, reconstruct
 from stable_audio_tools.inference.sampling.randomness import RandomStream
 
 logger = logging.getLogger(__name__)
-
-_LONGEST = 10**9  # seconds of a frame; any file is shorter
-_TO_JOIN = timedelta(hours=1)  # from the first process that has loaded its model to the last one
-_TO_FINISH = timedelta(days=7)  # from the first process that is done to the last one
-
-
-@dataclass(frozen=True)
-class ReconstructionSettings:
-    """How a folder is reconstructed; together with the source they decide what a file sounds like."""
-
-    frame_duration: float = 1.0
-    overlap_rate: float = 0.01
-    batch_size: int = 20
-    seed: int = 0  # of the noise that some bottlenecks add
-    format: str = "wav"
-    bits: Bits = 16
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        for name, holds, allowed in (
-            ("frame_duration", 0 < self.frame_duration <= _LONGEST, f"more than 0 and at most {_LONGEST} seconds"),
-            ("overlap_rate", 0 <= self.overlap_rate < 1, "at least 0 and less than 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("seed", 0 <= self.seed <= MAX_SEED, f"from 0 to {MAX_SEED}"),
-        ):
-            if not holds:
-                raise UserError(f"{name}: expected {allowed}, got {getattr(self, name)!r}")
 
 
 Tell = Callable[[dict[str, Any], bool], None]  # the line of a file, and whether it is new
@@ -177,52 +144,3 @@ def _below(path: Path, root: Path) -> str | None:
     """`path` relative to `root`, None where it lies elsewhere."""
     whole, base = path.resolve(), root.resolve()
     return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else None
-
-
-# ------------------------------------------------------------------ several processes
-
-
-def check_launcher() -> None:
-    """Refuse processes that cannot find each other."""
-    if world_size() > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        raise ConfigError("several processes were started, but not told of each other; start them with torchrun")
-
-
-@contextmanager
-def all_processes() -> Iterator[Callable[[Any], list[Any]]]:
-    """Yield what waits until every process has called it -> what each handed in; on leaving, all wait again.
-
-    A launcher ends all processes when one ends with another status than 0, which so happens after the last word only.
-    """
-    if world_size() == 1:
-        yield lambda given: [given]
-        return
-    try:
-        with _within_reach():
-            dist.init_process_group("gloo", rank=rank(), world_size=world_size(), timeout=_TO_JOIN)
-        yield _gather
-        with _within_reach():
-            dist.barrier()
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
-def _gather(given: Any) -> list[Any]:
-    shares: list[Any] = [None] * world_size()
-    with _within_reach():
-        dist.monitored_barrier(timeout=_TO_FINISH)
-        dist.all_gather_object(shares, given)
-    return shares
-
-
-@contextmanager
-def _within_reach() -> Iterator[None]:
-    """One sentence where another process has gone, which gloo tells as a RuntimeError."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise UserError(
-            f"another process of this run cannot be reached ({' '.join(str(error).split())[:200]}); see what it said, "
-            "and start the command again, which keeps what is complete"
-        ) from None

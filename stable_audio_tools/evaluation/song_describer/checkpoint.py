@@ -3,19 +3,49 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.devices import process_device
+from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import rank, world_size
 from stable_audio_tools.evaluation.embedders import Frames
+from stable_audio_tools.evaluation.embedders.base import digest_of
 from stable_audio_tools.evaluation.results import Result
-from stable_audio_tools.evaluation.song_describer.generating import CaptionRun
+from stable_audio_tools.evaluation.settings import SongDescriberSettings
+from stable_audio_tools.evaluation.song_describer.generating import CaptionRun, sampling_for
+from stable_audio_tools.evaluation.song_describer.references import clap_node, matching_embedder, read_references
 from stable_audio_tools.evaluation.song_describer.scores import score_captions
+from stable_audio_tools.inference.generation.model import load
+from stable_audio_tools.models.checkpoints import load_into
+
+
+def prepare(settings: SongDescriberSettings) -> tuple[CaptionRun, dict[str, Any]]:
+    """The run that the settings ask for, and what identifies the model in its result."""
+    device = process_device(settings.device)
+    references = read_references(settings.precomputed_embeddings_path)
+    node = clap_node(settings.clap_model_name) if settings.clap_model_name else None
+    embedder = matching_embedder(references, node, device)
+    model = load(settings.model_config, settings.ckpt_path, device, precision=settings.precision)
+    require_conditional(model.module, model.facts.model_type)
+    if settings.pretransform_ckpt_path is not None:
+        pretransform: Any = model.module.pretransform
+        if pretransform is None:
+            raise ConfigError("--pretransform-ckpt-path was given, but the model has no pretransform")
+        load_into(getattr(pretransform, "model", pretransform), settings.pretransform_ckpt_path, ema=None)
+    sampling = sampling_for(model.module, replace(settings, precision=model.precision))
+    subject = {
+        "name": str(settings.ckpt_path),
+        "model_config": str(settings.model_config),
+        "weights": digest_of(model.module),
+    }
+    batches = (settings.gen_batch_size, settings.clap_batch_size)
+    return CaptionRun(model.module, model.config["sample_size"], references, sampling, embedder, *batches), subject
 
 
 def judge(run: CaptionRun, rows: Sequence[int], subject: Mapping[str, Any], folder: Path) -> Result | None:

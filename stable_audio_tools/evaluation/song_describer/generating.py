@@ -1,59 +1,34 @@
 """Audio for captions: one sampler and one seed per row, in training and afterwards alike."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from stable_audio_tools.core.errors import AudioError
-from stable_audio_tools.core.seeds import MAX_SEED
+from stable_audio_tools.core.seeds import MAX_SEED, resolve_seed
 from stable_audio_tools.data.resampling import resample
 from stable_audio_tools.evaluation.embedders import Embedder, Frames, mean_vector
+from stable_audio_tools.evaluation.settings import CaptionSampling
 from stable_audio_tools.evaluation.song_describer.references import References
 from stable_audio_tools.inference.generation.diffusion import generate_diffusion_cond, generate_diffusion_cond_inpaint
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """How audio is made; every number is known."""
-
-    steps: int
-    cfg_scale: float
-    sampler_type: str
-    sigma_min: float
-    sigma_max: float | None
-    seed: int
-    precision: str = "float32"
-
-    def describe(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def sampling_for(
-    model: Any,
-    steps: int | None = None,
-    cfg_scale: float | None = None,
-    sampler_type: str | None = None,
-    sigma_min: float | None = None,
-    sigma_max: float | None = None,
-    seed: int = 0,
-    precision: str = "float32",
-) -> Sampling:
+def sampling_for(model: Any, wanted: CaptionSampling) -> CaptionSampling:
     """What is asked for, and else what is recommended for the model's objective."""
     usual = model.objective.recommended
-    own = sampler_type in (None, usual.sampler_type)  # the limits belong to the sampler
-    lowest = sigma_min if sigma_min is not None else usual.sigma_min if own else 0.01
-    highest = sigma_max if sigma_max is not None else usual.sigma_max if own else None
-    return Sampling(
-        usual.steps if steps is None else steps,
-        usual.cfg_scale if cfg_scale is None else cfg_scale,
-        sampler_type or usual.sampler_type,
-        lowest,
-        highest,
-        seed,
-        precision,
+    own = wanted.sampler_type in (None, usual.sampler_type)  # the limits belong to the sampler
+    lowest, highest = (usual.sigma_min, usual.sigma_max) if own else (0.01, None)
+    return CaptionSampling(
+        steps=usual.steps if wanted.steps is None else wanted.steps,
+        cfg_scale=usual.cfg_scale if wanted.cfg_scale is None else wanted.cfg_scale,
+        sampler_type=wanted.sampler_type or usual.sampler_type,
+        sigma_min=lowest if wanted.sigma_min is None else wanted.sigma_min,
+        sigma_max=highest if wanted.sigma_max is None else wanted.sigma_max,
+        seed=resolve_seed(wanted.seed),
+        precision=wanted.precision,
     )
 
 
@@ -64,7 +39,7 @@ class CaptionRun:
     model: Any  # conditional diffusion, on its device
     sample_size: int
     references: References
-    sampling: Sampling
+    sampling: CaptionSampling
     embedder: Embedder
     batch_size: int = 4
     embedder_batch: int = 8
@@ -99,6 +74,7 @@ class CaptionRun:
             *self.model.prepend_cond_ids,
         }
         make = generate_diffusion_cond_inpaint if "inpaint_masked_input" in routed else generate_diffusion_cond
+        assert self.sampling.steps is not None and self.sampling.cfg_scale is not None, "recommended ones are filled in"
         made: Tensor = make(
             self.model,
             steps=self.sampling.steps,

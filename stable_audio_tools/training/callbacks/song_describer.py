@@ -16,6 +16,7 @@ from stable_audio_tools.core.devices import pick_device
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.evaluation.embedders.base import Embedder, digest_of
 from stable_audio_tools.evaluation.results import Result, write_results
+from stable_audio_tools.evaluation.settings import CaptionSampling
 from stable_audio_tools.evaluation.song_describer.generating import CaptionRun, sampling_for
 from stable_audio_tools.evaluation.song_describer.references import (
     COMMAND,
@@ -125,7 +126,7 @@ class SongDescriberCallback(pl.Callback):
         if self._embedder is None:
             self._embedder = matching_embedder(self._references, self.plan.node)
         self._embedder.to(device)
-        sampling = sampling_for(module.diffusion, **self.plan.sampling)
+        sampling = sampling_for(module.diffusion, CaptionSampling(**self.plan.sampling))
         run = CaptionRun(
             module.diffusion, self.plan.sample_size, self._references, sampling, self._embedder, *self.plan.batch_sizes
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import stable_audio_tools
-from stable_audio_tools.cli import deduplicate, download_jamendo, generate, train, train_lora, unwrap_model
+from stable_audio_tools.cli import dedup, download_jamendo, generate, train, unwrap
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.data.path_lists import read_path_list
 from stable_audio_tools.models import create_model_from_config
@@ -63,7 +63,7 @@ def data(mirror: Any, tmp_path: Path) -> Path:
     config["exclude_paths_file"] = str(out / "exclude_paths.txt")
     save(config, tmp_path / "local_training_custom.json")
     flags = ["--dataset-config", str(tmp_path / "local_training_custom.json"), "--output-dir", str(out)]
-    assert deduplicate.main([*flags, "--codec", "spectral", "--keep", "first"]) == 0
+    assert dedup.main([*flags, "--codec", "spectral", "--keep", "first"]) == 0
     assert read_path_list(out / "exclude_paths.txt") == ["custom_audio:14/314.mp3"]
     return tmp_path / "local_training_custom.json"
 
@@ -94,7 +94,7 @@ def changed(before: Path, after: Path) -> set[str]:
 
 def unwrapped(name: str, folder: Path, tmp_path: Path) -> Path:
     words = ["--model-config", str(tmp_path / f"{name}.json"), "--ckpt-path", str(folder)]
-    assert unwrap_model.main([*words, "--name", str(tmp_path / f"{name}_unwrap")]) == 0
+    assert unwrap.main([*words, "--name", str(tmp_path / f"{name}_unwrap")]) == 0
     return next(tmp_path.glob(f"{name}_unwrap.*"))
 
 
@@ -120,7 +120,7 @@ def test_from_download_to_audio(
 
 def test_an_adapter_leaves_the_model_as_it_is(fit: Callable[..., Path], base: Path, tmp_path: Path) -> None:
     before = base.read_bytes()
-    folder = fit(train_lora.main, "jamendo_lora")
+    folder = fit(train.train_lora, "jamendo_lora")
     adapters = sorted((folder / "adapters").rglob("*.safetensors"))
     assert adapters and all(path.stat().st_size < base.stat().st_size for path in adapters)
     assert base.read_bytes() == before

@@ -16,14 +16,14 @@ from support.small_models import small_model
 
 import stable_audio_tools
 from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.gathering import check_launcher
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.evaluation.reconstruction.folder import (
-    ReconstructionSettings,
-    check_launcher,
     find_sources,
     reconstruct_folder,
 )
 from stable_audio_tools.evaluation.reconstruction.table import as_csv
+from stable_audio_tools.evaluation.settings import ReconstructionSettings
 from stable_audio_tools.inference.batch.outputs import OutputFolder
 from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.inference.generation.reconstruction import codec_of, reconstruct
@@ -177,7 +177,7 @@ def test_files_of_earlier_versions_are_made_anew(model: AudioModel, clips: Path,
 def test_a_process_that_ends_early_keeps_none_waiting() -> None:
     """The second of two joins and is gone; the first, which asks for its share, is told so."""
     code = (
-        "import os; from stable_audio_tools.evaluation.reconstruction.folder import all_processes\n"
+        "import os; from stable_audio_tools.core.gathering import all_processes\n"
         "with all_processes() as gather: os._exit(9) if os.environ['RANK'] == '1' else gather('mine')"
     )
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -222,15 +222,15 @@ def test_folders_that_cannot_be(model: AudioModel, clips: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"frame_duration": math.inf}, "frame_duration: expected more than 0 and at most 1000000000 seconds, got inf"),
-        ({"frame_duration": math.nan}, "frame_duration: expected .*, got nan"),
-        ({"frame_duration": 0}, "frame_duration: expected .*, got 0"),
-        ({"frame_duration": -1.0}, "frame_duration: expected .*, got -1.0"),
-        ({"overlap_rate": 1}, "overlap_rate: expected at least 0 and less than 1, got 1"),
-        ({"overlap_rate": math.inf}, "overlap_rate: expected .*, got inf"),
-        ({"overlap_rate": math.nan}, "overlap_rate: expected .*, got nan"),
-        ({"overlap_rate": -0.1}, "overlap_rate: expected .*, got -0.1"),
-        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"frame_duration": math.inf}, "--frame-duration: expected more than 0 and at most 1000000000, got inf"),
+        ({"frame_duration": math.nan}, "--frame-duration: expected .*, got nan"),
+        ({"frame_duration": 0}, "--frame-duration: expected .*, got 0"),
+        ({"frame_duration": -1.0}, "--frame-duration: expected .*, got -1"),
+        ({"overlap_rate": 1}, "--overlap-rate: expected at least 0 and less than 1, got 1"),
+        ({"overlap_rate": math.inf}, "--overlap-rate: expected .*, got inf"),
+        ({"overlap_rate": math.nan}, "--overlap-rate: expected .*, got nan"),
+        ({"overlap_rate": -0.1}, "--overlap-rate: expected .*, got -0.1"),
+        ({"batch_size": 0}, "--batch-size: expected at least 1, got 0"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stable_audio_tools.cli.deduplicate import main
+from stable_audio_tools.cli.dedup import main
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.path_lists import read_path_list
 
@@ -49,7 +49,7 @@ def test_leaks_give_status_1(folder: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--similarity-threshold", "2"], "--similarity-threshold: expected a number from 0 to 1, got 2.0"),
+        (["--similarity-threshold", "2"], "--similarity-threshold: expected more than 0 and at most 1, got 2"),
         (["--limit", "0"], "--limit: expected at least 1, got 0"),
         (["--codebook-size", "1024"], "--codebook-size: this codec has codebooks of 729"),
         (["--against", "absent.json"], "absent.json: no such file"),

@@ -1,12 +1,15 @@
 """`--lora PATH[:STRENGTH]`, as several commands take it."""
 
-import argparse
 import math
 from pathlib import Path
 from typing import NamedTuple
 
+from stable_audio_tools.core.errors import UserError
+
 
 class LoraChoice(NamedTuple):
+    """An adapter file, and how strongly it acts."""
+
     path: Path
     strength: float
 
@@ -15,7 +18,7 @@ class LoraChoice(NamedTuple):
 
 
 def lora_choice(text: str) -> LoraChoice:
-    """An adapter file, and how strongly it acts: 1 unless a number follows the last colon.
+    """Read `PATH[:STRENGTH]`; the strength is 1 unless a number follows the last colon.
 
     Other colons are the path's (`C:\\loras\\a.safetensors`), and all are where a file of the whole name exists.
     """
@@ -27,7 +30,7 @@ def lora_choice(text: str) -> LoraChoice:
     except ValueError:
         if not Path(path).is_file():
             return LoraChoice(Path(text), 1.0)
-        raise argparse.ArgumentTypeError(f"after {path}: a strength is expected, got {number!r}") from None
+        raise UserError(f"after {path}: a strength is expected, got {number!r}") from None
     if not math.isfinite(strength):
-        raise argparse.ArgumentTypeError(f"{text}: the strength must be a finite number")
+        raise UserError(f"{text}: the strength must be a finite number")
     return LoraChoice(Path(path), strength)

@@ -1,0 +1,246 @@
+"""`evaluate`: distances between sets of audio, checkpoints on captioned tracks, reconstruction, result files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stable_audio_tools.cli.command import Command
+from stable_audio_tools.cli.model_choice import ModelChoice
+from stable_audio_tools.core.settings import Settings, option
+from stable_audio_tools.evaluation.settings import (
+    EmbedTracksSettings,
+    ReconstructionSettings,
+    ScoringSettings,
+    SongDescriberSettings,
+)
+
+if TYPE_CHECKING:
+    from stable_audio_tools.inference.batch.outputs import OutputFolder
+
+TABLES = ("metrics.csv", "metrics.svg")
+
+
+# ------------------------------------------------------------------ sets of audio
+
+
+@dataclass(frozen=True, kw_only=True)
+class FADSettings(ScoringSettings):
+    """Settings of `evaluate fad`."""
+
+    reference: tuple[str, ...] = option(
+        help="folders of audio, or .npz files of statistics that fadtk packed",
+        group="sets and embedders",
+        metavar="SET",
+        flags=("--reference-paths",),
+    )
+    generated: tuple[str, ...] = option(
+        help="the sets to judge",
+        group="sets and embedders",
+        metavar="SET",
+        flags=("--generated-paths", "--generated-path"),
+    )
+    embedder: tuple[str, ...] = option(
+        ("logmel",),
+        "logmel, mfcc, clap:name=FOLDER, vggish:checkpoint=FILE, MERT-v1-95M-7, ... or a JSON file; see "
+        "docs/evaluation.md",
+        group="sets and embedders",
+        metavar="NAME",
+        flags=("--model-names",),
+    )
+    metric: Literal["frechet_audio_distance"] = option(
+        "frechet_audio_distance",
+        "what is always measured; the flags below add more",
+        group="sets and embedders",
+    )
+    output: Path = option(Path("outputs/fad"), "folder to write to", group="work", metavar="DIR", flags=("-o",))
+    cache_dir: Path | None = option(
+        None, "folder of cached vectors (else OUTPUT/embeddings)", group="work", metavar="DIR"
+    )
+    device: str | None = option(None, "cpu, cuda, cuda:1, mps (else the best available)", group="work", metavar="NAME")
+    log_dir: Path | None = option(None, "TensorBoard folder for the scores", group="work", metavar="DIR")
+    log_step: int = option(0, "their step there", group="work", metavar="N")
+
+
+def run_fad(settings: FADSettings) -> int:
+    from stable_audio_tools.core.devices import process_device
+    from stable_audio_tools.core.files import write_text
+    from stable_audio_tools.evaluation.report import as_csv, as_html, log_to_tensorboard, names_of, rows_of, songs_csv
+    from stable_audio_tools.evaluation.results import as_table, write_results
+    from stable_audio_tools.evaluation.scoring import score_sets
+
+    output = settings.output
+    cache = settings.cache_dir or output / "embeddings"
+    device = str(process_device(settings.device))
+    results = score_sets(settings.reference, settings.generated, settings.embedder, cache, settings, device)
+    if results is None:
+        return 0  # another process is still at work, and writes
+    rows = rows_of(results)
+    write_results(output / "scores.json", results)
+    write_text(output / "scores.csv", as_csv(rows))
+    write_text(output / "index.html", as_html(results))
+    names = names_of(rows)
+    for name, result in zip(names, results):
+        if "per_song" in result.details:
+            write_text(output / "per_song" / f"{name}.csv", songs_csv(result))
+    if settings.log_dir is not None:
+        log_to_tensorboard(settings.log_dir, settings.log_step, dict(zip(names, rows)))
+    print(as_table([{**row, **{key: Path(row[key]).name for key in ("reference", "generated")}} for row in rows]))
+    print(f"wrote {output / 'scores.json'}, scores.csv and index.html", flush=True)
+    return 1 if any(row["failed"] for row in rows) else 0
+
+
+fad = Command(
+    FADSettings,
+    run_fad,
+    "Measure how far generated audio is from reference audio: Fréchet audio distance for every reference set, "
+    "generated set and embedder, and more on demand. Writes scores.json, scores.csv and index.html. Vectors are "
+    "cached: a run that was killed goes on. Several GPUs or nodes: torchrun --nproc_per_node N evaluate_fad.py ...",
+)
+
+
+@dataclass(frozen=True)
+class CompareSettings(Settings):
+    """Settings of `evaluate compare`."""
+
+    results: tuple[Path, ...] = option(help="result files", positional=True, metavar="JSON")
+
+
+def run_compare(settings: CompareSettings) -> None:
+    from stable_audio_tools.evaluation.results import as_table, group_comparable, read_results
+
+    read = [(path, result) for path in settings.results for result in read_results(path)]
+    named = [(f"{path}: {result.subject['name']}", result) for path, result in read]
+    tables = []
+    for title, group in group_comparable(named).items():
+        table = as_table([{"result": name, **result.scores} for name, result in group])
+        tables.append(f"{title}\n{table}" if title else table)
+    print("\n\n".join(tables))
+
+
+compare = Command(
+    CompareSettings,
+    run_compare,
+    "Print the scores of several result files (scores.json) side by side. Scores of different embedders, weights, "
+    "windows, references or samplers are not comparable, and are refused.",
+)
+
+
+# ------------------------------------------------------------------ captioned tracks
+
+
+def run_embed_song_describer(settings: EmbedTracksSettings) -> int:
+    from stable_audio_tools.evaluation.song_describer.embedding import embed_tracks
+
+    done = embed_tracks(settings)
+    if done is None:
+        return 0  # another process is still at work, and writes
+    print(f"{settings.output_path}: {done.captions} captions of {done.tracks} tracks, {done.left_out} tracks left out")
+    return 1 if done.left_out else 0
+
+
+embed_song_describer = Command(
+    EmbedTracksSettings,
+    run_embed_song_describer,
+    "Embed the tracks and the captions of Song Describer once, as references for checkpoints. Each track is "
+    "embedded once, however many captions it has; a run that was killed goes on. Several GPUs or nodes: torchrun. "
+    "Exit status 1 when tracks were left out.",
+)
+
+
+def run_song_describer(settings: SongDescriberSettings) -> None:
+    from stable_audio_tools.core.files import write_text
+    from stable_audio_tools.evaluation.report import as_csv
+    from stable_audio_tools.evaluation.results import as_table, write_results
+    from stable_audio_tools.evaluation.song_describer.checkpoint import judge, prepare
+
+    caption_run, subject = prepare(settings)
+    rows = caption_run.references.choose(settings.limit)
+    result = judge(caption_run, rows, subject, settings.output / "vectors")
+    if result is None:
+        return  # another process is still at work, and writes
+    write_results(settings.output / "scores.json", [result])
+    write_text(settings.output / "prompts.csv", as_csv(result.details["prompts"]))
+    print(as_table([{"checkpoint": subject["name"], **result.scores}]))
+    print(f"wrote {settings.output / 'scores.json'} and prompts.csv", flush=True)
+
+
+song_describer = Command(
+    SongDescriberSettings,
+    run_song_describer,
+    "Generate audio for the captions of Song Describer and score it: Fréchet and kernel distance to the tracks, "
+    "agreement with the captions. Writes scores.json and prompts.csv. What is generated counts after a kill too. "
+    "Several GPUs or nodes: torchrun --nproc_per_node N eval_song_describer_checkpoint_clap.py ...",
+)
+
+
+# ------------------------------------------------------------------ reconstruction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructSettings(ModelChoice, ReconstructionSettings):
+    """Settings of `evaluate reconstruct`."""
+
+    audio_dir: Path = option(help="folder of originals", metavar="DIR")
+    output_dir: Path = option(help="folder to write to", metavar="DIR")
+    json: bool = option(False, "print a line of JSON for each file")
+
+
+def run_reconstruct(settings: ReconstructSettings) -> int:
+    from stable_audio_tools.core.gathering import all_processes, check_launcher
+    from stable_audio_tools.core.ranks import is_rank_zero
+    from stable_audio_tools.evaluation.reconstruction.folder import find_sources, reconstruct_folder
+    from stable_audio_tools.inference.batch.outputs import OutputFolder
+
+    check_launcher()
+    sources = find_sources(settings.audio_dir, settings.output_dir, settings.format)
+    output = OutputFolder(settings.output_dir)
+    for file in (*sources, *TABLES, "manifest.jsonl"):
+        output.check_place(file)
+    model = settings.load()
+    lines: dict[str, dict[str, Any]] = {}
+
+    def report(record: dict[str, Any], is_new: bool) -> None:
+        lines[record["file"]] = record
+        if settings.json:
+            print(json.dumps({**record, "new": is_new}), flush=True)
+        else:
+            print(_line(output, record, is_new), flush=True)
+
+    with all_processes() as gather:
+        failed = reconstruct_folder(model, sources, settings.audio_dir, output, settings, report)
+        shares = gather((lines, len(failed)))
+        made = {file: record for share, _ in shares for file, record in share.items()}
+        failures = sum(count for _, count in shares)
+        if is_rank_zero():
+            _summarise(settings, [made[file] for file in sources if file in made], failures)
+    return 1 if failures else 0
+
+
+def _line(output: "OutputFolder", record: dict[str, Any], is_new: bool) -> str:
+    measured = ", ".join(f"{name} {record[name]}" for name in ("si_sdr", "mrstft", "mel") if name in record)
+    return f"{'made' if is_new else 'kept'} {output.path / record['file']}: {measured}"
+
+
+def _summarise(settings: ReconstructSettings, records: list[dict[str, Any]], failures: int) -> None:
+    """Write the tables of all files, and print their means."""
+    from stable_audio_tools.core.files import write_text
+    from stable_audio_tools.evaluation.reconstruction.table import as_csv, as_svg, means
+
+    table, picture = (settings.output_dir / name for name in TABLES)
+    write_text(table, as_csv(records))
+    write_text(picture, as_svg(records))
+    if settings.json:
+        print(json.dumps({"files": len(records), "failed": failures, "mean": means(records)}), flush=True)
+        return
+    summary = ", ".join(f"{name} {value}" for name, value in means(records).items() if value is not None)
+    print(f"mean over {len(records)} files: {summary}; see {table}", flush=True)
+
+
+reconstruct = Command(
+    ReconstructSettings,
+    run_reconstruct,
+    "Pass every audio file of a folder through an autoencoder (or that of a larger model), and measure how close "
+    "it comes: metrics.csv, metrics.svg. What is complete is kept. Exit status 1 when a file could not be read. "
+    "Several GPUs or nodes: torchrun --nproc_per_node N reconstruct_audios.py ...",
+)

@@ -1,0 +1,61 @@
+"""`--pretrained-name`, or `--model-config` with `--ckpt-path`: the model that a command works with."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from stable_audio_tools.core.settings import Settings, option
+from stable_audio_tools.models.lora_choice import LoraChoice, lora_choice
+
+if TYPE_CHECKING:
+    from stable_audio_tools.inference.generation.model import AudioModel
+
+_GROUP = "model: a name or folder, or a config with its weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice(Settings):
+    """A model, its adapters, and how it runs."""
+
+    pretrained_name: str | None = option(
+        None, "name on the Hub, or folder", group=_GROUP, metavar="NAME", flags=("--model-name",)
+    )
+    model_config: Path | None = option(None, "model config", group=_GROUP, metavar="JSON")
+    ckpt_path: Path | None = option(None, "weights", group=_GROUP, metavar="FILE")
+    lora: tuple[LoraChoice, ...] = option(
+        (),
+        "adapter to put on the model, and how strongly it acts (else 1); may be given several times",
+        group=_GROUP,
+        metavar="PATH[:STRENGTH]",
+        repeat=True,
+        parse=lora_choice,
+    )
+    device: str | None = option(None, "cpu, cuda, cuda:1, mps (else the best available)", group=_GROUP, metavar="NAME")
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = option(
+        "float32", "float32 gives the published numbers; the others are faster and a little off", group=_GROUP
+    )
+
+    def problems(self) -> Iterable[str]:
+        if self.pretrained_name is not None and (self.model_config is not None or self.ckpt_path is not None):
+            yield "--pretrained-name: give it alone, or --model-config with --ckpt-path instead"
+        elif self.model_config is not None and self.ckpt_path is None:
+            yield "--ckpt-path: missing; --model-config needs the weights too"
+        elif self.pretrained_name is None and self.ckpt_path is None:
+            yield "--model-config: missing; give it with --ckpt-path, or --pretrained-name"
+
+    def load(self) -> "AudioModel":
+        """The model on the device of this process; adapters are read first, so that their mistakes come early."""
+        from stable_audio_tools.core.devices import process_device
+        from stable_audio_tools.inference.generation.model import load
+        from stable_audio_tools.models.lora import read_lora
+
+        for choice in self.lora:
+            read_lora(choice.path)
+        source = self.model_config or self.pretrained_name or self.ckpt_path  # weights may hold their config
+        assert source is not None
+        weights = self.ckpt_path if self.model_config is not None else None
+        model = load(source, weights, process_device(self.device), precision=self.precision)
+        for choice in self.lora:
+            model.load_lora(choice.path, choice.strength)
+        return model
