@@ -22,7 +22,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
-from stable_audio_tools.cli import train, train_lora, unwrap_model
+from stable_audio_tools.cli import train, unwrap
 from stable_audio_tools.inference.generation.model import AudioModel, load
 
 RATE = 8000
@@ -108,11 +108,11 @@ def adapt(shape: Shape, folder: Path, seed: int = 0, clips: int = 8) -> Moved:
     common: list[Any] = ["--batch-size", "8", "--num-workers", "0", "--logger", "none", "--accelerator", "cpu"]
     common += ["--model-config", config]
     common += ["--save-dir", folder / "runs", "--seed", seed]
-    _run(train, [*common, "--name", "base", "--dataset-config", _dataset(old), "--max-steps", shape.base_steps])
+    _run(train.main, [*common, "--name", "base", "--dataset-config", _dataset(old), "--max-steps", shape.base_steps])
     base = folder / "base.safetensors"
-    _run(unwrap_model, ["--ckpt-path", folder / "runs" / "base", "--name", base.with_suffix(""), "--use-safetensors"])
+    _run(unwrap.main, ["--ckpt-path", folder / "runs" / "base", "--name", base.with_suffix(""), "--use-safetensors"])
     lora = ["--pretrained-ckpt-path", base, "--dataset-config", _dataset(new), "--max-steps", shape.lora_steps]
-    _run(train_lora, [*common, "--name", "lora", *lora])
+    _run(train.train_lora, [*common, "--name", "lora", *lora])
     (adapter,) = (folder / "runs" / "lora").glob("*/adapters/*.safetensors")
 
     model = load(config, base, "cpu")
@@ -214,7 +214,7 @@ def _dataset(folder: Path) -> Path:
 
 
 def _run(command: Any, words: list[Any]) -> None:
-    assert command.main([str(word) for word in words]) == 0
+    assert command([str(word) for word in words]) == 0
 
 
 def main() -> None:

@@ -154,15 +154,15 @@ MEASURES: dict[str, Callable[[], int]] = {
 
 # The most that the test allows. Lower a ceiling together with the change that makes it possible.
 CEILINGS = {
-    "declarations of sigma_min": 10,
+    "declarations of sigma_min": 6,
     "circles of files": 0,
     "exceptions in the import test": 0,
     "branches on an objective outside its module": 1,
-    "calls of add_argument": 345,
+    "calls of add_argument": 40,
     "uses of Any": 1_750,
-    "small private functions with one use": 225,
-    "class names defined twice": 26,
-    "modules": 520,
+    "small private functions with one use": 212,
+    "class names defined twice": 21,
+    "modules": 480,
     "lines": 60_000,
 }
 
