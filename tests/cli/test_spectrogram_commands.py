@@ -10,8 +10,8 @@ from support.small_t5 import write_t5
 
 from stable_audio_tools.cli.encode import encode_text
 from stable_audio_tools.cli.evaluate import fad
-from stable_audio_tools.cli.generate import request_of
 from stable_audio_tools.cli.generate import parser as generate_parser
+from stable_audio_tools.cli.generate import request_of
 from stable_audio_tools.cli.mel import convert as convert_pipeline
 from stable_audio_tools.core.errors import ConfigError, UserError
 
