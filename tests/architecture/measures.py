@@ -161,8 +161,8 @@ CEILINGS = {
     "calls of add_argument": 40,
     "uses of Any": 1_750,
     "small private functions with one use": 212,
-    "class names defined twice": 21,
-    "modules": 480,
+    "class names defined twice": 26,
+    "modules": 490,
     "lines": 60_000,
 }
 
