@@ -1,8 +1,8 @@
 """Measures the structure of the package; `python tests/architecture/measures.py` prints the table."""
 
+import argparse
 import ast
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable
 from functools import cache
@@ -223,12 +223,19 @@ def _strongly_connected(graph: dict[str, set[str]]) -> list[set[str]]:
     return groups
 
 
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__)
+    made.add_argument("details", nargs="?", choices=DETAILS, help="also print the places behind a measure")
+    return made
+
+
 def main() -> None:
-    """Prints the table; with the name of a measure of `DETAILS`, also the places behind it."""
+    """Print the table, and on request the places behind a measure."""
+    given = parser().parse_args()
     for name, measure in MEASURES.items():
         print(f"{name:45} {measure():>6,}   ceiling {CEILINGS[name]:>6,}")
-    if len(sys.argv) > 1:
-        print(*DETAILS[sys.argv[1]](), sep="\n")
+    if given.details:
+        print(*DETAILS[given.details](), sep="\n")
 
 
 DETAILS: dict[str, Callable[[], list[object]]] = {
