@@ -84,16 +84,16 @@ class PipelineSettings(Settings):
 def run_convert(settings: PipelineSettings) -> None:
     from stable_audio_tools.core.config import load, save
     from stable_audio_tools.core.errors import ConfigError
+    from stable_audio_tools.mel.pipeline_folders import INDEX_NAME, PIPELINES, write_pipeline
     from stable_audio_tools.models.checkpoints import save_weights
     from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
-    from stable_audio_tools.models.pipeline_folders import is_pipeline, load_pipeline, write_pipeline
     from stable_audio_tools.models.pretrained import load_model
 
     output = settings.output_dir
     if settings.from_pipeline is not None:
-        if not is_pipeline(settings.from_pipeline):
+        if not (settings.from_pipeline / INDEX_NAME).is_file():
             raise ConfigError(f"--from-pipeline: {settings.from_pipeline} holds no model_index.json")
-        model, config = load_pipeline(settings.from_pipeline)
+        model, config = PIPELINES.load(settings.from_pipeline)
         output.mkdir(parents=True, exist_ok=True)
         save(config, output / CONFIG_NAME)
         save_weights(model, output / "model.safetensors", model_config=config)

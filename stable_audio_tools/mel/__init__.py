@@ -8,5 +8,6 @@
 | `inversion.py`, `vocoders/` | bands to STFT magnitudes; `{"vocoder": {"type": "griffin_lim" or "bigvgan"}}` |
 | `bigvgan/` | the network, its published configs, its weight files |
 | `slices.py`, `dataset.py`, `arrow.py`, `hub.py` | `audio_to_images.py`: audio files to a dataset of bands |
+| `pipeline_folders.py` | folders of diffusers' audio diffusion pipelines, read and written |
 | `decoding.py` | `decode_mel.py`: files of bands to audio |
 """

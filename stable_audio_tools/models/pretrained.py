@@ -16,13 +16,14 @@ from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints import StoredWeights, load_into, open_weights, parameters_on_meta
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME, WEIGHT_NAMES
 from stable_audio_tools.models.factory import create_model_from_config
-from stable_audio_tools.models.pipeline_folders import INDEX_NAME, file_patterns, load_pipeline, missing_file
+from stable_audio_tools.models.folders import INDEX_NAMES, format_of_index
 
 logger = logging.getLogger(__name__)
 
 Device = str | torch.device | None
 DType = str | torch.dtype | None
 Where = Literal["cache", "network"]
+_SUFFIXES: tuple[Literal["safetensors", "bin"], ...] = ("safetensors", "bin")
 
 
 def load_model(
@@ -70,8 +71,8 @@ def get_pretrained_model(
     """
     folder = Path(name).expanduser()
     config_path, weights_path = _in_folder(folder) if folder.is_dir() else _from_hub(str(name), revision, cache_dir)
-    if config_path.name == INDEX_NAME:
-        model, told = load_pipeline(weights_path)
+    if config_path.name in INDEX_NAMES:
+        model, told = format_of_index(config_path.name).load(weights_path)
         place = torch.device("cpu") if device is None else pick_device(device)
         return model.to(device=place, dtype=None if dtype is None else parse_dtype(dtype)), told
     stored = open_weights(weights_path)
@@ -110,8 +111,8 @@ def _refuse_empty(model: nn.Module, stored: StoredWeights) -> None:
 
 
 def _in_folder(folder: Path) -> tuple[Path, Path]:
-    """Config and weights, or the index of a pipeline and its folder."""
-    for filename in (CONFIG_NAME, INDEX_NAME):
+    """Config and weights, or the index of another format and its folder."""
+    for filename in (CONFIG_NAME, *INDEX_NAMES):
         if (folder / filename).exists():
             return folder / filename, folder
     raise CheckpointError(f"{folder}: no {CONFIG_NAME} in this folder; a model folder holds it beside its weights")
@@ -123,14 +124,14 @@ def _from_hub(name: str, revision: str | None, cache_dir: str | Path | None) -> 
 
     try:
         for where in ("cache", "network"):
-            found = _hub_model(name, revision, cache_dir, where) or _hub_pipeline(name, revision, cache_dir, where)
+            found = _hub_model(name, revision, cache_dir, where) or _hub_folder(name, revision, cache_dir, where)
             if found is not None:
                 return found
     except HFValidationError:
         raise CheckpointError(f"{name}: neither a folder here nor a name of the form 'owner/model'") from None
-    wanted = " or ".join(WEIGHT_NAMES)
+    wanted, indices = " or ".join(WEIGHT_NAMES), " or ".join(INDEX_NAMES)
     raise CheckpointError(
-        f"{name}: the repository on huggingface.co holds no {CONFIG_NAME} with {wanted}, and no {INDEX_NAME}"
+        f"{name}: the repository on huggingface.co holds no {CONFIG_NAME} with {wanted}, and no {indices}"
     )
 
 
@@ -143,22 +144,26 @@ def _hub_model(name: str, revision: str | None, cache_dir: str | Path | None, wh
     return None
 
 
-def _hub_pipeline(
+def _hub_folder(
     name: str, revision: str | None, cache_dir: str | Path | None, where: Where
 ) -> tuple[Path, Path] | None:
-    """The index and the folder of a pipeline that is there as a whole; pickles only where there is nothing else."""
-    index = _hub_file(name, INDEX_NAME, revision, cache_dir, where)
-    if index is None:
-        return None
-    lost = missing_file(index.parent)  # other kinds of pipelines are refused here, before they are downloaded
-    for suffix in ("safetensors", "bin"):
-        folder = _hub_files(name, file_patterns(suffix), revision, cache_dir, where)
-        lost = INDEX_NAME if folder is None else missing_file(folder)
-        if folder is not None and lost is None:
-            return folder / INDEX_NAME, folder
-    if where == "cache":
-        return None
-    raise CheckpointError(f"{name}: the repository on huggingface.co holds no {lost}, and its {INDEX_NAME} asks for it")
+    """The index and the folder of a model in another format, complete; pickles if there is nothing else."""
+    for index_name in INDEX_NAMES:
+        index = _hub_file(name, index_name, revision, cache_dir, where)
+        if index is None:
+            continue
+        files = format_of_index(index_name)
+        lost = files.missing_file(index.parent)  # other kinds of pipelines are refused before they are downloaded
+        for suffix in _SUFFIXES:
+            folder = _hub_files(name, files.file_patterns(suffix), revision, cache_dir, where)
+            lost = index_name if folder is None else files.missing_file(folder)
+            if folder is not None and lost is None:
+                return folder / index_name, folder
+        if where == "network":
+            raise CheckpointError(
+                f"{name}: the repository on huggingface.co holds no {lost}, and its {index_name} asks for it"
+            )
+    return None
 
 
 def _with_shards(name: str, weights: Path, revision: str | None, cache_dir: str | Path | None, where: Where) -> Path:

@@ -157,13 +157,13 @@ CEILINGS = {
     "declarations of sigma_min": 6,
     "circles of files": 0,
     "exceptions in the import test": 0,
-    "branches on an objective outside its module": 1,
+    "branches on an objective outside its module": 0,
     "calls of add_argument": 40,
-    "uses of Any": 1_750,
+    "uses of Any": 1_850,
     "small private functions with one use": 212,
-    "class names defined twice": 26,
+    "class names defined twice": 30,
     "modules": 490,
-    "lines": 60_000,
+    "lines": 64_000,
 }
 
 

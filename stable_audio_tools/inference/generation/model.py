@@ -38,7 +38,7 @@ from stable_audio_tools.inference.generation.request import (
 from stable_audio_tools.models.checkpoints import open_weights
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
 from stable_audio_tools.models.compilation import compile_network
-from stable_audio_tools.models.pipeline_folders import is_pipeline, pipeline_config
+from stable_audio_tools.models.folders import format_of_folder
 from stable_audio_tools.models.pretrained import fit_config, get_pretrained_model, load_model
 
 logger = logging.getLogger(__name__)
@@ -272,8 +272,9 @@ def find_config(model: str | Path, weights: str | Path | None = None) -> dict[st
     Beside `weights`, the path is that of a config or of its folder, whatever its name ends in.
     """
     path = Path(model).expanduser()
-    if is_pipeline(path) and not (path / CONFIG_NAME).exists():
-        return pipeline_config(path)
+    other = format_of_folder(path)
+    if other is not None and not (path / CONFIG_NAME).exists():
+        return other.read_config(path)
     if path.is_dir():
         path = path / CONFIG_NAME
     return load_config(path) if weights is not None or path.suffix == ".json" else None

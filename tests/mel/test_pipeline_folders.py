@@ -15,8 +15,8 @@ import stable_audio_tools
 from stable_audio_tools.cli.mel import convert as convert_pipeline
 from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.inference.generation.model import find_config
+from stable_audio_tools.mel.pipeline_folders import PIPELINES, write_pipeline
 from stable_audio_tools.models.factory import create_model_from_config
-from stable_audio_tools.models.pipeline_folders import load_pipeline, write_pipeline
 from stable_audio_tools.models.pretrained import get_pretrained_model
 
 diffusers = pytest.importorskip("diffusers")
@@ -102,7 +102,7 @@ def test_there_and_back(latent: bool, conditioned: bool, tmp_path: Path) -> None
     encoding = torch.randn(2, 1, 6) if conditioned else None
     expected = their_images(theirs, noise, encoding)
 
-    model, config = load_pipeline(tmp_path / "theirs")
+    model, config = PIPELINES.load(tmp_path / "theirs")
     made = our_images(model, noise, encoding)
     assert (made.int() - expected.int()).abs().max() <= 1  # rounding of a value on the edge of two levels
     assert (made == expected).float().mean() > 0.99
@@ -111,7 +111,7 @@ def test_there_and_back(latent: bool, conditioned: bool, tmp_path: Path) -> None
     write_pipeline(model, config, tmp_path / "ours")
     opened = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "ours")
     assert torch.equal(their_images(opened, noise, encoding), expected)
-    again, same = load_pipeline(tmp_path / "ours")
+    again, same = PIPELINES.load(tmp_path / "ours")
     assert same == config
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
@@ -132,15 +132,15 @@ def test_what_would_be_another_model_is_refused(tmp_path: Path) -> None:
     unet = json.loads((tmp_path / "unet/config.json").read_text())
     (tmp_path / "unet/config.json").write_text(json.dumps({**unet, "act_fn": "relu"}))
     with pytest.raises(CheckpointError, match=r"unet/config.json: act_fn is 'relu', and only 'silu' is known here"):
-        load_pipeline(tmp_path)
+        PIPELINES.load(tmp_path)
     (tmp_path / "unet/config.json").write_text(json.dumps(unet))
     scheduler = tmp_path / "scheduler/scheduler_config.json"
     told = json.loads(scheduler.read_text())
     scheduler.write_text(json.dumps({**told, "beta_schedule": "sigmoid"}))
     with pytest.raises(CheckpointError, match="beta_schedule is 'sigmoid'; known are linear"):
-        load_pipeline(tmp_path)
+        PIPELINES.load(tmp_path)
     scheduler.write_text(json.dumps(told))
-    model, config = load_pipeline(tmp_path)
+    model, config = PIPELINES.load(tmp_path)
     other = copy.deepcopy(config)
     other["model"]["pretransform"]["config"] = {"n_fft": 256, "hop_length": 64, "n_mels": 16}
     with pytest.raises(ConfigError, match="holds mels of the variant 'db_image'"):
@@ -166,7 +166,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_config_of_a_folder_is_found_without_its_weights(folder: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(folder, tmp_path / "copied")
     (copied / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"none")
-    assert find_config(copied) == load_pipeline(folder)[1]
+    assert find_config(copied) == PIPELINES.load(folder)[1]
 
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -217,7 +217,7 @@ def test_broken_folders_are_told_in_a_sentence(
     spoil, sentence = BROKEN[how]
     spoil(broken)
     with pytest.raises(CheckpointError):
-        load_pipeline(broken)
+        PIPELINES.load(broken)
     assert convert_pipeline(["--from-pipeline", str(broken), "--output-dir", str(tmp_path / "out")]) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(told) == 1 and told[0].startswith(f"error: {broken}") and sentence in told[0]
@@ -249,7 +249,7 @@ def test_settings_that_would_be_dropped_are_refused(
     change(other / file, **{name: value})
     told = value[1] if name in ("scheduler", "vqvae") else value
     with pytest.raises(CheckpointError) as caught:
-        load_pipeline(other)
+        PIPELINES.load(other)
     assert str(caught.value).startswith(f"{other / file}: {name} is {told!r}")
     assert "known here" in str(caught.value)
 
@@ -275,7 +275,7 @@ def test_settings_without_an_effect_pass(folder: Path, tmp_path: Path) -> None:
 )
 def test_what_a_pipeline_cannot_hold_is_not_written(changes: dict[str, Any], sentence: str, tmp_path: Path) -> None:
     their_pipeline(False, False).save_pretrained(tmp_path / "theirs")
-    model, config = load_pipeline(tmp_path / "theirs")
+    model, config = PIPELINES.load(tmp_path / "theirs")
     size = changes.pop("sample_size", config["sample_size"])
     other = copy.deepcopy(config) | {"sample_size": size}
     other["model"]["pretransform"]["config"] |= changes
@@ -285,14 +285,14 @@ def test_what_a_pipeline_cannot_hold_is_not_written(changes: dict[str, Any], sen
 
 
 def test_sizes_are_halved_by_the_autoencoder_too(folder: Path, tmp_path: Path) -> None:
-    model, config = load_pipeline(folder)
+    model, config = PIPELINES.load(folder)
     with pytest.raises(ConfigError, match=r"22 frames; .* a multiple of 4 frames: of 256 samples"):
         write_pipeline(model, config | {"sample_size": 22 * 64}, tmp_path / "no")
 
 
 def test_the_settings_of_a_pipeline_may_be_spelled_out(tmp_path: Path) -> None:
     their_pipeline(False, False).save_pretrained(tmp_path / "theirs")
-    model, config = load_pipeline(tmp_path / "theirs")
+    model, config = PIPELINES.load(tmp_path / "theirs")
     other = copy.deepcopy(config)
     other["model"]["pretransform"]["config"] |= {"fmin": 0.0, "fmax": 4000.0, "win_length": 256, "channels": 1}
     write_pipeline(model, other, tmp_path / "ours")
@@ -361,7 +361,7 @@ def test_older_pipelines_of_the_hub_have_pickles_only(hub: Hub, folder: Path) ->
         torch.save(load_file(file), file.with_suffix(".bin"))
         file.unlink()
     model, _ = get_pretrained_model("owner/pipeline")
-    expected = load_pipeline(folder)[0].state_dict()
+    expected = PIPELINES.load(folder)[0].state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
 
 

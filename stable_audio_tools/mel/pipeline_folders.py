@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.core.config import build
 from stable_audio_tools.core.config import load as load_config
 from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.core.files import write_text
@@ -54,77 +55,75 @@ _WEIGHT_FILES = tuple(f"{_WEIGHTS}.{suffix}{more}" for suffix in ("safetensors",
 _CONDITION = "encoding"  # the id under which a conditional model is given its vector
 
 
-def is_pipeline(folder: str | Path) -> bool:
-    """Does the folder hold a diffusers pipeline?"""
-    return (Path(folder) / INDEX_NAME).is_file()
+class PipelineFolders:
+    """The format of the folders, for `models.folders`."""
+
+    index_name = INDEX_NAME
+
+    def file_patterns(self, suffix: Literal["safetensors", "bin"]) -> list[str]:
+        """What a pipeline consists of in a repository that may hold more: other precisions, images, programs."""
+        return [INDEX_NAME, "*/*.json", f"*/{_WEIGHTS}.{suffix}", f"*/{_WEIGHTS}-*.{suffix}"]
+
+    def missing_file(self, folder: str | Path) -> str | None:
+        """The first file that the folder's index asks for and the folder has not."""
+        folder = Path(folder)
+        index = _content(folder / INDEX_NAME)
+        networks = ["unet"] if _class_in(index, "vqvae", folder) is None else ["unet", "vqvae"]
+        configs = [
+            "mel/mel_config.json",
+            "scheduler/scheduler_config.json",
+            *(f"{part}/config.json" for part in networks),
+        ]
+        for name in configs:
+            if not (folder / name).is_file():
+                return name
+        for part in networks:
+            if not any((folder / part / name).is_file() for name in _WEIGHT_FILES):
+                return f"{part}/{_WEIGHTS}.safetensors"
+        return None
+
+    def read_config(self, folder: str | Path) -> dict[str, Any]:
+        """The model config that a pipeline folder stands for; its weights are not read."""
+        folder = Path(folder)
+        lost = self.missing_file(folder)
+        if lost is not None:
+            raise CheckpointError(
+                f"{folder / lost}: no such file, and {INDEX_NAME} asks for it; copy the whole pipeline"
+            )
+        unet_class, codec_class = _classes(folder)
+        unet = _without_weights(unet_class, folder / "unet")
+        codec = None if codec_class is None else _without_weights(codec_class, folder / "vqvae")
+        if codec is not None:
+            _check_codec(codec, folder / "vqvae" / "config.json")
+        config = _model_config(unet, codec, _mel_settings(folder), _objective(folder))
+        _check_same(config, unet, folder)
+        return config
+
+    def load(self, folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+        """The model in eval mode, and its config."""
+        folder = Path(folder)
+        config = self.read_config(folder)
+        unet_class, codec_class = _classes(folder)
+        weights = {f"model.unet.{name}": tensor for name, tensor in _weights(unet_class, folder / "unet").items()}
+        if codec_class is not None:
+            weights |= _codec_weights(_weights(codec_class, folder / "vqvae"))
+        model = create_model_from_config(config)
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+        if missing or unexpected:
+            name = [*missing, *unexpected][0]
+            raise CheckpointError(f"{folder}: weights do not fit the model: {name!r} is on one side only")
+        return model.eval(), config
 
 
-def file_patterns(suffix: Literal["safetensors", "bin"]) -> list[str]:
-    """What a pipeline consists of in a repository that may hold more: other precisions, images, programs."""
-    return [INDEX_NAME, "*/*.json", f"*/{_WEIGHTS}.{suffix}", f"*/{_WEIGHTS}-*.{suffix}"]
-
-
-def missing_file(folder: str | Path) -> str | None:
-    """The first file that the folder's index asks for and the folder has not."""
-    folder = Path(folder)
-    index = _content(folder / INDEX_NAME)
-    networks = ["unet"] if _class_in(index, "vqvae", folder) is None else ["unet", "vqvae"]
-    configs = ["mel/mel_config.json", "scheduler/scheduler_config.json", *(f"{part}/config.json" for part in networks)]
-    for name in configs:
-        if not (folder / name).is_file():
-            return name
-    for part in networks:
-        if not any((folder / part / name).is_file() for name in _WEIGHT_FILES):
-            return f"{part}/{_WEIGHTS}.safetensors"
-    return None
-
-
-def pipeline_config(folder: str | Path) -> dict[str, Any]:
-    """The model config that a pipeline folder stands for; its weights are not read."""
-    folder = Path(folder)
-    lost = missing_file(folder)
-    if lost is not None:
-        raise CheckpointError(f"{folder / lost}: no such file, and {INDEX_NAME} asks for it; copy the whole pipeline")
-    unet_class, codec_class = _classes(folder)
-    unet = _without_weights(unet_class, folder / "unet")
-    codec = None if codec_class is None else _without_weights(codec_class, folder / "vqvae")
-    if codec is not None:
-        _check_codec(codec, folder / "vqvae" / "config.json")
-    config = _model_config(unet, codec, _mel_settings(folder), _objective(folder))
-    _check_same(config, unet, folder)
-    return config
-
-
-def read_pipeline(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A model config and the weights of the model that it builds."""
-    folder = Path(folder)
-    config = pipeline_config(folder)
-    unet_class, codec_class = _classes(folder)
-    weights = {f"model.unet.{name}": tensor for name, tensor in _weights(unet_class, folder / "unet").items()}
-    if codec_class is not None:
-        weights |= _codec_weights(_weights(codec_class, folder / "vqvae"))
-    return config, weights
-
-
-def load_pipeline(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The model of a pipeline folder, in eval mode, and its config."""
-    config, weights = read_pipeline(folder)
-    model = create_model_from_config(config)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    if missing or unexpected:
-        name = [*missing, *unexpected][0]
-        raise CheckpointError(f"{folder}: weights do not fit the model: {name!r} is on one side only")
-    return model.eval(), config
+PIPELINES = PipelineFolders()
 
 
 def write_pipeline(model: Any, config: Mapping[str, Any], folder: str | Path) -> None:
     """Write a model as diffusers opens it."""
     folder = Path(folder)
-    codec_node, mel_node = _check_writable(config)
+    codec_node, mel_node, objective = _check_writable(config)
     _check_size(config, codec_node, mel_node["config"], model.model.multiple)
     diffusers = require("diffusers", extra="mel")
-    objective = model.objective
-    assert isinstance(objective, DDPMObjective)
     unet, mel = model.model.unet, mel_node["config"]
     rate, hop, bands = config["sample_rate"], mel.get("hop_length", 256), mel.get("n_mels", 128)
     frames, shrink = config["sample_size"] // hop, _shrinkage(codec_node)
@@ -395,8 +394,8 @@ def _check_same(config: dict[str, Any], unet: Any, folder: Path) -> None:
 # ------------------------------------------------------------------ writing
 
 
-def _check_writable(config: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The autoencoder's config or None, and the mel's node."""
+def _check_writable(config: Mapping[str, Any]) -> tuple[Any, Any, DDPMObjective]:
+    """Return the autoencoder's config or None, the mel's node, and the objective."""
     model = config["model"]
     backbone = model if config["model_type"] == "diffusion_uncond" else model.get("diffusion", {})
     if backbone.get("type") not in _UNETS.values():
@@ -404,6 +403,7 @@ def _check_writable(config: Mapping[str, Any]) -> tuple[Any, Any]:
     objective = backbone.get("diffusion_objective")
     if not isinstance(objective, Mapping):
         raise ConfigError(f"model.diffusion_objective: a pipeline folder holds 'ddpm', and this is {objective!r}")
+    table: DDPMObjective = build("objective", objective, "model.diffusion_objective")
     node = model.get("pretransform") or {}
     codec = None
     if node.get("type") == "chain" and len(node["config"]["stages"]) == 2:
@@ -419,7 +419,7 @@ def _check_writable(config: Mapping[str, Any]) -> tuple[Any, Any]:
     reference = node["config"].get("ref")
     if reference != "slice_max":
         logger.warning("pipelines take images relative to their loudest pixel, and this model ref %r", reference)
-    return codec, node
+    return codec, node, table
 
 
 def _check_mel(mel: Mapping[str, Any], sample_rate: int) -> None:
