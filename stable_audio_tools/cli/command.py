@@ -133,26 +133,3 @@ def answer(act: Callable[[], int | None]) -> int:
         logging.getLogger(__name__).debug("the error in full", exc_info=True)
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return 2
-
-
-class HandMade:
-    """A command whose parser is written by hand."""
-
-    def __init__(
-        self, make: Callable[[], argparse.ArgumentParser], run: Callable[[argparse.Namespace], int | None]
-    ) -> None:
-        self.make, self.run = make, run
-
-    def parser(self, words: Sequence[str] = (), name: str = "") -> argparse.ArgumentParser:
-        return self.make()
-
-    def __call__(self, argv: Sequence[str] | None = None, name: str = "") -> int:
-        return answer(lambda: self.run(self.make().parse_args(argv)))
-
-
-command = HandMade
-
-
-def make_parser(name: str, description: str) -> CommandParser:
-    """A parser whose flags are added by hand."""
-    return CommandParser(name, description)

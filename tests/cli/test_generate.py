@@ -82,7 +82,7 @@ def test_flags_that_do_not_go_together(model: SmallModel, tmp_path: Path, capsys
         (["--model-config", str(model.config), "--pretrained-name", "x/y"], "--pretrained-name: give it alone"),
         (["--ckpt-path", str(model.weights), "--device", "gpu"], "unknown device 'gpu'"),
         (["--ckpt-path", str(model.weights), "--sampler-type", "dpmpp-3m-sde"], "use euler, rk4, dpmpp, pingpong"),
-        (["--ckpt-path", str(model.weights), "--batch-size", "0"], "batch_size: expected at least 1"),
+        (["--ckpt-path", str(model.weights), "--batch-size", "0"], "--batch-size: expected at least 1"),
         (["--ckpt-path", str(model.weights), "--format", "flac", "--bits", "32"], "flac holds 16 or 24 bits"),
         (["--ckpt-path", str(model.weights), "--format", "opus"], "opus has no sample rate of 22050 Hz"),
     ):

@@ -10,10 +10,9 @@ from support.small_t5 import write_t5
 
 from stable_audio_tools.cli.encode import encode_text
 from stable_audio_tools.cli.evaluate import fad
-from stable_audio_tools.cli.generate import parser as generate_parser
-from stable_audio_tools.cli.generate import request_of
+from stable_audio_tools.cli.generate import main as generate
 from stable_audio_tools.cli.mel import convert as convert_pipeline
-from stable_audio_tools.core.errors import ConfigError, UserError
+from stable_audio_tools.core.errors import UserError
 
 
 def test_encode_text_writes_what_the_conditioner_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,10 +43,10 @@ def test_convert_pipeline_says_what_is_missing(tmp_path: Path, capsys: pytest.Ca
 def test_modes_of_generate() -> None:
     base = ["--output-dir", "out"]
     flags = ["--mode", "inpaint", "--audio", "a.wav", "--spans", "1-2,3-4.5"]
-    edit = request_of(generate_parser().parse_args([*base, *flags]))
+    edit = generate.parse([*base, *flags]).request
     assert edit.spans == ((1.0, 2.0), (3.0, 4.5))
-    with pytest.raises(ConfigError, match="--spans: '2-1' ends before it starts"):
-        request_of(generate_parser().parse_args([*base, "--mode", "inpaint", "--audio", "a.wav", "--spans", "2-1"]))
+    with pytest.raises(UserError, match="--spans: '2-1' ends before it starts"):
+        generate.parse([*base, "--mode", "inpaint", "--audio", "a.wav", "--spans", "2-1"])
 
 
 def test_encode_text_refuses_flags_that_would_do_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from stable_audio_tools.core.config.sentences import show
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.core.seeds import MAX_SEED
+from stable_audio_tools.core.settings import Setting
 
 if TYPE_CHECKING:  # so that flags can be derived without loading torch
     from torch import Tensor
@@ -52,42 +53,55 @@ class Slider(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Option:
-    """What a field declares beside its name, type and default."""
+class RequestSetting(Setting):
+    """A setting, and for which models and ways of asking it is; without a group it has no flag."""
 
-    help: str
     suits: Suits = "every"
-    group: str = ""  # section of `generate.py --help`; fields without one have no flag
-    flag: str = ""  # published spelling, where it is not that of the name
-    metavar: str | None = None
-    choices: tuple[str | int, ...] = ()
     key: bool = False  # of prompt files
     alias: str = ""  # published second name of the key
     recorded: bool = True  # in the manifest: it changes the file
     each: bool = False  # may differ between the items of a batch
     modes: tuple[Mode, ...] = ()  # the modes that it is for; empty: all requests
     control: Slider | None = None
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-
-    def broken_bound(self, value: float) -> str | None:
-        """Return what is allowed, if `value` is not."""
-        if not math.isfinite(value):
-            return "a finite number"
-        for limit, words, holds in (
-            (self.ge, "at least", self.ge is None or value >= self.ge),
-            (self.gt, "more than", self.gt is None or value > self.gt),
-            (self.le, "at most", self.le is None or value <= self.le),
-        ):
-            if not holds:
-                return f"{words} {limit:g}"
-        return None
 
 
 def option(default: Any = None, /, help: str = "", **about: Any) -> Any:
-    """Declare a field; `about` are fields of `Option`."""
-    return dataclasses.field(default=default, metadata={"option": Option(help, **about)})
+    """Declare a field; `about` are fields of `RequestSetting`."""
+    return dataclasses.field(default=default, metadata={"option": RequestSetting(help, **about)})
+
+
+def parse_spans(text: str | None) -> list[Span]:
+    """Read `"0.5-1.2, 3-4"` as pairs of seconds, joined where they touch, in order."""
+    spans: list[Span] = []
+    for part in filter(str.strip, re.split(r"[,;\n]", text or "")):
+        found, written = _SPAN.fullmatch(part), show(part.strip())
+        if found is None:
+            raise UserError(f"spans: {written} is no span; write start-end in seconds, such as 0.5-1.2, 3-4")
+        start, end = float(found[1]), float(found[2])
+        if max(start, end) > LATEST:
+            raise UserError(f"spans: {written} lies beyond {LATEST:g} s; write start-end in seconds")
+        if start >= end:
+            raise UserError(f"spans: {written} ends before it starts; write start-end in seconds")
+        spans.append((start, end))
+    return joined(spans)
+
+
+def joined(spans: Sequence[Span]) -> list[Span]:
+    """Spans in order, joined where they touch."""
+    made: list[Span] = []
+    for start, end in sorted(spans):
+        if made and start <= made[-1][1]:
+            made[-1] = (made[-1][0], max(made[-1][1], end))
+        else:
+            made.append((start, end))
+    return made
+
+
+def _spans_of_flag(text: str) -> tuple[Span, ...]:
+    try:
+        return tuple(parse_spans(text))
+    except UserError as error:
+        raise UserError(str(error).removeprefix("spans: ")) from None
 
 
 SAMPLING = "sampling (a prompt may have its own; without, what suits the model)"
@@ -99,7 +113,7 @@ class GenerationRequest:
     """What is asked for: one item, or `num_samples` of the same."""
 
     conditions: Mapping[str, Any] = dataclasses.field(
-        default_factory=dict, metadata={"option": Option("conditions of the model by their ids", each=True)}
+        default_factory=dict, metadata={"option": RequestSetting("conditions of the model by their ids", each=True)}
     )
     negative_prompt: str | None = option(
         help="what to be led away from", suits="conditions", group=SAMPLING, metavar="TEXT", key=True, each=True
@@ -117,7 +131,7 @@ class GenerationRequest:
         1,
         help="files per prompt",
         group="amount",
-        flag="n_sample_per_cond",
+        flags=("--n-sample-per-cond",),
         metavar="N",
         key=True,
         alias="n_sample_per_cond",
@@ -129,7 +143,7 @@ class GenerationRequest:
         help="steps of the sampler",
         suits="steps",
         group=SAMPLING,
-        flag="sample_steps",
+        flags=("--sample-steps",),
         metavar="N",
         key=True,
         ge=1,
@@ -176,7 +190,6 @@ class GenerationRequest:
         "--n-sample-per-cond)",
         suits="diffusion",
         group=_MODE,
-        choices=("variation", "inpaint", "outpaint", "interpolate"),
     )
     audio: "AudioSource | None" = option(
         help="the audio to work on",
@@ -191,7 +204,11 @@ class GenerationRequest:
         help="variation: how far to go from the audio", group=_MODE, metavar="X", modes=("variation",), gt=0
     )
     spans: Sequence[Span] | None = option(
-        help="inpaint: seconds to make anew, such as 1.5-3,8-9", group=_MODE, metavar="FROM-TO,...", modes=("inpaint",)
+        help="inpaint: seconds to make anew, such as 1.5-3,8-9",
+        group=_MODE,
+        metavar="FROM-TO,...",
+        parse=_spans_of_flag,
+        modes=("inpaint",),
     )
     overlap: float | None = option(
         help="outpaint: what each window is given (else a quarter of it)",
@@ -319,10 +336,11 @@ class GenerationRequest:
         "left out",
         group="amount",
         metavar="SECONDS",
+        may_be_empty=True,
         recorded=False,
     )
     format: str = option("wav", help="format of the audio files", group="files", choices=FORMATS, recorded=False)
-    bits: Bits = option(16, help="of wav (32 is float) and flac samples", group="files", choices=(16, 24, 32))
+    bits: Bits = option(16, help="of wav (32 is float) and flac samples", group="files")
     keep_latents: bool = option(
         False,
         help="also keep the latents of each file, as NAME.npy, for attribution",
@@ -370,7 +388,7 @@ class Hooks:
 
 
 FIELDS: dict[str, "dataclasses.Field[Any]"] = {entry.name: entry for entry in dataclasses.fields(GenerationRequest)}
-OPTIONS: dict[str, Option] = {name: entry.metadata["option"] for name, entry in FIELDS.items()}
+OPTIONS: dict[str, RequestSetting] = {name: entry.metadata["option"] for name, entry in FIELDS.items()}
 HOOKS = tuple(entry.name for entry in dataclasses.fields(Hooks))
 
 
@@ -386,33 +404,6 @@ def read_hooks(values: Mapping[str, Any]) -> tuple[dict[str, Any], Hooks]:
     return {name: value for name, value in values.items() if name not in HOOKS}, hooks
 
 
-def parse_spans(text: str | None) -> list[Span]:
-    """Read `"0.5-1.2, 3-4"` as pairs of seconds, joined where they touch, in order."""
-    spans: list[Span] = []
-    for part in filter(str.strip, re.split(r"[,;\n]", text or "")):
-        found, written = _SPAN.fullmatch(part), show(part.strip())
-        if found is None:
-            raise UserError(f"spans: {written} is no span; write start-end in seconds, such as 0.5-1.2, 3-4")
-        start, end = float(found[1]), float(found[2])
-        if max(start, end) > LATEST:
-            raise UserError(f"spans: {written} lies beyond {LATEST:g} s; write start-end in seconds")
-        if start >= end:
-            raise UserError(f"spans: {written} ends before it starts; write start-end in seconds")
-        spans.append((start, end))
-    return joined(spans)
-
-
-def joined(spans: Sequence[Span]) -> list[Span]:
-    """Spans in order, joined where they touch."""
-    made: list[Span] = []
-    for start, end in sorted(spans):
-        if made and start <= made[-1][1]:
-            made[-1] = (made[-1][0], max(made[-1][1], end))
-        else:
-            made.append((start, end))
-    return made
-
-
 def share_of_way(number: int, count: int) -> float:
     """How far from one clip to the other the take with that number is, of so many from 0 on."""
     return 0.5 if count == 1 else number / (count - 1)
@@ -422,6 +413,6 @@ def _out_of_bounds(request: GenerationRequest) -> Iterator[tuple[str, Any, str]]
     for name, about in OPTIONS.items():
         value = getattr(request, name)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            allowed = about.broken_bound(value)
+            allowed = about.bound_broken_by(value) if math.isfinite(value) else "a finite number"
             if allowed is not None:
                 yield name, value, allowed

@@ -208,7 +208,7 @@ def test_negative_prompts_and_other_conditions_are_checked_by_name(loaded: Any) 
         ({"sound": "rain", "init_noise_level": 0.5}, "init_noise_level: has no effect without init_audio"),
         ({"sound": "rain", "inpaint": [(0, 1)]}, "inpaint: has no effect without inpaint_audio"),
         ({"sound": "rain", "cfg_scale": float("nan")}, "cfg_scale: expected a finite number, got nan"),
-        ({"sound": "rain", "scale_phi": 5.0}, "scale_phi: expected at most 1, got 5"),
+        ({"sound": "rain", "scale_phi": 5.0}, "scale_phi: expected 0 to 1, got 5"),
         ({"sound": "rain", "cfg_interval": (0.8, 0.2)}, "guidance runs from noise level 0.8 to 0.2; exchange the two"),
         ({"sound": "rain", "cfg_interval": (0.0, 1.5)}, "expected two noise levels from 0 to 1"),
         ({"sound": "rain", "seconds": 0.5}, "seconds: is 0.5 s, and the model makes at most 0.37 s"),
@@ -229,7 +229,7 @@ def test_negative_prompts_and_other_conditions_are_checked_by_name(loaded: Any) 
         ({"steps": 5}, "steps: is for models that denoise in steps, and this is a model of type 'lm'"),
         ({"temp": -1.0}, "temp: expected at least 0"),
         ({"top_k": -1}, "top_k: expected at least 0"),
-        ({"top_p": 5.0}, "top_p: expected at most 1"),
+        ({"top_p": 5.0}, "top_p: expected 0 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
             loaded("tiny_lm").generate(sound="rain", **arguments)

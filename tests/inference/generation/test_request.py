@@ -8,8 +8,9 @@ import pytest
 from support.small_models import small_model
 
 import stable_audio_tools
-from stable_audio_tools.cli.generate import flag_of, parser, request_of
+from stable_audio_tools.cli.generate import main as generate
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.core.settings import flag_of
 from stable_audio_tools.inference.batch.plan import plan_batch
 from stable_audio_tools.inference.batch.prompt_file import settings_of_leaves
 from stable_audio_tools.inference.batch.run import describe
@@ -41,14 +42,15 @@ def test_every_flag_reaches_its_field() -> None:
     words = ["--output-dir", "out"]
     for name, value in values.items():
         words += [flag_of(name)] if value is True else [flag_of(name), str(value)]
-    request = request_of(parser().parse_args(words))
+    request = generate.parse(words).request
     expected = {**values, "spans": ((0.5, 1.0), (2.0, 3.0))}
     assert given_fields(request) == expected
-    assert flag_of("steps") == "--sample-steps" and flag_of("num_samples") == "--n-sample-per-cond"
+    published = ["--output-dir", "out", "--sample-steps", "9", "--n_sample_per_cond", "4"]
+    assert given_fields(generate.parse(published).request) == {"steps": 9, "num_samples": 4, "seed": 0}
 
 
 def test_without_flags_the_model_decides() -> None:
-    assert given_fields(request_of(parser().parse_args(["--output-dir", "out"]))) == {"seed": 0}
+    assert given_fields(generate.parse(["--output-dir", "out"]).request) == {"seed": 0}
 
 
 def test_a_bound_is_one_for_python_flags_and_files(tmp_path: Path) -> None:
@@ -56,8 +58,8 @@ def test_a_bound_is_one_for_python_flags_and_files(tmp_path: Path) -> None:
     model = stable_audio_tools.load(files.config, files.weights, device="cpu")
     with pytest.raises(ValueError, match=r"^steps: expected at least 1, got 0$"):
         model.generate(sound="rain", steps=0)
-    with pytest.raises(ConfigError, match=r"^--sample-steps: expected at least 1, got 0$"):
-        request_of(parser().parse_args(["--output-dir", "out", "--sample-steps", "0"]))
+    with pytest.raises(ConfigError, match=r"^--steps: expected at least 1, got 0$"):
+        generate.parse(["--output-dir", "out", "--sample-steps", "0"])
     (tmp_path / "p.yaml").write_text("a: {sound: rain, seconds_total: 1, steps: 0}")
     with pytest.raises(ConfigError, match=r"p.yaml: a: steps: expected at least 1, got 0$"):
         plan_batch(tmp_path / "p.yaml", model.facts)
@@ -72,7 +74,7 @@ def test_keys_of_prompt_files_are_those_of_the_fields() -> None:
 def test_controls_keep_within_the_bounds_of_their_field(name: str) -> None:
     control = control_of(name, 1)
     for value in (control.minimum, control.maximum):
-        assert value is not None and OPTIONS[name].broken_bound(value) is None
+        assert value is not None and OPTIONS[name].bound_broken_by(value) is None
     assert control.name == name and control.label
 
 
