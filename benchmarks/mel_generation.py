@@ -17,9 +17,9 @@ from typing import Any
 
 import diffusers
 import torch
+from stable_audio_tools.models.pipeline_folders import load_pipeline
 
 from stable_audio_tools.inference.generation import generate_diffusion_uncond
-from stable_audio_tools.models.pipeline_folders import load_pipeline
 
 SIZE = 256
 

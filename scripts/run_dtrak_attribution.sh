@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # Which training items made these files? Features of both, scores, tables and a page, in one go; started again, it goes on.
 #
+# Without settings it expects the layout of docs/jamendo.md: model_unwrap.ckpt, the shipped config of training data, and
+# queries in outputs/generated_queries, whose prompts are in manifest.jsonl or prompt_manifest.json.
+#
 #   MODEL_CONFIG=model.json UNWRAPPED_CKPT=model.safetensors TRAIN_DATASET_CONFIG=train.json \
 #     QUERY_AUDIO_DIR=outputs/generated bash scripts/run_dtrak_attribution.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-MODEL_CONFIG="${MODEL_CONFIG:?a model config (JSON)}"
-UNWRAPPED_CKPT="${UNWRAPPED_CKPT:?weights of the model}"
-TRAIN_DATASET_CONFIG="${TRAIN_DATASET_CONFIG:?the dataset config (JSON) that it was trained on}"
+DATASET_CONFIGS=stable_audio_tools/configs/dataset_configs
+MODEL_CONFIG="${MODEL_CONFIG:-jamendo_freeze_vae}"      # a model config (JSON), or the name of a shipped one
+UNWRAPPED_CKPT="${UNWRAPPED_CKPT:-model_unwrap.ckpt}"   # weights of the model
+TRAIN_DATASET_CONFIG="${TRAIN_DATASET_CONFIG:-$DATASET_CONFIGS/local_training_custom.json}" # what it was trained on
 QUERY_AUDIO_DIR="${QUERY_AUDIO_DIR:-outputs/generated_queries}" # folder with the manifest of generate.py
 QUERY_DATASET_CONFIG="${QUERY_DATASET_CONFIG:-}"                # or a dataset config of the queries instead
 TRAIN_EXCLUDE_PATHS_FILE="${TRAIN_EXCLUDE_PATHS_FILE:-}"
@@ -48,6 +52,9 @@ common=(
 train=(--dataset-config "$TRAIN_DATASET_CONFIG" --disable-random-crop)
 [[ -n "$TRAIN_COUNT" ]] && train+=(--max-examples "$TRAIN_COUNT")
 [[ -n "$TRAIN_EXCLUDE_PATHS_FILE" ]] && train+=(--exclude-paths-file "$TRAIN_EXCLUDE_PATHS_FILE")
+if [[ -z "$QUERY_DATASET_CONFIG" && ! -f "$QUERY_AUDIO_DIR/manifest.jsonl" && "$QUERY_AUDIO_DIR" == outputs/generated_queries ]]; then
+  QUERY_DATASET_CONFIG="$DATASET_CONFIGS/dtrak_generated_queries.json"
+fi
 query=(--generated "$QUERY_AUDIO_DIR")
 [[ -n "$QUERY_DATASET_CONFIG" ]] && query=(--dataset-config "$QUERY_DATASET_CONFIG" --disable-random-crop)
 [[ -n "$QUERY_COUNT" ]] && query+=(--max-examples "$QUERY_COUNT")

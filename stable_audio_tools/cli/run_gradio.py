@@ -8,6 +8,7 @@ from typing import Literal
 from stable_audio_tools.cli.command import Command
 from stable_audio_tools.cli.model_choice import MODEL_GROUP, ModelChoice
 from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.ranks import is_rank_zero
 from stable_audio_tools.core.settings import option
 
 _SERVER = "server"
@@ -36,6 +37,8 @@ class AppSettings(ModelChoice):
 
 
 def run(settings: AppSettings) -> None:
+    if not is_rank_zero():
+        return  # a launcher started several processes, of which one serves
     settings.check_adapters()
     password = settings.password or (os.environ.get("STABLE_AUDIO_PASSWORD") if settings.username else None)
     # Copies of what visitors may fetch lie beside the runs, and nowhere else; read when gradio is imported.

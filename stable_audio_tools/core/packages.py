@@ -14,7 +14,8 @@ def require(name: str, extra: str | None = None) -> ModuleType:
     except ImportError as error:
         package = name.split(".")[0]
         distribution = package.replace("_", "-")
-        remedy = f"pip install 'stable-audio-tools[{extra}]'" if extra else f"pip install {distribution}"
+        # The package of this name on the index is another one, so the extra is that of a clone.
+        remedy = f"pip install -e '.[{extra}]' in the clone of this project" if extra else f"pip install {distribution}"
         missing = getattr(error, "name", None)
         if missing is not None and missing.split(".")[0] == package:
             raise MissingPackage(f"{distribution} is not installed; install it with: {remedy}") from None

@@ -16,7 +16,12 @@ PARSERS = {
     "scripts/dtrak_merge.py": attribute.merge.parser,
     "scripts/dtrak_score.py": attribute.score.parser,
 }
-NEEDED = {"MODEL_CONFIG": "my model.json", "UNWRAPPED_CKPT": "w.ckpt", "TRAIN_DATASET_CONFIG": "train.json"}
+NEEDED = {
+    "MODEL_CONFIG": "my model.json",
+    "UNWRAPPED_CKPT": "w.ckpt",
+    "TRAIN_DATASET_CONFIG": "train.json",
+    "QUERY_AUDIO_DIR": "outputs/my queries",
+}
 ALL = {
     "QUERY_DATASET_CONFIG": "queries.json",
     "TRAIN_EXCLUDE_PATHS_FILE": "exclude.txt",
@@ -40,6 +45,16 @@ def commands_of(tmp_path: Path, settings: dict[str, str]) -> list[list[str]]:
     return [shlex.split(line) for line in (tmp_path / "told").read_text().splitlines()]
 
 
+def test_without_settings_it_takes_the_layout_of_the_guide(tmp_path: Path) -> None:
+    train, query, scores = commands_of(tmp_path, {})
+    given = attribute.extract.parser().parse_args(train[train.index("scripts/dtrak_extract_features.py") + 1 :])
+    assert given.model_config == "jamendo_freeze_vae"
+    assert Path(SCRIPT.parents[1], str(given.dataset_config)).is_file()
+    asked = attribute.extract.parser().parse_args(query[query.index("scripts/dtrak_extract_features.py") + 1 :])
+    assert Path(str(asked.dataset_config)).name == "dtrak_generated_queries.json"
+    assert "scripts/dtrak_score.py" in scores
+
+
 @pytest.mark.parametrize("settings", [NEEDED, {**NEEDED, **ALL}], ids=["few settings", "all"])
 def test_what_it_runs_is_understood(settings: dict[str, str], tmp_path: Path) -> None:
     parsed = {}
@@ -57,7 +72,7 @@ def test_what_it_runs_is_understood(settings: dict[str, str], tmp_path: Path) ->
         assert (query["dataset_config"], query["generated"], query["max_examples"]) == ("queries.json", None, 2)
         assert query["disable_random_crop"]
     else:
-        assert query["generated"] == "outputs/generated_queries" and len(parsed) == 3
+        assert query["generated"] == "outputs/my queries" and len(parsed) == 3
         assert not query["disable_random_crop"], "refused with generated files"
     assert train["disable_random_crop"]
     scores = parsed["scores", "scripts/dtrak_score.py"]
@@ -82,8 +97,3 @@ def test_a_cluster_job_starts_a_process_for_each_gpu(gpus: int | None, processes
         [str(shutil.which("bash")), str(SCRIPT.with_suffix(".slurm"))], env=told, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout.split()) == (0, [processes, str(6 // int(processes))]), done.stderr
-
-
-def test_what_is_missing_is_named() -> None:
-    done = subprocess.run(["bash", str(SCRIPT)], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
-    assert done.returncode != 0 and "MODEL_CONFIG: a model config (JSON)" in done.stderr

@@ -17,7 +17,7 @@ def test_a_present_package_is_returned() -> None:
 
 def test_an_absent_package_names_its_extra() -> None:
     assert not available("no_such_package")
-    with pytest.raises(MissingPackage, match=r"no-such-package is not installed.*'stable-audio-tools\[clap\]'"):
+    with pytest.raises(MissingPackage, match=r"no-such-package is not installed.*pip install -e '\.\[clap\]'"):
         require("no_such_package", extra="clap")
 
 

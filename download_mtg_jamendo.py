@@ -1,0 +1,8 @@
+"""Download tracks and tables of MTG-Jamendo: python download_mtg_jamendo.py --help"""
+
+import sys
+
+from stable_audio_tools.cli.main import run_script
+
+if __name__ == "__main__":
+    sys.exit(run_script(__file__))
