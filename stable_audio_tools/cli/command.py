@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, NoReturn, TypeVar
 
 from stable_audio_tools.cli.settings import CONFIG_FILE, add_flags, config_file, read_defaults, settings_from
-from stable_audio_tools.core.errors import UserError, describe_os_error
+from stable_audio_tools.core.errors import SharedError, UserError, describe_os_error
+from stable_audio_tools.core.ranks import is_rank_zero
 from stable_audio_tools.core.settings import Settings
 
 S = TypeVar("S", bound=Settings)
@@ -120,6 +121,8 @@ def answer(act: Callable[[], int | None]) -> int:
         logs.setup()
         return act() or 0
     except UserError as error:
+        if isinstance(error, SharedError) and not is_rank_zero():
+            return 2
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         return 2

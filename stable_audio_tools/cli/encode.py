@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from stable_audio_tools.cli.command import Command
 from stable_audio_tools.cli.settings import flags_from
+from stable_audio_tools.core import ranks
 from stable_audio_tools.latents.settings import EncodeTextSettings, PreEncodeSettings
 
 
@@ -25,7 +26,7 @@ def _count_processes(settings: PreEncodeSettings) -> int:
     """How many to start on this machine; 1 when a launcher has done so, or one is enough."""
     import torch
 
-    launched = "WORLD_SIZE" in os.environ or "SLURM_NTASKS" in os.environ
+    launched = ranks.launch().by != "none"
     if launched or settings.strategy == "single" or settings.device not in ("auto", "cuda"):
         return 1
     return max(1, torch.cuda.device_count())

@@ -9,6 +9,10 @@ class UserError(ValueError):
     """Something outside this program must change: a file, a key, a flag, an installation."""
 
 
+class SharedError(UserError):
+    """A mistake that every process of a run raises with the same sentence; rank zero prints it."""
+
+
 class ConfigError(UserError):
     """Every mistake found in a config, one sentence each."""
 

@@ -1,31 +1,103 @@
-"""Which process of a distributed run is this? Read from the launcher's environment, before torch starts."""
+"""The place of this process in a distributed run: from the process group, or before that from the environment.
+
+torchrun and this package's own launch set RANK and WORLD_SIZE, Lightning's launch LOCAL_RANK, NODE_RANK and WORLD_SIZE,
+srun SLURM_PROCID and SLURM_STEP_NUM_TASKS. An allocation of several tasks in which one process was started without
+srun is a run of one process.
+"""
 
 import os
+import re
+import sys
+from types import ModuleType
+from typing import Literal, NamedTuple
 
-_RANK = ("RANK", "SLURM_PROCID")
-_LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID")
-_WORLD_SIZE = ("WORLD_SIZE", "SLURM_NTASKS")
+Launcher = Literal["torchrun", "lightning", "slurm", "none"]
 
 
-def _first(names: tuple[str, ...], default: int) -> int:
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
+class Launch(NamedTuple):
+    """The launcher and the place that it gave to this process."""
+
+    by: Launcher
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+
+    @property
+    def num_nodes(self) -> int:
+        return max(1, self.world_size // self.local_world_size)
+
+
+def launch() -> Launch:
+    """Read the launcher's environment."""
+    if (index := _number("RANK")) is not None:
+        world = max(1, _number("WORLD_SIZE") or 1)
+        # Operators of Kubernetes start one process a machine and set no local variables.
+        per_node = _number("LOCAL_WORLD_SIZE") or (1 if "LOCAL_RANK" not in os.environ else world)
+        return Launch("torchrun", index, _number("LOCAL_RANK") or 0, world, per_node)
+    if (local := _number("LOCAL_RANK")) is not None and (size := _number("WORLD_SIZE")) is not None:
+        per_node = _number("LOCAL_WORLD_SIZE") or size
+        return Launch("lightning", (_number("NODE_RANK") or 0) * per_node + local, local, size, per_node)
+    return _by_slurm()
+
+
+def _by_slurm() -> Launch:
+    index, tasks = _number("SLURM_PROCID"), slurm_tasks()
+    if index is None or tasks == 1:
+        return Launch("none")
+    nodes = max(1, _number("SLURM_STEP_NUM_NODES") or _number("SLURM_NNODES") or 1)
+    per_node = re.match(r"\d+", os.environ.get("SLURM_STEP_TASKS_PER_NODE", ""))
+    per_node_count = int(per_node.group()) if per_node else max(1, tasks // nodes)
+    return Launch("slurm", index, _number("SLURM_LOCALID") or 0, tasks, per_node_count)
+
+
+def slurm_tasks() -> int:
+    """Return the number of tasks of this srun step; 1 for a process that srun did not start."""
+    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return 1
+    own = _number("SLURM_STEP_NUM_TASKS")  # srun sets it; the environment of an allocation lacks it
+    if own is not None:
+        return max(1, own)
+    in_step = any(name in os.environ for name in ("SLURM_STEP_ID", "SLURM_STEPID"))
+    return max(1, _number("SLURM_NTASKS") or 1) if in_step else 1
+
+
+def idle_slurm_tasks() -> int:
+    """Return the number of allocated tasks where this process runs alone in an allocation of several; else 0."""
+    allocated = _number("SLURM_NTASKS") or 1
+    return allocated if allocated > 1 and launch().by == "none" else 0
 
 
 def rank() -> int:
     """Index of this process among all."""
-    return _first(_RANK, 0)
+    group = _group()
+    return int(group.get_rank()) if group is not None else launch().rank
 
 
 def local_rank() -> int:
     """Index of this process on its machine."""
-    return _first(_LOCAL_RANK, 0)
+    return launch().local_rank
 
 
 def world_size() -> int:
     """Number of processes."""
-    return max(1, _first(_WORLD_SIZE, 1))
+    group = _group()
+    return int(group.get_world_size()) if group is not None else launch().world_size
 
 
 def is_rank_zero() -> bool:
-    """Is this the process that writes and speaks?"""
+    """Return whether this process writes files and reports."""
     return rank() == 0
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() else None
+
+
+def _group() -> ModuleType | None:
+    """`torch.distributed`, if torch is loaded and a process group exists."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return distributed

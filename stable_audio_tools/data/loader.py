@@ -21,6 +21,8 @@ from stable_audio_tools.core import ranks
 from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.data.draws import Draw, Order, make_order, order_length
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
+from stable_audio_tools.data.inventory import Inventory
+from stable_audio_tools.data.readers import outlive_signals
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,9 @@ class ItemSource(Protocol):
 
     def path(self, item: int) -> str:
         """The file of an item, for messages."""
+
+    def inventories(self) -> list[Inventory]:
+        """Return the items of each entry of the config, for processes to compare."""
 
 
 class SamePass:
@@ -132,14 +137,18 @@ class Loader:
                 "or set drop_last to false in the dataset config"
             )
 
+    def inventories(self) -> list[Inventory]:
+        """Return the items that this process sees."""
+        return self.dataset.inventories()
+
     @property
     def rank(self) -> int:
         """Asked for late, because a launcher may start the other processes after the loader is made."""
-        return _distributed("get_rank", ranks.rank()) if self._rank is None else self._rank
+        return ranks.rank() if self._rank is None else self._rank
 
     @property
     def world_size(self) -> int:
-        return _distributed("get_world_size", ranks.world_size()) if self._world_size is None else self._world_size
+        return ranks.world_size() if self._world_size is None else self._world_size
 
     def __len__(self) -> int:
         """Batches per epoch of this process: when nothing is bad, and exactly so with several processes."""
@@ -262,16 +271,11 @@ class Loader:
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=outlive_signals,
             multiprocessing_context=self._context if self.num_workers else None,
             # Its own generator: starting an epoch draws a seed, and must leave the noise of a resumed run as it was.
             generator=torch.Generator(),
         )
-
-
-def _distributed(ask: str, otherwise: int) -> int:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return int(getattr(torch.distributed, ask)())
-    return otherwise
 
 
 def _draws(

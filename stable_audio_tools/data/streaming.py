@@ -20,7 +20,9 @@ from stable_audio_tools.core import ranks
 from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.data.draws import make_order, order_length
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
+from stable_audio_tools.data.inventory import Inventory
 from stable_audio_tools.data.loader import Batch, Item
+from stable_audio_tools.data.readers import outlive_signals
 from stable_audio_tools.data.shard_plan import (
     DONE,
     Card,
@@ -62,6 +64,9 @@ class ShardSource(Protocol):
     def end_pass(self) -> None:
         """Every sample was met."""
 
+    def inventories(self) -> list[Inventory]:
+        """Return the shards of each entry of the config, for processes to compare."""
+
 
 class StreamLoader:
     """Iterates over one epoch at a time; `state_dict` is the place after the batch that was given last.
@@ -102,16 +107,16 @@ class StreamLoader:
         if order_length(source.groups, source.weights) == 0:
             raise ConfigError("weight: the weights of the entries leave no shard to read")
 
+    def inventories(self) -> list[Inventory]:
+        """Return the shards that this process sees."""
+        return self.source.inventories()
+
     @property
     def rank(self) -> int:
-        if self._rank is None and _is_distributed():
-            return torch.distributed.get_rank()
         return ranks.rank() if self._rank is None else self._rank
 
     @property
     def world_size(self) -> int:
-        if self._world_size is None and _is_distributed():
-            return torch.distributed.get_world_size()
         return ranks.world_size() if self._world_size is None else self._world_size
 
     @property
@@ -343,6 +348,7 @@ class StreamLoader:
                 batch_size=None,
                 collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it is given single items
                 num_workers=self.num_workers,
+                worker_init_fn=outlive_signals,
                 prefetch_factor=ahead if self.num_workers else None,
                 generator=torch.Generator(),  # else each epoch would draw from the training's random numbers
             )

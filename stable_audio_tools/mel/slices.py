@@ -18,6 +18,7 @@ from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.clips import Crop
 from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import BadItem
+from stable_audio_tools.data.inventory import Inventory
 from stable_audio_tools.data.loader import Item
 from stable_audio_tools.data.metadata import read_sidecar
 from stable_audio_tools.data.preencode import dataset_key
@@ -70,6 +71,9 @@ class MelSlices:
         """The file of an item, and which slice of it."""
         found = self.find(item)
         return f"{self.source.path(found.file)}#{found.number}"
+
+    def inventories(self) -> list[Inventory]:
+        return self.source.inventories()
 
     def load(self, draw: Draw) -> Item:
         """Bands (d, t) of one slice with its metadata; BadItem where there is no sound in it."""

@@ -24,8 +24,17 @@ from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_nor
 from stable_audio_tools.models.checkpoints import load_into, open_weights
 from stable_audio_tools.models.compilation import compile_network
 from stable_audio_tools.models.factory import check_model_config
+from stable_audio_tools.training.callbacks.checkpointing import is_reader_death, saved_on_the_way_out
 from stable_audio_tools.training.callbacks.guards import out_of_memory_advice, require_trainable
 from stable_audio_tools.training.checks import wrong_kind
+from stable_audio_tools.training.distributed import (
+    config_digest,
+    from_rank_zero,
+    joined,
+    require_same,
+    require_same_data,
+    together,
+)
 from stable_audio_tools.training.factory import (
     TrainingSection,
     check_training_config,
@@ -34,7 +43,12 @@ from stable_audio_tools.training.factory import (
 from stable_audio_tools.training.loggers import log_settings
 from stable_audio_tools.training.lora_checkpoint import is_of_adapter
 from stable_audio_tools.training.module import TrainingModule
-from stable_audio_tools.training.run_folder import describe_run, new_run_folder, newest_whole_checkpoint
+from stable_audio_tools.training.run_folder import (
+    checkpoint_mark,
+    describe_run,
+    new_run_folder,
+    newest_whole_checkpoint,
+)
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.trainer import create_trainer
 
@@ -42,7 +56,6 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE_CONFIG = Path(configs.__path__[0]) / "model_configs" / "autoencoders" / "tiny_autoencoder.json"
 EXAMPLE_STEPS = 200
-_RUN_FOLDER = "STABLE_AUDIO_TOOLS_RUN_FOLDER"  # tells processes that Lightning starts where the first one writes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,45 +86,58 @@ class Recipe:
 
 
 def fit(settings: TrainSettings, recipe: Recipe | None = None) -> Path:
-    """Train as the settings say -> the run folder."""
+    """Train as the settings say, in as many processes as they ask for -> the run folder."""
     torch.multiprocessing.set_sharing_strategy("file_system")
-    recipe = recipe or Recipe()
-    if not settings.model_config and not settings.dataset_config:
-        settings = with_example(settings)
-    files, section = read_configs(settings, recipe)
-    settings = _with_section(settings, section)
+    with joined(settings):
+        return _fit(settings, recipe or Recipe())
+
+
+def _fit(settings: TrainSettings, recipe: Recipe) -> Path:
+    with together():
+        if not settings.model_config and not settings.dataset_config:
+            settings = with_example(settings)
+    with together():
+        files, section = read_configs(settings, recipe)
+        settings = _with_section(settings, section)
+    require_same(
+        {"model config": config_digest(files.model), "--seed": settings.seed, "--batch-size": settings.batch_size},
+        "start all processes with the same files and flags",
+    )
     resumed = _checkpoint_to_resume(settings)
     folder = _run_folder(settings, resumed)
-    if is_rank_zero():
-        describe_run(
-            folder,
-            dataclasses.asdict(settings),
-            {"model_config": files.model, "dataset_config": files.dataset, "val_dataset_config": files.val_dataset},
+    with together():
+        if is_rank_zero():
+            describe_run(
+                folder,
+                dataclasses.asdict(settings),
+                {"model_config": files.model, "dataset_config": files.dataset, "val_dataset_config": files.val_dataset},
+            )
+        seed_everything(settings.seed)
+        model = recipe.build(settings, files.model, resumed)
+        if resumed is None:
+            for dataset in (files.dataset, files.val_dataset):
+                require_same_autoencoder(model, dataset)
+        wrapper = create_training_wrapper_from_config(
+            files.model, model, settings.accum_batches, settings.gradient_clip_val
         )
-
-    seed_everything(settings.seed)
-    model = recipe.build(settings, files.model, resumed)
-    if resumed is None:
-        for dataset in (files.dataset, files.val_dataset):
-            require_same_autoencoder(model, dataset)
-    wrapper = create_training_wrapper_from_config(
-        files.model, model, settings.accum_batches, settings.gradient_clip_val
-    )
-    require_trainable(wrapper)
-    demo_loader = _loader(settings, files.model, files.val_dataset, shuffle=False)
-    more = recipe.prepare(wrapper, folder)
-    trainer = create_trainer(settings, files.model, section, wrapper, folder, demo_loader, more)
-    log_settings(trainer.logger, {**dataclasses.asdict(settings), "model_config": files.model})
-    # Each process draws noise of its own; the weights above are the same in all.
-    seed_everything((settings.seed + rank()) % MAX_SEED)
-    loader = _loader(settings, files.model, files.dataset, shuffle=True)
+        require_trainable(wrapper)
+        # Rank zero reads the batch of the demos alone: this loader must not wait for other processes.
+        demo_loader = _loader(settings, files.model, files.val_dataset, shuffle=False, alone=True)
+        more = recipe.prepare(wrapper, folder)
+        trainer = create_trainer(settings, files.model, section, wrapper, folder, demo_loader, more)
+        log_settings(trainer.logger, {**dataclasses.asdict(settings), "model_config": files.model})
+        # Each process draws noise of its own; the weights above are the same in all.
+        seed_everything((settings.seed + rank()) % MAX_SEED)
+        loader = _loader(settings, files.model, files.dataset, shuffle=True)
+        held_out = _loader(settings, files.model, files.val_dataset, shuffle=False)
+        if settings.compile:
+            compile_network(wrapper.exported)
+    require_same_data(loader.inventories(), settings.dataset_config)
+    if held_out is not None:
+        require_same_data(held_out.inventories(), settings.val_dataset_config)
     if isinstance(loader, Loader) and trainer.world_size == 1 and settings.limit_train_batches == 1.0:
         loader = UnknownLength(loader)
-    held_out = _loader(settings, files.model, files.val_dataset, shuffle=False)
-    if settings.compile:
-        compile_network(wrapper.exported)
     logger.info("run folder: %s", folder)
-    os.environ[_RUN_FOLDER] = str(folder)
     try:
         trainer.fit(wrapper, loader, None if held_out is None else SamePass(held_out), ckpt_path=resumed)
     except ValueError as error:
@@ -124,14 +150,14 @@ def fit(settings: TrainSettings, recipe: Recipe | None = None) -> Path:
     except torch.OutOfMemoryError as error:
         raise UserError(out_of_memory_advice(error, settings.batch_size)) from error
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not is_reader_death(error):
             raise
+        if saved_on_the_way_out(trainer):
+            return folder
         raise UserError(
             f"a process that reads data died ({str(error).splitlines()[0]}); --num-workers 0 shows where, --recover "
             "goes on from the newest checkpoint"
         ) from error
-    finally:
-        os.environ.pop(_RUN_FOLDER)
     return folder
 
 
@@ -195,7 +221,11 @@ def build_model(settings: TrainSettings, model_config: dict[str, Any], resuming:
 
 
 def _loader(
-    settings: TrainSettings, model_config: Mapping[str, Any], dataset: dict[str, Any] | None, shuffle: bool
+    settings: TrainSettings,
+    model_config: Mapping[str, Any],
+    dataset: dict[str, Any] | None,
+    shuffle: bool,
+    alone: bool = False,
 ) -> Any:
     if dataset is None:
         return None
@@ -211,6 +241,8 @@ def _loader(
         num_workers=workers,
         shuffle=shuffle,
         seed=settings.seed,
+        rank=0 if alone else None,
+        world_size=1 if alone else None,
     )
 
 
@@ -233,48 +265,56 @@ def _with_path_lists(dataset: dict[str, Any], settings: TrainSettings) -> dict[s
 
 
 def _checkpoint_to_resume(settings: TrainSettings) -> Path | None:
-    if settings.ckpt_path:
-        if not open_weights(settings.ckpt_path).is_training:
+    """The checkpoint that rank zero chooses, once every process has found the same one."""
+    with together():
+        chosen = _named_checkpoint(settings) if settings.ckpt_path else None
+        if settings.recover and chosen is None and is_rank_zero():
+            chosen = _newest_checkpoint(settings)
+    chosen = from_rank_zero(chosen)
+    if chosen is None or world_size() == 1:
+        return chosen
+    with together():
+        if not chosen.exists():
             raise CheckpointError(
-                f"--ckpt-path {settings.ckpt_path}: holds weights, not a run to resume; start a new run from them with "
-                "--pretrained-ckpt-path (the whole model) or --pretransform-ckpt-path (the autoencoder inside it)"
+                f"{chosen}: not found here, but rank 0 resumes from it; keep --save-dir on storage that all machines "
+                "share, or copy the checkpoint to each"
             )
-        return Path(settings.ckpt_path)
-    if not settings.recover:
-        return None
-    found = newest_whole_checkpoint(Path(settings.save_dir), settings.name)
-    if found is None:
+        mark = checkpoint_mark(chosen)
+    require_same({str(chosen): mark}, "all machines need the same checkpoint; copy that of rank 0 to the others")
+    return chosen
+
+
+def _named_checkpoint(settings: TrainSettings) -> Path:
+    if not open_weights(settings.ckpt_path).is_training:
+        raise CheckpointError(
+            f"--ckpt-path {settings.ckpt_path}: holds weights, not a run to resume; start a new run from them with "
+            "--pretrained-ckpt-path (the whole model) or --pretransform-ckpt-path (the autoencoder inside it)"
+        )
+    return Path(settings.ckpt_path)
+
+
+def _newest_checkpoint(settings: TrainSettings) -> Path | None:
+    newest = newest_whole_checkpoint(Path(settings.save_dir), settings.name)
+    if newest is None:
         logger.info(
             "--recover: no checkpoint of a run named %r under %s; starting anew", settings.name, settings.save_dir
         )
     else:
-        logger.info("--recover: going on from %s", found)
-    return found
+        logger.info("--recover: going on from %s", newest)
+    return newest
 
 
 def _run_folder(settings: TrainSettings, resumed: Path | None) -> Path:
-    """A resumed run goes on in its own folder; processes of one run share the folder that the first one makes."""
-    if resumed is not None and settings.recover:
-        return resumed.parent.parent
-    if _RUN_FOLDER in os.environ and world_size() > 1:  # this process was started by the first one
-        return Path(os.environ[_RUN_FOLDER])
-    if world_size() == 1:
-        return new_run_folder(Path(settings.save_dir), settings.name)
-    folder = Path(settings.save_dir) / settings.name / f"run-{_launch_id()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    """A recovered run goes on in its own folder; else rank zero makes a new one for all processes."""
+    with together():
+        folder = Path()
+        if resumed is not None and settings.recover:
+            folder = resumed.parent.parent
+        elif is_rank_zero():
+            folder = new_run_folder(Path(settings.save_dir), settings.name)
+    folder = from_rank_zero(folder)
+    folder.mkdir(parents=True, exist_ok=True)  # where machines do not share the folder
     return folder
-
-
-def _launch_id() -> str:
-    """The same in all processes of one launch, and another in the next launch."""
-    name = os.environ.get("TORCHELASTIC_RUN_ID", "none")
-    if name != "none":
-        return name
-    if "SLURM_JOB_ID" in os.environ:
-        return f"{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
-    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
-    port = os.environ.get("MASTER_PORT", "0")
-    return f"{port}-{os.getppid()}" if one_machine else port
 
 
 def _needed(pretransform: Any, flag: str) -> Any:

@@ -1,19 +1,25 @@
 """The folder of a run: configs, environment, metrics, demos, checkpoints; enough to repeat it or to go on with it."""
 
+import hashlib
 import json
 import logging
 import platform
 import re
+import shutil
 import sys
 import time
 import zipfile
 from collections.abc import Iterable, Mapping
 from importlib.metadata import distributions
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from stable_audio_tools.core.config import save
+from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.core.files import write_text
+from stable_audio_tools.models.checkpoints.sharded import is_sharded, missing_shards
+from stable_audio_tools.models.checkpoints.zero import require_all_ranks, zero_folder
 from stable_audio_tools.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -24,12 +30,16 @@ _STEP = re.compile(r"step=(\d+)\.ckpt$")  # and not what a killed process left h
 def new_run_folder(save_dir: Path, name: str) -> Path:
     """A folder `save_dir/name/<time>` that does not exist yet."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    folder, number = save_dir / name / stamp, 1
-    while folder.exists():
-        number += 1
-        folder = save_dir / name / f"{stamp}-{number}"
-    folder.mkdir(parents=True)
-    return folder
+    for number in count(1):
+        folder = save_dir / name / (stamp if number == 1 else f"{stamp}-{number}")
+        try:
+            folder.mkdir(parents=True)  # fails where another run was faster
+        except FileExistsError:
+            if not folder.is_dir():
+                raise
+        else:
+            return folder
+    raise AssertionError("unreachable")
 
 
 def describe_run(folder: Path, settings: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any] | None]) -> None:
@@ -60,6 +70,31 @@ def checkpoint_at(path: Path) -> Path:
     return _newest_whole(found) or path
 
 
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint, which is a file, or a folder where several processes wrote it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def checkpoint_mark(path: Path) -> dict[str, Any]:
+    """Return step, size and digest of a checkpoint, without reading all of its bytes."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    entries = [f"{file.relative_to(path)} {file.stat().st_size} {_sums(file)}" for file in files]
+    size = sum(file.stat().st_size for file in files)
+    return {"step": _step(path), "bytes": size, "digest": hashlib.sha256("\n".join(entries).encode()).hexdigest()[:16]}
+
+
+def _sums(file: Path) -> str:
+    """Return the checksums that an archive lists, or a digest of the start of another file."""
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            return " ".join(f"{entry.filename}:{entry.CRC}" for entry in archive.infolist())
+    with file.open("rb") as stream:
+        return hashlib.sha256(stream.read(1 << 20)).hexdigest()
+
+
 def _newest_whole(paths: Iterable[Path]) -> Path | None:
     candidates = sorted(
         (path for path in paths if _STEP.search(path.name)), key=lambda path: (path.stat().st_mtime, _step(path))
@@ -78,9 +113,27 @@ def _step(path: Path) -> int:
 
 
 def _why_broken(path: Path) -> str | None:
+    if path.is_dir():
+        return _why_broken_folder(path)
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, OSError) as error:
         return str(error)
     return f"damaged at {damaged}" if damaged else None
+
+
+def _why_broken_folder(path: Path) -> str | None:
+    """A folder is whole where it is a checkpoint of a known layout and each of its archives is readable."""
+    try:
+        parts = zero_folder(path)
+        if parts is not None:
+            require_all_ranks(parts)
+        elif not is_sharded(path):
+            return "not a checkpoint that several processes wrote"
+        elif missing := missing_shards(path):
+            return missing
+    except CheckpointError as error:
+        return str(error)
+    archives = [file for file in path.rglob("*") if file.suffix in (".pt", ".ckpt")]
+    return next((f"{file.name}: {reason}" for file in archives if (reason := _why_broken(file))), None)

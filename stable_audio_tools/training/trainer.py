@@ -1,7 +1,6 @@
 """Lightning's trainer as the settings ask for it: devices, strategy, precision, checkpoints, guards, demos."""
 
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +11,14 @@ import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from stable_audio_tools.core import ranks
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.core.packages import require
-from stable_audio_tools.core.ranks import world_size
 from stable_audio_tools.models.transformer.continuous import recomputing_modules
 from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from stable_audio_tools.training.callbacks.guards import NonFiniteGuard
 from stable_audio_tools.training.callbacks.progress import DryRun, ProgressBar
+from stable_audio_tools.training.distributed import Processes, accelerator_of, processes_per_node
 from stable_audio_tools.training.factory import (
     TrainingSection,
     create_demo_callback_from_config,
@@ -45,7 +45,7 @@ def create_trainer(
 ) -> pl.Trainer:
     """A trainer for one run; `demo_loader` gives what demos are made from, else they use training batches."""
     _quieten()
-    devices, accelerator = _devices(settings)
+    accelerator = accelerator_of(settings)
     manual = not wrapper.automatic_optimization
     checkpoints = folder / "checkpoints"
     set_checkpointing(wrapper, settings, accelerator)
@@ -62,11 +62,11 @@ def create_trainer(
     ]
     return _lightning(
         accelerator=accelerator,
-        devices=devices,
-        num_nodes=settings.num_nodes,
-        strategy=_strategy(settings, wrapper, devices),
+        devices=_devices(settings),
+        num_nodes=max(settings.num_nodes, ranks.launch().num_nodes),
+        strategy=_strategy(settings, wrapper),
         precision=_precision(settings, accelerator),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), Processes()],
         max_steps=1 if settings.dry_run else settings.max_steps,
         max_epochs=settings.max_epochs,
         accumulate_grad_batches=1 if manual else settings.accum_batches,
@@ -117,31 +117,23 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def _devices(settings: TrainSettings) -> tuple[Any, str]:
-    accelerator = settings.accelerator
-    if accelerator == "auto" and not torch.cuda.is_available() and not torch.backends.mps.is_available():
-        accelerator = "cpu"
-    if settings.num_gpus > 0:
-        return settings.num_gpus, "gpu"
-    if settings.devices == "auto":
-        local = os.environ.get("LOCAL_WORLD_SIZE")
-        return (int(local) if local else 1 if accelerator == "cpu" else "auto"), accelerator
-    if "," in settings.devices:
-        return [int(index) for index in settings.devices.split(",") if index], accelerator
-    return int(settings.devices), accelerator
+def _devices(settings: TrainSettings) -> int | list[int]:
+    """Devices of this machine: those that are named, or as many as there are processes."""
+    if "," in settings.devices and not settings.num_gpus and accelerator_of(settings) != "cpu":
+        return [int(index) for index in settings.devices.split(",") if index]
+    return processes_per_node(settings)
 
 
-def _strategy(settings: TrainSettings, wrapper: TrainingModule, devices: Any) -> Any:
+def _strategy(settings: TrainSettings, wrapper: TrainingModule) -> Any:
     if settings.strategy == "deepspeed":
         require("deepspeed")
         from pytorch_lightning.strategies import DeepSpeedStrategy
 
         return DeepSpeedStrategy(stage=2, load_full_weights=True)
-    several = settings.num_nodes > 1 or world_size() > 1 or devices not in (1, "1", "auto")
-    several = several or (devices == "auto" and torch.cuda.device_count() > 1)
-    # With two networks that train in turns, each step leaves the other's parameters without gradients.
-    if settings.strategy in ("auto", "ddp") and several and not wrapper.automatic_optimization:
-        return "ddp_find_unused_parameters_true"
+    several = ranks.world_size() > 1 or processes_per_node(settings) > 1
+    if settings.strategy in ("auto", "ddp") and several:
+        # With two networks that train in turns, each step leaves the other's parameters without gradients.
+        return "ddp" if wrapper.automatic_optimization else "ddp_find_unused_parameters_true"
     return settings.strategy
 
 
@@ -157,7 +149,7 @@ def _precision(settings: TrainSettings, accelerator: str) -> str:
 
 def _limit(settings: TrainSettings) -> int | float:
     if settings.num_train_samples > 0:
-        return max(1, settings.num_train_samples // (settings.batch_size * world_size()))
+        return max(1, settings.num_train_samples // (settings.batch_size * ranks.world_size()))
     return settings.limit_train_batches
 
 

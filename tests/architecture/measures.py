@@ -160,9 +160,9 @@ CEILINGS = {
     "branches on an objective outside its module": 0,
     "calls of add_argument": 40,
     "uses of Any": 1_850,
-    "small private functions with one use": 212,
+    "small private functions with one use": 215,
     "class names defined twice": 30,
-    "modules": 490,
+    "modules": 495,
     "lines": 64_000,
 }
 

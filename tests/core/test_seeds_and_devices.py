@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from stable_audio_tools.core.devices import parse_dtype, pick_device, pick_dtype
-from stable_audio_tools.core.ranks import is_rank_zero, rank, world_size
 from stable_audio_tools.core.seeds import MAX_SEED, draw_seed, resolve_seed
 
 
@@ -39,18 +38,3 @@ def test_precisions() -> None:
     assert pick_dtype(torch.device("cuda")) is torch.float16
     with pytest.raises(ValueError, match="unknown precision 'fp8'"):
         parse_dtype("fp8")
-
-
-@pytest.mark.parametrize(
-    ("variables", "wanted"),
-    [({}, (0, 1)), ({"RANK": "3", "WORLD_SIZE": "8"}, (3, 8)), ({"SLURM_PROCID": "2", "SLURM_NTASKS": "4"}, (2, 4))],
-)
-def test_ranks_come_from_the_launcher(
-    variables: dict[str, str], wanted: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert (rank(), world_size()) == wanted
-    assert is_rank_zero() is (wanted[0] == 0)

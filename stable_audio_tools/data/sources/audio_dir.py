@@ -18,6 +18,7 @@ from stable_audio_tools.data.clips import ClipMaker, Crop
 from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import Fault, FaultPolicy
 from stable_audio_tools.data.index import Header
+from stable_audio_tools.data.inventory import Inventory
 from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.metadata import read_sidecar
 from stable_audio_tools.data.path_lists import PathFilter
@@ -113,6 +114,9 @@ class SampleDataset(Dataset[Any]):
 
     def path(self, item: int) -> str:
         return self.files.place(item).path
+
+    def inventories(self) -> list[Inventory]:
+        return self.files.inventories()
 
     def __len__(self) -> int:
         return len(self.files)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.faults import Fault
 from stable_audio_tools.data.index import Describe, FileIndex, index_folder
+from stable_audio_tools.data.inventory import Inventory, digest
 from stable_audio_tools.data.metadata import Table
 from stable_audio_tools.data.path_lists import PathFilter, read_path_list
 from stable_audio_tools.data.scanning import holds_keyword
@@ -94,6 +95,21 @@ class Folders:
 
     def place(self, item: int) -> Place:
         return Place(self.folders[self.groups[item]], int(self.rows[item]))
+
+    def inventories(self) -> list[Inventory]:
+        """Return the used files of each folder, with names below its root, so that machines may mount it elsewhere."""
+        return [self._inventory(folder, self.rows[self.groups == n]) for n, folder in enumerate(self.folders)]
+
+    def _inventory(self, folder: Folder, rows: NDArray[np.int32]) -> Inventory:
+        index = folder.index
+        names = index.names
+        parts = (names.blob.tobytes(), names.ends.tobytes(), rows.tobytes(), index.sizes[rows].tobytes())
+        return Inventory(
+            folder.config.path,
+            len(rows),
+            digest(parts),
+            lambda: (f"{names[row]} ({index.sizes[row]} bytes)" for row in rows),
+        )
 
     def _scan(self, config: LocalDatasetConfig, extensions: Sequence[str], describe: Describe, kind: str) -> Folder:
         if not Path(config.path).is_dir():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -16,6 +17,7 @@ from stable_audio_tools.data.clips import ClipMaker
 from stable_audio_tools.data.custom_metadata import CustomMetadata
 from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import Fault, FaultPolicy
+from stable_audio_tools.data.inventory import Inventory, digest
 from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.prompts import Captions
@@ -77,6 +79,13 @@ class HuggingFaceSource:
     def path(self, item: int) -> str:
         entry, row = self._place(item)
         return entry.names(row).path
+
+    def inventories(self) -> list[Inventory]:
+        chosen = [self.rows[self.groups == number] for number in range(len(self.entries))]
+        return [
+            Inventory(str(entry.rows.folder), len(rows), digest([rows.tobytes()]), partial(map, "row {}".format, rows))
+            for entry, rows in zip(self.entries, chosen)
+        ]
 
     def load(self, draw: Draw) -> Item:
         """Decode one crop of the row's audio; its other columns are the metadata."""

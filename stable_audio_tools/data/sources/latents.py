@@ -22,6 +22,7 @@ from stable_audio_tools.data.custom_metadata import call_custom
 from stable_audio_tools.data.draws import Draw, seeded
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
 from stable_audio_tools.data.index import Header
+from stable_audio_tools.data.inventory import Inventory
 from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.prompts import Captions, add_prompt
@@ -101,6 +102,9 @@ class PreEncodedDataset(Dataset[Any]):
 
     def path(self, item: int) -> str:
         return self.files.place(item).path
+
+    def inventories(self) -> list[Inventory]:
+        return self.files.inventories()
 
     def __len__(self) -> int:
         return len(self.files)

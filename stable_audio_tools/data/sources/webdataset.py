@@ -21,6 +21,7 @@ from stable_audio_tools.data.clips import ClipMaker
 from stable_audio_tools.data.custom_metadata import MetadataFunction
 from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
+from stable_audio_tools.data.inventory import Inventory, of_lines
 from stable_audio_tools.data.loader import Item
 from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.prompts import Captions
@@ -82,6 +83,14 @@ class TarSource:
     def num_items(self) -> int | None:
         """Samples in all shards, where that is known."""
         return None if self.counts is None else int(self.counts.sum())
+
+    def inventories(self) -> list[Inventory]:
+        """Return the shards of each entry, with their numbers of samples where those are known."""
+        lines: list[list[str]] = [[] for _ in self.entries]
+        for shard, (group, number) in enumerate(self.places):
+            samples = "" if self.counts is None else f" ({self.counts[shard]} samples)"
+            lines[group].append(f"{self.entries[group].shelf.names[number]}{samples}")
+        return [of_lines(entry.shelf.root, own) for entry, own in zip(self.entries, lines)]
 
     def samples(self, shard: int, offset: int) -> Iterator[TarSample]:
         group, number = self.places[shard]

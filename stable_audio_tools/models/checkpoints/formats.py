@@ -1,4 +1,5 @@
-"""What a path holds, recognised by content: a file, shards with an index, a folder, a DeepSpeed checkpoint.
+"""What a path holds, recognised by content: a file, shards with an index, a folder, a checkpoint of
+several processes.
 
 Every failure on a damaged or foreign file is a CheckpointError of one sentence. Tensors are mapped from disk: they cost
 memory when they are first touched, and writing to them never reaches the file.
@@ -17,6 +18,7 @@ from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.checkpoints.integrity import CHECKSUM, checksum
 from stable_audio_tools.models.checkpoints.pickles import PICKLE_MAGICS, VERIFY_BELOW, ZIP_MAGIC, read_pickle
+from stable_audio_tools.models.checkpoints.sharded import WEIGHTS, is_sharded, read_run, read_tensors
 from stable_audio_tools.models.checkpoints.wrappers import strip_engine_names
 from stable_audio_tools.models.checkpoints.zero import read_zero, zero_folder
 
@@ -109,6 +111,11 @@ def _open_folder(folder: Path, verify: bool) -> StoredWeights:
             f"stage {zero.stage}, {zero.ranks} ranks" if zero.stage else "no optimizer files: half-precision weights"
         )
         stored = _of_training(folder, f"a DeepSpeed ZeRO checkpoint ({where})", zero.tensors, zero.client)
+        return replace(stored, is_training=True)
+    if is_sharded(folder):
+        with _explained(folder):
+            tensors = {name.removeprefix(WEIGHTS): value for name, value in read_tensors(folder, WEIGHTS).items()}
+            stored = _of_training(folder, "a training checkpoint in shards", tensors, read_run(folder))
         return replace(stored, is_training=True)
     file = weights_in_folder(folder)
     stored = open_weights(file, verify)

@@ -44,6 +44,14 @@ def zero_folder(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
+def require_all_ranks(folder: Path) -> None:
+    """Raise CheckpointError where files of ranks are missing; the folder is that of `zero_folder`."""
+    files = _by_rank(folder, "*_optim_states.pt")
+    if files:
+        state = _part(read_pickle(files[0]), "optimizer_state_dict", files[0])
+        _stage_and_ranks(folder, [state] * len(files))
+
+
 def read_zero(folder: Path) -> ZeroWeights:
     """Consolidate the folder that `zero_folder` found."""
     model_states = [_read_states(file) for file in _by_rank(folder, "*_model_states.pt")]

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from stable_audio_tools.training.run_folder import remove_checkpoint
+
 logger = logging.getLogger(__name__)
 
 
@@ -35,7 +37,7 @@ class BestCheckpoint:
         if trainer.is_global_zero and path.exists():
             for older in folder.glob("*.ckpt"):
                 if older != path:
-                    older.unlink()
+                    remove_checkpoint(older)
             logger.info("the best checkpoint is that of step %d", trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:

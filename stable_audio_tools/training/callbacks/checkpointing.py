@@ -1,23 +1,25 @@
 """Checkpoints that can be trusted: atomic, complete with random states and data position, written on SIGTERM too."""
 
 import logging
-import signal
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.utils._pytree import tree_map_only
 
-from stable_audio_tools.core.errors import CheckpointError
+from stable_audio_tools.core.errors import CheckpointError, UserError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
+from stable_audio_tools.models.checkpoints.sharded import Checkpoint, is_sharded, read_sharded
+from stable_audio_tools.models.checkpoints.zero import zero_folder
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.foreign_checkpoints import STAMP, is_foreign
 from stable_audio_tools.training.module import TrainingModule
-from stable_audio_tools.training.run_folder import checkpoints_in
+from stable_audio_tools.training.preemption import Preemption
+from stable_audio_tools.training.run_folder import checkpoints_in, remove_checkpoint
 from stable_audio_tools.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -31,32 +33,47 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             with atomic_path(path) as temporary:
                 torch.save(checkpoint, temporary)
-        except (OSError, RuntimeError) as error:  # torch turns a full disk into a RuntimeError
+        except (OSError, RuntimeError, UserError) as error:  # torch turns a full disk into a RuntimeError
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             logger.error("%s was not written (%s); older checkpoints are whole, training goes on", path, reason)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        if not Path(path).is_file():
+        path = Path(path)
+        if path.is_dir():
+            return _read_folder(path)
+        if not path.is_file():
             raise CheckpointError(f"{path}: no such checkpoint")
         # Mapped tensors would tie the optimiser to a file that is deleted while training goes on.
-        loaded: dict[str, Any] = tree_map_only(torch.Tensor, torch.clone, read_pickle(Path(path)))
+        loaded: Checkpoint = tree_map_only(torch.Tensor, torch.clone, read_pickle(path))
         return loaded
 
 
+def _read_folder(path: Path) -> Checkpoint:
+    if is_sharded(path):
+        return read_sharded(path)
+    if zero_folder(path) is not None:
+        raise CheckpointError(
+            f"{path}: DeepSpeed wrote this folder, and only --strategy deepspeed resumes it; --pretrained-ckpt-path "
+            "starts a new run from its weights"
+        )
+    raise CheckpointError(f"{path}: a folder, but not a checkpoint")
+
+
 class Checkpointing(pl.Callback):
-    """Saves every `every` steps, on SIGTERM and at the end; keeps the newest `keep` files (-1: all)."""
+    """Saves every `every` steps, on SIGTERM and at the end; keeps the newest `keep` checkpoints (-1: all)."""
 
     def __init__(self, folder: Path, every: int, keep: int, model_config: dict[str, Any]) -> None:
         self.folder, self.every, self.keep = folder, every, keep
         self.model_config = model_config
+        self.saved_on_exception = False
         self._saved_step = self._seen_step = -1
         self._process_state: dict[str, Any] | None = None
-        self._terminated = False
-        self._previous_handler: Any = None
+        self._preemption = Preemption()
+        self._poll = Poll()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._previous_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._preemption.begin()
+        self._poll.begin()
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if self._process_state is not None:
@@ -70,7 +87,7 @@ class Checkpointing(pl.Callback):
         self._seen_step = step
         due = self.every > 0 and step > 0 and step % self.every == 0
         # A scheduler may reach one process a step before another; they must leave together.
-        stopping = trainer.strategy.reduce_boolean_decision(self._terminated, all=False)
+        stopping = self._poll.any(self._preemption.requested)
         if (due or stopping) and step != self._saved_step:
             self.save(trainer)
         if stopping:
@@ -78,10 +95,25 @@ class Checkpointing(pl.Callback):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._previous_handler is not None:
-            signal.signal(signal.SIGTERM, self._previous_handler)
+        self._poll.end()
         if trainer.global_step != self._saved_step:
             self.save(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save where a signal killed the readers first. With several processes the others do not take part."""
+        stopped = self._preemption.requested and is_reader_death(exception) and trainer.world_size == 1
+        if stopped:
+            self._save_before_leaving(trainer)
+        self._preemption.end()
+
+    def _save_before_leaving(self, trainer: pl.Trainer) -> None:
+        if trainer.global_step != self._saved_step and self.save(trainer) is None:
+            return
+        self.saved_on_exception = True
+        logger.warning("SIGTERM: saved at step %d; --recover goes on from there", trainer.global_step)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._preemption.end()
 
     def save(self, trainer: pl.Trainer) -> Path | None:
         """Write a checkpoint -> its path, or None where that failed: then the older files stay."""
@@ -99,14 +131,14 @@ class Checkpointing(pl.Callback):
             return
         older = [path for path in checkpoints_in(self.folder) if path != newest]
         for path in older[: max(len(older) - max(self.keep - 1, 0), 0)]:
-            path.unlink(missing_ok=True)
+            remove_checkpoint(path)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["model_config"] = self.model_config
-        own = {"random": random_state.capture(), "module": rank_state(pl_module)}
-        checkpoint[STAMP] = {"version": __version__, "processes": gather(own)}
+        own = {"random": random_state.capture(), "module": on_cpu(rank_state(pl_module))}
+        checkpoint[STAMP] = {"version": __version__, "processes": gather_at_rank_zero(own)}
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -131,8 +163,51 @@ class Checkpointing(pl.Callback):
         if isinstance(pl_module, TrainingModule):
             pl_module.load_rank_state(self._process_state["module"])
 
-    def _on_sigterm(self, *_: Any) -> None:
-        self._terminated = True
+
+class Poll:
+    """One question to all processes after each step. The answer is that of the step before, so nobody waits for it."""
+
+    def __init__(self) -> None:
+        self._group: dist.ProcessGroup | None = None
+        self._asked: tuple[dist.Work, torch.Tensor] | None = None
+
+    def begin(self) -> None:
+        """Make a group whose messages pass through the host, not through the devices."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and self._group is None:
+            self._group = dist.new_group(backend="gloo")
+
+    def any(self, own: bool) -> bool:
+        """Return whether any process answered yes the time before; a single process hears its own answer at once."""
+        if self._group is None:
+            return own
+        answer = self.end()
+        flag = torch.tensor([int(own)])
+        self._asked = dist.all_reduce(flag, dist.ReduceOp.MAX, group=self._group, async_op=True), flag
+        return answer
+
+    def end(self) -> bool:
+        """Wait for the last answer."""
+        if self._asked is None:
+            return False
+        (work, flag), self._asked = self._asked, None
+        work.wait()
+        return bool(flag.item())
+
+
+def is_reader_death(error: BaseException) -> bool:
+    """Return whether a process that reads data died."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
+def saved_on_the_way_out(trainer: pl.Trainer) -> bool:
+    """Return whether a run that a signal ended saved a checkpoint although an error came first."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, Checkpointing) and callback.saved_on_exception for callback in callbacks)
+
+
+def on_cpu(state: Any) -> Any:
+    """Return the state with its tensors on the CPU."""
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), state)
 
 
 def rank_state(module: pl.LightningModule) -> dict[str, Any]:
@@ -140,10 +215,10 @@ def rank_state(module: pl.LightningModule) -> dict[str, Any]:
     return module.rank_state() if isinstance(module, TrainingModule) else {}
 
 
-def gather(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """What every process gives, in their order, in all of them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+def gather_at_rank_zero(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the states of all processes, in their order, at rank zero, which writes them; elsewhere only the own."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [state]
-    states: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(states, state)
-    return states
+    states: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(state, states)
+    return states if states is not None else [state]

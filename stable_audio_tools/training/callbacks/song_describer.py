@@ -28,7 +28,7 @@ from stable_audio_tools.evaluation.song_describer.references import (
 from stable_audio_tools.evaluation.song_describer.scores import score_captions
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.callbacks.best import BestCheckpoint
-from stable_audio_tools.training.callbacks.checkpointing import gather
+from stable_audio_tools.training.distributed import gather
 
 logger = logging.getLogger(__name__)
 
