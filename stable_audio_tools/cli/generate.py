@@ -111,6 +111,7 @@ GenerateSettings: type[BatchSettings] = dataclasses.make_dataclass(
 
 
 def run(settings: BatchSettings) -> None:
+    from stable_audio_tools.core.devices import use_tf32
     from stable_audio_tools.inference.batch.outputs import OutputFolder
     from stable_audio_tools.inference.batch.plan import plan_batch
     from stable_audio_tools.inference.batch.run import check_targets, run_batch
@@ -123,7 +124,9 @@ def run(settings: BatchSettings) -> None:
     config = find_config(*settings.source)
     if config is not None:  # mistakes are reported before weights are read
         check_targets(plan(facts_of(config)), OutputFolder(settings.folder), settings.overwrite)
-    model = settings.load()
+    if settings.request.allow_tf32:
+        use_tf32()
+    model = settings.load(offload=settings.request.offload)
     if settings.compile:
         model.compile()
     batches, output = plan(model.facts), OutputFolder(settings.folder)

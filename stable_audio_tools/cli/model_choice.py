@@ -62,13 +62,16 @@ class ModelChoice(Settings):
         for choice in self.lora:
             read_lora(choice.path)
 
-    def load(self) -> "AudioModel":
-        """The model on the device of this process; adapters are read first, so that their mistakes come early."""
+    def load(self, offload: bool = False) -> "AudioModel":
+        """The model on the device of this process; adapters are read first, so that their mistakes come early.
+
+        With `offload`, each part of it comes to the device while it is used.
+        """
         from stable_audio_tools.core.devices import process_device
         from stable_audio_tools.inference.generation.model import load
 
         self.check_adapters()
-        model = load(*self.source, process_device(self.device), precision=self.precision)
+        model = load(*self.source, process_device(self.device), precision=self.precision, offload=offload)
         for choice in self.lora:
             model.load_lora(choice.path, choice.strength)
         return model

@@ -85,6 +85,12 @@ def peak_memory(device: torch.device) -> int | None:
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None
 
 
+def use_tf32() -> None:
+    """Let this process compute float32 products in TF32 on GPUs that have it, of Nvidia's Ampere and later."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+
+
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     """Autocast to `dtype`; float32 means no autocast."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

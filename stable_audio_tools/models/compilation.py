@@ -26,3 +26,13 @@ def compile_network(model: nn.Module, **options: Any) -> list[nn.Module]:
     for part in parts:
         part.compile(**options)
     return parts
+
+
+def compile_decoder(model: nn.Module, **options: Any) -> list[nn.Module]:
+    """Have the decoder of a model's codec compiled at its first call -> the decoder, if the codec has one."""
+    codec = getattr(getattr(model, "pretransform", None), "model", None)
+    decoder = getattr(codec, "decoder", None)
+    if not isinstance(decoder, nn.Module):
+        return []
+    decoder.compile(**options)
+    return [decoder]

@@ -8,7 +8,6 @@ import torch
 from support.small_models import CONFIGS, narrowed, small_model
 
 from stable_audio_tools.core.config import load
-from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.inference.generation.model import load as load_audio_model
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.compilation import compile_network
@@ -70,10 +69,32 @@ def test_a_compiled_model_makes_the_same(tmp_path: Path) -> None:
     torch.testing.assert_close(model.generate(**asked).audio, before, atol=1e-5, rtol=1e-5)
 
 
-def test_what_has_no_diffusion_network_says_so(tmp_path: Path) -> None:
-    files = small_model("tiny_lm", tmp_path)
-    with pytest.raises(UserError, match="only diffusion models are compiled; this one is 'lm'"):
-        load_audio_model(files.config, files.weights, "cpu").compile()
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("tiny_diffusion_cond", {"sound": "rain", "steps": 2}),
+        ("tiny_lm", {"sound": "rain", "seconds": 0.2}),
+        ("tiny_codec", {"init_audio": (22050, torch.sin(torch.arange(6000) * 0.05)[None])}),
+    ],
+)
+def test_every_type_is_compiled_once_for_many_calls(tmp_path: Path, name: str, asked: dict[str, Any]) -> None:
+    """Network and decoder; the steps of a language model, each longer than the last, share their graphs."""
+    files = small_model(name, tmp_path)
+    model = load_audio_model(files.config, files.weights, "cpu")
+    before = model.generate(seed=3, progress=False, **asked).audio
+    graphs: list[Any] = []
+
+    def counted(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    model.compile(backend=counted)
+    torch.testing.assert_close(model.generate(seed=3, progress=False, **asked).audio, before, atol=1e-5, rtol=1e-5)
+    first = len(graphs)
+    assert 0 < first < 12
+    model.generate(seed=4, progress=False, **asked)
+    assert len(graphs) == first
 
 
 @pytest.mark.parametrize("name", ["tiny_autoencoder", "tiny_diffusion_cond"])

@@ -206,6 +206,8 @@ class FakeCuda(TorchDispatchMode):
         device = kwargs.get("device")
         is_fake = any(isinstance(tensor, FakeTensor) for tensor in inputs)
         if is_fake or (device is not None and torch.device(device).type == "cuda"):
+            if name == "aten::exponential_":
+                kwargs = {**kwargs, "generator": None}  # which its meta kernel does not take
             with self.fake:
                 result = func(*args, **kwargs)
         else:

@@ -43,6 +43,7 @@ class Engine:
     facts: ModelFacts
     device: torch.device
     precision: str = "float32"
+    offload: bool = False  # the module is on the CPU, and each part comes to the device while it is used
 
     @torch.no_grad()
     def generate(self, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
@@ -104,10 +105,11 @@ class Engine:
         return run_diffusion(run, inputs, scale if self.facts.use == "conditional diffusion" else None)
 
     def _run(self, request: GenerationRequest, hooks: Hooks, seeds: list[int]) -> GenerationRun:
-        assert request.steps is not None, "recommended settings are filled in"
-        samples = self.samples_for(request)
+        steps, samples = request.steps, self.samples_for(request)
+        assert steps is not None, "recommended settings are filled in"
+        request = replace(request, offload=request.offload or self.offload)
         module = cast(DiffusionWrapper, self.module)
-        return GenerationRun(module, request.steps, len(seeds), samples, seeds, self.device, request, hooks)
+        return GenerationRun(module, steps, len(seeds), samples, seeds, self.device, request, hooks)
 
     def _with_noise_levels(self, request: GenerationRequest) -> GenerationRequest:
         """The recommended noise levels of the sampler, where none are asked for."""

@@ -37,7 +37,7 @@ from stable_audio_tools.inference.generation.request import (
 )
 from stable_audio_tools.models.checkpoints import open_weights
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
-from stable_audio_tools.models.compilation import compile_network
+from stable_audio_tools.models.compilation import compile_decoder, compile_network
 from stable_audio_tools.models.folders import format_of_folder
 from stable_audio_tools.models.pretrained import fit_config, get_pretrained_model, load_model
 
@@ -83,14 +83,19 @@ class AudioModel(Adaptable):
         device: str | torch.device | None = None,
         precision: str = "float32",
         name: str = "",
+        offload: bool = False,
     ) -> None:
-        self.config, self.name = dict(config), name
+        self.config, self.name, self.offload = dict(config), name, offload
         self.facts = facts_of(config)
+        if offload and self.facts.objective is None:
+            raise UserError(
+                f"offload: is for diffusion models, and this one is {self.facts.model_type!r}; leave it out"
+            )
         self.device = pick_device(device)
         dtype = pick_dtype(self.device) if precision == "auto" else parse_dtype(precision)
         self.precision = str(dtype).removeprefix("torch.")
-        self.module = module.to(self.device).eval().requires_grad_(False)
-        set_precision(self.module, self.facts, self.precision)
+        set_precision(module, self.facts, self.precision)  # first, so that the device never holds float32
+        self.module = module.to("cpu" if offload else self.device).eval().requires_grad_(False)
 
     @property
     def sample_rate(self) -> int:
@@ -107,18 +112,18 @@ class AudioModel(Adaptable):
         return fingerprint(self.module.state_dict())
 
     def compile(self, **options: Any) -> None:
-        """Compile the network of a diffusion model at its first call; `options` are those of `torch.compile`.
+        """Compile network and decoder at their first call; `options` are those of `torch.compile`.
 
-        Each length and number of items is compiled for itself. It pays on a GPU, where many small kernels become few.
+        The second length or number of items is compiled for any. It pays on a GPU, where many small kernels become few;
+        there `mode="reduce-overhead"` also replays them as CUDA graphs, for each length by itself.
         """
-        if self.facts.objective is None:
-            raise UserError(f"compile: only diffusion models are compiled; this one is {self.facts.model_type!r}")
         compile_network(self.module, **options)
+        compile_decoder(self.module, **options)
 
     @property
     def engine(self) -> Engine:
         """The model as the functions of `editing` take it."""
-        return Engine(self.module, self.facts, self.device, self.precision)
+        return Engine(self.module, self.facts, self.device, self.precision, self.offload)
 
     def takes(self, option: str) -> bool:
         """Whether this option of `generate` has an effect on a model of this type."""
@@ -232,15 +237,17 @@ def load(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     lora: LoraSource | None = None,
+    offload: bool = False,
 ) -> AudioModel:
     """A model ready to generate, on the best device of this machine unless another is named.
 
     `model`: a name on the Hugging Face Hub, a folder with `model_config.json` and weights, a config (a path or a dict)
     with its `weights` beside it, or a weight file that holds its config. `precision`: float32 gives the published
     numbers; float16 and bfloat16 are faster, and off by around 1e-3 and 1e-2; "auto" is float16 on a GPU. `lora`:
-    adapter files to put on, as `"song.safetensors"`, a list, or `{"song.safetensors": 0.8}` with strengths.
+    adapter files to put on, as `"song.safetensors"`, a list, or `{"song.safetensors": 0.8}` with strengths. `offload`:
+    a diffusion model stays in the memory of the host, and each part of it is on the device only while it is used.
     """
-    made = _load(model, weights, pick_device(device), precision, revision, cache_dir)
+    made = _load(model, weights, pick_device(device), precision, revision, cache_dir, offload)
     load_all(made, lora)
     return made
 
@@ -252,18 +259,22 @@ def _load(
     precision: str,
     revision: str | None,
     cache_dir: str | Path | None,
+    offload: bool,
 ) -> AudioModel:
+    # What is converted or stays on the CPU is read there.
+    is_direct = not offload and pick_dtype(place, precision) is torch.float32
+    first = place if is_direct else torch.device("cpu")
     path = None if isinstance(model, Mapping) else Path(model).expanduser()
     if path is not None and weights is None and path.suffix != ".json" and not path.is_file():
-        module, config = get_pretrained_model(str(model), device=place, revision=revision, cache_dir=cache_dir)
-        return AudioModel(module, config, place, precision, str(model))
+        module, config = get_pretrained_model(str(model), device=first, revision=revision, cache_dir=cache_dir)
+        return AudioModel(module, config, place, precision, str(model), offload)
     stored = open_weights(_weights_of(path, weights))
     given = model if isinstance(model, Mapping) else find_config(model, weights)
     source = stored.model_config if given is None else given
     if source is None:
         raise CheckpointError(f"{stored.path}: no model config is stored with these weights; give the config file too")
     config = fit_config(source, stored)
-    return AudioModel(load_model(config, stored, place), config, place, precision, stored.name)
+    return AudioModel(load_model(config, stored, first), config, place, precision, stored.name, offload)
 
 
 def find_config(model: str | Path, weights: str | Path | None = None) -> dict[str, Any] | None:

@@ -71,6 +71,8 @@ class GenerationRun:
         self.frames = self._count_frames()
         self._check_device()
         self.noise = SeededNoise(resolve_seeds(seed, batch_size), self.device)
+        if request.offload:
+            model.to("cpu")  # each part comes to the device when it is used
         self.first_noise = self.noise.normal((batch_size, model.io_channels, self.frames))
 
     @contextmanager

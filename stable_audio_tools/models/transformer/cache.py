@@ -25,6 +25,7 @@ class LayerCache:
         self.capacity = capacity
         self._stored: KeyValue | None = None
 
+    @torch.compiler.disable  # a layer is compiled for any length of the past, and not for each
     def append(self, new: KeyValue) -> KeyValue:
         """Take keys and values of the next positions -> those of all positions so far."""
         end = self.length + new.key.shape[-2]
