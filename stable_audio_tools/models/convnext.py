@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stable_audio_tools.models.autoencoders.layers import run_layer
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConvTranspose1d
 from stable_audio_tools.models.discriminators import arc_heads
-from stable_audio_tools.models.discriminators.arc_heads import BlockOptions, ConvNeXtBlock
+from stable_audio_tools.models.discriminators.arc_heads import ConvNeXtBlock, ConvNeXtOptions
 
 __all__ = ["ConvNeXtBlock", "ConvNeXtDecoder", "ConvNeXtEncoder", "WNConv1d", "WNConvTranspose1d"]
 
@@ -28,14 +28,14 @@ class ConvNeXtEncoder(arc_heads.ConvNeXtEncoder):
         conv_args: Mapping[str, Any] | None = None,
     ) -> None:
         blocks = num_blocks or [3] * len(c_mults)
-        options = BlockOptions(**(conv_args or {}))
+        options = ConvNeXtOptions(**(conv_args or {}))
         super().__init__(in_channels, channels, latent_dim, c_mults, strides, blocks, options)
 
 
 class _DecoderStage(nn.Module):
     """A transposed convolution to the next rate, then three blocks."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, options: BlockOptions) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, options: ConvNeXtOptions) -> None:
         super().__init__()
         self.upsample = WNConvTranspose1d(
             in_channels, out_channels, kernel_size=2 * stride, stride=stride, padding=math.ceil(stride / 2)
@@ -62,7 +62,7 @@ class ConvNeXtDecoder(nn.Module):
         conv_args: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        options = BlockOptions(**(conv_args or {}))
+        options = ConvNeXtOptions(**(conv_args or {}))
         widths = [channels * mult for mult in (1, *c_mults)]
         stages = [
             _DecoderStage(wide, narrow, stride, options)

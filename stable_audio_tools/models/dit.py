@@ -368,7 +368,8 @@ class DiffusionTransformer(HasObjective, nn.Module):
         else:
             global_embed = timestep if global_embed is None else global_embed + timestep
         if self.global_cond_type == "prepend" and global_embed is not None:
-            prepend = _append(prepend, global_embed[:, None])
+            token = global_embed[:, None]
+            prepend = token if prepend is None else torch.cat([prepend, token], dim=1)
             prepend_mask = None if prepend_mask is None else F.pad(prepend_mask, (0, 1), value=True)
 
         x = x + self.preprocess_conv(x)
@@ -467,10 +468,6 @@ def _zero_convolution(channels: int) -> nn.Conv1d:
     conv = nn.Conv1d(channels, channels, 1, bias=False)
     nn.init.zeros_(conv.weight)
     return conv
-
-
-def _append(tokens: Tensor | None, more: Tensor) -> Tensor:
-    return more if tokens is None else torch.cat([tokens, more], dim=1)
 
 
 def _stretch(x: Tensor | None, length: int) -> Tensor | None:

@@ -51,7 +51,10 @@ def load_model(
         with parameters_on_meta():
             model = create_model_from_config(model_config)
     load_into(model, stored, partial=partial, ema=ema, device=place, dtype=precision)
-    _refuse_empty(model, stored)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    empty = [tensor_name for tensor_name, tensor in tensors if tensor.is_meta]
+    if empty:
+        raise CheckpointError(f"{stored.path}: gives no values for {empty[0]} and {len(empty) - 1} more tensors")
     return model.to(device=place, dtype=precision).eval()
 
 
@@ -101,13 +104,6 @@ def _config_of(config: Mapping[str, Any] | str | Path | None, stored: StoredWeig
     if stored.model_config is None:
         raise CheckpointError(f"{stored.path}: no model config is stored with these weights; give the config file too")
     return stored.model_config
-
-
-def _refuse_empty(model: nn.Module, stored: StoredWeights) -> None:
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    empty = [name for name, tensor in tensors if tensor.is_meta]
-    if empty:
-        raise CheckpointError(f"{stored.path}: gives no values for {empty[0]} and {len(empty) - 1} more tensors")
 
 
 def _in_folder(folder: Path) -> tuple[Path, Path]:

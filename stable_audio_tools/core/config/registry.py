@@ -134,7 +134,8 @@ def parameters(target: Callable[..., Any]) -> tuple[Parameter, ...]:
         if name not in hints:
             raise TypeError(f"{target.__module__}.{target.__qualname__}: parameter {name!r} has no type")
         default = ... if parameter.default is parameter.empty else parameter.default
-        rows.append(_as_written(Parameter(name, hints[name], default, _is_runtime(hints[name]), name)))
+        is_runtime = _RuntimeMarker in map(type, get_args(hints[name]))
+        rows.append(_as_written(Parameter(name, hints[name], default, is_runtime, name)))
     return tuple(rows)
 
 
@@ -149,10 +150,6 @@ def _as_written(parameter: Parameter) -> Parameter:
     members = (python_type if key.type is ... else key.type, *(mark for mark in marks if mark is not key))
     default = parameter.default if key.default is ... else key.default
     return Parameter(parameter.name, Annotated[members], default, parameter.runtime, key.name or parameter.name)
-
-
-def _is_runtime(annotation: Any) -> bool:
-    return get_origin(annotation) is Annotated and any(isinstance(a, _RuntimeMarker) for a in get_args(annotation))
 
 
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=())

@@ -59,15 +59,12 @@ class ChunkPlan:
             skip = 0 if index == 0 else self.overlap // 2 * step
             if index > 0 and self.crossfade:
                 skip = self.overlap * step
-                ramp = _ramp(skip, chunk)
+                ramp = (torch.arange(skip, device=chunk.device, dtype=chunk.dtype) + 0.5) / max(
+                    skip, 1
+                )  # of the later chunk
                 joined[..., start : start + skip].lerp_(chunk[..., :skip], ramp)
             joined[..., start + skip : start + chunk.shape[-1]] = chunk[..., skip:]
         return joined
-
-
-def _ramp(length: int, like: Tensor) -> Tensor:
-    """Weights of the later chunk, from 0 to 1 over `length` entries, symmetric."""
-    return (torch.arange(length, device=like.device, dtype=like.dtype) + 0.5) / max(length, 1)
 
 
 def in_batches(

@@ -18,7 +18,7 @@ from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 _Strides = Sequence[Annotated[int, Field(ge=1)]]
 
 
-class ResidualUnit(nn.Module):
+class DACResidualUnit(nn.Module):
     """x + conv1(snake(conv7(snake(x))))."""
 
     def __init__(self, channels: int, dilation: int) -> None:
@@ -46,7 +46,7 @@ class Level(nn.Module):
 
 
 def residual_units(channels: int) -> list[nn.Module]:
-    return [ResidualUnit(channels, dilation) for dilation in DILATIONS]
+    return [DACResidualUnit(channels, dilation) for dilation in DILATIONS]
 
 
 class DACEncoder(nn.Module):

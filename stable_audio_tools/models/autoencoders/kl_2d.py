@@ -61,12 +61,8 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
             yield "norm_groups", f"is {config.norm_groups}; the {width} channels of a level must be a multiple of it"
 
 
-def _rows(bands: int, downsamplings: int) -> int:
-    return -(-bands // 2**downsamplings)
-
-
 def _latent_dim(config: SimpleNamespace) -> int:
-    channels: int = config.latent_channels * _rows(config.bands, config.downsamplings)
+    channels: int = config.latent_channels * -(-config.bands // 2**config.downsamplings)
     return channels
 
 

@@ -5,7 +5,7 @@ pass; `fold_weight_norm` keeps it between passes at inference without touching p
 `remove_weight_norm_from_model` replaces the pair by one plain `weight` for good.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -167,15 +167,11 @@ def remove_weight_norm_from_model(model: M) -> M:
     for module in model.modules():
         if isinstance(module, WeightNormed):
             module.remove_weight_norm()
-        elif any(isinstance(hook, HookedWeightNorm) for hook in _hooks(module).values()):
+        elif any(isinstance(hook, HookedWeightNorm) for hook in module._forward_pre_hooks.values()):
             nn.utils.remove_weight_norm(module)
         elif parametrize.is_parametrized(module, "weight") and _is_weight_norm(module):
             parametrize.remove_parametrizations(module, "weight")
     return model
-
-
-def _hooks(module: nn.Module) -> Mapping[int, Any]:
-    return module._forward_pre_hooks
 
 
 def _is_weight_norm(module: nn.Module) -> bool:

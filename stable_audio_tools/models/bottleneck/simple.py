@@ -84,12 +84,13 @@ def compute_mean_kernel(x: Tensor, y: Tensor) -> Tensor:
     return torch.exp(-squares.clamp(min=0) / x.shape[1] ** 2).mean()
 
 
-def _soft_norm_facts(config: Any) -> dict[str, Any]:
+def soft_norm_facts(config: Any) -> dict[str, Any]:
+    """Return the facts of a bottleneck with one scale for each of `dim` channels."""
     dim = config.dim if config.dim > 1 else None  # 1: one scale for all channels
     return facts(dim=dim, extra_channels=config.noise_augment_dim)
 
 
-@register("bottleneck", "soft_norm", facts=_soft_norm_facts)
+@register("bottleneck", "soft_norm", facts=soft_norm_facts)
 class SoftNormBottleneck(Bottleneck):
     """A learned scale and offset per channel, and in training a pull to zero mean and unit variance."""
 

@@ -1,26 +1,21 @@
 """The bottleneck of Stable Audio 3: as `soft_norm`, with a running deviation of all latents and noise on decoding."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import register
-from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, append_noise, facts
-from stable_audio_tools.models.bottleneck.simple import NoiseChannels, divergence_from_normal
+from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, append_noise
+from stable_audio_tools.models.bottleneck.simple import NoiseChannels, divergence_from_normal, soft_norm_facts
 
 _TRAINING_NOISE, _NOISE = 5e-2, 1e-3  # in deviations of the latents
 _KEPT = 0.999  # of the running deviation, per step
 _LEAST_DEVIATION = 1e-4
 
 
-def _facts(config: Any) -> dict[str, Any]:
-    dim = config.dim if config.dim > 1 else None  # 1: one scale for all channels
-    return facts(dim=dim, extra_channels=config.noise_augment_dim)
-
-
-@register("bottleneck", "softnorm", facts=_facts)
+@register("bottleneck", "softnorm", facts=soft_norm_facts)
 class RunningSoftNormBottleneck(Bottleneck):
     """A learned scale and offset per channel, divided by a running deviation; in training pulled to the normal."""
 

@@ -12,14 +12,14 @@ from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, fa
 MIN_STD = 1e-4
 
 
-class Sample(NamedTuple):
+class SampledLatents(NamedTuple):
     """A draw, and the divergence of the distribution that it was drawn from."""
 
     latents: Tensor  # (b, d, t)
     kl: Tensor  # scalar
 
 
-def vae_sample(mean: Tensor, scale: Tensor) -> Sample:
+def vae_sample(mean: Tensor, scale: Tensor) -> SampledLatents:
     """Draw from N(mean, softplus(scale)^2); means and scales (b, d, t).
 
     The divergence from N(0, 1) is summed over channels, averaged over items and frames, and not halved: the weights
@@ -29,10 +29,10 @@ def vae_sample(mean: Tensor, scale: Tensor) -> Sample:
     latents = torch.randn_like(mean) * std + mean
     mean, std = in_full_precision(mean), in_full_precision(std)
     divergence = mean.pow(2) + std.pow(2) - 2 * std.log() - 1
-    return Sample(latents, divergence.sum(1).mean())
+    return SampledLatents(latents, divergence.sum(1).mean())
 
 
-def sample_encoded(x: Tensor) -> Sample:
+def sample_encoded(x: Tensor) -> SampledLatents:
     """Encoder output (b, 2d, t), means before scales, to a draw (b, d, t)."""
     if x.shape[1] % 2:
         raise ValueError(

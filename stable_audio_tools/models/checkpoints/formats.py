@@ -83,7 +83,9 @@ def open_weights(path: str | Path, verify: bool = False) -> StoredWeights:
         return _open_pickle(path, verify)
     if looks_right and path.suffix == ".safetensors":
         raise CheckpointError(f"{path}: cut short or damaged: its header claims {length} bytes of {size} in the file")
-    raise CheckpointError(f"{path}: not a weight file but {_guess(head)}")
+    nouns = (noun for magic, noun in _FOREIGN if head.lstrip().startswith(magic))
+    other = "something else; weights are .safetensors, .ckpt, .pt, .pth or .bin files, or folders of them"
+    raise CheckpointError(f"{path}: not a weight file but {next(nouns, other)}")
 
 
 def weights_in_folder(folder: Path) -> Path:
@@ -207,14 +209,6 @@ def _json(text: str | None) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _guess(head: bytes) -> str:
-    text = head.lstrip()
-    for magic, noun in _FOREIGN:
-        if text.startswith(magic):
-            return noun
-    return "something else; weights are .safetensors, .ckpt, .pt, .pth or .bin files, or folders of them"
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -154,13 +153,10 @@ def _assign(
     if empty:
         for name, first in _twins(target).items():
             owner, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(owner), leaf, _at(model, first))
+            first_owner, _, first_leaf = first.rpartition(".")
+            shared = getattr(model.get_submodule(first_owner), first_leaf)
+            setattr(model.get_submodule(owner), leaf, shared)
     return missing, unexpected
-
-
-def _at(model: nn.Module, name: str) -> Any:
-    owner, _, leaf = name.rpartition(".")
-    return getattr(model.get_submodule(owner), leaf)
 
 
 def _converted(value: Tensor, own: Tensor | None, device: torch.device | None, dtype: torch.dtype | None) -> Tensor:

@@ -110,7 +110,8 @@ def _check_archive(path: Path, verify: bool) -> None:
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(f"{path}: a TorchScript program, which holds code; save its state_dict() and load that")
     if not any(name.endswith("/data.pkl") for name in names):
-        raise CheckpointError(f"{path}: a zip archive, but not one that torch.save wrote (it holds {_some(names)})")
+        some = ", ".join(names[:3]) + (" …" if len(names) > 3 else "") if names else "nothing"
+        raise CheckpointError(f"{path}: a zip archive, but not one that torch.save wrote (it holds {some})")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(
             f"{path}: its archive is compressed, which torch never does; the file is not a checkpoint"
@@ -167,10 +168,6 @@ def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
             seen.add(id(value))
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
             pending += [(f"{name}.{key}" if name else str(key), item) for key, item in items]
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (" …" if len(names) > 3 else "") if names else "nothing"
 
 
 def _first_line(error: BaseException | str) -> str:

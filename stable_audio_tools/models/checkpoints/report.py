@@ -1,7 +1,7 @@
 """What a load did: which tensors fitted, which were missing, left over, or of another shape."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -57,7 +57,8 @@ class LoadReport:
 
     def summary(self) -> str:
         """Three lines."""
-        parts = ", ".join(f"{prefix} {tally.loaded} of {tally.of}" for prefix, tally in _largest(self.by_prefix))
+        largest = sorted(self.by_prefix.items(), key=lambda item: -item[1].of)[:6]
+        parts = ", ".join(f"{prefix} {tally.loaded} of {tally.of}" for prefix, tally in largest)
         upgraded = "".join(f"; {name.replace('_', ' ')}: {count}" for name, count in self.upgrades.items())
         lines = [
             f"loaded {len(self.loaded)} of {len(self.sizes)} tensors, {self.percent:.1f} % of the model's values"
@@ -69,10 +70,6 @@ class LoadReport:
             more = f" and {len(self.wrong_shape) - 1} more" if len(self.wrong_shape) > 1 else ""
             lines[2] += f"; of another shape: {self.wrong_shape[0]}{more}"
         return "\n".join(lines)
-
-
-def _largest(tallies: Mapping[str, Tally], limit: int = 6) -> Iterable[tuple[str, Tally]]:
-    return sorted(tallies.items(), key=lambda item: -item[1].of)[:limit]
 
 
 def _listed(names: Collection[str]) -> str:

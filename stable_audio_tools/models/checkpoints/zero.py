@@ -63,7 +63,10 @@ def read_zero(folder: Path) -> ZeroWeights:
     stage, ranks = _stage_and_ranks(folder, optimizers)
     key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
     groups = [[_flat(group, folder) for group in _part(state, key, folder)] for state in optimizers]
-    tensors = {name: value.float() for name, value in _buffers(first)}
+    names = set(first["buffer_names"])
+    tensors = {
+        name: value.float() for name, value in first["module"].items() if name in names and isinstance(value, Tensor)
+    }
     tensors.update(_frozen(folder, model_states, stage))
     shapes = first["param_shapes"]
     shapes = [shapes] if isinstance(shapes, Mapping) else list(shapes)
@@ -118,11 +121,6 @@ def _stage_and_ranks(folder: Path, optimizers: Sequence[Any]) -> tuple[int, int]
     if ranks != len(optimizers):
         raise CheckpointError(f"{folder}: written by {ranks} ranks, but the files of {len(optimizers)} are here")
     return stage, ranks
-
-
-def _buffers(states: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    names = set(states["buffer_names"])
-    return ((name, value) for name, value in states["module"].items() if name in names and isinstance(value, Tensor))
 
 
 def _frozen(folder: Path, model_states: Sequence[Mapping[str, Any]], stage: int) -> Iterator[tuple[str, Tensor]]:

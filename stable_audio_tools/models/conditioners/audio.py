@@ -74,7 +74,13 @@ class PretransformConditioner(_PretransformBased):
         super().__init__(pretransform, output_dim, save_pretransform)
 
     def encode(self, values: Sequence[Tensor] | Tensor) -> Condition:
-        audio = values if isinstance(values, Tensor) else _stack(values)
+        if not isinstance(values, Tensor):
+            shapes = sorted({tuple(clip.shape) for clip in values})
+            if len(shapes) > 1:
+                told = ", ".join(map(str, shapes))
+                raise ValueError(f"the audio conditions of one batch must have one shape, got {told}")
+            values = torch.stack(list(values))
+        audio = values
         latents = self.encode_audio(audio[None] if audio.ndim == 2 else audio)
         latents = self.project(latents.transpose(1, 2)).transpose(1, 2)
         return _all_valid(latents)
@@ -140,13 +146,6 @@ class SourceMixConditioner(_PretransformBased):
 def _weight(head: nn.Module) -> Tensor:
     assert isinstance(head, nn.Conv1d)
     return head.weight
-
-
-def _stack(clips: Sequence[Tensor]) -> Tensor:
-    shapes = sorted({tuple(clip.shape) for clip in clips})
-    if len(shapes) > 1:
-        raise ValueError(f"the audio conditions of one batch must have one shape, got {', '.join(map(str, shapes))}")
-    return torch.stack(list(clips))
 
 
 def _all_valid(latents: Tensor) -> Condition:

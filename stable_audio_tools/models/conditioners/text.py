@@ -50,13 +50,10 @@ T5_WIDTHS: dict[str, int] = {
 }
 
 
-def _looks_like_path(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1
-
-
 def _check_model_name(config: Any) -> Iterator[tuple[str, str]]:
     name = config.t5_model_name
-    if _looks_like_path(name) and not Path(name).expanduser().is_dir():
+    is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
+    if is_path and not Path(name).expanduser().is_dir():
         yield "t5_model_name", f"no folder {name!r}; give one with config.json, weights and tokenizer, or a hub name"
 
 

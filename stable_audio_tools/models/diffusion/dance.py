@@ -62,10 +62,6 @@ def _per_channel(kernel: Tensor, x: Tensor) -> Tensor:
     return kernel.to(x).expand(x.shape[1], 1, -1)
 
 
-def _learned_downsample(channels: int, factor: int) -> nn.Module:
-    return nn.Conv1d(channels, channels, 2 * factor + 1, stride=factor, padding=factor)
-
-
 def _learned_upsample(channels: int, factor: int) -> nn.Module:
     if factor == 1:
         return nn.Conv1d(channels, channels, 3, padding=1)
@@ -237,7 +233,9 @@ class DiffusionAttnUnet1D(DiffusionModel):
             learned = learned_resample or stride == 1
             joined = width if level == depth else 2 * width
             inner = SkipBlock(
-                _learned_downsample(above, stride) if learned else CubicDownsample(),
+                nn.Conv1d(above, above, 2 * stride + 1, stride=stride, padding=stride)
+                if learned
+                else CubicDownsample(),
                 *_alternate(conv, attend, [(above, width, width), (width, width, width), (width, width, width)]),
                 inner,
                 *_alternate(conv, attend, [(joined, width, width), (width, width, width), (width, width, above)]),

@@ -41,7 +41,7 @@ class ConvDiscriminator(nn.Module):
 
 
 @dataclass(frozen=True)
-class BlockOptions:
+class ConvNeXtOptions:
     """Of every ConvNeXt block."""
 
     kernel_size: Annotated[int, Field(ge=1)] = 7
@@ -73,7 +73,7 @@ class ConvNeXtBlock(nn.Module):
 class ConvNeXtStage(nn.Module):
     """Blocks at one rate, then a strided convolution to the next."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, blocks: int, options: BlockOptions) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, blocks: int, options: ConvNeXtOptions) -> None:
         super().__init__()
         self.layers = nn.ModuleList([ConvNeXtBlock(in_channels, **vars(options)) for _ in range(blocks)])
         self.downsample = WNConv1d(
@@ -98,7 +98,7 @@ class ConvNeXtEncoder(nn.Module):
         c_mults: Sequence[int],
         strides: Sequence[int],
         num_blocks: Sequence[int],
-        conv_args: BlockOptions,
+        conv_args: ConvNeXtOptions,
     ) -> None:
         super().__init__()
         widths = [channels * mult for mult in (1, *c_mults)]
@@ -124,7 +124,7 @@ class ConvNeXtDiscriminator(nn.Module):
         c_mults: Annotated[Sequence[int], Field(min_length=1, description="width of each stage")] = (1, 2, 4, 8),
         strides: Annotated[Sequence[int], Field(min_length=1, description="stride of each stage")] = (2, 4, 8, 8),
         num_blocks: Annotated[Sequence[int] | None, Field(description="blocks of each stage; 3 of each")] = None,
-        conv_args: Annotated[BlockOptions, Field(description="options of every block")] = BlockOptions(),
+        conv_args: Annotated[ConvNeXtOptions, Field(description="options of every block")] = ConvNeXtOptions(),
         latent_dim: Literal[1] = 1,
         *,
         in_channels: Runtime[int],

@@ -18,7 +18,7 @@ from stable_audio_tools.models.discriminators.dac import PERIODS, DACGANLoss
 from stable_audio_tools.models.discriminators.encodec import growing_widths, half_kernel
 from stable_audio_tools.models.discriminators.losses import (
     AdversarialName,
-    Critic,
+    AudioCritic,
     GeneratorLosses,
     Opinion,
     distances,
@@ -98,7 +98,7 @@ class SubBandCQTDiscriminator(nn.Module):
         return rearrange(spectrum, "(b c) f t part -> b (part c) t f", b=len(audio))
 
 
-class MultiScaleSubbandCQTDiscriminator(Critic):
+class MultiScaleSubbandCQTDiscriminator(AudioCritic):
     """Sub-band discriminators of several resolutions."""
 
     def __init__(
@@ -142,7 +142,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 
 @register("discriminator", "big_vgan", ignored=("cqtd_in_channels", "sampling_rate"), check=_check)
-class BigVGANDiscriminator(Critic):
+class BigVGANDiscriminator(AudioCritic):
     """Folded waveforms, and sub-bands of constant-Q spectra."""
 
     def __init__(

@@ -17,7 +17,7 @@ from stable_audio_tools.models.autoencoders.layers import run_layer
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConv2d
 from stable_audio_tools.models.discriminators.losses import (
     AdversarialName,
-    Critic,
+    AudioCritic,
     Opinion,
     distances,
     mean,
@@ -173,7 +173,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 
 @register("discriminator", "dac", check=_check)
-class DACGANLoss(Critic):
+class DACGANLoss(AudioCritic):
     """Folded waveforms, resampled waveforms and bands of complex spectrograms."""
 
     def __init__(

@@ -14,7 +14,7 @@ from stable_audio_tools.models.autoencoders.layers import run_layer
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv2d
 from stable_audio_tools.models.discriminators.losses import (
     AdversarialName,
-    Critic,
+    AudioCritic,
     Opinion,
     distances,
     mean,
@@ -131,7 +131,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 
 @register("discriminator", "encodec", ignored=("norm",), check=_check)
-class EncodecDiscriminator(Critic):
+class EncodecDiscriminator(AudioCritic):
     """Discriminators over complex spectrograms of several resolutions."""
 
     def __init__(

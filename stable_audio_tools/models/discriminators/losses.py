@@ -69,7 +69,7 @@ class CriticLosses(NamedTuple):
     feature_matching: Tensor
 
 
-class Critic(nn.Module, ABC):
+class AudioCritic(nn.Module, ABC):
     """A discriminator with its losses. Each side of the game has its own method, which computes that side alone."""
 
     def __init__(self, adversarial: str) -> None:

@@ -12,7 +12,7 @@ from stable_audio_tools.core.config import register
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConv2d
 from stable_audio_tools.models.discriminators.losses import (
     AdversarialName,
-    Critic,
+    AudioCritic,
     Opinion,
     distances,
 )
@@ -99,7 +99,7 @@ class MultiDiscriminator(nn.Module):
 
 
 @register("discriminator", "oobleck")
-class OobleckDiscriminator(Critic):
+class OobleckDiscriminator(AudioCritic):
     """Convolutions over the waveform at three rates and folded at five periods, with one common score."""
 
     def __init__(

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, register
-from stable_audio_tools.models.discriminators.losses import AdversarialName, Critic, Opinion, distances, mean
+from stable_audio_tools.models.discriminators.losses import AdversarialName, AudioCritic, Opinion, distances, mean
 
 _KERNEL = 4
 _SLOPE = 0.2
@@ -16,7 +16,7 @@ _GROUPS = 8
 
 
 @register("discriminator", "patch")
-class PatchDiscriminator(Critic):
+class PatchDiscriminator(AudioCritic):
     """Scores of overlapping patches of a spectrogram whose bands are channels, (b, bands, t)."""
 
     def __init__(

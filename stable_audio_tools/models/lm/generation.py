@@ -17,7 +17,7 @@ _UNKNOWN = -1
 
 
 @dataclass(frozen=True)
-class Guidance:
+class LogitGuidance:
     """Logits are led from those without conditions, or with negative ones, through those with, by `scale`.
 
     `kept` names the conditions that both have: "cross_attn", "prepend", "global".
@@ -64,7 +64,7 @@ def generate_codes(
     init_codes: Tensor,
     timesteps: int,
     inputs: Inputs,
-    guidance: Guidance | None = None,
+    guidance: LogitGuidance | None = None,
     use_cache: bool = True,
     callback: Callable[[int, int], None] | None = None,
     **sampling: Any,
@@ -80,7 +80,9 @@ def generate_codes(
     codes = init_codes.new_full((batch, codebooks, timesteps), _UNKNOWN)
     codes[..., :given] = init_codes
     sequence = pattern.build_sequence(codes, lm.masked_token_id)
-    cache = KeyValueCache(pattern.num_steps + _prepended(inputs)) if use_cache else None
+    prepended = inputs.get("prepend_cond")
+    before = 0 if prepended is None else prepended.shape[1]  # positions before those of the codes
+    cache = KeyValueCache(pattern.num_steps + before) if use_cache else None
     inputs = _without_full_masks(inputs if guidance is None else guidance.double(inputs))
     start, end, read = pattern.first_step(given), pattern.num_steps, 0
     for step in range(start, end):
@@ -94,12 +96,6 @@ def generate_codes(
         if callback is not None:
             callback(step + 1 - start, end - start)
     return pattern.revert_sequence(sequence)
-
-
-def _prepended(inputs: Inputs) -> int:
-    """Positions before those of the codes, as far as the conditions tell."""
-    tokens = inputs.get("prepend_cond")
-    return 0 if tokens is None else tokens.shape[1]
 
 
 def _without_full_masks(inputs: Inputs) -> dict[str, Tensor | None]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.conditioners import MultiConditioner, join_tokens, join_vectors
 from stable_audio_tools.models.lm.backbone import AudioLMBackbone
-from stable_audio_tools.models.lm.generation import Guidance, generate_codes
+from stable_audio_tools.models.lm.generation import LogitGuidance, generate_codes
 from stable_audio_tools.models.lm.patterns import PatternProvider
 from stable_audio_tools.models.lm.sampling import Generators, check_sampling
 from stable_audio_tools.models.pretransforms import Pretransform
@@ -158,7 +158,7 @@ class AudioLanguageModelWrapper(nn.Module):
         kept = {"cross_attn": not cross_attn_use_cfg, "prepend": not prepend_use_cfg, "global": not global_use_cfg}
         guidance = None
         if cfg_scale != 1.0:
-            guidance = Guidance(cfg_scale, negative, tuple(name for name, keeps in kept.items() if keeps))
+            guidance = LogitGuidance(cfg_scale, negative, tuple(name for name, keeps in kept.items() if keeps))
         return generate_codes(
             self.lm,
             init_data,

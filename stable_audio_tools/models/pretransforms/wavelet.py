@@ -49,12 +49,6 @@ _LOW_PASSES: dict[str, tuple[Sequence[float], Sequence[float]]] = {
 }
 
 
-def _symmetric(half: Sequence[float]) -> Tensor:
-    """A filter from its right half, the middle included."""
-    right = torch.tensor(half, dtype=torch.float64)
-    return torch.cat([right[1:].flip(0), right])
-
-
 def _to_high_pass(low: Tensor) -> Tensor:
     """Move a symmetric low-pass to the top of the spectrum: signs alternate, the middle one is negative."""
     distance = torch.arange(len(low)) - len(low) // 2
@@ -72,7 +66,8 @@ def filters(wavelet: str) -> tuple[Tensor, Tensor]:
 
     In analysis the high-pass stands one sample after the low-pass, in synthesis too: the odd samples are its.
     """
-    analysis, synthesis = (_symmetric(half) for half in _LOW_PASSES[wavelet])
+    halves = (torch.tensor(half, dtype=torch.float64) for half in _LOW_PASSES[wavelet])  # the middle included
+    analysis, synthesis = (torch.cat([right[1:].flip(0), right]) for right in halves)
     length = len(analysis)
     middle = length // 2
     analyse = [analysis, _centred(_to_high_pass(synthesis), length, middle + 1)]

@@ -42,7 +42,7 @@ class HeadedAttention(nn.Module):
         return out
 
 
-class Attention(nn.Module):
+class SequenceAttention(nn.Module):
     """Queries from x, keys and values from the context (x itself where there is none).
 
     A masked token has zero keys and values: it adds nothing to the output, but its score of zero still takes a share
@@ -87,9 +87,9 @@ class TransformerLayer(nn.Module):
     def __init__(self, channels: int, options: TransformerOptions) -> None:
         super().__init__()
         heads, head_features = options.head_shape(channels)
-        self.attention = Attention(channels, channels, heads, head_features)
+        self.attention = SequenceAttention(channels, channels, heads, head_features)
         self.cross_attention = (
-            Attention(channels, options.context_features, heads, head_features, options.exclude_masked_tokens)
+            SequenceAttention(channels, options.context_features, heads, head_features, options.exclude_masked_tokens)
             if options.context_features
             else None
         )

@@ -10,18 +10,15 @@ _TRANSFORMER_GROUPS = 32
 
 def describe(config: SimpleNamespace) -> dict[str, Any]:
     """Facts of a config, for checks against its surroundings."""
+    hop = (config.stft_hop_length or 256) if config.use_stft else 1
     return {
         "io_channels": config.in_channels,
         "cond_token_dim": getattr(config, "context_embedding_features", None) or 0,
         "global_cond_dim": config.context_features or 0,
         "input_concat_dim": sum(config.context_channels or ()),
         "prepend_cond_dim": 0,
-        "length_multiple": config.patch_size * math.prod(config.factors) * _hop(config),
+        "length_multiple": config.patch_size * math.prod(config.factors) * hop,
     }
-
-
-def _hop(config: SimpleNamespace) -> int:
-    return (config.stft_hop_length or 256) if config.use_stft else 1
 
 
 def check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:

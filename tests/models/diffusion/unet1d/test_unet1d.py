@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.core.config import build
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.models.diffusion.unet1d.attention import Attention
+from stable_audio_tools.models.diffusion.unet1d.attention import SequenceAttention
 from stable_audio_tools.models.diffusion.unet1d.convolutions import SameConv1d, SameConvTranspose1d
 from stable_audio_tools.models.diffusion.unet1d.guided import UNetCFG1d
 from stable_audio_tools.models.diffusion.unet1d.spectral import SpectralChannels
@@ -74,7 +74,7 @@ def test_spectral_channels_invert(use_complex):
 
 
 def test_attention_equals_the_written_out_softmax():
-    attention = Attention(8, 6, 2, 4)
+    attention = SequenceAttention(8, 6, 2, 4)
     x, context = torch.randn(2, 5, 8), torch.randn(2, 3, 6)
     q = attention.to_q(attention.norm(x)).view(2, 5, 2, 4).transpose(1, 2)
     k, v = (p.view(2, 3, 2, 4).transpose(1, 2) for p in attention.to_kv(attention.norm_context(context)).chunk(2, -1))
@@ -85,7 +85,7 @@ def test_attention_equals_the_written_out_softmax():
 
 @pytest.mark.parametrize("exclude", [False, True])
 def test_masked_tokens_say_nothing(exclude):
-    attention = Attention(8, 6, 2, 4, exclude)
+    attention = SequenceAttention(8, 6, 2, 4, exclude)
     x, context = torch.randn(1, 5, 8), torch.randn(1, 4, 6)
     keep = torch.tensor([[1, 1, 0, 0]])
     other = torch.cat([context[:, :2], torch.randn(1, 2, 6)], dim=1)
@@ -97,7 +97,7 @@ def test_masked_tokens_say_nothing(exclude):
 
 def test_a_condition_of_padding_alone_is_finite():
     for exclude in (False, True):
-        attention = Attention(8, 6, 2, 4, exclude)
+        attention = SequenceAttention(8, 6, 2, 4, exclude)
         out = attention(torch.randn(1, 5, 8), torch.randn(1, 4, 6), torch.zeros(1, 4))
         torch.testing.assert_close(out, attention.attention.to_out.bias.expand(1, 5, -1))
 
