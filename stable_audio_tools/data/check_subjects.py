@@ -16,7 +16,7 @@ from stable_audio_tools.data.index import FileIndex, Header, index_folder
 from stable_audio_tools.data.metadata import Table, read_sidecar
 from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.prompts import Captions, add_prompt
-from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
+from stable_audio_tools.data.scanning import ALREADY_INCLUDED, SCANNED_EXTENSIONS
 from stable_audio_tools.data.sources.audio_dir import describe_audio, index_kind
 from stable_audio_tools.data.sources.request import LoaderRequest
 from stable_audio_tools.data.sources.tar_items import Content
@@ -75,7 +75,12 @@ def _in_folders(part: Part) -> Subjects:
     )
     folders = [_scan(folder.as_config(config.custom_metadata_module), paths) for folder in config.datasets]
     paths.report()
-    lost = [(path, reason) for folder in folders for path, reason, is_file in folder.index.unreachable if is_file]
+    lost = [
+        (path, reason)
+        for folder in folders
+        for path, reason, _ in folder.index.unreachable
+        if reason != ALREADY_INCLUDED
+    ]
 
     def examinations() -> Iterator[Callable[[], Verdict]]:
         for path, reason in lost:

@@ -29,6 +29,9 @@ class Unreachable(NamedTuple):
     is_file: bool
 
 
+ALREADY_INCLUDED = "a link to a folder that is already included"
+
+
 def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreachable] | None = None) -> Iterator[Found]:
     """Files with one of the extensions, in the order of their path components; hidden files and folders are skipped.
 
@@ -58,7 +61,7 @@ def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreacha
                 continue
             about = Path(path).stat()
             if (about.st_dev, about.st_ino) in visited:
-                missed.append(Unreachable(path, "a link to a folder that is already included", False))
+                missed.append(Unreachable(path, ALREADY_INCLUDED, False))
                 continue
             visited.add((about.st_dev, about.st_ino))
             with os.scandir(path) as entries:

@@ -1,5 +1,6 @@
 """The files of a data set, as deduplication sees them."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,10 @@ from stable_audio_tools.data.dataset import check_dataset_config
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.index import index_folder
 from stable_audio_tools.data.metadata import Table, read_sidecar
+from stable_audio_tools.data.scanning import ALREADY_INCLUDED
 from stable_audio_tools.data.sources.audio_dir import describe_audio, index_kind
+
+logger = logging.getLogger(__name__)
 
 _CAPTION_KEYS = ("prompt", "text", "caption")
 
@@ -95,6 +99,9 @@ def _scan(folders: Sequence[tuple[str, str, str | None]], extensions: Sequence[s
                     listed is not None and bool(listed[row]),
                 )
             )
+        for path, reason, is_file in index.unreachable:
+            if not is_file and reason != ALREADY_INCLUDED:
+                logger.warning("%s: this folder is not searched (%s)", path, reason)
         found += [
             Track(id, os.path.relpath(path, folder), path, 0, 0, 0, 0, reason, False)
             for path, reason, is_file in index.unreachable

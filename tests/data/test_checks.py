@@ -1,6 +1,8 @@
 """`check-data`: every kind of finding, and the list of files that are of no use."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,23 @@ def test_files_are_counted_as_they_are_finished(tmp_path: Path) -> None:
     shards = {"dataset_type": "wds", "datasets": [{"path": str(tmp_path / "tars")}]}
     check_dataset(shards, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(1, 2), (2, 2)]
+
+
+def test_folders_that_cannot_be_looked_into_are_named(
+    tmp_path: Path, write_clip: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clip("good.wav", about={"prompt": "a"})
+    locked = write_clip("locked/hidden.wav", about={"prompt": "b"}).parent
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = check_dataset(config(tmp_path))
+    assert not report.ok
+    assert [(finding.path, finding.kind, finding.detail) for finding in report.findings] == [
+        (str(locked), "unreadable", "Permission denied")
+    ]

@@ -80,8 +80,25 @@ def load_into(
         sizes={name: tensor.numel() for name, tensor in target.tensors.items()},
     )
     _judge(report, partial, weights, target)
+    broken = [name for name in report.loaded if not _is_finite(fitting[name])]
+    if broken:
+        logger.warning(
+            "%s: %d tensors hold NaN or infinite values, so that outputs will too: %s%s",
+            weights.name,
+            len(broken),
+            ", ".join(broken[:3]),
+            ", ..." if len(broken) > 3 else "",
+        )
     logger.info("%s: %s", weights.name, report.summary())
     return report
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Return whether all values are finite, which the extreme ones show."""
+    if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+        return True
+    least, greatest = torch.aminmax(tensor)
+    return bool(torch.isfinite(least) and torch.isfinite(greatest))
 
 
 def _upgraded(weights: StoredWeights, target: Target) -> tuple[dict[str, Tensor], dict[str, int]]:

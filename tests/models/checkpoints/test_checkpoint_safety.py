@@ -238,3 +238,18 @@ def test_large_files_are_verified_when_asked(tmp_path: Path, monkeypatch: pytest
         open_weights(path)
         with pytest.raises(CheckpointError, match=r"does not match its checksum|do not match its checksum"):
             open_weights(path, verify=True)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_that_are_not_finite_are_named(
+    bad: float, dtype: torch.dtype, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 1))
+    state = {name: value.clone().to(dtype) for name, value in model.state_dict().items()}
+    path = save_weights(state, tmp_path / "model.safetensors", model_config=CONFIG)
+    load_into(model, path)
+    assert "NaN" not in caplog.text
+    state["1.weight"][0, 1] = bad
+    load_into(model, save_weights(state, tmp_path / "bad.safetensors", model_config=CONFIG))
+    assert "bad.safetensors: 1 tensors hold NaN or infinite values, so that outputs will too: 1.weight" in caplog.text
