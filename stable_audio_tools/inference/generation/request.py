@@ -137,6 +137,7 @@ class GenerationRequest:
         alias="n_sample_per_cond",
         recorded=False,
         ge=1,
+        le=100_000,
         control=Slider("Takes", 1, 8, 1, "Files per run; their seeds count on from the first."),
     )
     steps: int | None = option(
@@ -147,6 +148,7 @@ class GenerationRequest:
         metavar="N",
         key=True,
         ge=1,
+        le=100_000,
         control=Slider("Steps", 1, 500, 1),
     )
     cfg_scale: float | None = option(

@@ -209,6 +209,8 @@ MISTAKES = {
     "a: {prompt: x, seconds_start: 9, seconds_total: 9}": "expected more than 0 seconds",
     "a: {prompt: x, seconds_start: 0, seconds_total: 1, seconds: 99}": "seconds: is 99 s",
     "a: {prompt: x, seconds_start: 0, seconds_total: 1, steps: 0}": "steps: expected at least 1, got 0",
+    "a: {prompt: x, seconds_start: 0, seconds_total: 1, steps: 1000000000}": "steps: expected at most 100000",
+    "a: {prompt: x, seconds_start: 0, seconds_total: 1, n_sample_per_cond: 1000000000}": "expected at most 100000",
     "a: {prompt: x, seconds_start: 0, seconds_total: 1, steps: '9'}": "steps: expected a whole number",
     "a: {prompt: x, seconds_start: 0, seconds_total: 1, seed: -2}": "seed: expected at least -1",
     "a: {prompt: x, seconds_start: 0, seconds_total: 1, sampler: euler}": "not for a model with the objective 'v'",
