@@ -78,7 +78,8 @@ def index_folder(root: str | Path, extensions: Sequence[str], describe: Describe
                 rows.add(found, next(fresh) if row is None else row)
             show(len(rows.sizes))
     made = rows.finish(str(Path(root)), unreachable)
-    if rows.changed and len(made.names) >= _WORTH_CACHING:
+    changed = rows.changed or (old is not None and made.reasons != old.reasons)
+    if changed and len(made.names) >= _WORTH_CACHING:
         _save(cache, made)
     return made
 
@@ -124,6 +125,9 @@ class _Rows:
             self.next_old += 1
             if name == found.name:
                 same = self.old.sizes[row] == found.size and self.old.mtimes[row] == found.mtime_ns
+                # What kept a file from being read may have passed: a server that did not answer, a missing permission.
+                if same and row in self.old.reasons:
+                    return None
                 if same:
                     return self._old_row(row)
                 break
@@ -134,8 +138,7 @@ class _Rows:
     def _old_row(self, row: int) -> _Row:
         old = self.old
         assert old is not None
-        header = Header(int(old.frames[row]), int(old.rates[row]), int(old.channels[row]))
-        return header, old.reasons.get(row, "")
+        return Header(int(old.frames[row]), int(old.rates[row]), int(old.channels[row])), ""
 
     def add(self, found: Found, row: _Row) -> None:
         header, reason = row

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map_only
 
 from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
 from stable_audio_tools.core.errors import ConfigError
@@ -166,7 +167,10 @@ class ARCTrainingWrapper(AdversarialTraining):
         return self.diffusion
 
     def rank_state(self) -> dict[str, Any]:
-        return {} if self._trajectory is None else {"trajectory": tuple(self._trajectory)}
+        """The teacher's trajectory, if the next step still learns it: it is large, and each process has another."""
+        warmup = self.arc.ode_warmup
+        goes_on = self.global_step < warmup.warmup_steps and self.global_step % warmup.refresh_rate != 0
+        return {"trajectory": tuple(self._trajectory)} if goes_on and self._trajectory is not None else {}
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         if "trajectory" in state:
@@ -206,7 +210,8 @@ class ARCTrainingWrapper(AdversarialTraining):
         count = path.x.shape[1]
         index = torch.randint(0, len(path.t), (count,))
         x, t = path.x[index, torch.arange(count)].to(clean), path.t[index].to(clean)
-        conditions = {**self.diffusion.conditioner(path.metadata, self.device), **path.gaps}  # type: ignore[misc]
+        gaps = tree_map_only(Tensor, lambda part: part.to(clean.device), path.gaps)
+        conditions = {**self.diffusion.conditioner(path.metadata, self.device), **gaps}  # type: ignore[misc]
         velocity = self.diffusion(x, t, cond=conditions, cfg_dropout_prob=self.cfg_dropout_prob)
         return F.mse_loss(x - t[:, None, None] * velocity, path.target.to(clean))
 

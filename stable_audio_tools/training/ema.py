@@ -1,7 +1,8 @@
 """Exponential moving average of a module's trained weights.
 
-Only what can change is kept: trainable parameters and floating-point buffers. State-dict names are those of published
-checkpoints, `ema_model.<name>`, `initted` and `step`, so theirs load here and ours load there.
+Only what can change is kept: trainable parameters and floating-point buffers. Averages are never of less than float32:
+in bfloat16 the steps of a decay near 1 would round to nothing. State-dict names are those of published checkpoints,
+`ema_model.<name>`, `initted` and `step`, so theirs load here and ours load there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,9 +34,12 @@ class WeightAverage(nn.Module):
         self.update_every, self.update_after_step = update_every, update_after_step
         self.step = 0
         self.started = False
-        self._online = _followed(model)
+        self._model = (model,)  # not a submodule: its tensors are in the state dict once
+        self._online: dict[str, Tensor] = {}
         first = {} if start is None else start.state_dict()
-        self._averages = {name: first.get(name, tensor).detach().clone() for name, tensor in self._online.items()}
+        self._averages = {
+            name: _wide(first.get(name, tensor).detach()).clone() for name, tensor in self._followed().items()
+        }
         self._known = set(model.state_dict())
 
     @property
@@ -53,38 +57,50 @@ class WeightAverage(nn.Module):
             self._follow(weight=1.0 if copies else 1 - self.decay)
         self.started = True
 
+    def _followed(self) -> dict[str, Tensor]:
+        """The tensors of the model that are averaged; moving a module makes new ones of its buffers."""
+        if not self._online:
+            self._online = _followed(self._model[0])
+        return self._online
+
     def _follow(self, weight: float) -> None:
-        averages, online = list(self._averages.values()), list(self._online.values())
+        followed = self._followed()
+        averages, online = [self._averages[name] for name in followed], list(followed.values())
         if averages and averages[0].device != online[0].device:
-            self._averages = {name: t.to(self._online[name].device) for name, t in self._averages.items()}
-            averages = list(self._averages.values())
+            self._averages = {name: t.to(followed[name].device) for name, t in self._averages.items()}
+            averages = [self._averages[name] for name in followed]
         same = [(a, o) for a, o in zip(averages, online) if a.dtype == o.dtype]
-        torch._foreach_lerp_([a for a, _ in same], [o for _, o in same], weight)
+        if same:
+            torch._foreach_lerp_([a for a, _ in same], [o for _, o in same], weight)
         for average, tensor in zip(averages, online):
             if average.dtype != tensor.dtype:
                 average.lerp_(tensor.to(average.dtype), weight)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Inside the block the model holds the averages; afterwards its own weights again. No memory is copied."""
-        self._exchange()
+        """Inside the block the model holds the averages; afterwards its own weights again.
+
+        Memory is copied where the types differ only.
+        """
+        own = {name: online.data for name, online in self._followed().items()}
+        for name, online in self._followed().items():
+            online.data = self._averages[name].to(online)
         try:
             yield
         finally:
-            self._exchange()
-
-    @torch.no_grad()
-    def _exchange(self) -> None:
-        for name, online in self._online.items():
-            average = self._averages[name].to(online.device)
-            self._averages[name], online.data = online.data, average
+            for name, online in self._followed().items():
+                online.data = own[name].to(online.device)
 
     def averaged_state_dict(self) -> dict[str, Tensor]:
         """The averages by the model's own names."""
         return dict(self._averages)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "WeightAverage":
-        self._averages = {name: fn(tensor) for name, tensor in self._averages.items()}
+        device = (
+            fn(torch.empty(0, device=next(iter(self._averages.values())).device)).device if self._averages else None
+        )
+        self._averages = {name: tensor.to(device) for name, tensor in self._averages.items()}  # whatever the new type
+        self._online = {}
         return self
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
@@ -127,3 +143,7 @@ def _followed(model: nn.Module) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
     tensors.update({name: b for name, b in model.named_buffers() if name in stored and b.is_floating_point()})
     return tensors
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor

@@ -92,7 +92,9 @@ class TrainingModule(pl.LightningModule):
         return state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checkpoints of the original stable-audio-tools go on here too."""
+        """Checkpoints of the original stable-audio-tools go on here too; DeepSpeed loads its weights itself."""
+        if "state_dict" not in checkpoint:
+            return
         state = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith(self.rebuilt)}
         for what, count in apply_upgrades(state, Target.of(self)).items():
             logger.info("%s: %d", what, count)

@@ -39,7 +39,7 @@ class Uniform:
         self._engine = torch.quasirandom.SobolEngine(1, scramble=True)
 
     def draw(self, count: int) -> Tensor:
-        return self._engine.draw(count)[:, 0]
+        return self._engine.draw(count, dtype=torch.float32)[:, 0]  # the default type may be bfloat16
 
     def state_dict(self) -> dict[str, Any]:
         engine = self._engine
@@ -57,7 +57,7 @@ class LogitNormal(_Memoryless):
     """The sigmoid of a standard normal: most draws in the middle."""
 
     def draw(self, count: int) -> Tensor:
-        return torch.sigmoid(torch.randn(count))
+        return torch.sigmoid(torch.randn(count, dtype=torch.float32))
 
 
 @register("timestep_law", "trunc_logit_normal")

@@ -107,3 +107,35 @@ def test_a_foreign_file_is_refused() -> None:
     state.pop("ema_model.0.weight")
     with pytest.raises(RuntimeError, match=r"(?s)Missing.*0\.weight.*Unexpected.*other"):
         average.load_state_dict(state)
+
+
+def test_averages_of_low_precision_stay_float32_and_move() -> None:
+    """A step of 1e-4 of the way is less than bfloat16 resolves."""
+    online = nn.Linear(8, 8)
+    average = WeightAverage(online, beta=0.9999, update_after_step=0)
+    nn.ModuleList([online, average]).to(torch.bfloat16)
+    assert online.weight.dtype == torch.bfloat16
+    average.update()
+    before = average.averaged_state_dict()["weight"].clone()
+    assert before.dtype == torch.float32
+    average.step = 10**8  # the decay is beta from here on
+    with torch.no_grad():
+        online.weight.add_(1.0)
+    average.update()
+    moved = average.averaged_state_dict()["weight"] - before
+    torch.testing.assert_close(moved, torch.full_like(moved, 1e-4), rtol=0.05, atol=1e-6)
+    own = online.weight.detach().clone()
+    with average.swapped_in():
+        assert online.weight.dtype == torch.bfloat16 and not torch.equal(online.weight, own)
+    assert torch.equal(online.weight, own)
+    assert torch.equal(average.averaged_state_dict()["weight"], before + moved)
+
+
+def test_buffers_are_followed_after_a_move() -> None:
+    """Moving a module replaces its buffers by new tensors."""
+    online = nn.BatchNorm1d(4)
+    average = WeightAverage(online, update_after_step=0)
+    nn.ModuleList([online, average]).to(torch.float64)
+    online.running_mean.fill_(3.0)
+    average.update()
+    assert average.averaged_state_dict()["running_mean"].tolist() == [3.0] * 4

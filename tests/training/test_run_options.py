@@ -75,6 +75,21 @@ def test_bfloat16_trains(write_config: Any, run_training: Any, losses_of: Any) -
     assert mixed == pytest.approx(exact, rel=0.05) and mixed != exact
 
 
+@pytest.mark.parametrize("name", ["tiny_diffusion_cond", "tiny_diffusion_uncond", "tiny_lm"])
+def test_bfloat16_weights_train_with_averages_in_float32(
+    name: str, write_config: Any, run_training: Any, checkpoint_of: Callable[[Path], Path]
+) -> None:
+    def averaged(config: dict[str, Any]) -> None:
+        del config["training"]["demo"]
+        config["training"]["use_ema"] = True
+
+    folder = run_training(write_config(name, averaged), "--max-steps", "2", "--precision", "bf16-true")
+    state = torch.load(checkpoint_of(folder), weights_only=True)["state_dict"]
+    averages = [value for key, value in state.items() if "_ema.ema_model." in key]
+    assert averages and all(value.dtype == torch.float32 for value in averages)
+    assert any(value.dtype == torch.bfloat16 for value in state.values())
+
+
 def test_a_precision_that_is_none(write_config: Any, run_training: Any, capfd: pytest.CaptureFixture[str]) -> None:
     run_training(write_config("tiny_diffusion_uncond"), "--precision", "17", status=2)
     told = capfd.readouterr().err
