@@ -110,7 +110,7 @@ def sampler_controls(facts: ModelFacts) -> tuple[Control, ...]:
     controls = (control_of("steps", recommended.steps), sampler)
     if not find_sampler(recommended.sampler_type, objective).starts_by_ratio:
         return controls
-    limits = (control_of("sigma_min", recommended.sigma_min), control_of("sigma_max", recommended.sigma_max))
+    limits = [control_of(name, getattr(recommended, name)) for name in ("sigma_min", "sigma_max")]
     return (*controls, *limits, control_of("rho", 1.0))
 
 

@@ -14,9 +14,9 @@ from stable_audio_tools.data.audio_io import Audio
 from stable_audio_tools.data.pictures import spectrogram_image
 from stable_audio_tools.inference.generation.model import Generated
 from stable_audio_tools.inference.sampling.watching import Cancelled
-from stable_audio_tools.interface.gallery import Gallery, Take, owner_of
+from stable_audio_tools.interface.gallery import Gallery, owner_of
 from stable_audio_tools.interface.pages import Page
-from stable_audio_tools.interface.runner import Preview, Runner, Update
+from stable_audio_tools.interface.runner import Runner, Update
 from stable_audio_tools.interface.uploads import read_upload
 from stable_audio_tools.interface.values import checked
 from stable_audio_tools.interface.widgets import ResultPanel, caption, served
@@ -75,14 +75,17 @@ def _run(
     gr, model = services.gr, services.runner.model
     audio = _uploads(page, values, model.sample_rate)
     arguments = page.request(values | {name: (model.sample_rate, clip) for name, clip in audio.items()})
-    pictures = _source_pictures(page, audio, model.sample_rate)
+    shown_clips = audio.values() if page.shows_source else ()
+    pictures = [(spectrogram_image(clip, model.sample_rate), "before") for clip in shown_clips]
     started = time.monotonic()
     made: Generated | None = None
     yield [None, None, pictures, None, "Working ..."]
     for update in services.runner.run(visit, page.api_name, arguments, values.get("preview_every", 0)):
         made = update.made
         if made is None:
-            shown = gr.skip() if update.preview is None else _shown(update.preview, pictures)
+            if update.preview is not None:  # the newest first
+                pictures.insert(0, (update.preview.picture, f"after step {update.preview.step}"))
+            shown = gr.skip() if update.preview is None else list(pictures)
             yield [gr.skip(), gr.skip(), shown, gr.skip(), _status(gr, update, progress)]
     assert made is not None, "a run ends with what it made, or raises"
     uploaded = {control.name for control in page.controls if control.kind == "audio"}
@@ -98,7 +101,8 @@ def _run(
     }
     takes = services.gallery.add(owner, made, about, page.keeps_level)
     files = [served(panel.audio, take.audio) for take in takes]
-    final = [*((served(panel.pictures, take.picture), _take_caption(take, len(takes))) for take in takes), *pictures]
+    captions = [caption(takes[0])] if len(takes) == 1 else [f"seed {take.settings['seed']}" for take in takes]
+    final = [*((served(panel.pictures, take.picture), text) for take, text in zip(takes, captions)), *pictures]
     seeds = ", ".join(map(str, made.seeds))
     seconds = time.monotonic() - started
     told = f"Done in {seconds:.1f} s · {made.audio.shape[-1] / made.sample_rate:.2f} s of audio · seed {seeds}"
@@ -113,18 +117,6 @@ def _uploads(page: Page, values: Mapping[str, Any], sample_rate: int) -> dict[st
     return {name: audio.samples for name, audio in read.items()}
 
 
-def _source_pictures(page: Page, audio: Mapping[str, Tensor], sample_rate: int) -> list[tuple[Any, str]]:
-    if not page.shows_source:
-        return []
-    return [(spectrogram_image(clip, sample_rate), "before") for clip in audio.values()]
-
-
-def _shown(preview: Preview, pictures: list[tuple[Any, str]]) -> list[tuple[Any, str]]:
-    """The pictures so far, the newest first."""
-    pictures.insert(0, (preview.picture, f"after step {preview.step}"))
-    return list(pictures)
-
-
 def _status(gr: Any, update: Update, progress: Any) -> Any:
     if not update.step:
         return gr.skip()
@@ -132,7 +124,3 @@ def _status(gr: Any, update: Update, progress: Any) -> Any:
         return f"Step {update.step}"
     progress((update.step, update.total), desc="Sampling", unit="steps")
     return f"Step {update.step} of {update.total}"
-
-
-def _take_caption(take: Take, count: int) -> str:
-    return caption(take) if count == 1 else f"seed {take.settings['seed']}"

@@ -66,7 +66,8 @@ class Runner:
                     yield told.get(timeout=_POLL_SECONDS)
                 except queue.Empty:
                     continue
-            yield from _rest(told)
+            while not told.empty():
+                yield told.get_nowait()
             yield Update(made=future.result())
         finally:
             stop.set()
@@ -104,11 +105,3 @@ class Runner:
         with torch.no_grad():
             audio = decode_latents(self.model.module.pretransform, denoised[:1], 128)  # type: ignore[arg-type]
         return spectrogram_image(audio[0], self.model.sample_rate)
-
-
-def _rest(told: "queue.SimpleQueue[Update]") -> Iterator[Update]:
-    while True:
-        try:
-            yield told.get_nowait()
-        except queue.Empty:
-            return

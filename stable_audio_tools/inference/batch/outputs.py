@@ -4,6 +4,7 @@ The settings stand as JSON in the comment of the audio file itself. So a run tha
 processes need not talk to each other, and a file that was moved still tells its prompt and its seed.
 """
 
+import glob
 import json
 import re
 import unicodedata
@@ -61,7 +62,7 @@ def collisions(files: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Pairs of paths that are one on some file system, or of which one would be a folder of the other."""
     seen: dict[str, str] = {}
     for file in files:
-        key = _folded(file)
+        key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", file).casefold())
         if key in seen:
             yield file, seen[key]
         seen.setdefault(key, file)
@@ -69,10 +70,6 @@ def collisions(files: Iterable[str]) -> Iterator[tuple[str, str]]:
         for end, letter in enumerate(key):
             if letter == "/" and key[:end] in seen:
                 yield file, seen[key[:end]]
-
-
-def _folded(path: str) -> str:
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 class OutputFolder:
@@ -126,7 +123,7 @@ class OutputFolder:
         path = self.target(file)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in path.parent.glob(f".{_escaped(path.stem)}.????????.part{path.suffix}"):
+            for leftover in path.parent.glob(f".{glob.escape(path.stem)}.????????.part{path.suffix}"):
                 leftover.unlink(missing_ok=True)  # of a run that was killed
             told = {**settings, "software": f"stable-audio-tools {__version__}"}
             audio_io.write(path, audio, sample_rate, bits=bits, comment=json.dumps(told))
@@ -180,8 +177,3 @@ class OutputFolder:
 
     def _present(self, files: Sequence[str]) -> list[bool]:
         return [(self.path / file).is_file() for file in files]
-
-
-def _escaped(stem: str) -> str:
-    """A name in which `glob` sees no pattern."""
-    return re.sub(r"([*?[])", r"[\1]", stem)

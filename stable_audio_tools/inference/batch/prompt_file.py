@@ -68,7 +68,7 @@ _SPANS = list[Annotated[list[_Seconds], Field(min_length=2, max_length=2)]]
 def read_leaves(path: str | Path) -> list[Leaf]:
     """The leaves of a file, in its order."""
     path = Path(path)
-    readers = {".csv": _read_csv, ".jsonl": _read_jsonl, ".json": _read_json}
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"{path}: cannot tell what it is; the name must end in {', '.join(SUFFIXES)}")
     try:
@@ -79,7 +79,7 @@ def read_leaves(path: str | Path) -> list[Leaf]:
         raise ConfigError(f"{path}: cannot be read as text ({error})") from None
     if not text.strip():
         raise ConfigError(f"{path}: is empty; write at least one prompt")
-    leaves = list(readers.get(path.suffix.lower(), _read_yaml)(path, text))
+    leaves = list(readers.get(path.suffix.lower(), _read_tree)(path, text))
     if not leaves:
         raise ConfigError(f"{path}: holds no prompts")
     return leaves
@@ -196,15 +196,8 @@ def _unusable(value: Any) -> str | None:
     return None
 
 
-def _read_yaml(path: Path, text: str) -> Iterator[Leaf]:
-    return _leaves_of(path, _parse_yaml(text, str(path)))
-
-
-def _read_json(path: Path, text: str) -> Iterator[Leaf]:
-    return _leaves_of(path, _parse_json(text, path))
-
-
-def _leaves_of(path: Path, tree: Any) -> Iterator[Leaf]:
+def _read_tree(path: Path, text: str) -> Iterator[Leaf]:
+    tree = _parse_json(text, path) if path.suffix.lower() == ".json" else _parse_yaml(text, str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected names with prompts below them, got {show(tree)}")
     if _is_leaf(tree) and any(value is not None for value in tree.values()):

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -53,14 +52,10 @@ def run_batch(
     try:
         with progress_bar("generating", len(mine)) as show:
             for number, batch in enumerate(mine):
-                _run_one(model, batch, output, tell, overwrite, partial(_show_share, show, number))
+                _run_one(model, batch, output, tell, overwrite, show, number)
     finally:
         if has_manifest:
             output.write_manifest([each.file for batch in batches for each in batch])
-
-
-def _show_share(show: Callable[[float], None], done: int, share: float) -> None:
-    show(done + share)
 
 
 def _run_one(
@@ -70,6 +65,7 @@ def _run_one(
     tell: Tell,
     overwrite: bool,
     show: Callable[[float], None],
+    number: int,
 ) -> None:
     wanted = [describe(model, each.request) for each in batch]
     found = [None if overwrite else output.settings_of(each.file) for each in batch]
@@ -87,9 +83,11 @@ def _run_one(
     if all(is_kept):
         return
     latents: list[Tensor] = []
-    requests = [_seeded(each.request) for each in batch]
+    requests = [
+        replace(each.request, seed=draw_seed()) if each.request.seed in (None, -1) else each.request for each in batch
+    ]
     hooks = Hooks(
-        progress=lambda done, steps: show(done / steps if steps else 0.0),
+        progress=lambda done, steps: show(number + (done / steps if steps else 0.0)),
         on_latents=latents.append if requests[0].keep_latents else None,
     )
     try:
@@ -107,10 +105,6 @@ def _run_one(
         if latents:  # before the audio, which says that the item is complete
             output.write_latents(each.file, latents[0][index])
         tell(output.write(each.file, clip, model.sample_rate, about, request.bits), True)
-
-
-def _seeded(request: GenerationRequest) -> GenerationRequest:
-    return replace(request, seed=draw_seed()) if request.seed in (None, -1) else request
 
 
 def is_as_asked(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

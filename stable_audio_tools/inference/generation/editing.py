@@ -15,7 +15,7 @@ from torch import Tensor
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.core.seeds import MAX_SEED
 from stable_audio_tools.inference.generation.audio import prepare_audio
-from stable_audio_tools.inference.generation.engine import Engine
+from stable_audio_tools.inference.generation.engine import GenerationEngine
 from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks, Mode, Span
 from stable_audio_tools.inference.generation.splicing import loudness_gain, splice
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
@@ -24,14 +24,16 @@ _SEARCH_SECONDS = 0.01  # half a period of 50 Hz: by how much a continuation may
 _OVERLAP_SHARE = 0.25  # of the window, where nothing is said
 
 
-def generate(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+def generate(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
     """Return audio (b, c, n), one item per request: as their `mode` says, or one window without it."""
     requests = _spread_over_windows(engine, requests)
     mode = requests[0].mode
     return engine.generate(requests, hooks) if mode is None else _EDITS[mode](engine, requests, hooks)
 
 
-def _spread_over_windows(engine: Engine, requests: Sequence[GenerationRequest]) -> Sequence[GenerationRequest]:
+def _spread_over_windows(
+    engine: GenerationEngine, requests: Sequence[GenerationRequest]
+) -> Sequence[GenerationRequest]:
     """Requests to inpaint audio that is longer than a window, as those of the mode `inpaint`."""
     request, window = requests[0], engine.facts.window
     is_whole = request.seconds is None and request.sample_size is None and request.inpaint_bands is None
@@ -45,7 +47,7 @@ def _spread_over_windows(engine: Engine, requests: Sequence[GenerationRequest]) 
     return [replace(each, **plain) for each in requests]
 
 
-def _vary(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+def _vary(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
     """Other takes of the audio, as long as it.
 
     Longer audio goes window after window; each is given a quarter of the one before, and cross-faded over half of that.
@@ -70,7 +72,7 @@ def _vary(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -
     return torch.stack(made)[..., :total]
 
 
-def _inpaint(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+def _inpaint(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
     """The audio with spans of it generated; the rest stays sample by sample.
 
     In longer audio each span is generated in a window of its surroundings.
@@ -91,7 +93,7 @@ def _inpaint(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks
     return made
 
 
-def _interpolate(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+def _interpolate(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
     """What lies between two clips, as long as the longer one."""
     clips, rate, window = _clips(engine, requests[:1])
     target = replace(requests[0], audio=requests[0].to_audio)
@@ -103,7 +105,7 @@ def _interpolate(engine: Engine, requests: Sequence[GenerationRequest], hooks: H
     return engine.generate(requests, hooks)[..., :longest]
 
 
-def _outpaint(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+def _outpaint(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
     """The audio continued, window after window, to `seconds`.
 
     Each window is given the last `overlap` seconds (None: a quarter of the window), made as loud as they are, shifted
@@ -143,7 +145,7 @@ def _outpaint(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hook
     return torch.stack([clip[:, :wanted] for clip in made])
 
 
-_EDITS: dict[Mode, Callable[[Engine, Sequence[GenerationRequest], Hooks], Tensor]] = {
+_EDITS: dict[Mode, Callable[[GenerationEngine, Sequence[GenerationRequest], Hooks], Tensor]] = {
     "variation": _vary,
     "inpaint": _inpaint,
     "outpaint": _outpaint,
@@ -151,7 +153,9 @@ _EDITS: dict[Mode, Callable[[Engine, Sequence[GenerationRequest], Hooks], Tensor
 }
 
 
-def _generate_window(engine: Engine, requests: Sequence[GenerationRequest], hooks: Hooks, **changes: Any) -> Tensor:
+def _generate_window(
+    engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks, **changes: Any
+) -> Tensor:
     """One window of each request, without its mode and with `changes`."""
     plain: dict[str, Any] = {"mode": None, "audio": None, "seconds": None, "sample_size": None}
     return engine.generate([replace(each, **plain, **changes) for each in requests], hooks)
@@ -165,7 +169,7 @@ def _check_spans(spans: Sequence[Span], seconds: float, window: float) -> None:
             raise UserError(f"spans: {start:g}-{end:g} is longer than the {window:.2f} s that the model works on")
 
 
-def _clips(engine: Engine, requests: Sequence[GenerationRequest]) -> tuple[Tensor, int, int]:
+def _clips(engine: GenerationEngine, requests: Sequence[GenerationRequest]) -> tuple[Tensor, int, int]:
     """The audio (b, c, n) at the rate and with the channels of the model, its rate, and the samples of a window."""
     audio, window, module = requests[0].audio, engine.facts.window, cast(DiffusionWrapper, engine.module)
     assert audio is not None and window is not None, "checked before"

@@ -36,7 +36,7 @@ AudioSource = Audio | str | Path  # (sample rate, (c, n) or (n,)), or a file
 
 
 @dataclass(frozen=True)
-class Engine:
+class GenerationEngine:
     """A model on its device, ready for requests."""
 
     module: nn.Module

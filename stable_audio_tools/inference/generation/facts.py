@@ -89,7 +89,12 @@ def facts_of(config: Mapping[str, Any]) -> ModelFacts:
         # The sample_size of an autoencoder is that of its training; it takes any length.
         window=top.sample_size if use != "codec" else None,
         objective=objective,
-        inputs={} if conditioning is None else {node.siblings.id: _input(node) for node in conditioning.configs},
+        inputs={}
+        if conditioning is None
+        else {
+            node.siblings.id: Input(node.facts.get("input", "other"), node.facts.get("options", ()))
+            for node in conditioning.configs
+        },
         stand_ins={} if conditioning is None else dict(conditioning.default_keys),
         inpaints="inpaint_masked_input" in routed,
         use=use,
@@ -99,10 +104,6 @@ def facts_of(config: Mapping[str, Any]) -> ModelFacts:
 
 def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
-
-
-def _input(node: Part) -> Input:
-    return Input(node.facts.get("input", "other"), node.facts.get("options", ()))
 
 
 def _objective(part: Part) -> Objective | None:

@@ -25,7 +25,7 @@ from stable_audio_tools.inference.generation.checks import (
     with_recommended,
 )
 from stable_audio_tools.inference.generation.editing import generate
-from stable_audio_tools.inference.generation.engine import AudioSource, Engine, set_precision
+from stable_audio_tools.inference.generation.engine import AudioSource, GenerationEngine, set_precision
 from stable_audio_tools.inference.generation.facts import facts_of
 from stable_audio_tools.inference.generation.request import (
     HOOKS,
@@ -121,9 +121,9 @@ class AudioModel(Adaptable):
         compile_decoder(self.module, **options)
 
     @property
-    def engine(self) -> Engine:
+    def engine(self) -> GenerationEngine:
         """The model as the functions of `editing` take it."""
-        return Engine(self.module, self.facts, self.device, self.precision, self.offload)
+        return GenerationEngine(self.module, self.facts, self.device, self.precision, self.offload)
 
     def takes(self, option: str) -> bool:
         """Whether this option of `generate` has an effect on a model of this type."""
@@ -268,7 +268,10 @@ def _load(
     if path is not None and weights is None and path.suffix != ".json" and not path.is_file():
         module, config = get_pretrained_model(str(model), device=first, revision=revision, cache_dir=cache_dir)
         return AudioModel(module, config, place, precision, str(model), offload)
-    stored = open_weights(_weights_of(path, weights))
+    file = path if weights is None else weights
+    if file is None or (weights is None and path is not None and path.suffix == ".json"):
+        raise CheckpointError(f"{path or 'model config'}: a config alone has no weights; give the weight file too")
+    stored = open_weights(file)
     given = model if isinstance(model, Mapping) else find_config(model, weights)
     source = stored.model_config if given is None else given
     if source is None:
@@ -289,14 +292,6 @@ def find_config(model: str | Path, weights: str | Path | None = None) -> dict[st
     if path.is_dir():
         path = path / CONFIG_NAME
     return load_config(path) if weights is not None or path.suffix == ".json" else None
-
-
-def _weights_of(path: Path | None, weights: str | Path | None) -> str | Path:
-    if weights is not None:
-        return weights
-    if path is None or path.suffix == ".json":
-        raise CheckpointError(f"{path or 'model config'}: a config alone has no weights; give the weight file too")
-    return path
 
 
 def _as_items(

@@ -29,12 +29,9 @@ _FIRST_PAGE: dict[ModelUse, Callable[[AudioModel], Page]] = {
 
 def pages_of(model: AudioModel) -> list[Page]:
     """The pages of a model, the usual one first; with a slider for each of its adapters."""
-    plain = _plain_pages(model)
+    plain = [_FIRST_PAGE[model.facts.use](model)]
+    if model.facts.inpaints:
+        plain.append(inpainting.page(model))
     if mel_of(model) is not None:
         plain.append(spectrogram.page(model, plain[0]))
     return [adapters.with_adapters(page, model) for page in plain]
-
-
-def _plain_pages(model: AudioModel) -> list[Page]:
-    first = _FIRST_PAGE[model.facts.use](model)
-    return [first, inpainting.page(model)] if model.facts.inpaints else [first]

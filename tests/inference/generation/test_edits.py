@@ -14,7 +14,7 @@ from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.generation import generate_diffusion_cond, generate_diffusion_uncond
 from stable_audio_tools.inference.generation.checks import validate
-from stable_audio_tools.inference.generation.engine import Engine
+from stable_audio_tools.inference.generation.engine import GenerationEngine
 from stable_audio_tools.inference.generation.interpolation import slerp
 from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.inference.generation.request import GenerationRequest
@@ -205,8 +205,8 @@ def test_an_item_for_each_seed_without_conditions() -> None:
 
 def test_the_loudness_of_windows_is_matched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A codec that loses the level, as mel images relative to their loudest pixel do."""
-    model, generate = coloured_model("v"), Engine.generate
-    monkeypatch.setattr(Engine, "generate", lambda *given: 0.4 * generate(*given))
+    model, generate = coloured_model("v"), GenerationEngine.generate
+    monkeypatch.setattr(GenerationEngine, "generate", lambda *given: 0.4 * generate(*given))
     options: dict[str, Any] = {"overlap": 0.5, "seed": [5], "steps": 20, "progress": False}
     matched = outpaint(model, (RATE, source(1.024)), 2.0, **options)
     plain = outpaint(model, (RATE, source(1.024)), 2.0, keep_level=True, **options)

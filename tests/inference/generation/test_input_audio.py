@@ -38,7 +38,7 @@ def test_another_rate_is_resampled() -> None:
     [
         (torch.zeros(2, 5, dtype=torch.int16), "divide integers by their range"),
         (torch.zeros(2, 0), "the audio is empty"),
-        (torch.zeros(1, 1, 1, 5), "must be shaped"),
+        (torch.zeros(2, 1, 1, 5), "must be shaped"),
     ],
 )
 def test_audio_that_is_none(audio: torch.Tensor, message: str) -> None:
