@@ -154,7 +154,7 @@ MEASURES: dict[str, Callable[[], int]] = {
 
 # The most that the test allows. Lower a ceiling together with the change that makes it possible.
 CEILINGS = {
-    "declarations of sigma_min": 6,
+    "declarations of sigma_min": 5,
     "circles of files": 0,
     "exceptions in the import test": 0,
     "branches on an objective outside its module": 0,
