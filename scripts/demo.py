@@ -54,7 +54,7 @@ def plan(vae_steps: int, dit_steps: int) -> list[Step]:
             "python scripts/make_example_dataset.py example/held_out --per-class 2 --seed 1",
         ),
         ("clips", "Check the configs", f"stable-audio-tools check {vae} example/clips.json"),
-        ("clips", "Check the data", "stable-audio-tools check-data example/clips.json --against example/held_out.json"),
+        ("clips", "Check the data", "stable-audio-tools data check example/clips.json --against example/held_out.json"),
         (
             "vae",
             "Train an autoencoder",

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stable_audio_tools.attribution.engines import Engine, make_engine
+from stable_audio_tools.attribution.engines import GradientEngine, make_engine
 from stable_audio_tools.attribution.features import FeaturePaths, FeatureWriter
 from stable_audio_tools.attribution.items import Items, is_pre_encoded, open_items, read_dataset, read_items
 from stable_audio_tools.attribution.models import AttributedModel, ModelSource, SampleMaker
@@ -21,21 +21,21 @@ from stable_audio_tools.attribution.noise import select_timesteps
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.settings import ExtractSettings
-from stable_audio_tools.attribution.task import Recipe, Sample
+from stable_audio_tools.attribution.task import AttributedSample, FeatureRecipe
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import local_rank, rank, world_size
 from stable_audio_tools.data.faults import Fault
 from stable_audio_tools.data.path_lists import PathFilter
-from stable_audio_tools.data.preencode import left_out_list
+from stable_audio_tools.latents.writing import left_out_list
 
 logger = logging.getLogger(__name__)
 
 _TIMED_ITEMS = 3
 
 
-class Extracted(NamedTuple):
+class ExtractedFeatures(NamedTuple):
     """What a run did."""
 
     paths: FeaturePaths
@@ -84,7 +84,7 @@ class Extraction:
         )
         _require_names(self.items)
         steps = select_timesteps(settings.K, settings.num_train_steps, settings.t_strategy)
-        recipe = Recipe(
+        recipe = FeatureRecipe(
             find_measure(settings.f), steps, settings.num_train_steps, settings.e_seed, settings.cfg_dropout_prob
         )
         self.parameters = self.attributed.select_parameters(settings.param_regex)
@@ -92,7 +92,7 @@ class Extraction:
             self.attributed, self.pre_encoded, settings.e_seed, settings.autocast_pretransform
         )
         self.about = self._about(steps)
-        self.engine: Engine = make_engine(
+        self.engine: GradientEngine = make_engine(
             settings.engine,
             self.attributed.task(recipe),
             self.parameters,
@@ -101,7 +101,7 @@ class Extraction:
             checkpointing=settings.checkpointing,
         )
 
-    def run(self) -> Extracted:
+    def run(self) -> ExtractedFeatures:
         """Make this process's rows; rows that are there already are kept."""
         paths, index, count = self.paths, rank(), world_size()
         about = self.about if count == 1 else {**self.about, "shard": [index, count]}
@@ -111,7 +111,7 @@ class Extraction:
         writer = FeatureWriter(paths, stop - first, self.settings.dim, about, self.settings.overwrite)
         if writer.finished is not None:
             logger.info("%s is complete", paths.feature)
-            return Extracted(paths, 0, writer.finished["valid_rows"], writer.finished["left_out"])
+            return ExtractedFeatures(paths, 0, writer.finished["valid_rows"], writer.finished["left_out"])
         if count > 1 and index == 0 and self.settings.overwrite:
             _remove_merged(self.settings.feature_path)
         pending = writer.pending
@@ -121,7 +121,7 @@ class Extraction:
         faults = [*self.items.faults, *met] if index == 0 else met
         writer.finish([self.items.path(number) for number in range(first, stop)], len(faults))
         _tell_faults(paths, faults)
-        return Extracted(paths, len(pending) - len(met), stop - first - len(pending), len(faults))
+        return ExtractedFeatures(paths, len(pending) - len(met), stop - first - len(pending), len(faults))
 
     def estimate(self) -> Estimate:
         """Time and memory of a whole run, from the first items, read one after another; writes nothing."""
@@ -156,7 +156,7 @@ class Extraction:
 
     def _make_rows(self, writer: FeatureWriter, numbers: list[int], first: int) -> list[Fault]:
         faults: list[Fault] = []
-        waiting: list[tuple[int, Sample]] = []
+        waiting: list[tuple[int, AttributedSample]] = []
         with progress_bar("features", len(numbers)) as show, self._settled():
             for done, (number, sample) in enumerate(self._samples(numbers, faults, self.settings.num_workers), 1):
                 waiting.append((number - first, sample))
@@ -166,7 +166,7 @@ class Extraction:
             self._write(writer, waiting)
         return faults
 
-    def _write(self, writer: FeatureWriter, waiting: list[tuple[int, Sample]]) -> None:
+    def _write(self, writer: FeatureWriter, waiting: list[tuple[int, AttributedSample]]) -> None:
         if not waiting:
             return
         features = self.engine.features([sample for _, sample in waiting])
@@ -176,7 +176,9 @@ class Extraction:
         writer.write([row for row, _ in waiting], features)
         waiting.clear()
 
-    def _samples(self, numbers: Sequence[int], faults: list[Fault], workers: int = 0) -> Iterator[tuple[int, Sample]]:
+    def _samples(
+        self, numbers: Sequence[int], faults: list[Fault], workers: int = 0
+    ) -> Iterator[tuple[int, AttributedSample]]:
         for found in read_items(self.items, numbers, workers):
             if found.item is None:
                 assert found.fault is not None

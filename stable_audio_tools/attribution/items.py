@@ -273,7 +273,7 @@ def _checked(record: Any, place: str) -> dict[str, Any]:
     return {"file": file, "conditions": dict(conditions or {})}
 
 
-class Found(NamedTuple):
+class ReadItem(NamedTuple):
     """An item that was read, or why it was not."""
 
     number: int
@@ -282,23 +282,23 @@ class Found(NamedTuple):
     error: UserError | None = None
 
 
-class _Reader(Dataset[Found]):
+class _Reader(Dataset[ReadItem]):
     def __init__(self, items: Items) -> None:
         self.items = items
 
-    def __getitem__(self, number: int) -> Found:
+    def __getitem__(self, number: int) -> ReadItem:
         try:
-            return Found(number, self.items.load(number))
+            return ReadItem(number, self.items.load(number))
         except BadItem as error:
-            return Found(number, fault=error.at(self.items.path(number)))
+            return ReadItem(number, fault=error.at(self.items.path(number)))
         except AudioError as error:
             path = self.items.path(number)
-            return Found(number, fault=Fault(path, "unreadable", str(error).removeprefix(f"{path}: ")))
+            return ReadItem(number, fault=Fault(path, "unreadable", str(error).removeprefix(f"{path}: ")))
         except UserError as error:  # raised again where the user sees it, without the worker's traceback
-            return Found(number, error=error)
+            return ReadItem(number, error=error)
 
 
-def read_items(items: Items, numbers: Sequence[int], num_workers: int = 0) -> Iterator[Found]:
+def read_items(items: Items, numbers: Sequence[int], num_workers: int = 0) -> Iterator[ReadItem]:
     """The items of these numbers in their order, read by so many processes."""
     reader = DataLoader(
         _Reader(items),

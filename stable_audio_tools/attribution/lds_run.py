@@ -28,7 +28,7 @@ from stable_audio_tools.core.files import atomic_path
 _BASELINES = ("random", "similarity")
 
 
-class Verdict(NamedTuple):
+class LDSVerdict(NamedTuple):
     """The LDS of a matrix, with the queries in its order."""
 
     name: str
@@ -36,13 +36,13 @@ class Verdict(NamedTuple):
     value: LDS
 
 
-def compare(folder: str | Path, paths: Sequence[str], f_is_loss: bool = True) -> list[Verdict]:
+def compare(folder: str | Path, paths: Sequence[str], f_is_loss: bool = True) -> list[LDSVerdict]:
     """The LDS of each matrix of scores, and how much better each is than those of baselines (else: than the first)."""
     read = {path: read_scores(path) for path in paths}
     verdicts = [_judge(folder, path, scores, read[paths[0]], f_is_loss) for path, scores in read.items()]
     baselines = [one for one in verdicts if read[one.name].about.get("method") in _BASELINES] or verdicts[:1]
     differences = [
-        Verdict(f"{one.name} less {other.name}", one.queries, one.value.minus(other.value))
+        LDSVerdict(f"{one.name} less {other.name}", one.queries, one.value.minus(other.value))
         for one in verdicts
         for other in baselines
         if one not in baselines
@@ -50,7 +50,7 @@ def compare(folder: str | Path, paths: Sequence[str], f_is_loss: bool = True) ->
     return verdicts + differences
 
 
-def _judge(folder: str | Path, path: str, scores: Scores, first: Scores, f_is_loss: bool) -> Verdict:
+def _judge(folder: str | Path, path: str, scores: Scores, first: Scores, f_is_loss: bool) -> LDSVerdict:
     """In the first matrix's order of queries."""
     strange = set(scores.query_ids) ^ set(first.query_ids)
     if strange:
@@ -61,12 +61,14 @@ def _judge(folder: str | Path, path: str, scores: Scores, first: Scores, f_is_lo
     require_finite_scores(scores.values, scores.query_ids, path)
     values = scores.values[[scores.query_ids.index(query) for query in first.query_ids]]
     membership, outputs = observations(folder, scores.train_ids, first.query_ids)
-    return Verdict(path, first.query_ids, linear_datamodeling_score(values, membership, outputs, f_is_loss=f_is_loss))
+    return LDSVerdict(
+        path, first.query_ids, linear_datamodeling_score(values, membership, outputs, f_is_loss=f_is_loss)
+    )
 
 
 def tune(
     folder: str | Path, settings: FeatureSets, regularisers: Sequence[float] | None = None, f_is_loss: bool = True
-) -> list[Verdict]:
+) -> list[LDSVerdict]:
     """The LDS of every regulariser; the best one is chosen on one half of the models and judged on the other."""
     values = list(regularisers or DEFAULT_GRID)
     wrong = [value for value in values if not 0 < value < math.inf]
@@ -77,10 +79,10 @@ def tune(
     queries = members[0].query.ids
     membership, outputs = observations(folder, members[0].train.ids, queries)
 
-    def judge(name: str, scores: Any, models: slice) -> Verdict:
+    def judge(name: str, scores: Any, models: slice) -> LDSVerdict:
         require_finite_scores(scores, queries, settings.query_feature_path)
         found = linear_datamodeling_score(scores, membership[models], outputs[models], f_is_loss=f_is_loss)
-        return Verdict(name, queries, found)
+        return LDSVerdict(name, queries, found)
 
     verdicts = [judge(f"lambda {value:g}", scores, slice(None)) for value, scores in zip(values, grid)]
     best, _ = choose_regulariser(grid, values, membership[::2], outputs[::2], f_is_loss)
@@ -88,7 +90,7 @@ def tune(
     return [*verdicts, judge(name, grid[values.index(best)], slice(1, None, 2))]
 
 
-def save_verdicts(verdicts: Sequence[Verdict], folder: str | Path) -> None:
+def save_verdicts(verdicts: Sequence[LDSVerdict], folder: str | Path) -> None:
     """`lds.json`, and `lds.csv` with a line for each query of each matrix."""
     told, rows = {}, []
     for name, queries, value in verdicts:

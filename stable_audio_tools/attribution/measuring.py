@@ -13,7 +13,7 @@ from stable_audio_tools.attribution.models import AttributedModel, ModelSource, 
 from stable_audio_tools.attribution.noise import select_timesteps
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.settings import MeasureSettings
-from stable_audio_tools.attribution.task import DiffusionTask, Recipe
+from stable_audio_tools.attribution.task import DiffusionTask, FeatureRecipe
 from stable_audio_tools.attribution.validation import keep_settings, require_finite_outputs, write_outputs
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.errors import AudioError, ConfigError
@@ -48,7 +48,9 @@ class Queries:
         """The output of the model for the path of each query."""
         settings, measure = self.settings, find_measure(self.settings.f)
         steps = select_timesteps(settings.K, settings.num_train_steps)
-        recipes = [Recipe(measure, steps, settings.num_train_steps, noise_seed) for noise_seed in settings.e_seeds]
+        recipes = [
+            FeatureRecipe(measure, steps, settings.num_train_steps, noise_seed) for noise_seed in settings.e_seeds
+        ]
         tasks = [self.attributed.task(recipe) for recipe in recipes]
         values = measure_outputs(tasks, self.items, SampleMaker(self.attributed, self.pre_encoded, seed=0))
         return {self.items.path(number): value for number, value in enumerate(values)}

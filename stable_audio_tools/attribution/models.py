@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.attribution.items import AudioShape, Form
 from stable_audio_tools.attribution.noise import keyed_encoding
-from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
+from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.devices import autocast, pick_device
 from stable_audio_tools.core.errors import ConfigError
@@ -88,7 +88,7 @@ class AttributedModel:
         latent_channels = int(self.model.io_channels)
         return AudioShape(int(self.config["sample_size"]), int(self.config["sample_rate"]), channels, latent_channels)
 
-    def task(self, recipe: Recipe) -> DiffusionTask:
+    def task(self, recipe: FeatureRecipe) -> DiffusionTask:
         """What is differentiated, with the objective and the shift that the model was trained with."""
         if recipe.cfg_dropout_prob > 0 and not isinstance(self.network, DiTWrapper):
             raise ConfigError("--cfg-dropout-prob: only a conditional diffusion transformer drops conditions; use 0")
@@ -140,7 +140,7 @@ class SampleMaker:
     half_pretransform: bool = False
 
     @torch.no_grad()
-    def __call__(self, item: Item, key: str, form: Form = "data") -> Sample:
+    def __call__(self, item: Item, key: str, form: Form = "data") -> AttributedSample:
         model, device = self.attributed.model, self.attributed.device
         with keyed_encoding(self.seed, key, device):
             _require_channels(item.audio, self._channels(form), key)
@@ -150,7 +150,7 @@ class SampleMaker:
         real = padding_masks([item.info], clean.shape[-1], device) if masks_padding else None
         mask = torch.ones(1, clean.shape[-1], device=device) if real is None else real.to(clean.dtype)
         assert model.training is False
-        return Sample(key, clean[0], inputs, mask)
+        return AttributedSample(key, clean[0], inputs, mask)
 
     def _channels(self, form: Form) -> int:
         """Of what an item holds."""

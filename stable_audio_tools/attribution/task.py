@@ -18,7 +18,7 @@ from stable_audio_tools.models.diffusion.objectives import (
 _DROPPED = ("cross_attn_cond", "prepend_cond")  # what guidance leaves out
 
 
-class Sample(NamedTuple):
+class AttributedSample(NamedTuple):
     """One item as the backbone sees it."""
 
     key: str  # what its noise depends on
@@ -27,7 +27,7 @@ class Sample(NamedTuple):
     mask: Tensor  # (1, t), 1 at frames that count
 
 
-class Rows(NamedTuple):
+class NoisyRows(NamedTuple):
     """The timesteps of one sample, a row each; no other sample shares their pass through the network."""
 
     noisy: Tensor  # (k, d, t)
@@ -36,15 +36,15 @@ class Rows(NamedTuple):
     inputs: dict[str, Tensor]  # (k, ...)
     mask: Tensor  # (1, t)
 
-    def part(self, start: int, stop: int) -> "Rows":
+    def part(self, start: int, stop: int) -> "NoisyRows":
         """Some of the rows."""
         inputs = {name: value[start:stop] for name, value in self.inputs.items()}
         chosen = slice(start, stop)
-        return Rows(self.noisy[chosen], self.t[chosen], self.target[chosen], inputs, self.mask)
+        return NoisyRows(self.noisy[chosen], self.t[chosen], self.target[chosen], inputs, self.mask)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class FeatureRecipe:
     """All that a value depends on beside the model and the sample."""
 
     measure: Measure
@@ -61,12 +61,12 @@ class DiffusionTask:
         self,
         network: nn.Module,
         objective: Objective,
-        recipe: Recipe,
+        recipe: FeatureRecipe,
         shift: Shift | None = None,
     ) -> None:
         self.network, self.objective, self.recipe, self.shift = network, objective, recipe, shift
 
-    def prepare(self, sample: Sample) -> Rows:
+    def prepare(self, sample: AttributedSample) -> NoisyRows:
         """The noisy inputs of a sample at every timestep, and what should be predicted from them."""
         recipe, clean = self.recipe, sample.latents
         noise = keyed_noise(clean.shape, recipe.noise_seed, recipe.steps, sample.key).to(clean)
@@ -81,9 +81,9 @@ class DiffusionTask:
             dropped = keyed_drops(recipe.cfg_dropout_prob, recipe.noise_seed, recipe.steps, sample.key)
             for name in inputs.keys() & set(_DROPPED):
                 inputs[name] = inputs[name].masked_fill(dropped.to(clean.device)[:, None, None], 0.0)
-        return Rows(noisy, t.to(clean.device), target, inputs, sample.mask)
+        return NoisyRows(noisy, t.to(clean.device), target, inputs, sample.mask)
 
-    def values(self, rows: Rows, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+    def values(self, rows: NoisyRows, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         """(k,) the measure of each row, optionally with other parameters."""
         arguments: tuple[Any, ...] = (rows.noisy, rows.t)
         if parameters is None:

@@ -198,7 +198,7 @@ class SubsetTrainingSettings(StepSettings):
 
     part: tuple[int, int] = option((0, 1), "each N-th list from the I-th", metavar=("I", "N"))
     keep_runs: bool = option(False, "keep run folders beside the weights")
-    flags: tuple[str, ...] = option((), "-- and the flags of train.py", positional=True, after_dashes=True)
+    flags: tuple[str, ...] = option((), "flags of train.py", after_dashes=True)
 
 
 def run_train(settings: SubsetTrainingSettings) -> None:

@@ -1,6 +1,7 @@
 """What every command shares: flags from a record, help that shows defaults, one sentence instead of a traceback."""
 
 import argparse
+import dataclasses
 import difflib
 import logging
 import os
@@ -12,7 +13,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from stable_audio_tools.cli.settings import CONFIG_FILE, add_flags, config_file, read_defaults, settings_from
 from stable_audio_tools.core.errors import SharedError, UserError, describe_os_error
 from stable_audio_tools.core.ranks import is_rank_zero
-from stable_audio_tools.core.settings import Settings
+from stable_audio_tools.core.settings import Settings, option_of
 
 S = TypeVar("S", bound=Settings)
 
@@ -31,15 +32,21 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class CommandParser(argparse.ArgumentParser):
     """A parser that takes flags with dashes or underscores, no abbreviations, and answers a mistake in a sentence."""
 
-    def __init__(self, prog: str, description: str) -> None:
+    def __init__(self, prog: str, description: str, after_dashes: str = "") -> None:
+        """`after_dashes` names what takes all words behind "--", if anything does."""
         super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
+        self.after_dashes = after_dashes
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         words = list(sys.argv[1:] if args is None else args)
         end = words.index("--") if "--" in words else len(words)
         words = [*map(self._with_dashes, words[:end]), *words[end:]]
         self._refuse_unknown([word.partition("=")[0] for word in words[:end] if re.match(r"--[^\W\d]", word)])
-        return super().parse_known_args(words, namespace)
+        if not self.after_dashes:
+            return super().parse_known_args(words, namespace)
+        arguments, extra = super().parse_known_args(words[:end], namespace)
+        setattr(arguments, self.after_dashes, words[end + 1 :])
+        return arguments, extra
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         arguments, extra = self.parse_known_args(args, namespace)
@@ -94,7 +101,9 @@ class Command(Generic[S]):
 
     def parser(self, words: Sequence[str] = (), name: str = "stable-audio-tools") -> CommandParser:
         """The parser; `words` are those that it will parse, which may name a file of defaults."""
-        built = CommandParser(name, self.description)
+        fields = dataclasses.fields(self.settings)  # type: ignore[arg-type]
+        behind = next((field.name for field in fields if option_of(field).after_dashes), "")
+        built = CommandParser(name, self.description, behind)
         defaults: dict[str, Any] = {}
         if self.takes_ini:
             about = f"ini file of defaults (else ./{CONFIG_FILE}, where present)"

@@ -11,49 +11,59 @@ from stable_audio_tools.version import __version__
 PROGRAM = "stable-audio-tools"
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     place: str  # module below cli, and the command in it where it is not `main`
     summary: str
 
 
 COMMANDS = {
-    "train": Entry("train", "train a model of any type"),
-    "generate": Entry("generate", "generate audio for prompts"),
-    "app": Entry("run_gradio", "open a model in the browser, and behind an HTTP API"),
-    "unwrap": Entry("unwrap", "write the model out of a training checkpoint"),
-    "lora train": Entry("train:train_lora", "train a small adapter of a model that stays as it is"),
-    "lora info": Entry("lora:info", "say what an adapter file is and holds"),
-    "lora convert": Entry("lora:convert", "write an adapter file in the format of another program"),
-    "lora merge": Entry("lora:merge", "add adapters to the weights of their base model"),
-    "lora extract": Entry("lora:extract", "make an adapter of the difference between two models"),
-    "data check": Entry("check_data", "look for files of a dataset that are broken, silent, doubled, unlabelled"),
-    "data encode": Entry("encode", "encode a dataset of audio to a dataset of latents"),
-    "data encode-text": Entry("encode:encode_text", "encode texts once, for conditions that are looked up"),
-    "data images": Entry("mel:images", "cut audio into mel spectrograms: latents, or a Hugging Face dataset"),
-    "data download": Entry("download_jamendo", "download audio and tables of MTG-Jamendo"),
-    "data example": Entry("make_example_dataset", "write short synthetic clips with captions to try things on"),
-    "dedup": Entry("dedup", "find files of a dataset that hold the same recording"),
-    "evaluate fad": Entry("evaluate:fad", "measure how far sets of audio are from reference sets"),
-    "evaluate song-describer": Entry("evaluate:song_describer", "score a text-to-audio checkpoint on captioned tracks"),
-    "evaluate embed-song-describer": Entry("evaluate:embed_song_describer", "embed captioned tracks, as references"),
-    "evaluate reconstruct": Entry(
+    "train": CommandEntry("train", "train a model of any type"),
+    "generate": CommandEntry("generate", "generate audio for prompts"),
+    "app": CommandEntry("run_gradio", "open a model in the browser, and behind an HTTP API"),
+    "unwrap": CommandEntry("unwrap", "write the model out of a training checkpoint"),
+    "lora train": CommandEntry("train:train_lora", "train a small adapter of a model that stays as it is"),
+    "lora info": CommandEntry("lora:info", "say what an adapter file is and holds"),
+    "lora convert": CommandEntry("lora:convert", "write an adapter file in the format of another program"),
+    "lora merge": CommandEntry("lora:merge", "add adapters to the weights of their base model"),
+    "lora extract": CommandEntry("lora:extract", "make an adapter of the difference between two models"),
+    "data check": CommandEntry(
+        "data:check", "look for files of a dataset that are broken, silent, doubled, unlabelled"
+    ),
+    "data encode": CommandEntry("data:encode", "encode a dataset of audio to a dataset of latents"),
+    "data encode-text": CommandEntry("data:encode_text", "encode texts once, for conditions that are looked up"),
+    "data images": CommandEntry("mel:images", "cut audio into mel spectrograms: latents, or a Hugging Face dataset"),
+    "data download": CommandEntry("data:download", "download audio and tables of MTG-Jamendo"),
+    "data example": CommandEntry("data:example", "write short synthetic clips with captions to try things on"),
+    "dedup": CommandEntry("dedup", "find files of a dataset that hold the same recording"),
+    "evaluate fad": CommandEntry("evaluate:fad", "measure how far sets of audio are from reference sets"),
+    "evaluate song-describer": CommandEntry(
+        "evaluate:song_describer", "score a text-to-audio checkpoint on captioned tracks"
+    ),
+    "evaluate embed-song-describer": CommandEntry(
+        "evaluate:embed_song_describer", "embed captioned tracks, as references"
+    ),
+    "evaluate reconstruct": CommandEntry(
         "evaluate:reconstruct", "pass audio files through an autoencoder and measure the result"
     ),
-    "evaluate compare": Entry("evaluate:compare", "print result files side by side, where they are comparable"),
-    "attribute extract": Entry("attribute:extract", "write projected gradients of items"),
-    "attribute merge": Entry("attribute:merge", "join the features that several processes wrote"),
-    "attribute score": Entry("attribute:score", "score training items for generated files"),
-    "attribute validate make-subsets": Entry("attribute:make_subsets", "draw random subsets of the training items"),
-    "attribute validate make-removals": Entry("attribute:make_removals", "draw lists without the best items"),
-    "attribute validate train": Entry("attribute:train", "train a model on each list"),
-    "attribute validate measure": Entry("attribute:measure", "measure the output of every model for every query"),
-    "attribute validate lds": Entry("attribute:lds", "compute the linear datamodeling score"),
-    "attribute validate counterfactual": Entry("attribute:counterfactual", "compare removals with random ones"),
-    "mel decode": Entry("mel:decode", "turn mel spectrograms into audio"),
-    "mel convert": Entry("mel:convert", "turn audio diffusion pipelines of diffusers into models, and back"),
-    "check": Entry("check", "check a model config (and a dataset config) and print what it builds"),
-    "schema": Entry("schema", "write JSON Schemas of the configs, for editors"),
-    "info": Entry("info", "describe this installation, or a weight file"),
+    "evaluate compare": CommandEntry("evaluate:compare", "print result files side by side, where they are comparable"),
+    "attribute extract": CommandEntry("attribute:extract", "write projected gradients of items"),
+    "attribute merge": CommandEntry("attribute:merge", "join the features that several processes wrote"),
+    "attribute score": CommandEntry("attribute:score", "score training items for generated files"),
+    "attribute validate make-subsets": CommandEntry(
+        "attribute:make_subsets", "draw random subsets of the training items"
+    ),
+    "attribute validate make-removals": CommandEntry("attribute:make_removals", "draw lists without the best items"),
+    "attribute validate train": CommandEntry("attribute:train", "train a model on each list"),
+    "attribute validate measure": CommandEntry(
+        "attribute:measure", "measure the output of every model for every query"
+    ),
+    "attribute validate lds": CommandEntry("attribute:lds", "compute the linear datamodeling score"),
+    "attribute validate counterfactual": CommandEntry("attribute:counterfactual", "compare removals with random ones"),
+    "mel decode": CommandEntry("mel:decode", "turn mel spectrograms into audio"),
+    "mel convert": CommandEntry("mel:convert", "turn audio diffusion pipelines of diffusers into models, and back"),
+    "check": CommandEntry("check", "check a model config (and a dataset config) and print what it builds"),
+    "schema": CommandEntry("schema", "write JSON Schemas of the configs, for editors"),
+    "info": CommandEntry("info", "describe this installation, or a weight file"),
 }
 
 # Published scripts, and names that commands had before they were grouped -> the command.

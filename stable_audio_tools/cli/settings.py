@@ -34,6 +34,8 @@ def add_flags(
     sections: dict[str, Any] = {"": parser}
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         about = option_of(field)
+        if about.after_dashes:
+            continue  # taken by the parser itself: argparse has no option for it
         section = sections.get(about.group)
         if section is None:
             section = sections[about.group] = parser.add_argument_group(about.group)
@@ -51,12 +53,7 @@ def add_flags(
 
 def settings_from(arguments: argparse.Namespace, settings: type[S]) -> S:
     """The record from parsed flags."""
-    values = {}
-    for field in dataclasses.fields(settings):  # type: ignore[arg-type]
-        value = getattr(arguments, field.name)
-        if option_of(field).after_dashes and value[:1] == ["--"]:
-            value = value[1:]
-        values[field.name] = _frozen(value)
+    values = {field.name: _frozen(getattr(arguments, field.name)) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     return settings(**values)
 
 
@@ -64,23 +61,23 @@ def flags_from(settings: Settings) -> list[str]:
     """The words that give this record, for a command that starts itself again."""
     words: list[str] = []
     places: list[str] = []
+    behind: list[str] = []
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         value, about, flag = getattr(settings, field.name), option_of(field), flag_of(field.name)
         if value == field.default:
             continue
-        if about.positional:
+        if about.after_dashes:
+            behind = ["--", *value]
+        elif about.positional:
             places += [str(value)] if not isinstance(value, tuple) else map(str, value)
         elif isinstance(value, bool):
             words.append(flag if value else f"--no-{field.name.replace('_', '-')}")
-        elif isinstance(value, tuple) and about.repeat:
-            words += [word for one in value for word in (flag, *(map(str, one) if _is_row(one) else (str(one),)))]
+        elif isinstance(value, tuple) and (about.repeat or any(type(one) is tuple for one in value)):
+            for one in value:
+                words += [flag, *(map(str, one) if type(one) is tuple else (str(one),))]
         else:
             words += [flag, *(map(str, value) if isinstance(value, tuple) else (str(value),))]
-    return [*places, *words]
-
-
-def _is_row(value: Any) -> bool:
-    return type(value) is tuple
+    return [*places, *words, *behind]
 
 
 def _frozen(value: Any) -> Any:
@@ -93,8 +90,6 @@ def _arguments_of(name: str, hint: Any, about: Setting, default: Any, takes_ini:
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
     plain = kinds[0] if len(kinds) == 1 else hint
     words: dict[str, Any] = {"help": about.help, "default": default}
-    if about.after_dashes:
-        return {**words, "nargs": argparse.REMAINDER, "metavar": about.metavar or "-- ..."}
     if plain is bool and takes_ini:
         return {**words, "type": _flag, "nargs": "?", "const": True, "metavar": "BOOL"}
     if plain is bool:

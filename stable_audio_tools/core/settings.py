@@ -28,7 +28,7 @@ class Setting:
     positional: bool = False
     repeat: bool = False  # one value each time the flag is given, instead of several after one flag
     may_be_empty: bool = False  # the flag may stand without a value
-    after_dashes: bool = False  # takes all words after "--"
+    after_dashes: bool = False  # no flag: takes all words after "--"
     parse: Callable[[str], Any] | None = None  # text -> value, where the type does not tell
 
     def bound_broken_by(self, value: float) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from stable_audio_tools.core.files import write_text
-from stable_audio_tools.dedup.copies import Copy, Group
+from stable_audio_tools.dedup.copies import Copy, CopyGroup
 from stable_audio_tools.dedup.tracks import Track
 
 _STYLE = """
@@ -22,7 +22,7 @@ audio { height: 2rem; width: 18rem; vertical-align: middle; }
 _HEAD = "<tr><th>file</th><th>listen</th><th>length</th><th>similarity</th><th>aligned</th><th>offset</th></tr>"
 
 
-def write_audit(path: Path, groups: Sequence[Group], summary: str, most: int) -> None:
+def write_audit(path: Path, groups: Sequence[CopyGroup], summary: str, most: int) -> None:
     """The `most` groups that are the least certain, the doubtful ones first."""
     shown = sorted(groups, key=_certainty)[:most]
     told = summary if len(shown) == len(groups) else f"{summary}; the {len(shown)} least certain groups are shown"
@@ -34,13 +34,13 @@ def write_audit(path: Path, groups: Sequence[Group], summary: str, most: int) ->
     )
 
 
-def _certainty(group: Group) -> float:
+def _certainty(group: CopyGroup) -> float:
     return min(copy.similarity if copy.aligned is None else copy.aligned.score for copy in group.copies)
 
 
-def _table(number: int, group: Group, folder: Path) -> str:
+def _table(number: int, group: CopyGroup, folder: Path) -> str:
     rows = [_row(group.kept, None, folder), *(_row(copy.dropped, copy, folder) for copy in group.copies)]
-    return f"<h2>Group {number}</h2>\n<table>\n{_HEAD}\n" + "\n".join(rows) + "\n</table>"
+    return f"<h2>CopyGroup {number}</h2>\n<table>\n{_HEAD}\n" + "\n".join(rows) + "\n</table>"
 
 
 def _row(track: Track, copy: Copy | None, folder: Path) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from stable_audio_tools.dedup.alignment import Aligned, align
 from stable_audio_tools.dedup.clusters import complete_link, single_link
 from stable_audio_tools.dedup.settings import Linkage
-from stable_audio_tools.dedup.similarity import Pairs, Progress
+from stable_audio_tools.dedup.similarity import Progress, SimilarPairs
 from stable_audio_tools.dedup.store import FeatureStore
 from stable_audio_tools.dedup.tracks import Track, choose_kept
 
@@ -36,7 +36,7 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class Group:
+class CopyGroup:
     """Files that hold the same recording."""
 
     kept: Track
@@ -47,7 +47,7 @@ def look_again(
     store: FeatureStore,
     tracks: Sequence[Track],
     others: Sequence[Track],
-    pairs: Pairs,
+    pairs: SimilarPairs,
     workers: int,
     progress: Progress,
 ) -> list[Likeness]:
@@ -66,7 +66,7 @@ def look_again(
     return found
 
 
-def without_second_look(pairs: Pairs) -> list[Likeness]:
+def without_second_look(pairs: SimilarPairs) -> list[Likeness]:
     """Every pair as its histograms have it."""
     return [Likeness(int(i), int(j), float(value), None) for i, j, value in zip(*pairs)]
 
@@ -82,7 +82,7 @@ def confirmed(likenesses: Sequence[Likeness], threshold: float, aligned_threshol
 
 def group_copies(
     tracks: Sequence[Track], likenesses: Sequence[Likeness], linkage: Linkage, keep: Sequence[str]
-) -> list[Group]:
+) -> list[CopyGroup]:
     """Groups of copies, and the one of each to keep."""
     pairs = [(pair.first, pair.second) for pair in likenesses]
     if linkage == "single":
@@ -95,7 +95,7 @@ def group_copies(
         kept = choose_kept([tracks[member] for member in cluster], keep)
         place = next(member for member in cluster if tracks[member] == kept)
         copies = [_copy(tracks, member, place, links[member]) for member in cluster if member != place]
-        groups.append(Group(kept, tuple(copies)))
+        groups.append(CopyGroup(kept, tuple(copies)))
     return groups
 
 

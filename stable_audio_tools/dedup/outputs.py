@@ -10,15 +10,15 @@ from stable_audio_tools.core.files import atomic_path, write_text
 from stable_audio_tools.data.path_lists import PathList, read_path_list
 from stable_audio_tools.dedup.audit import write_audit
 from stable_audio_tools.dedup.codecs import Codec
-from stable_audio_tools.dedup.copies import Copy, Group, Likeness
+from stable_audio_tools.dedup.copies import Copy, CopyGroup, Likeness
 from stable_audio_tools.dedup.settings import DedupSettings, PathFormat
 from stable_audio_tools.dedup.store import Failure
 from stable_audio_tools.dedup.tracks import Track
-from stable_audio_tools.dedup.verdict import Evidence, Verdict
+from stable_audio_tools.dedup.verdict import DedupVerdict, Evidence
 
 
 def write_outputs(
-    settings: DedupSettings, codec: Codec, evidence: Evidence, verdict: Verdict, sweep: list[dict[str, Any]]
+    settings: DedupSettings, codec: Codec, evidence: Evidence, verdict: DedupVerdict, sweep: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Write everything -> the summary."""
     places, heard = settings.outputs(), evidence.heard
@@ -95,7 +95,7 @@ def write_excluded(
                 )
 
 
-def write_pairs(path: Path, groups: Sequence[Group]) -> None:
+def write_pairs(path: Path, groups: Sequence[CopyGroup]) -> None:
     """A line for each file that is left out."""
     write_lines(path, (_pair(group.kept, copy) for group in groups for copy in group.copies))
 
@@ -115,7 +115,7 @@ def _pair(kept: Track, copy: Copy) -> dict[str, Any]:
     return row
 
 
-def write_clusters(path: Path, groups: Sequence[Group]) -> None:
+def write_clusters(path: Path, groups: Sequence[CopyGroup]) -> None:
     """A line for each group of copies."""
     rows = (
         {"keep": group.kept.qualified, "drop": [copy.dropped.qualified for copy in group.copies]} for group in groups

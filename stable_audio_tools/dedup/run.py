@@ -13,7 +13,7 @@ from stable_audio_tools.core.gathering import all_processes
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import is_rank_zero, local_rank, rank, world_size
 from stable_audio_tools.dedup.codecs import Codec, CodecSettings, create_codec
-from stable_audio_tools.dedup.copies import Group, Likeness, look_again, without_second_look
+from stable_audio_tools.dedup.copies import CopyGroup, Likeness, look_again, without_second_look
 from stable_audio_tools.dedup.outputs import write_outputs
 from stable_audio_tools.dedup.settings import DedupSettings
 from stable_audio_tools.dedup.similarity import find_similar
@@ -23,17 +23,17 @@ from stable_audio_tools.dedup.verdict import Evidence, judge, sweep_thresholds, 
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DedupOutcome:
     """What was found."""
 
     summary: dict[str, Any]
-    groups: list[Group]
+    groups: list[CopyGroup]
     leaks: list[Likeness]
     failures: list[Failure]
     sweep: list[dict[str, Any]]
 
 
-def deduplicate(settings: DedupSettings) -> Outcome | None:
+def deduplicate(settings: DedupSettings) -> DedupOutcome | None:
     """Find copies and write the lists; processes other than the first only hear their share -> None."""
     scanned, others = find_tracks(settings)
     tracks = scanned[: settings.limit]
@@ -54,7 +54,7 @@ def deduplicate(settings: DedupSettings) -> Outcome | None:
     verdict = judge(evidence, settings, settings.threshold(codec.threshold))
     sweep = sweep_thresholds(evidence, settings)
     summary = write_outputs(settings, codec, evidence, verdict, sweep)
-    return Outcome(summary, verdict.groups, verdict.leaks, failures, sweep)
+    return DedupOutcome(summary, verdict.groups, verdict.leaks, failures, sweep)
 
 
 def find_tracks(settings: DedupSettings) -> tuple[list[Track], list[Track]]:

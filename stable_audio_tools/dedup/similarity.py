@@ -33,7 +33,7 @@ _TOO_MANY = 0.01  # of the pairs of a block: more candidates cost more than whol
 Progress = Callable[[float], None]
 
 
-class Pairs(NamedTuple):
+class SimilarPairs(NamedTuple):
     """Rows that are alike, in the order of (first, second)."""
 
     first: NDArray[np.int64]
@@ -63,8 +63,8 @@ def find_similar(
     device: torch.device | None = None,
     use_faiss: bool | None = None,
     progress: Progress = lambda done: None,
-) -> Pairs:
-    """Pairs i < j of rows, or (i, row of `against`), whose cosine is at least `threshold`.
+) -> SimilarPairs:
+    """SimilarPairs i < j of rows, or (i, row of `against`), whose cosine is at least `threshold`.
 
     `use_faiss` None takes faiss above `FAISS_FROM` rows where it is installed. `progress` is told the part done.
     """
@@ -76,7 +76,7 @@ def find_similar(
     pieces = [_exact(features, against, first, second, threshold) for first, second in found]
     first, second, similarity = (np.concatenate(column) for column in zip(*pieces)) if pieces else _NONE
     order = np.lexsort((second, first))
-    return Pairs(first[order], second[order], similarity[order])
+    return SimilarPairs(first[order], second[order], similarity[order])
 
 
 _NONE = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float64))

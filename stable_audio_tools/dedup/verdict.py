@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stable_audio_tools.dedup.copies import Group, Likeness, confirmed, group_copies
+from stable_audio_tools.dedup.copies import CopyGroup, Likeness, confirmed, group_copies
 from stable_audio_tools.dedup.settings import DedupSettings
 from stable_audio_tools.dedup.store import Failure
 from stable_audio_tools.dedup.tracks import Track
@@ -31,10 +31,10 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class DedupVerdict:
     """What follows from it at one threshold."""
 
-    groups: list[Group]
+    groups: list[CopyGroup]
     leaks: list[Likeness]
     dropped: set[Track]  # copies of a file that stays
     leaking: set[Track]  # files that the other data set holds too, and their copies
@@ -58,13 +58,13 @@ def without_failures(tracks: Sequence[Track], failures: Sequence[Failure]) -> li
     return [track for track in tracks if track.path not in failed]
 
 
-def judge(evidence: Evidence, settings: DedupSettings, threshold: float) -> Verdict:
+def judge(evidence: Evidence, settings: DedupSettings, threshold: float) -> DedupVerdict:
     """Groups of copies and leaks at a threshold."""
     heard = evidence.heard
     pairs = confirmed(evidence.within, threshold, settings.aligned_threshold)
     groups = group_copies(heard, pairs, settings.linkage, settings.keep)
     leaks = confirmed(evidence.across, threshold, settings.aligned_threshold)
-    return Verdict(
+    return DedupVerdict(
         groups,
         leaks,
         {copy.dropped for group in groups for copy in group.copies},
@@ -75,7 +75,7 @@ def judge(evidence: Evidence, settings: DedupSettings, threshold: float) -> Verd
     )
 
 
-def _leaking(tracks: Sequence[Track], groups: Sequence[Group], leaks: Sequence[Likeness]) -> set[Track]:
+def _leaking(tracks: Sequence[Track], groups: Sequence[CopyGroup], leaks: Sequence[Likeness]) -> set[Track]:
     found = {tracks[pair.first] for pair in leaks}
     for group in groups:
         members = {group.kept, *(copy.dropped for copy in group.copies)}

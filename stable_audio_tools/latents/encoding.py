@@ -15,7 +15,9 @@ from stable_audio_tools.core.files import write_text
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import local_rank, rank, world_size
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.data.preencode import (
+from stable_audio_tools.latents.identity import LatentEncoder, autoencoder_of, identify
+from stable_audio_tools.latents.settings import PreEncodeSettings
+from stable_audio_tools.latents.writing import (
     LatentStore,
     Layout,
     Outcome,
@@ -25,8 +27,6 @@ from stable_audio_tools.data.preencode import (
     pre_encode,
     work_size,
 )
-from stable_audio_tools.latents.identity import LatentEncoder, autoencoder_of, identify
-from stable_audio_tools.latents.settings import PreEncodeSettings
 from stable_audio_tools.models.pretrained import get_pretrained_model, load_model
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.core.errors import ConfigError, UserError
-from stable_audio_tools.data.preencode import read_details
 from stable_audio_tools.inference.sampling.randomness import RandomStream
+from stable_audio_tools.latents.writing import read_details
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.bottleneck import (
     DACRVQVAEBottleneck,

@@ -18,7 +18,7 @@ from stable_audio_tools.core.ranks import rank, world_size
 from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
 from stable_audio_tools.data.loader import Loader
-from stable_audio_tools.data.preencode import LatentStore, Layout, Outcome, Share, left_out_list, pre_encode
+from stable_audio_tools.latents.writing import LatentStore, Layout, Outcome, Share, left_out_list, pre_encode
 from stable_audio_tools.mel import arrow
 from stable_audio_tools.mel.pretransform import MelPretransform
 from stable_audio_tools.mel.slices import MelSlices
@@ -127,7 +127,7 @@ def _write_arrow(settings: ImageSettings, slices: MelSlices) -> Done:
     require("pyarrow", extra="parquet")
     root, total = Path(settings.output_dir), min(len(slices), settings.max_examples or len(slices))
     _agree(root, {**_resume(settings, slices), "slices": total})
-    shards = _Shards(slices, root, total, settings.slices_per_shard)
+    shards = _ArrowShards(slices, root, total, settings.slices_per_shard)
     missing = [number for number in range(len(shards)) if not shards.path(number).exists()]
     done = Done(kept=sum(arrow.count_rows(shards.path(number)) for number in {*range(len(shards))} - {*missing}))
     written = DataLoader(
@@ -181,7 +181,7 @@ def _shape(slices: MelSlices) -> tuple[int, int, int]:
     return channels, slices.pretransform.encoded_channels // channels, slices.frames
 
 
-class _Shards(Dataset[Any]):
+class _ArrowShards(Dataset[Any]):
     """Shards by number; to read one is to write it. Holds how many slices it has, or why it cannot be written."""
 
     def __init__(self, slices: MelSlices, root: Path, total: int, per_shard: int) -> None:

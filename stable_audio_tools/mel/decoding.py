@@ -12,10 +12,10 @@ from torch import Tensor
 from stable_audio_tools.core.errors import AudioError, CheckpointError, ConfigError, UserError
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import rank, world_size
-from stable_audio_tools.data.preencode import DETAILS, read_details
 from stable_audio_tools.inference.batch.outputs import OutputFolder
 from stable_audio_tools.inference.generation.decoding import decode_latents
 from stable_audio_tools.inference.generation.model import within_range
+from stable_audio_tools.latents.writing import DETAILS, read_details
 from stable_audio_tools.mel.pretransform import MelPretransform
 from stable_audio_tools.mel.settings import OVERLAP_FRAMES, DecodeSettings
 from stable_audio_tools.mel.vocoders.bigvgan import BigVGANVocoder

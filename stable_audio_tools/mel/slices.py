@@ -21,11 +21,11 @@ from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.inventory import Inventory
 from stable_audio_tools.data.loader import Item
 from stable_audio_tools.data.metadata import read_sidecar
-from stable_audio_tools.data.preencode import dataset_key
 from stable_audio_tools.data.resampling import resampled_length
 from stable_audio_tools.data.sources.audio_dir import SampleDataset
 from stable_audio_tools.data.sources.configs import LocalDatasetConfig
 from stable_audio_tools.data.transforms import SILENCE, take
+from stable_audio_tools.latents.writing import dataset_key
 from stable_audio_tools.mel.pretransform import MelPretransform
 
 

@@ -21,7 +21,7 @@ LAYERS = {  # a folder may import from itself and from these
     "evaluation": {"core", "models", "data", "inference"},
     "dedup": {"core", "models", "data", "latents", "inference"},
     "attribution": {"core", "models", "data", "latents", "inference", "evaluation"},
-    "mel": {"core", "models", "data", "inference"},
+    "mel": {"core", "models", "data", "latents", "inference"},
     "interface": {"core", "models", "data", "inference", "evaluation", "mel"},
     "utils": {"core", "models", "data", "inference"},
     "cli": None,

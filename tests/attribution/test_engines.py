@@ -12,7 +12,7 @@ from stable_audio_tools.attribution.engines import HookEngine, LoopEngine, VmapE
 from stable_audio_tools.attribution.noise import keyed_noise
 from stable_audio_tools.attribution.outputs import MEASURES, find_measure
 from stable_audio_tools.attribution.projection import PROJECTIONS, Projection, make_projection
-from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
+from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.diffusion.objectives import V
 
@@ -30,7 +30,7 @@ RICH = {  # norms with offsets, conformer convolutions, memory and learned posit
 }
 
 
-def autograd_features(task: DiffusionTask, samples: list[Sample], projection: Projection) -> Tensor:
+def autograd_features(task: DiffusionTask, samples: list[AttributedSample], projection: Projection) -> Tensor:
     """By the textbook: corrupt, predict, differentiate, project; timestep by timestep, without the engines' code."""
     network, parameters = task.network, dict(task.network.named_parameters())
     features = torch.zeros(len(samples), projection.dim, dtype=torch.float64)
@@ -177,7 +177,7 @@ class Mixed(nn.Module):
 def test_layers_of_other_backbones() -> None:
     """A layer that is called twice counts twice; one that is not called, not at all."""
     torch.manual_seed(0)
-    task = DiffusionTask(Mixed().double(), V, Recipe(find_measure("loss"), [0, 400, 800]))
+    task = DiffusionTask(Mixed().double(), V, FeatureRecipe(find_measure("loss"), [0, 400, 800]))
     samples = [sample._replace(inputs={}) for sample in make_samples(2)]
     parameters, projection = dict(task.network.named_parameters()), Everywhere(64)
     wanted = autograd_features(task, samples, projection)
@@ -188,7 +188,7 @@ def test_layers_of_other_backbones() -> None:
 @pytest.mark.parametrize("name", ["hooks", "loop", "vmap"])
 def test_rows_do_not_depend_on_their_neighbours(name: str) -> None:
     """Bit for bit, in single precision: whatever the batch, the order and the place."""
-    recipe = Recipe(find_measure("loss"), [0, 500])
+    recipe = FeatureRecipe(find_measure("loss"), [0, 500])
     task = DiffusionTask(tiny_transformer(depth=1).float(), V, recipe)
     samples = make_samples(8, torch.float32)
     engine = make_engine(name, task, dict(task.network.named_parameters()), Everywhere(64))

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from stable_audio_tools.cli import encode
+from stable_audio_tools.cli import data
 from stable_audio_tools.cli.main import main
 
 NEEDED = ["--dataset-config", "d.json", "--output-path", "out"]
 
 
 def test_every_published_flag_is_accepted_with_its_default() -> None:
-    plain = encode.main.parser().parse_args(NEEDED)
+    plain = data.encode.parser().parse_args(NEEDED)
     published = {
         "model_config": None,
         "ckpt_path": None,
@@ -38,7 +38,7 @@ def test_every_published_flag_is_accepted_with_its_default() -> None:
         "--num-nodes",
         "2",
     ]
-    given = encode.main.parser().parse_args([*NEEDED, *words])
+    given = data.encode.parser().parse_args([*NEEDED, *words])
     assert given.model_half and given.is_discrete and given.shuffle and given.limit_batches == 3
 
 
@@ -57,7 +57,7 @@ def test_one_process_is_started_for_each_gpu(tmp_path: Path, monkeypatch: pytest
     script.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(script))
     monkeypatch.setenv("NODE_RANK", "1")
-    assert encode.launch(["--limit", "9"], processes=3, nodes=2) == 2, "the worst status is returned"
+    assert data.launch(["--limit", "9"], processes=3, nodes=2) == 2, "the worst status is returned"
     assert sorted((tmp_path / "places").read_text().splitlines()) == [
         "3 0 6 9",
         "4 1 6 9",

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 from support.small_t5 import write_t5
 
-from stable_audio_tools.cli.encode import encode_text
+from stable_audio_tools.cli.data import encode_text
 from stable_audio_tools.cli.evaluate import fad
 from stable_audio_tools.cli.generate import main as generate
 from stable_audio_tools.cli.mel import convert as convert_pipeline

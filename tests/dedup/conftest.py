@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import pytest
 from support.planted_songs import plant
 
-from stable_audio_tools.dedup.run import Outcome, deduplicate
+from stable_audio_tools.dedup.run import DedupOutcome, deduplicate
 from stable_audio_tools.dedup.settings import DedupSettings
 
-Run = Callable[..., Outcome]
+Run = Callable[..., DedupOutcome]
 
 
 class Planted(NamedTuple):
@@ -29,7 +29,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
 def run(planted: Planted, tmp_path: Path) -> Run:
     """run(flag=value, ...): deduplicate the planted songs, hearing each file once in all tests."""
 
-    def go(**settings: Any) -> Outcome:
+    def go(**settings: Any) -> DedupOutcome:
         given = {
             "dataset_dir": [str(planted.folder)],
             "features_dir": str(planted.features),

@@ -17,14 +17,14 @@ from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.path_lists import read_path_list
-from stable_audio_tools.dedup.run import Outcome, deduplicate
+from stable_audio_tools.dedup.run import DedupOutcome, deduplicate
 from stable_audio_tools.dedup.settings import DedupSettings
 from stable_audio_tools.dedup.store import FeatureStore
 
-Run = Callable[..., Outcome]
+Run = Callable[..., DedupOutcome]
 
 
-def found_pairs(outcome: Outcome) -> set[frozenset[str]]:
+def found_pairs(outcome: DedupOutcome) -> set[frozenset[str]]:
     groups = [[group.kept, *(copy.dropped for copy in group.copies)] for group in outcome.groups]
     return {frozenset((a.relpath, b.relpath)) for group in groups for a, b in combinations(group, 2)}
 

@@ -1,4 +1,4 @@
-"""Pairs against a plain loop in float64, whatever does the work."""
+"""SimilarPairs against a plain loop in float64, whatever does the work."""
 
 import numpy as np
 import pytest

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stable_audio_tools.attribution.outputs import find_measure
-from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
+from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
 from stable_audio_tools.core.config import save
 from stable_audio_tools.models.diffusion.objectives import parse_objective
 from stable_audio_tools.models.dit import DiffusionTransformer
@@ -28,7 +28,7 @@ def tiny_transformer(**options: object) -> DiffusionTransformer:
     return network.double().eval()
 
 
-def make_samples(count: int, dtype: torch.dtype = torch.float64) -> list[Sample]:
+def make_samples(count: int, dtype: torch.dtype = torch.float64) -> list[AttributedSample]:
     rng = torch.Generator().manual_seed(5)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -36,7 +36,7 @@ def make_samples(count: int, dtype: torch.dtype = torch.float64) -> list[Sample]
 
     mask = torch.ones(1, FRAMES, dtype=dtype)
     return [
-        Sample(
+        AttributedSample(
             f"item/{n}", draw(CHANNELS, FRAMES), {"cross_attn_cond": draw(1, 4, 6), "global_embed": draw(1, 5)}, mask
         )
         for n in range(count)
@@ -51,7 +51,7 @@ def make_task() -> MakeTask:
     """`make_task(f="loss", steps=[0, 300], **options of the transformer)`"""
 
     def make(f: str = "loss", steps: list[int] | None = None, objective: str = "v", **options: object) -> DiffusionTask:
-        recipe = Recipe(find_measure(f), steps or [0, 300, 600, 900])
+        recipe = FeatureRecipe(find_measure(f), steps or [0, 300, 600, 900])
         return DiffusionTask(tiny_transformer(**options), parse_objective(objective), recipe)  # type: ignore[arg-type]
 
     return make

@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from stable_audio_tools.attribution.engines.engine import Engine
+from stable_audio_tools.attribution.engines.engine import GradientEngine
 from stable_audio_tools.attribution.engines.hooks import HookEngine
 from stable_audio_tools.attribution.engines.loop import LoopEngine
 from stable_audio_tools.attribution.engines.vmap import VmapEngine
@@ -17,7 +17,7 @@ from stable_audio_tools.core.errors import ConfigError
 EngineName = Literal["auto", "hooks", "vmap", "loop"]
 _SHARED_ELEMENTS = 1 << 28  # gradients of a group that may be held to share a dense matrix: 1 GiB
 
-__all__ = ["Engine", "EngineName", "HookEngine", "LoopEngine", "VmapEngine", "choose_engine", "make_engine"]
+__all__ = ["EngineName", "GradientEngine", "HookEngine", "LoopEngine", "VmapEngine", "choose_engine", "make_engine"]
 
 
 def choose_engine(parameters: Mapping[str, Tensor], projection: Projection, checkpointing: bool) -> EngineName:
@@ -35,7 +35,7 @@ def make_engine(
     *,
     rows_at_once: int = 0,
     checkpointing: bool = False,
-) -> Engine:
+) -> GradientEngine:
     """The engine of a name; `rows_at_once` timesteps share a pass, 0 for all of them."""
     if name not in get_args(EngineName):
         raise ConfigError(f"--engine: expected one of {', '.join(get_args(EngineName))}; got {name!r}")

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.projection import Projection
-from stable_audio_tools.attribution.task import DiffusionTask, Sample
+from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask
 
 
-class Engine(ABC):
+class GradientEngine(ABC):
     """Projected gradients of the task's value with regard to `parameters` of its network, by their names there."""
 
     name: str
@@ -22,7 +22,7 @@ class Engine(ABC):
             parameter.grad = None
 
     @abstractmethod
-    def features(self, samples: Sequence[Sample]) -> Tensor:
+    def features(self, samples: Sequence[AttributedSample]) -> Tensor:
         """(b, dim) float32 on the CPU; a row depends on its own sample only."""
 
     def _zeros(self, count: int) -> Tensor:

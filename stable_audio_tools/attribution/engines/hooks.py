@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.attribution.engines.engine import Engine
+from stable_audio_tools.attribution.engines.engine import GradientEngine
 from stable_audio_tools.attribution.projection import Projection
-from stable_audio_tools.attribution.task import DiffusionTask, Sample
+from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask
 
 Take = Callable[[Tensor, Tensor], None]
 
 
-class HookEngine(Engine):
+class HookEngine(GradientEngine):
     """Holds the gradient of one parameter at a time."""
 
     name = "hooks"
@@ -37,11 +37,11 @@ class HookEngine(Engine):
         self.factored = _wide_layers(task.network, self.parameters, projection)
         self._feature = self._zeros(1)[0]
 
-    def features(self, samples: Sequence[Sample]) -> Tensor:
+    def features(self, samples: Sequence[AttributedSample]) -> Tensor:
         with self._hooked():
             return torch.stack([self._one(sample) for sample in samples])
 
-    def _one(self, sample: Sample) -> Tensor:
+    def _one(self, sample: AttributedSample) -> Tensor:
         self._feature.zero_()
         rows = self.task.prepare(sample)
         count = len(rows.t)

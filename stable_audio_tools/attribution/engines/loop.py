@@ -5,23 +5,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stable_audio_tools.attribution.engines.engine import Engine
-from stable_audio_tools.attribution.task import Sample
+from stable_audio_tools.attribution.engines.engine import GradientEngine
+from stable_audio_tools.attribution.task import AttributedSample
 
 
-class LoopEngine(Engine):
+class LoopEngine(GradientEngine):
     """Holds one whole gradient."""
 
     name = "loop"
 
-    def features(self, samples: Sequence[Sample]) -> Tensor:
+    def features(self, samples: Sequence[AttributedSample]) -> Tensor:
         features = self._zeros(len(samples))
         for row, sample in enumerate(samples):
             for name, gradient in self.gradient(sample).items():
                 features[row] += self.projection.project(name, gradient[None])[0]
         return features.float().cpu()
 
-    def gradient(self, sample: Sample) -> dict[str, Tensor]:
+    def gradient(self, sample: AttributedSample) -> dict[str, Tensor]:
         """The gradient of one sample, by parameter; zeros where it does not depend on one."""
         rows = self.task.prepare(sample)
         count = len(rows.t)

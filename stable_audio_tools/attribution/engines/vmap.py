@@ -8,17 +8,17 @@ from torch import Tensor
 from torch.func import grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stable_audio_tools.attribution.engines.engine import Engine
-from stable_audio_tools.attribution.task import Rows, Sample
+from stable_audio_tools.attribution.engines.engine import GradientEngine
+from stable_audio_tools.attribution.task import AttributedSample, NoisyRows
 
 
-class VmapEngine(Engine):
+class VmapEngine(GradientEngine):
     """Holds the gradients of a group: samples of one shape, always filled up to one size, so that no bit changes."""
 
     name = "vmap"
     group = 4
 
-    def features(self, samples: Sequence[Sample]) -> Tensor:
+    def features(self, samples: Sequence[AttributedSample]) -> Tensor:
         alike: dict[Any, list[int]] = {}
         for place, sample in enumerate(samples):
             alike.setdefault(_shapes(sample), []).append(place)
@@ -29,13 +29,13 @@ class VmapEngine(Engine):
                 features[chosen] = self._group([samples[place] for place in chosen]).float().cpu()
         return features
 
-    def _group(self, samples: Sequence[Sample]) -> Tensor:
+    def _group(self, samples: Sequence[AttributedSample]) -> Tensor:
         prepared = [self.task.prepare(sample) for sample in samples]
         prepared += [prepared[-1]] * (self.group - len(prepared))
         stacked = _stack(prepared)
         parameters = {name: parameter.detach() for name, parameter in self.parameters.items()}
 
-        def value(parameters: dict[str, Tensor], rows: Rows) -> Tensor:
+        def value(parameters: dict[str, Tensor], rows: NoisyRows) -> Tensor:
             return self.task.values(rows, parameters).mean()
 
         with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no vectorised form, and would run one by one
@@ -46,16 +46,16 @@ class VmapEngine(Engine):
         return features
 
 
-def _shapes(sample: Sample) -> Any:
+def _shapes(sample: AttributedSample) -> Any:
     """What samples must share to be stacked."""
     inputs = sorted((name, value.shape) for name, value in sample.inputs.items())
     return sample.latents.shape, sample.mask.shape, tuple(inputs)
 
 
-def _stack(prepared: Sequence[Rows]) -> Rows:
+def _stack(prepared: Sequence[NoisyRows]) -> NoisyRows:
     first = prepared[0]
     inputs = {name: torch.stack([rows.inputs[name] for rows in prepared]) for name in first.inputs}
-    return Rows(
+    return NoisyRows(
         torch.stack([rows.noisy for rows in prepared]),
         torch.stack([rows.t for rows in prepared]),
         torch.stack([rows.target for rows in prepared]),

@@ -43,7 +43,7 @@ class TarJob:
         return sum((audio_dir / name).exists() for name in self.tracks)
 
 
-class Done(NamedTuple):
+class Downloaded(NamedTuple):
     """What a run brought."""
 
     fetched: int  # tracks
@@ -51,7 +51,7 @@ class Done(NamedTuple):
     tars: int
 
 
-def download(settings: DownloadSettings, told: Callable[[int, int], None] = lambda done, total: None) -> Done:
+def download(settings: DownloadSettings, told: Callable[[int, int], None] = lambda done, total: None) -> Downloaded:
     """Fetch tracks until there are `target`; `told(bytes so far, bytes in all)` as they arrive."""
     audio_dir, transfer = Path(settings.audio_dir), Transfer(settings.retries, settings.timeout)
     jobs = plan(settings, transfer)
@@ -68,7 +68,7 @@ def download(settings: DownloadSettings, told: Callable[[int, int], None] = lamb
     progress = _Sum(sum(size or 0 for size in sizes.values()), told)
     _fetch_all(open_jobs, urls, settings, replace(transfer, told=progress.add))
     present = sum(job.present(audio_dir) for job in jobs)
-    return Done(present - kept, kept, len(open_jobs))
+    return Downloaded(present - kept, kept, len(open_jobs))
 
 
 def _fetch_all(jobs: Sequence[TarJob], urls: Mapping[str, str], settings: DownloadSettings, transfer: Transfer) -> None:

@@ -39,7 +39,7 @@ _CropLength = Annotated[int | None, Field(ge=1, description="latent frames per i
 
 @dataclass(frozen=True)
 class LatentFolder:
-    """A folder that `pre-encode` wrote."""
+    """A folder that `data encode` wrote."""
 
     path: keys.FolderPath
     id: keys.FolderId = ""

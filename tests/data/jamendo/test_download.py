@@ -7,17 +7,17 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from stable_audio_tools.cli.download_jamendo import main
+from stable_audio_tools.cli.data import download as main
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data.jamendo import download as module
-from stable_audio_tools.data.jamendo.download import Done, DownloadSettings, download
+from stable_audio_tools.data.jamendo.download import Downloaded, DownloadSettings, download
 
-Get = Callable[..., Done]
+Get = Callable[..., Downloaded]
 
 
 @pytest.fixture
 def get(mirror: Any, tmp_path: Path) -> Get:
-    def go(**settings: Any) -> Done:
+    def go(**settings: Any) -> Downloaded:
         given = {"audio_dir": str(tmp_path / "small" / "audio"), "mirror": mirror.url, "lists": mirror.url, **settings}
         return download(DownloadSettings(**{"retries": 1, "timeout": 5, **given}))
 
@@ -34,26 +34,26 @@ def tars(mirror: Any) -> list[str]:
 
 
 def test_whole_tars_until_the_target(get: Get, mirror: Any, tmp_path: Path) -> None:
-    assert get(target=2) == Done(3, 0, 1)
+    assert get(target=2) == Downloaded(3, 0, 1)
     assert tracks(tmp_path) == {"01/101.mp3", "01/201.mp3", "01/301.mp3"}
     assert not list((tmp_path / "small" / "_tar_cache").glob("*.tar*"))
     # A second run fetches nothing, and a larger target the rest.
-    assert get(target=2) == Done(0, 3, 0)
-    assert get(target=5) == Done(3, 3, 2)
+    assert get(target=2) == Downloaded(0, 3, 0)
+    assert get(target=5) == Downloaded(3, 3, 2)
     assert sorted(tars(mirror)) == ["01.tar", "02.tar", "14.tar"]
 
 
 def test_a_track_that_was_deleted_comes_back_alone(get: Get, tmp_path: Path) -> None:
     get(target=3)
     (tmp_path / "small" / "audio" / "01" / "201.mp3").unlink()
-    assert get(target=3) == Done(1, 2, 1)
+    assert get(target=3) == Downloaded(1, 2, 1)
 
 
 def test_partial_tars_stop_at_the_target(get: Get, tmp_path: Path) -> None:
-    assert get(target=2, partial_tars=True) == Done(2, 0, 1)
+    assert get(target=2, partial_tars=True) == Downloaded(2, 0, 1)
     assert len(tracks(tmp_path)) == 2
-    assert get(target=2, partial_tars=True) == Done(0, 2, 0)
-    assert get(target=5, partial_tars=True) == Done(3, 2, 3)
+    assert get(target=2, partial_tars=True) == Downloaded(0, 2, 0)
+    assert get(target=5, partial_tars=True) == Downloaded(3, 2, 3)
     assert len(tracks(tmp_path)) == 5
 
 
@@ -111,7 +111,7 @@ def test_one_tar_that_fails_does_not_hold_up_the_others(get: Get, mirror: Any, t
     finally:
         hidden.rename(absent)
     assert len(tracks(tmp_path)) == 5
-    assert get(target=6) == Done(1, 5, 1)
+    assert get(target=6) == Downloaded(1, 5, 1)
 
 
 def test_a_full_disk_is_told_before_anything_is_fetched(get: Get, mirror: Any, monkeypatch: pytest.MonkeyPatch) -> None:

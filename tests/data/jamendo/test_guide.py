@@ -9,7 +9,8 @@ import pytest
 import torch
 
 import stable_audio_tools
-from stable_audio_tools.cli import dedup, download_jamendo, generate, train, unwrap
+from stable_audio_tools.cli import data as data_commands
+from stable_audio_tools.cli import dedup, generate, train, unwrap
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.data.path_lists import read_path_list
 from stable_audio_tools.models import create_model_from_config
@@ -51,7 +52,7 @@ def data(mirror: Any, tmp_path: Path) -> Path:
     """Downloaded and cleaned, as the dataset config of the guide has it."""
     root = tmp_path / "dataset" / "small-5000"
     words = ["--audio-dir", str(root / "audio"), "--mirror", mirror.url, "--lists", mirror.url]
-    assert download_jamendo.main([*words, "--target", "6", "--with-metadata"]) == 0
+    assert data_commands.download([*words, "--target", "6", "--with-metadata"]) == 0
     shutil.copy(root / "audio" / "14" / "314.mp3", root / "audio" / "14" / "214.mp3")
     config = load(CONFIGS / "dataset_configs" / "local_training_custom.json")
     entry = config["datasets"][0]

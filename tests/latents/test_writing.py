@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.data.preencode import LatentStore, Layout, latent_mask, noise_seed, read_details
 from stable_audio_tools.latents.encoding import PreEncodeSettings, encode_dataset
 from stable_audio_tools.latents.identity import LatentEncoder, identify, require_same_autoencoder
+from stable_audio_tools.latents.writing import LatentStore, Layout, latent_mask, noise_seed, read_details
 from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.utils import remove_weight_norm_from_model

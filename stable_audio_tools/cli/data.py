@@ -1,0 +1,173 @@
+"""`data`: check, download, write and encode datasets."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stable_audio_tools.cli.command import Command
+from stable_audio_tools.cli.settings import flags_from
+from stable_audio_tools.core import ranks
+from stable_audio_tools.core.settings import Settings, option
+from stable_audio_tools.data.jamendo.settings import DownloadSettings
+from stable_audio_tools.latents.settings import EncodeTextSettings, PreEncodeSettings
+
+
+@dataclass(frozen=True)
+class CheckDataSettings(Settings):
+    """Settings of `data check`."""
+
+    dataset: Path = option(help="dataset config", positional=True, metavar="DATASET.json")
+    against: Path | None = option(
+        None, "another split, such as validation, that must share no audio with it", metavar="JSON"
+    )
+    model_config: Path | None = option(None, "report files below the sample rate of this model", metavar="JSON")
+    quarantine: Path | None = option(None, "write a list of useless files, to leave them out", metavar="FILE")
+    num_workers: int | None = option(None, "files to decode at once; one for each CPU if left out", metavar="N", ge=1)
+    json: bool = option(False, "print the report as JSON")
+
+
+def run_check(settings: CheckDataSettings) -> int:
+    from stable_audio_tools.core.config import load
+    from stable_audio_tools.core.progress import progress_bar
+    from stable_audio_tools.data.checks import check_dataset, table
+
+    rate = load(settings.model_config).get("sample_rate") if settings.model_config else None
+    with progress_bar("decoding", None) as show:
+        report = check_dataset(
+            load(settings.dataset),
+            against=load(settings.against) if settings.against else None,
+            sample_rate=rate,
+            workers=settings.num_workers,
+            progress=show,
+        )
+    print(json.dumps(report.as_dict(), indent=2) if settings.json else table(report))
+    if settings.quarantine is not None:
+        count = report.write_quarantine(settings.quarantine)
+        if not settings.json:
+            print(f"wrote {settings.quarantine}: {count} files; name it as quarantine_file in the dataset config")
+    return 0 if report.ok else 1
+
+
+check = Command(
+    CheckDataSettings,
+    run_check,
+    "Decode every file of a dataset and report what is wrong: unreadable, silent, clipped or short files, odd rates "
+    "and channels, missing captions, exact duplicates. Exit status 1 when something is.",
+)
+
+
+# ------------------------------------------------------------------ datasets to start with
+
+
+@dataclass(frozen=True)
+class ExampleSettings(Settings):
+    """Settings of `data example`."""
+
+    folder: Path = option(Path("example/clips"), "where to write", positional=True, metavar="folder")
+    per_class: int = option(6, "clips of each kind of sound", metavar="N", ge=1)
+    seed: int = option(0, "random seed", metavar="SEED", ge=0)
+
+
+def run_example(settings: ExampleSettings) -> int:
+    from stable_audio_tools.data.example_clips import write_example_clips
+
+    paths = write_example_clips(settings.folder, settings.per_class, settings.seed)
+    print(f"wrote {len(paths)} clips to {settings.folder}")
+    return 0
+
+
+example = Command(
+    ExampleSettings,
+    run_example,
+    "Write short synthetic clips of drums, bass, chords, rain and bells, with a caption beside each (.json) and a "
+    "table of all (metadata.jsonl). The same arguments give the same files.",
+)
+
+
+def run_download(settings: DownloadSettings) -> None:
+    from stable_audio_tools.core.progress import progress_bar
+    from stable_audio_tools.data.jamendo.download import download as fetch
+
+    with progress_bar("downloading", 1.0) as show:
+        done = fetch(settings, lambda got, total: show(got / total if total else 0))
+    print(f"{settings.audio_dir}: {done.fetched} tracks fetched from {done.tars} tars, {done.kept} were there")
+
+
+download = Command(
+    DownloadSettings,
+    run_download,
+    "Download tracks of MTG-Jamendo (full tracks in 320 kbit/s mp3, 508 GB in all) and unpack them. Everything is "
+    "checked against the published SHA-256 sums. A run that was killed, or whose connection failed, goes on where "
+    "it was when started again; a larger --target adds to what is there. The licence of each track is that of "
+    "jamendo.com (Creative Commons, not all for commercial use).",
+)
+
+
+# ------------------------------------------------------------------ latents and encodings
+
+
+def run_encode(settings: PreEncodeSettings) -> int:
+    from stable_audio_tools.latents.encoding import encode_dataset
+
+    processes = _count_processes(settings)
+    if processes > 1 or (settings.num_nodes > 1 and "WORLD_SIZE" not in os.environ):
+        return launch(flags_from(settings), processes, settings.num_nodes)
+    done = encode_dataset(settings)
+    print(f"{settings.output_path}: {done.encoded} encoded, {done.kept} kept, {done.left_out} left out", flush=True)
+    return 0
+
+
+def _count_processes(settings: PreEncodeSettings) -> int:
+    """How many to start on this machine; 1 when a launcher has done so, or one is enough."""
+    import torch
+
+    launched = ranks.launch().by != "none"
+    if launched or settings.strategy == "single" or settings.device not in ("auto", "cuda"):
+        return 1
+    return max(1, torch.cuda.device_count())
+
+
+def launch(flags: Sequence[str], processes: int, nodes: int) -> int:
+    """Start this command again, once for each GPU -> the worst exit status."""
+    first = int(os.environ.get("NODE_RANK", 0)) * processes
+    children = []
+    for local in range(processes):
+        place = {"RANK": first + local, "LOCAL_RANK": local, "WORLD_SIZE": processes * nodes}
+        environment = {**os.environ, **{key: str(value) for key, value in place.items()}}
+        words = [sys.executable, "-m", "stable_audio_tools", "data", "encode", *flags]
+        children.append(subprocess.Popen(words, env=environment))
+    try:
+        return max(abs(child.wait()) for child in children)
+    finally:
+        for child in children:
+            child.terminate()
+
+
+encode = Command(
+    PreEncodeSettings,
+    run_encode,
+    "Encode every item of a dataset once, so that training on latents needs no autoencoder at work. What is there "
+    "already is kept, so a run that was killed goes on when started again, also with other numbers of processes. "
+    "Uses all GPUs of the machine; on several nodes use torchrun, or --num-nodes with NODE_RANK set on each.",
+)
+
+
+def run_encode_text(settings: EncodeTextSettings) -> None:
+    from stable_audio_tools.latents.text import encode_to_file
+
+    encodings = encode_to_file(settings)
+    longest = max(len(tensor) if tensor.ndim == 2 else 1 for tensor in encodings.values())
+    width = next(iter(encodings.values())).shape[-1]
+    print(f"{settings.output}: {len(encodings)} encodings, dim {width}, max_length {longest}")
+
+
+encode_text = Command(
+    EncodeTextSettings,
+    run_encode_text,
+    "Encode texts once with T5 or CLAP, or take over a pickle of encodings, into a safetensors file that the "
+    "conditioner 'precomputed' reads.",
+)
