@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stable_audio_tools.attribution.engines import Engine, HookEngine, LoopEngine, VmapEngine
+from stable_audio_tools.attribution.engines import GradientEngine, HookEngine, LoopEngine, VmapEngine
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.projection import make_projection
-from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
+from stable_audio_tools.attribution.task import DiffusionTask, FeatureRecipe, AttributedSample
 from stable_audio_tools.models.diffusion.objectives import V
 from stable_audio_tools.models.dit import DiffusionTransformer
 
@@ -29,14 +29,16 @@ def make_task(width: int, depth: int, timesteps: int) -> DiffusionTask:
     torch.manual_seed(0)
     network = DiffusionTransformer(io_channels=CHANNELS, embed_dim=width, depth=depth, num_heads=width // 32).eval()
     steps = list(range(0, 1000, 1000 // timesteps))[:timesteps]
-    return DiffusionTask(network, V, Recipe(find_measure("mean-squared-l2-norm"), steps))
+    return DiffusionTask(network, V, FeatureRecipe(find_measure("mean-squared-l2-norm"), steps))
 
 
-def make_samples(count: int, frames: int) -> list[Sample]:
-    return [Sample(str(n), torch.randn(CHANNELS, frames), {}, torch.ones(1, frames)) for n in range(count)]
+def make_samples(count: int, frames: int) -> list[AttributedSample]:
+    return [AttributedSample(str(n), torch.randn(CHANNELS, frames), {}, torch.ones(1, frames)) for n in range(count)]
 
 
-def one_by_one(task: DiffusionTask, samples: list[Sample], project: Callable[[Tensor], Tensor] | None) -> None:
+def one_by_one(
+    task: DiffusionTask, samples: list[AttributedSample], project: Callable[[Tensor], Tensor] | None
+) -> None:
     """As the original scripts do it: every timestep of every sample by itself, with activation checkpointing.
 
     The gradient is gathered into one flat buffer, which is then projected by a dense matrix of normal entries.
@@ -84,7 +86,7 @@ def ratio() -> None:
 def cost() -> None:
     """Seconds of one sample, by engine, projection, N and K."""
     print(f"{'engine':8} {'projection':12} {'N':>6} {'K':>4} {'s per sample':>14}")
-    cases: list[tuple[type[Engine], str, int, int]] = [
+    cases: list[tuple[type[GradientEngine], str, int, int]] = [
         *((LoopEngine, "sketch", 2048, timesteps) for timesteps in (1, 10, 50)),
         *((HookEngine, "sketch", 2048, timesteps) for timesteps in (1, 10, 50)),
         *((HookEngine, "sketch", dim, 10) for dim in (512, 8192)),

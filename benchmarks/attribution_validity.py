@@ -23,7 +23,7 @@ from stable_audio_tools.attribution.features import Features
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.scoring import DEFAULT_GRID, Member, score_by_products, score_member
-from stable_audio_tools.attribution.task import DiffusionTask, Recipe, Sample
+from stable_audio_tools.attribution.task import DiffusionTask, FeatureRecipe, AttributedSample
 from stable_audio_tools.attribution.validation import LDS, choose_regulariser, linear_datamodeling_score, make_plan
 from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW
 from stable_audio_tools.models.dit import DiffusionTransformer
@@ -84,13 +84,13 @@ def train(items: Tensor, steps: int, seed: int) -> torch.nn.Module:
     return network.eval()
 
 
-def samples_of(items: Tensor, kind: str) -> list[Sample]:
-    return [Sample(f"{kind}/{index}", item, {}, torch.ones(1, FRAMES)) for index, item in enumerate(items)]
+def samples_of(items: Tensor, kind: str) -> list[AttributedSample]:
+    return [AttributedSample(f"{kind}/{index}", item, {}, torch.ones(1, FRAMES)) for index, item in enumerate(items)]
 
 
 def features_of(network: torch.nn.Module, items: Tensor, kind: str, f: str, setting: Setting) -> Features:
     steps = list(range(0, 1000, 1000 // setting.timesteps))
-    task = DiffusionTask(network, OBJECTIVE, Recipe(find_measure(f), steps))
+    task = DiffusionTask(network, OBJECTIVE, FeatureRecipe(find_measure(f), steps))
     engine = HookEngine(task, dict(network.named_parameters()), make_projection("sketch", setting.dim))
     rows = engine.features(samples_of(items, kind)).numpy()
     about = {"proj_dim": setting.dim, "projection": "sketch", "f": f, "weights": "trained here"}
@@ -101,7 +101,7 @@ def features_of(network: torch.nn.Module, items: Tensor, kind: str, f: str, sett
 def outputs_of(network: torch.nn.Module, items: Tensor) -> np.ndarray:
     """The loss of each item, averaged over 50 timesteps and 2 noise seeds."""
     measure, steps = find_measure("loss"), list(range(0, 1000, 20))
-    tasks = [DiffusionTask(network, OBJECTIVE, Recipe(measure, steps, noise_seed=seed)) for seed in (11, 12)]
+    tasks = [DiffusionTask(network, OBJECTIVE, FeatureRecipe(measure, steps, noise_seed=seed)) for seed in (11, 12)]
     samples = samples_of(items, "query")
     return np.array([np.mean([float(task.values(task.prepare(s)).mean()) for task in tasks]) for s in samples])
 

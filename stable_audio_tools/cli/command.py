@@ -66,7 +66,8 @@ class CommandParser(argparse.ArgumentParser):
         ).replace("at least one values", "at least one value")
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
-            message = f"{missing}: missing; {self.prog} --help says what is meant"
+            names = re.sub(r"/-[\w-]+", "", missing)
+            message = f"{names}: missing; {self.prog} --help says what is meant"
         raise UserError(message)
 
     def _with_dashes(self, word: str) -> str:
