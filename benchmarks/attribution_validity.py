@@ -23,7 +23,7 @@ from stable_audio_tools.attribution.features import Features
 from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.scoring import DEFAULT_GRID, Member, score_by_products, score_member
-from stable_audio_tools.attribution.task import DiffusionTask, FeatureRecipe, AttributedSample
+from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
 from stable_audio_tools.attribution.validation import LDS, choose_regulariser, linear_datamodeling_score, make_plan
 from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW
 from stable_audio_tools.models.dit import DiffusionTransformer

@@ -147,7 +147,7 @@ MEASURES: dict[str, Callable[[], int]] = {
     "calls of add_argument": lambda: len(add_argument_calls()),
     "uses of Any": lambda: len(any_annotations()),
     "small private functions with one use": lambda: len(small_helpers()),
-    "class names defined twice": 20lambda: len(repeated_class_names()),
+    "class names defined twice": lambda: len(repeated_class_names()),
     "modules": lambda: len(files()),
     "lines": lambda: sum(text.count("\n") for text in files().values()),
 }
@@ -158,10 +158,10 @@ CEILINGS = {
     "circles of files": 0,
     "exceptions in the import test": 0,
     "branches on an objective outside its module": 0,
-    "calls of add_argument": 40,
+    "calls of add_argument": 6,
     "uses of Any": 1_850,
     "small private functions with one use": 215,
-    "class names defined twice": 30,
+    "class names defined twice": 16,
     "modules": 495,
     "lines": 64_000,
 }
