@@ -160,8 +160,8 @@ CEILINGS = {
     "branches on an objective outside its module": 0,
     "calls of add_argument": 6,
     "uses of Any": 1_850,
-    "small private functions with one use": 215,
-    "class names defined twice": 16,
+    "small private functions with one use": 200,
+    "class names defined twice": 9,
     "modules": 495,
     "lines": 64_000,
 }
