@@ -75,6 +75,13 @@ def pick_dtype(device: torch.device, precision: str | torch.dtype = "auto") -> t
     return parse_dtype(precision)
 
 
+def send(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the host to a device; to a GPU from pinned memory, so that nobody waits."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
+
+
 def high_precision(device: torch.device) -> torch.dtype:
     """float64 where the device has it; MPS has not."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -7,6 +7,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from stable_audio_tools.core.devices import send
+
 DEFAULT_PROBABILITIES = (0.1, 0.8, 0.1)
 
 
@@ -43,13 +45,14 @@ def random_inpaint_mask(
     """Latents (b, d, t) to (masked latents, mask (b, 1, t)), drawn for each item with Python's generator or `rng`.
 
     `padding_masks` (b, t) is 1 on what is no padding. Segments and the cut of a causal mask lie within that; a full
-    mask takes the padding too. The probabilities are those of the members of `MaskType`, in their order.
+    mask takes the padding too. `padding_masks` on the host spares a wait for the device. The probabilities are those of
+    the members of `MaskType`, in their order.
     """
     weights = _checked_probabilities(mask_type_probabilities)
     if max_mask_segments < 1:
         raise ValueError(f"max_mask_segments is {max_mask_segments}; at least one segment must be possible")
     draw: random.Random = rng if rng is not None else random  # type: ignore[assignment]
-    mask = torch.ones(len(sequence), 1, sequence.shape[-1], device=sequence.device)
+    mask = torch.ones(len(sequence), 1, sequence.shape[-1])
     for row, length in zip(mask[:, 0], _real_lengths(sequence, padding_masks)):
         kind = draw.choices(list(MaskType), weights=weights)[0]
         if kind is MaskType.FULL_MASK:
@@ -61,6 +64,7 @@ def random_inpaint_mask(
         else:
             for start, end in _segments(length, max_mask_segments, draw):
                 row[start:end] = 0
+    mask = send(mask, sequence.device)
     return sequence * mask.to(sequence.dtype), mask
 
 

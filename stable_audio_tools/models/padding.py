@@ -1,20 +1,33 @@
 """Which frames of an item hold sound: the loader tells it in samples or frames, networks ask in frames of theirs."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from stable_audio_tools.core.devices import send
+
 
 def padding_masks(metadata: Sequence[Mapping[str, Any]], length: int, device: torch.device) -> Tensor | None:
-    """Which of `length` frames hold sound: (b, length) bool, or None where the loader gives no masks."""
+    """Which of `length` frames hold sound: (b, length) bool, or None where the loader gives no masks.
+
+    A frame is what the mask says at the frame's first sample, so few of its values are looked at or copied.
+    """
     if any("padding_mask" not in entry for entry in metadata):
         return None
     rows = []
     for entry in metadata:
         mask = entry["padding_mask"]
-        mask = mask[0] if isinstance(mask, list | tuple) else mask
-        rows.append(torch.as_tensor(mask, device=device).reshape(1, 1, -1).float())
-    return torch.cat([F.interpolate(row, size=length, mode="nearest")[:, 0] for row in rows]).bool()
+        flat = torch.as_tensor(mask[0] if isinstance(mask, list | tuple) else mask).reshape(-1)
+        rows.append(flat[first_samples(len(flat), length).to(flat.device)] != 0)
+    return send(torch.stack(rows), device)
+
+
+@lru_cache(maxsize=64)
+def first_samples(samples: int, frames: int) -> Tensor:
+    """Where each of `frames` equal stretches of `samples` begins, as nearest-neighbour interpolation has it."""
+    positions = torch.arange(samples, dtype=torch.float64)[None, None]
+    return F.interpolate(positions, size=frames, mode="nearest")[0, 0].long()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
+from stable_audio_tools.core.devices import send
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.inference.sampling.published import sample_flow_dpmpp
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
@@ -20,7 +21,7 @@ from stable_audio_tools.models.inpainting import random_inpaint_mask
 from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.adversarial import AdversarialTraining, ClipNorm, without_gradients
-from stable_audio_tools.training.diffusion.conditional import Inpainting, encode
+from stable_audio_tools.training.diffusion.conditional import HOST, Inpainting, encode
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.module import ConditionDropout, PreEncoded, UseEMA, unwrap_batch
 
@@ -182,7 +183,7 @@ class ARCTrainingWrapper(AdversarialTraining):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         audio, metadata = unwrap_batch(batch)
         clean = encode(self.diffusion, audio, self.pre_encoded)  # (b, d, t)
-        masks = padding_masks(metadata, clean.shape[2], clean.device)
+        masks = padding_masks(metadata, clean.shape[2], HOST)
         if self.global_step < self.arc.ode_warmup.warmup_steps:
             loss = self._follow_teacher(clean, metadata, masks)
             self._step(loss, 0, {"ode_mse_loss": loss})
@@ -303,7 +304,7 @@ class ARCTrainingWrapper(AdversarialTraining):
     def _gaps(self, clean: Tensor, masks: Tensor | None) -> dict[str, Any]:
         if self.inpainting is None:
             return {}
-        real = masks if masks is not None else torch.ones_like(clean[:, 0], dtype=torch.bool)
+        real = masks if masks is not None else torch.ones(len(clean), clean.shape[2], dtype=torch.bool)
         kept, mask = random_inpaint_mask(clean, padding_masks=real, **dataclasses.asdict(self.inpainting.mask_kwargs))
         return {"inpaint_mask": [mask], "inpaint_masked_input": [kept]}
 
@@ -325,11 +326,11 @@ def draw_levels(law: NoiseLaw, count: int, device: torch.device) -> Tensor:
         return torch.zeros(count, device=device)
     if law == "logsnr_uniform":
         low, high = LOGSNR_RANGE
-        return torch.sigmoid(-(low + (high - low) * torch.rand(count))).to(device)
+        return send(torch.sigmoid(-(low + (high - low) * torch.rand(count))), device)
     if law == "uniform":
-        return torch.rand(count).to(device)
+        return send(torch.rand(count), device)
     drawn: Tensor = build("timestep_law", {"type": law}, "training.arc.noise_dist").draw(count)
-    return drawn.to(device)
+    return send(drawn, device)
 
 
 def with_next_prompt(metadata: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,19 +1,23 @@
 """Where metrics, audio and pictures go. Only the chosen logger's package is imported."""
 
+import dataclasses
+import logging
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.core.files import write_text
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.core.ranks import is_rank_zero
 from stable_audio_tools.training.settings import TrainSettings
 
-_WANDB_STEP = (
-    "trainer/global_step"  # Lightning's axis: wandb's own steps count calls, and calls for the past are dropped
-)
+logger = logging.getLogger(__name__)
+
+# Lightning's axis. The steps of wandb itself count calls, and it drops what is logged for an earlier one.
+_WANDB_STEP = "trainer/global_step"
 
 
 def create_logger(settings: TrainSettings, folder: Path) -> Logger | None:
@@ -41,6 +45,36 @@ def create_logger(settings: TrainSettings, folder: Path) -> Logger | None:
     if is_rank_zero() and not noted.exists():
         write_text(noted, number + "\n")
     return WandbLogger(project=project, name=settings.name, save_dir=folder, id=number, resume="allow")
+
+
+# Where a run is, and not what it is.
+_OWN_SETTINGS = frozenset({"wandb_config", "save_dir", "ckpt_path", "recover", "dry_run"})
+
+
+def with_pulled_settings(settings: TrainSettings) -> TrainSettings:
+    """The settings of the run that `wandb_config` names, where these are at their defaults."""
+    if not settings.wandb_config:
+        return settings
+    address = settings.wandb_config.partition("://")[2] or f"wandb.ai/{settings.wandb_config}"
+    parts = [part for part in address.partition("?")[0].split("/")[1:] if part not in ("", "runs")]
+    if len(parts) < 3:
+        raise UserError(
+            f"--wandb-config {settings.wandb_config}: expected the URL of a run, as "
+            "https://wandb.ai/ENTITY/PROJECT/runs/ID"
+        )
+    wandb = require("wandb", extra="wandb")
+    try:
+        config = dict(wandb.Api().run("/".join(parts[:3])).config)
+    except Exception as error:  # wandb's own errors have no common class below Exception
+        raise UserError(f"--wandb-config {settings.wandb_config}: cannot be read ({error})") from error
+    plain, changes = TrainSettings(), {}
+    for field in dataclasses.fields(TrainSettings):
+        if field.name in config and field.name not in _OWN_SETTINGS:
+            default = getattr(plain, field.name)
+            if getattr(settings, field.name) == default and isinstance(config[field.name], type(default)):
+                changes[field.name] = config[field.name]
+    logger.info("--wandb-config: %s", ", ".join(f"{key} {value}" for key, value in changes.items()) or "nothing new")
+    return dataclasses.replace(settings, **changes)
 
 
 def log_settings(logger: Logger | None, values: dict[str, Any]) -> None:

@@ -86,6 +86,11 @@ class LoraRecipe(Recipe):
             AdapterFiles(self.adapter, folder / ADAPTERS, settings.adapter_every, settings.keep_adapters, self.facts),
         ]
 
+    def next_command(self, folder: Path, checkpoint: Path) -> str:
+        adapters = sorted((folder / ADAPTERS).glob("step_*.safetensors"))
+        base = f"--model-config {self.settings.model_config} --ckpt-path {self.settings.pretrained_ckpt_path}"
+        return f"python generate.py {base} --lora {adapters[-1] if adapters else checkpoint}"
+
     def _section_of_file(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """What the adapter that is gone on from says of itself, where the config and the flags are silent."""
         if not self.settings.lora_ckpt_path:

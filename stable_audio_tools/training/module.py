@@ -1,17 +1,20 @@
 """What every training module shares: averaged weights, a state per process, an export."""
 
 import logging
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities import move_data_to_device
 from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stable_audio_tools.core.config import Key
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.checkpoints.upgrades import Target, apply_upgrades
 from stable_audio_tools.training import random_state
@@ -47,6 +50,7 @@ class TrainingModule(pl.LightningModule):
     # Prefixes of what a run makes anew from its config (losses, teachers): checkpoints do not hold it.
     rebuilt: tuple[str, ...] = ()
     timesteps: TimestepLaw | None = None  # what draws noise levels, where there are any
+    pre_encoded: bool = False  # do batches hold what the pretransform makes?
 
     @property
     def weight_average(self) -> WeightAverage | None:
@@ -57,6 +61,25 @@ class TrainingModule(pl.LightningModule):
     def exported(self) -> nn.Module:
         """The model that users get."""
         raise NotImplementedError
+
+    def samples_of(self, audio: Tensor) -> int:
+        """How many samples of sound an item of a batch stands for."""
+        pretransform = getattr(self.exported, "pretransform", None)
+        return audio.shape[-1] * (pretransform.downsampling_ratio if self.pre_encoded and pretransform else 1)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Copy a batch to the device; masks of padding stay, because only a few of their values are needed there."""
+        if not (isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], list | tuple)):
+            return move_data_to_device(batch, device)
+        audio, metadata = batch
+        moved: tuple[dict[str, Any], ...] = tuple(
+            {
+                key: value if key == "padding_mask" else move_data_to_device(value, device)
+                for key, value in entry.items()
+            }
+            for entry in metadata
+        )
+        return move_data_to_device(audio, device), moved
 
     def rank_state(self) -> dict[str, Any]:
         """What this process remembers between steps beyond weights and optimisers."""
@@ -70,16 +93,52 @@ class TrainingModule(pl.LightningModule):
     def export_model(self, path: str, use_safetensors: bool = False) -> None:
         """Write the exported model's weights, averaged where the run keeps averages."""
         target = Path(path).with_suffix(".safetensors" if use_safetensors else ".ckpt")
-        average = self.weight_average
-        with average.swapped_in() if average is not None else nullcontext():
+        with self.judged_weights():
             save_weights(self.exported, target)
+
+    def on_fit_start(self) -> None:
+        if self.weight_average is not None and self._schedule_free():
+            raise ConfigError(
+                "training.use_ema: schedule-free optimisers average the weights themselves; set it to false"
+            )
+
+    def on_train_start(self) -> None:
+        for optimizer in self._schedule_free():
+            optimizer.train()
+
+    def _schedule_free(self) -> list[Any]:
+        """Optimisers of the package schedulefree, whose `eval` puts the averaged weights into the model."""
+        return [o for o in self.trainer.optimizers if type(o).__module__.startswith("schedulefree.")]
+
+    @contextmanager
+    def judged_weights(self) -> Iterator[None]:
+        """Inside, the model holds the weights that are validated, shown and exported: averages, where there are any."""
+        free = [o for o in self._schedule_free() if o.param_groups[0]["train_mode"]] if self._trainer else []
+        for optimizer in free:
+            optimizer.eval()
+        try:
+            with self.weight_average.swapped_in() if self.weight_average is not None else nullcontext():
+                yield
+        finally:
+            for optimizer in free:
+                optimizer.train()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Averages of schedule-free optimisers are what a checkpoint's model holds; they find their way back."""
+        if not self._schedule_free():
+            return
+        with self.judged_weights():
+            checkpoint["state_dict"] = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        for state in checkpoint["optimizer_states"]:
+            state["param_groups"] = [
+                {**group, "train_mode": False} if "train_mode" in group else group for group in state["param_groups"]
+            ]
 
     def on_validation_start(self) -> None:
         """Validation judges what is exported, the averaged weights, and changes no later draw of noise."""
         self._validating = ExitStack()
         self._validating.enter_context(random_state.preserved())
-        if self.weight_average is not None:
-            self._validating.enter_context(self.weight_average.swapped_in())
+        self._validating.enter_context(self.judged_weights())
 
     def on_validation_end(self) -> None:
         self._validating.close()

@@ -3,9 +3,12 @@
     {"optimizer": {"type": "AdamW", "config": {"lr": 5e-5}, "param_groups": [{"pattern": "*.bias", "weight_decay": 0}]},
      "scheduler": {"type": "InverseLR", "config": {"inv_gamma": 1000000, "power": 0.5, "warmup": 0.99}}}
 
-Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, DeepSpeed's `FusedAdam`, and those
-of bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...). A pattern is a shell-style glob over parameter names; the first
-one that matches a parameter takes it, and its group overrides the optimiser's config.
+Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, `Muon` (matrices; AdamW for the
+rest), DeepSpeed's `FusedAdam`, and those of bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...), of schedulefree
+(`AdamWScheduleFree`, `RAdamScheduleFree`, `SGDScheduleFree`) and of prodigyopt (`Prodigy`).
+
+A pattern is a shell-style glob over parameter names; the first one that matches a parameter takes it, and its group
+overrides the optimiser's config.
 """
 
 import inspect
@@ -22,12 +25,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from stable_audio_tools.core.config.sentences import nearest, show
 from stable_audio_tools.core.errors import ConfigError, explained
 from stable_audio_tools.core.packages import require
+from stable_audio_tools.training.muon import Muon, matrices_apart
 
 logger = logging.getLogger(__name__)
 
 Parameters = nn.Module | Iterable[Any]  # a module, or parameters, pairs (name, parameter), groups
 
 _QUANTISED = ("AdamW8bit", "Adam8bit", "Lion8bit", "PagedAdamW8bit", "PagedAdam8bit", "PagedLion8bit", "SGD8bit")
+_SCHEDULE_FREE = ("AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree")
 _OPTIMIZER_KEYS = ("type", "config", "param_groups")
 _SCHEDULER_KEYS = ("type", "config", "interval", "frequency", "monitor")
 
@@ -127,6 +132,9 @@ def create_optimizer_from_config(optimizer_config: Mapping[str, Any], parameters
     if not isinstance(overrides, list | tuple):
         raise ConfigError(f"optimizer.param_groups: expected a list, got {show(overrides)}")
     groups = _group(_listed(parameters), overrides)
+    if kind is Muon:
+        modules = parameters.modules() if isinstance(parameters, nn.Module) else ()
+        groups = matrices_apart(groups, {id(m.weight) for m in modules if isinstance(m, nn.Embedding)})
     for group in groups:
         if isinstance(group, Mapping):
             _check_options(kind, {key: group[key] for key in group if key != "params"}, "param_groups", first="params")
@@ -149,6 +157,14 @@ def create_scheduler_from_config(scheduler_config: Mapping[str, Any], optimizer:
 
 
 def _optimizer_class(name: Any) -> type[Any]:
+    if name == "Muon":  # torch's own class of this name takes matrices alone
+        return Muon
+    if name in _SCHEDULE_FREE:
+        schedule_free: type[Any] = getattr(require("schedulefree", extra="optimizers"), name)
+        return schedule_free
+    if name == "Prodigy":
+        prodigy: type[Any] = require("prodigyopt", extra="optimizers").Prodigy
+        return prodigy
     if name == "FusedAdam":
         fused: type[Any] = require("deepspeed.ops.adam").FusedAdam
         return fused
@@ -160,7 +176,7 @@ def _optimizer_class(name: Any) -> type[Any]:
         if name in quantised:
             return quantised[name]
         known = quantised
-    names = {*known, *_QUANTISED, "FusedAdam"}
+    names = {*known, *_QUANTISED, *_SCHEDULE_FREE, "FusedAdam", "Muon", "Prodigy"}
     raise ConfigError(f"optimizer.type: no optimiser named {show(name)}; {nearest(str(name), names)}")
 
 

@@ -40,11 +40,12 @@ from stable_audio_tools.training.factory import (
     check_training_config,
     create_training_wrapper_from_config,
 )
-from stable_audio_tools.training.loggers import log_settings
+from stable_audio_tools.training.loggers import log_settings, with_pulled_settings
 from stable_audio_tools.training.lora_checkpoint import is_of_adapter
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.run_folder import (
     checkpoint_mark,
+    checkpoints_in,
     describe_run,
     new_run_folder,
     newest_whole_checkpoint,
@@ -84,10 +85,15 @@ class Recipe:
         """Callbacks besides those of every run."""
         return []
 
+    def next_command(self, folder: Path, checkpoint: Path) -> str:
+        """What to do with the newest checkpoint, as a command line."""
+        return f"python unwrap_model.py --ckpt-path {checkpoint} --name {folder / 'model'} --use-safetensors"
+
 
 def fit(settings: TrainSettings, recipe: Recipe | None = None) -> Path:
     """Train as the settings say, in as many processes as they ask for -> the run folder."""
     torch.multiprocessing.set_sharing_strategy("file_system")
+    settings = with_pulled_settings(settings)
     with joined(settings):
         return _fit(settings, recipe or Recipe())
 
@@ -158,6 +164,9 @@ def _fit(settings: TrainSettings, recipe: Recipe) -> Path:
             f"a process that reads data died ({str(error).splitlines()[0]}); --num-workers 0 shows where, --recover "
             "goes on from the newest checkpoint"
         ) from error
+    saved = checkpoints_in(folder / "checkpoints")
+    if saved and is_rank_zero():
+        logger.info("step %d: %s; next: %s", trainer.global_step, saved[-1], recipe.next_command(folder, saved[-1]))
     return folder
 
 

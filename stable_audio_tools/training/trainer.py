@@ -17,12 +17,14 @@ from stable_audio_tools.core.packages import require
 from stable_audio_tools.models.transformer.continuous import recomputing_modules
 from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from stable_audio_tools.training.callbacks.guards import NonFiniteGuard
-from stable_audio_tools.training.callbacks.progress import DryRun, ProgressBar
+from stable_audio_tools.training.callbacks.progress import DryRun
+from stable_audio_tools.training.callbacks.telemetry import Profile, Telemetry
 from stable_audio_tools.training.distributed import Processes, accelerator_of, processes_per_node
 from stable_audio_tools.training.factory import (
     TrainingSection,
     create_demo_callback_from_config,
     create_song_describer_callback_from_config,
+    create_tqdm_callback_from_config,
 )
 from stable_audio_tools.training.loggers import create_logger
 from stable_audio_tools.training.module import TrainingModule
@@ -53,7 +55,9 @@ def create_trainer(
         NonFiniteGuard(settings.nonfinite, checkpoints),  # type: ignore[arg-type]
         create_demo_callback_from_config(model_config, demo_loader, folder / "demos"),
         create_song_describer_callback_from_config(model_config, folder),
-        ProgressBar(refresh_rate=(section.shared.tqdm or {}).get("refresh_rate", 1)),
+        Telemetry(model_config["sample_rate"], counts_operations=not settings.compile),
+        Profile(folder / "profile", settings.profile) if settings.profile > 0 else None,
+        create_tqdm_callback_from_config(model_config),
         # A dry run leaves nothing that --recover would go on from.
         DryRun()
         if settings.dry_run

@@ -1,12 +1,16 @@
 """Optimisers and schedules by name, groups by pattern, and what is said about mistakes."""
 
+import copy
+import io
 import logging
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.training.muon import orthogonalized
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
 from stable_audio_tools.training.utils import InverseLR, create_optimizer_from_config, create_scheduler_from_config
 
@@ -210,3 +214,101 @@ def test_the_one_pass_step_is_the_published_one(kind: str) -> None:
             optimizer.step()
         results.append(layer.weight.detach())
     torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=0)
+
+
+def test_muon_turns_matrices_and_leaves_the_rest_to_adamw() -> None:
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Embedding(5, 6), nn.Linear(6, 8), nn.LayerNorm(8), nn.Conv1d(8, 4, 3))
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.normal_()
+    theirs = copy.deepcopy(ours)
+    options = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.95, "ns_steps": 5}
+    optimizer = create_optimizer_from_config({"type": "Muon", "config": {**options, "betas": [0.9, 0.95]}}, ours)
+    matrices, rest = optimizer.param_groups
+    assert {id(p) for p in matrices["params"]} == {id(ours[1].weight), id(ours[3].weight)}
+    assert (matrices["muon"], rest["muon"], len(rest["params"])) == (True, False, 5)
+    muon = torch.optim.Muon([theirs[1].weight], adjust_lr_fn="match_rms_adamw", **options)
+    names = [p for p in theirs.parameters() if p.ndim != 2 or p is theirs[0].weight]
+    adamw = torch.optim.AdamW([p for p in names if p.ndim < 3], lr=0.02, weight_decay=0.1, betas=(0.9, 0.95))
+    for step in range(4):
+        for first, second in zip(ours.parameters(), theirs.parameters()):
+            first.grad = torch.randn(first.shape, generator=torch.Generator().manual_seed(step)) * 0.1
+            second.grad = first.grad.clone()
+        optimizer.step()
+        muon.step()
+        adamw.step()
+    for first, second in zip(ours.parameters(), theirs.parameters()):
+        if first.ndim < 3:
+            torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
+    moved = orthogonalized(torch.randn(4, 24), 5).float()
+    assert torch.linalg.svdvals(moved).sub(1).abs().max() < 0.4
+
+
+def test_groups_of_muon_keep_their_options() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    groups = [{"pattern": "0.*", "lr": 1e-4}, {"pattern": "1.weight", "muon": False}]
+    parted = create_optimizer_from_config({"type": "Muon", "param_groups": groups}, model).param_groups
+    found = [(tuple(p.shape), group["muon"], group["lr"]) for group in parted for p in group["params"]]
+    assert found == [((2,), False, 1e-3), ((4, 3), True, 1e-4), ((4,), False, 1e-4), ((2, 4), False, 1e-3)]
+    assert torch.load(io.BytesIO(saved(parted)), weights_only=True)
+
+
+def saved(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["AdamWScheduleFree", "Prodigy", "Muon"])
+def test_optimisers_of_other_packages_lower_a_loss(kind: str) -> None:
+    package = {"AdamWScheduleFree": "schedulefree", "Prodigy": "prodigyopt", "Muon": "torch"}[kind]
+    pytest.importorskip(package)
+    torch.manual_seed(0)
+    layer, target = nn.Linear(4, 4), torch.randn(8, 4)
+    inputs = torch.randn(8, 4)
+    config = {"type": kind, "config": {} if kind == "Prodigy" else {"lr": 0.05}}
+    optimizer = create_optimizer_from_config(config, layer)
+    losses = []
+    if kind == "AdamWScheduleFree":
+        optimizer.train()  # type: ignore[attr-defined]
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (layer(inputs) - target).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_schedule_free_runs_resume_and_their_checkpoints_hold_averages(
+    write_config: Any, run_training: Any, checkpoint_of: Any, losses_of: Any
+) -> None:
+    pytest.importorskip("schedulefree")
+
+    def free(config: dict[str, Any]) -> None:
+        config["training"]["optimizer_configs"] = {
+            "diffusion": {"optimizer": {"type": "AdamWScheduleFree", "config": {"lr": 0.01}}}
+        }
+        config["training"].update(use_ema=False)
+        config["training"].pop("learning_rate", None)
+
+    path = write_config("tiny_diffusion_uncond", free)
+    whole = run_training(path, "--max-steps", "4", "--checkpoint-every", "2", name="whole")
+    middle = next((whole / "checkpoints").glob("*step=2.ckpt"))
+    state = torch.load(middle, weights_only=True)
+    assert state["optimizer_states"][0]["param_groups"][0]["train_mode"] is False
+    resumed = run_training(path, "--max-steps", "4", "--ckpt-path", str(middle), name="parts")
+    assert losses_of(resumed) == pytest.approx(losses_of(whole)[2:], rel=1e-4)
+
+
+def test_schedule_free_and_an_average_are_one_too_many(write_config: Any, run_training: Any, capfd: Any) -> None:
+    pytest.importorskip("schedulefree")
+
+    def both(config: dict[str, Any]) -> None:
+        optimizer = {"optimizer": {"type": "AdamWScheduleFree", "config": {"lr": 0.01}}}
+        config["training"].update(use_ema=True, optimizer_configs={"diffusion": optimizer})
+        config["training"].pop("learning_rate", None)
+
+    run_training(write_config("tiny_diffusion_uncond", both), "--max-steps", "1", status=2)
+    assert "training.use_ema: schedule-free optimisers average the weights themselves" in capfd.readouterr().err

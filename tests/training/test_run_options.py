@@ -12,9 +12,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.factory import check_training_config
+from stable_audio_tools.training.loggers import with_pulled_settings
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.trainer import create_trainer
 from tests.training.conftest import training_config
@@ -199,3 +201,24 @@ def test_wandb_keeps_demos_and_a_resumed_run_keeps_its_id(
     assert run_training(config, "--max-steps", "5", "--logger", "wandb", "--recover") == folder
     wandb.finish()
     assert {path.name.split("-")[-1] for path in folder.glob("wandb/offline-run-*")} == first
+
+
+def test_settings_of_a_wandb_run_fill_in_what_the_flags_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    stored = {"batch_size": 7, "max_steps": 5, "save_dir": "/elsewhere", "seed": "no number", "model": {}}
+
+    class Api:
+        def run(self, path: str) -> Any:
+            if path != "team/music/a1b2":
+                raise ValueError(f"no run {path}")
+            return type("Run", (), {"config": stored})()
+
+    monkeypatch.setattr(wandb, "Api", Api)
+    given = TrainSettings(wandb_config="https://wandb.ai/team/music/runs/a1b2?nw=1", max_steps=9)
+    pulled = with_pulled_settings(given)
+    assert (pulled.batch_size, pulled.max_steps, pulled.save_dir, pulled.seed) == (7, 9, "runs", 42)
+    with pytest.raises(UserError, match=r"cannot be read \(no run team/music/other\)"):
+        with_pulled_settings(TrainSettings(wandb_config="team/music/other"))
+    with pytest.raises(UserError, match="expected the URL of a run"):
+        with_pulled_settings(TrainSettings(wandb_config="https://wandb.ai/team"))
+    assert with_pulled_settings(TrainSettings()) == TrainSettings()

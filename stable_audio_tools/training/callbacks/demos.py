@@ -20,6 +20,8 @@ from stable_audio_tools.training.loggers import log_audio, log_image
 logger = logging.getLogger(__name__)
 
 DEMO_SEED = 1234  # the same noise in every demo, so that what changes between two is the model
+EARLY_STEP = 100  # something is learnt by then, and few minutes are lost if it is the wrong thing
+RECENT_STEPS = 20
 
 
 class Demo(NamedTuple):
@@ -32,7 +34,7 @@ class Demo(NamedTuple):
 
 
 class DemoCallback(pl.Callback):
-    """Makes a demo at step 1 and then every `demo_every` steps."""
+    """Makes a demo at step 1, at an early step, then every `demo_every` steps, and at the end of a run."""
 
     def __init__(
         self, demo_every: int, sample_rate: int, folder: Path | None = None, loader: Iterable[Any] | None = None
@@ -43,6 +45,7 @@ class DemoCallback(pl.Callback):
         self.variants: dict[str, Callable[[], AbstractContextManager[None]]] = {}
         self._last_step = -1
         self._batch: Any = None
+        self._trained_on: Any = None
 
     @abstractmethod
     def make(self, trainer: pl.Trainer, module: Any, batch: Any) -> Iterator[Demo]:
@@ -52,8 +55,18 @@ class DemoCallback(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if (step - 1) % self.demo_every == 0 and step != self._last_step:
+        self._trained_on = batch
+        early = step == EARLY_STEP and self.demo_every > EARLY_STEP
+        if ((step - 1) % self.demo_every == 0 or early) and step != self._last_step:
             self._last_step = step
+            self.run(trainer, pl_module, batch)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show what the run came to, unless a demo is only a few steps old or the machine is being taken away."""
+        taken_away = trainer.should_stop and 0 < trainer.global_step < trainer.max_steps
+        batch, self._trained_on = self._trained_on, None
+        if batch is not None and trainer.global_step - self._last_step >= RECENT_STEPS and not taken_away:
+            self._last_step = trainer.global_step
             self.run(trainer, pl_module, batch)
 
     @torch.no_grad()
@@ -63,8 +76,7 @@ class DemoCallback(pl.Callback):
             return
         # Each module by itself: frozen parts are in eval mode while the rest trains.
         modes = {part: part.training for part in module.modules()}
-        average = getattr(module, "weight_average", None)
-        with random_state.preserved(), average.swapped_in() if average is not None else nullcontext():
+        with random_state.preserved(), module.judged_weights():
             module.eval()
             try:
                 for ending, state in {"": nullcontext, **self.variants}.items():

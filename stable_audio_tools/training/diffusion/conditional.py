@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
+from stable_audio_tools.core.devices import send
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.inpainting import random_inpaint_mask
@@ -35,6 +36,7 @@ from stable_audio_tools.training.optimizers import configure_optimizer, resolve_
 from stable_audio_tools.training.timesteps import TimestepLaw
 
 NOISE_LEVEL_BUCKETS = 10
+HOST = torch.device("cpu")  # where masks are looked at, because looking at the device means waiting for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +114,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         audio, metadata = unwrap_batch(batch)
         conditions = self._conditions(metadata)
         clean = encode(self.diffusion, audio, self.pre_encoded)  # (b, d, t)
-        masks = padding_masks(metadata, clean.shape[2], clean.device)
+        masks = padding_masks(metadata, clean.shape[2], HOST)
         t = self.draw_timesteps(clean)
         noise = torch.randn_like(clean)
         if self.inpainting is not None:
@@ -124,7 +126,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         loss, terms = self.losses({"output": weighed, "targets": wanted, "padding_mask": self._loss_mask(masks)})
 
         self.log_terms({"loss": loss, "std_data": clean.std(), "lr": self.learning_rate(), **terms})
-        if self.log_loss_info:
+        if self.log_loss_info and self.logs_now:
             self._log_by_noise_level(output, targets, t)
         return loss
 
@@ -134,7 +136,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
 
     def draw_timesteps(self, clean: Tensor) -> Tensor:
         """Noise levels by the law, shifted for the length, some of them pure noise."""
-        t = self.timesteps.draw(clean.shape[0]).to(clean.device)
+        t = send(self.timesteps.draw(clean.shape[0]), clean.device)
         if self.diffusion.dist_shift is not None:
             t = self.diffusion.dist_shift.shift(t, clean.shape[2])
         if self.p_one_shot > 0:
@@ -145,11 +147,11 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         """Padding is left out of the loss, except now and then, so that silence is learnt too."""
         if not self.mask_padding or masks is None or random.random() <= self.mask_padding_dropout:
             return None
-        return masks
+        return send(masks, self.device)
 
     def _hide(self, conditions: dict[str, Any], clean: Tensor, masks: Tensor | None) -> dict[str, Any]:
         assert self.inpainting is not None
-        real = masks if masks is not None else torch.ones_like(clean[:, 0], dtype=torch.bool)
+        real = masks if masks is not None else torch.ones(len(clean), clean.shape[2], dtype=torch.bool)
         options = dataclasses.asdict(self.inpainting.mask_kwargs)
         kept, mask = random_inpaint_mask(clean, padding_masks=real, **options)
         return {**conditions, "inpaint_mask": [mask], "inpaint_masked_input": [kept]}

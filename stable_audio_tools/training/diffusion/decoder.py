@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
+from stable_audio_tools.core.devices import send
 from stable_audio_tools.models.autoencoders import DiffusionAutoencoder
 from stable_audio_tools.models.diffusion.objectives import V
 from stable_audio_tools.training.autoencoders.recipe import LossConfigs, SpectralDistance, bottleneck_losses
@@ -78,7 +79,7 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
             with torch.no_grad():
                 clean = self.diffae.pretransform.encode(audio)
         latents, info = self.diffae.encode(clean, return_info=True, skip_pretransform=True)
-        t = self.timesteps.draw(clean.shape[0]).to(clean.device)
+        t = send(self.timesteps.draw(clean.shape[0]), clean.device)
         noisy, targets = V.corrupt(clean, torch.randn_like(clean), t)
         output = self.diffae.diffusion(noisy, t, input_concat_cond=self.diffae.condition_on(latents, clean.shape[2]))
         info |= {"output": output, "targets": targets}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, build, register
+from stable_audio_tools.core.devices import send
 from stable_audio_tools.models.diffusion import DiffusionModelWrapper
 from stable_audio_tools.training.diffusion.conditional import encode, weigh
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
@@ -67,7 +68,7 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         audio, _ = unwrap_batch(batch)
         clean = encode(self.diffusion, audio, self.pre_encoded)
-        t = self.objective.training_times(self.timesteps.draw(clean.shape[0]).to(clean.device))
+        t = self.objective.training_times(send(self.timesteps.draw(clean.shape[0]), clean.device))
         noise = torch.randn_like(clean)
         noisy, targets = self.objective.corrupt(clean, noise, t)
         output = self.diffusion(noisy, t)
