@@ -59,9 +59,8 @@ class ChunkPlan:
             skip = 0 if index == 0 else self.overlap // 2 * step
             if index > 0 and self.crossfade:
                 skip = self.overlap * step
-                ramp = (torch.arange(skip, device=chunk.device, dtype=chunk.dtype) + 0.5) / max(
-                    skip, 1
-                )  # of the later chunk
+                # Weights of the later chunk, from 0 to 1, symmetric.
+                ramp = (torch.arange(skip, device=chunk.device, dtype=chunk.dtype) + 0.5) / max(skip, 1)
                 joined[..., start : start + skip].lerp_(chunk[..., :skip], ramp)
             joined[..., start + skip : start + chunk.shape[-1]] = chunk[..., skip:]
         return joined
