@@ -6,6 +6,7 @@ The name of a control is the keyword of the HTTP API, too.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from stable_audio_tools.core.config import Part
@@ -185,7 +186,7 @@ def _of_condition(node: Part, facts: ModelFacts) -> Control:
     return Control(id, "prompt", label, "", info="What to hear.")
 
 
-def _number(control: Control, config: Any, facts: ModelFacts, whole: bool) -> Control:
+def _number(control: Control, config: SimpleNamespace, facts: ModelFacts, whole: bool) -> Control:
     """A slider over the range of the conditioner, which for a length ends with the window of the model."""
     low, high, default = config.min_val, config.max_val, config.min_val
     is_time = control.name in (LENGTH, "seconds_start")

@@ -8,6 +8,7 @@ n samples give n // hop_length frames, and t frames give t * hop_length samples.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -60,7 +61,7 @@ class MelPretransform(Pretransform):
         return ", ".join(wrong) or None
 
 
-def _check(config: Any) -> Iterator[tuple[str, str]]:
+def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if config.n_fft < config.hop_length:
         yield "hop_length", f"is {config.hop_length}, longer than n_fft ({config.n_fft}): samples would be left out"
     if config.win_length is not None and config.win_length > config.n_fft:
@@ -77,7 +78,7 @@ def _check(config: Any) -> Iterator[tuple[str, str]]:
             yield key, f"has no meaning for the variant {config.variant!r}; leave it out"
 
 
-def _facts(config: Any) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, Any]:
     return facts(
         io_channels=config.channels,
         encoded_channels=config.channels * config.n_mels,

@@ -159,7 +159,7 @@ CEILINGS = {
     "exceptions in the import test": 0,
     "branches on an objective outside its module": 0,
     "calls of add_argument": 6,
-    "uses of Any": 1_850,
+    "uses of Any": 1_720,
     "small private functions with one use": 200,
     "class names defined twice": 9,
     "modules": 495,

@@ -6,7 +6,7 @@ import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, create_model
@@ -42,8 +42,8 @@ class Component:
     tag: str
     target: Callable[..., Any]
     ignored: frozenset[str]
-    facts: Callable[[Any], dict[str, Any]] | None
-    check: Callable[[Any], Iterable[tuple[str, str]]] | None
+    facts: Callable[[SimpleNamespace], dict[str, Any]] | None
+    check: Callable[[SimpleNamespace], Iterable[tuple[str, str]]] | None
     body: tuple[str, str] | None
 
     @property
@@ -64,8 +64,8 @@ def register(
     tag: str,
     *,
     ignored: Iterable[str] = (),
-    facts: Callable[[Any], dict[str, Any]] | None = None,
-    check: Callable[[Any], Iterable[tuple[str, str]]] | None = None,
+    facts: Callable[[SimpleNamespace], dict[str, Any]] | None = None,
+    check: Callable[[SimpleNamespace], Iterable[tuple[str, str]]] | None = None,
     body: tuple[str, str] | None = None,
 ) -> Callable[[C], C]:
     """Enter a component under `{"type": tag}` of `kind`.

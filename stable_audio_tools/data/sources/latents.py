@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
@@ -250,7 +251,7 @@ def _names_with_source(place: Place) -> Iterator[tuple[str, str | None]]:
         yield info["path"], info["relpath"] if isinstance(info.get("relpath"), str) else None
 
 
-def _problems(config: Any) -> Iterator[tuple[str, str]]:
+def _problems(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     yield from keys.problems(config)
     lengths = {folder.latent_crop_length or config.latent_crop_length for folder in config.datasets}
     if len(lengths) > 1:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import Annotated
 
 from pydantic import Field
 
@@ -81,7 +82,7 @@ def metadata_function(own: str | None, common: str | None) -> CustomMetadata | N
     return CustomMetadata(path) if path else None
 
 
-def problems(config: Any) -> Iterator[tuple[str, str]]:
+def problems(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     """Mistakes of shared keys that their types do not show, as (key, sentence)."""
     if not config.datasets:
         yield "datasets", "expected at least one entry, got an empty list"

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
+from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -225,7 +226,7 @@ class TarEntry:
         return Entry(self.id or shelf.root.rstrip("/").rpartition("/")[2], shelf, function, self.weight)
 
 
-def _problems(config: Any) -> Iterator[tuple[str, str]]:
+def _problems(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     yield from keys.problems(config)
     for index, entry in enumerate(config.datasets):
         if (entry.path is None) == (entry.s3_path is None):
@@ -234,7 +235,7 @@ def _problems(config: Any) -> Iterator[tuple[str, str]]:
             yield f"datasets[{index}].s3_path", f"expected an address like s3://bucket/folder/, got {entry.s3_path!r}"
 
 
-def _facts(config: Any) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, Any]:
     return {"holds": "latents" if config.pre_encoded else "audio"}
 
 

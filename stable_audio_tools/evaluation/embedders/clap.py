@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ CLAP_RATE = 48000
 LONGEST_WINDOW = 10.0  # seconds; of what is longer, CLAP itself would hear a part drawn at random
 
 
-def _check_source(config: Any) -> Iterator[tuple[str, str]]:
+def _check_source(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if (config.name is None) == (config.checkpoint is None):
         yield "name", "give one of name (such as 'laion/clap-htsat-fused') and checkpoint (of laion-clap)"
     if config.window_seconds > LONGEST_WINDOW:

@@ -210,7 +210,7 @@ def generate_diffusion_cond_inpaint(
 
 
 def _generate_by_length(
-    model: Any,
+    model: ConditionedDiffusionModelWrapper,
     version: Generation,
     inputs: DiffusionInputs,
     call: tuple[int, float, int, int, int | Sequence[int], str | torch.device, bool],

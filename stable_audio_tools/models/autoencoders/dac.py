@@ -5,6 +5,7 @@ Like Oobleck's, a decoder level of odd stride makes one sample fewer than it sho
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -91,7 +92,7 @@ class DACDecoder(nn.Module):
         return self.model(x).contiguous()
 
 
-def encoder_facts(config: Any) -> dict[str, Any]:
+def encoder_facts(config: SimpleNamespace) -> dict[str, Any]:
     widest = config.d_model * 2 ** len(config.strides)
     return {
         "in_channels": config.in_channels,
@@ -101,7 +102,7 @@ def encoder_facts(config: Any) -> dict[str, Any]:
     }
 
 
-def decoder_facts(config: Any) -> dict[str, Any]:
+def decoder_facts(config: SimpleNamespace) -> dict[str, Any]:
     return {
         "out_channels": config.out_channels,
         "latent_dim": config.latent_dim,

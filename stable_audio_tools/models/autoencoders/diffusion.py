@@ -80,21 +80,21 @@ class DiffusionAutoencoder(AudioAutoencoder):
         return data
 
 
-def _ratios(config: Any) -> tuple[int | None, int | None]:
+def _ratios(config: SimpleNamespace) -> tuple[int | None, int | None]:
     """Downsampling by the encoder and by the pretransform, as far as the config tells."""
     inner = None if config.encoder is None else config.encoder.facts.get("ratio")
     outer = 1 if config.pretransform is None else config.pretransform.facts.get("downsampling_ratio")
     return inner, outer
 
 
-def _samples_per_frame(config: Any) -> int:
+def _samples_per_frame(config: SimpleNamespace) -> int:
     """Published configs count `downsampling_ratio` in the space of the pretransform, others in samples of audio."""
     inner, outer = _ratios(config)
     ratio: int = config.downsampling_ratio if inner is None or outer is None else inner * outer
     return ratio
 
 
-def _facts(config: Any) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, Any]:
     ratio = _samples_per_frame(config)
     return {
         "latent_dim": config.latent_dim,
@@ -106,7 +106,7 @@ def _facts(config: Any) -> dict[str, Any]:
     }
 
 
-def _check(config: Any) -> Iterator[tuple[str, str]]:
+def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     yield from _check_ratio(config)
     yield from _check_latents(config)
     yield from _check_condition(config)
@@ -115,7 +115,7 @@ def _check(config: Any) -> Iterator[tuple[str, str]]:
         yield "io_channels", f"is {config.io_channels}, but the diffusion model denoises {channels}: use {channels}"
 
 
-def _check_ratio(config: Any) -> Iterator[tuple[str, str]]:
+def _check_ratio(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     inner, outer = _ratios(config)
     if inner is None or outer is None or config.downsampling_ratio in (inner, inner * outer):
         return
@@ -127,7 +127,7 @@ def _check_ratio(config: Any) -> Iterator[tuple[str, str]]:
     )
 
 
-def _check_latents(config: Any) -> Iterator[tuple[str, str]]:
+def _check_latents(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     told = {} if config.bottleneck is None else config.bottleneck.facts
     if told.get("dim", config.latent_dim) != config.latent_dim:
         yield "latent_dim", f"is {config.latent_dim}, but bottleneck.config makes {told['dim']} channels; use that"
@@ -143,7 +143,7 @@ def _check_latents(config: Any) -> Iterator[tuple[str, str]]:
             yield key, f"is {found}, but latent_dim is {config.latent_dim}; set {key} to {channels}"
 
 
-def _check_condition(config: Any) -> Iterator[tuple[str, str]]:
+def _check_condition(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     """The diffusion model takes the channels of the decoder, or of the latents where there is none."""
     taken = config.diffusion.facts.get("input_concat_dim")
     told = {} if config.bottleneck is None else config.bottleneck.facts
@@ -155,7 +155,7 @@ def _check_condition(config: Any) -> Iterator[tuple[str, str]]:
     yield f"diffusion.config.{key}", f"is {taken}, but {source} {given} channels: use {given}"
 
 
-def _steering_channels(config: Any, bottleneck_facts: Mapping[str, Any]) -> int:
+def _steering_channels(config: SimpleNamespace, bottleneck_facts: Mapping[str, Any]) -> int:
     channels: int = config.latent_dim + bottleneck_facts.get("extra_channels", 0)
     return channels
 

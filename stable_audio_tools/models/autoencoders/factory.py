@@ -1,6 +1,7 @@
 """From config nodes to autoencoders, and the checks that only several of their keys together allow."""
 
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 _Channels = Annotated[int | None, Field(ge=1)]
 
 
-def autoencoder_facts(config: Any) -> dict[str, Any]:
+def autoencoder_facts(config: SimpleNamespace) -> dict[str, Any]:
     """What a model that holds this autoencoder needs to know of it."""
     return {
         "latent_dim": config.latent_dim,
@@ -24,7 +25,7 @@ def autoencoder_facts(config: Any) -> dict[str, Any]:
     }
 
 
-def check_autoencoder(config: Any) -> Iterator[tuple[str, str]]:
+def check_autoencoder(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     """Encoder, decoder and the numbers beside them must tell of the same latents."""
     yield from check_ratio(config, "encoder")
     yield from check_ratio(config, "decoder")
@@ -33,7 +34,7 @@ def check_autoencoder(config: Any) -> Iterator[tuple[str, str]]:
     yield from _check_channels(config, "decoder", "out_channels")
 
 
-def check_ratio(config: Any, part_name: str) -> Iterator[tuple[str, str]]:
+def check_ratio(config: SimpleNamespace, part_name: str) -> Iterator[tuple[str, str]]:
     """The product of the strides, times a pretransform's ratio, is the model's downsampling ratio."""
     part: Part | None = getattr(config, part_name, None)
     strides = part.facts.get("ratio") if part is not None else None
@@ -49,7 +50,7 @@ def check_ratio(config: Any, part_name: str) -> Iterator[tuple[str, str]]:
     )
 
 
-def _check_latents(config: Any) -> Iterator[tuple[str, str]]:
+def _check_latents(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     told = _facts_of(config.bottleneck)
     if told.get("dim", config.latent_dim) != config.latent_dim:
         yield (
@@ -70,7 +71,7 @@ def _check_latents(config: Any) -> Iterator[tuple[str, str]]:
         yield key, f"is {found}, but latent_dim is {config.latent_dim}; set {key} to {channels}{reason}"
 
 
-def _check_channels(config: Any, part_name: str, key: str) -> Iterator[tuple[str, str]]:
+def _check_channels(config: SimpleNamespace, part_name: str, key: str) -> Iterator[tuple[str, str]]:
     part: Part = getattr(config, part_name)
     found, beside = part.facts.get(key), getattr(config, key)
     wanted, wanted_key = (config.io_channels, "io_channels") if beside is None else (beside, key)

@@ -10,6 +10,7 @@ shifted inwards, so that every position sees equally many (neighbourhood attenti
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import torch
@@ -216,7 +217,7 @@ class UpsampleBlock(nn.Module):
         return up
 
 
-def check_levels(config: Any) -> Iterator[tuple[str, str]]:
+def check_levels(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     """Lists of one length; widths that divide into heads."""
     levels = len(config.depths)
     for key in ("embed_dims", "heads", "ratios"):
@@ -231,7 +232,7 @@ def check_levels(config: Any) -> Iterator[tuple[str, str]]:
             )
 
 
-def _facts(config: Any, audio_side: str, latent_side: str, audio_key: str) -> dict[str, Any]:
+def _facts(config: SimpleNamespace, audio_side: str, latent_side: str, audio_key: str) -> dict[str, Any]:
     return {
         audio_key: getattr(config, audio_side),
         "channels_key": audio_side,

@@ -6,6 +6,7 @@ strides keep every sample.
 
 import math
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -104,13 +105,13 @@ class DecoderBlock(nn.Module):
         return self.layers(x)
 
 
-def check_levels(config: Any) -> Iterator[tuple[str, str]]:
+def check_levels(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     """One stride for each multiple."""
     if len(config.strides) != len(config.c_mults):
         yield "strides", f"{len(config.strides)} strides for {len(config.c_mults)} c_mults; give one stride per level"
 
 
-def encoder_facts(config: Any) -> dict[str, Any]:
+def encoder_facts(config: SimpleNamespace) -> dict[str, Any]:
     return {
         "in_channels": config.in_channels,
         "latent_dim": config.latent_dim,
@@ -119,7 +120,7 @@ def encoder_facts(config: Any) -> dict[str, Any]:
     }
 
 
-def decoder_facts(config: Any) -> dict[str, Any]:
+def decoder_facts(config: SimpleNamespace) -> dict[str, Any]:
     return {
         "out_channels": config.out_channels,
         "latent_dim": config.latent_dim,

@@ -17,6 +17,7 @@ In chunks lengths are padded with silence to whole chunks, and stay so.
 
 import math
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -263,7 +264,7 @@ def _tokens(condition: Tensor | None) -> int:
     return 0 if condition is None else condition.shape[1]
 
 
-def check_stages(config: Any) -> Iterator[tuple[str, str]]:
+def check_stages(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     """As many strides and depths as widths; widths that divide into heads, chunks that divide into strides."""
     keys = ["strides", "transformer_depths"]
     if isinstance(getattr(config, "sinusoidal_blocks", None), Sequence):
@@ -293,7 +294,7 @@ def check_stages(config: Any) -> Iterator[tuple[str, str]]:
             )
 
 
-def _facts(config: Any, channels_key: str) -> dict[str, Any]:
+def _facts(config: SimpleNamespace, channels_key: str) -> dict[str, Any]:
     return {
         channels_key: getattr(config, channels_key),
         "latent_dim": config.latent_dim,

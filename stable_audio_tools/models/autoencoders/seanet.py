@@ -13,6 +13,7 @@ the first samples to the left of the clip ("constant" does not). Stepping up by 
 
 import math
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -218,7 +219,7 @@ class ActivationMaker:
         return activation
 
 
-def check_seanet(config: Any) -> Iterator[tuple[str, str]]:
+def check_seanet(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     for key in ("activation", "final_activation"):
         name = getattr(config, key, None)
         made = getattr(nn, name, None) if name else nn.Identity
@@ -230,7 +231,7 @@ def check_seanet(config: Any) -> Iterator[tuple[str, str]]:
         yield "trim_right_ratio", "has a meaning only where causal is true; set causal to true or leave it at 1.0"
 
 
-def facts(config: Any, channels_key: str) -> dict[str, Any]:
+def facts(config: SimpleNamespace, channels_key: str) -> dict[str, Any]:
     return {
         channels_key: config.channels,
         "channels_key": "channels",

@@ -6,6 +6,7 @@ linearly with the length. A level of odd stride makes one sample fewer on decodi
 
 import math
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -86,7 +87,7 @@ def _activation(use_snake: bool) -> Activation:
     return "snake" if use_snake else "none"
 
 
-def check_levels(config: Any) -> Iterator[tuple[str, str]]:
+def check_levels(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     """As many strides and depths as multiples; widths that divide into attention heads."""
     for key in ("strides", "transformer_depths"):
         if len(getattr(config, key)) != len(config.c_mults):
@@ -102,7 +103,7 @@ def check_levels(config: Any) -> Iterator[tuple[str, str]]:
             )
 
 
-def _facts(config: Any, channels_key: str) -> dict[str, Any]:
+def _facts(config: SimpleNamespace, channels_key: str) -> dict[str, Any]:
     return {
         channels_key: getattr(config, channels_key),
         "latent_dim": config.latent_dim,

@@ -4,6 +4,7 @@ Entries are compared by direction, in few dimensions, and learn by gradient.
 """
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -168,7 +169,7 @@ class DACBottleneck(DiscreteBottleneck):
         return self.expand(x)
 
 
-def _facts(config: Any, encoder_multiple: int = 1) -> dict[str, Any]:
+def _facts(config: SimpleNamespace, encoder_multiple: int = 1) -> dict[str, Any]:
     return facts(
         dim=config.input_dim,
         encoder_multiple=encoder_multiple,
@@ -177,7 +178,7 @@ def _facts(config: Any, encoder_multiple: int = 1) -> dict[str, Any]:
     )
 
 
-def _check(config: Any) -> Iterator[tuple[str, str]]:
+def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if not isinstance(config.codebook_dim, int) and len(config.codebook_dim) != config.n_codebooks:
         yield (
             "codebook_dim",

@@ -5,6 +5,7 @@ The code of a frame is the number whose digits, lowest first, are the levels of 
 
 import math
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import torch
@@ -88,7 +89,7 @@ def _levels_of(levels: int | Sequence[int], dim: int | None) -> list[int]:
     return [levels] * (dim or 1) if isinstance(levels, int) else list(levels)
 
 
-def _check_fsq(config: Any) -> Iterator[tuple[str, str]]:
+def _check_fsq(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if not isinstance(config.levels, int):
         return
     if config.levels < 2:
@@ -99,7 +100,7 @@ def _check_fsq(config: Any) -> Iterator[tuple[str, str]]:
         yield "dim", f"is {config.dim}, not a multiple of num_codebooks ({config.num_codebooks})"
 
 
-def _fsq_facts(config: Any) -> dict[str, Any]:
+def _fsq_facts(config: SimpleNamespace) -> dict[str, Any]:
     levels = _fsq_levels(config.levels, config.dim, config.num_codebooks)
     return facts(
         dim=config.dim or len(levels) * config.num_codebooks,
@@ -196,7 +197,7 @@ class DitheredFSQ(nn.Module):
         return 2 * self.scale / (like.new_tensor(self.levels) - 1)
 
 
-def _check_dithered(config: Any) -> Iterator[tuple[str, str]]:
+def _check_dithered(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if isinstance(config.levels, int):
         if config.levels < 2:
             yield "levels", f"is {config.levels}; a channel needs at least 2 levels"
@@ -207,7 +208,7 @@ def _check_dithered(config: Any) -> Iterator[tuple[str, str]]:
         )
 
 
-def _dithered_facts(config: Any) -> dict[str, Any]:
+def _dithered_facts(config: SimpleNamespace) -> dict[str, Any]:
     size = math.prod(_levels_of(config.levels, config.dim))
     return facts(dim=config.dim * config.num_codebooks, codes=(config.num_codebooks, size))
 

@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -140,7 +141,7 @@ def _as_list_of_one(flag: Tensor | None) -> Tensor:
     return flag.reshape(1).to(torch.float32)
 
 
-def _check(config: Any) -> Iterator[tuple[str, str]]:
+def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if config.ema_update and config.learnable_codebook:
         yield "ema_update", "is true, and so is learnable_codebook: codebooks learn one way; set one of them to false"
     if config.sync_update_v > 0 and not config.learnable_codebook:
@@ -149,7 +150,7 @@ def _check(config: Any) -> Iterator[tuple[str, str]]:
         yield "affine_param", "does not go with use_cosine_sim: directions have no statistics to match"
 
 
-def _facts(config: Any, encoder_multiple: int = 1) -> dict[str, Any]:
+def _facts(config: SimpleNamespace, encoder_multiple: int = 1) -> dict[str, Any]:
     codes = (config.num_quantizers, config.codebook_size)
     return facts(dim=config.dim, encoder_multiple=encoder_multiple, codes=codes)
 

@@ -1,5 +1,6 @@
 """Continuous bottlenecks: bounded by tanh, on a sphere, pulled to a normal distribution by MMD, scaled per channel."""
 
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import torch
@@ -13,7 +14,7 @@ from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, ap
 NoiseChannels = Annotated[int, Field(ge=0, description="channels of noise that the decoder takes beside the latents")]
 
 
-def _noise_facts(config: Any) -> dict[str, Any]:
+def _noise_facts(config: SimpleNamespace) -> dict[str, Any]:
     return facts(extra_channels=config.noise_augment_dim)
 
 
@@ -84,7 +85,7 @@ def compute_mean_kernel(x: Tensor, y: Tensor) -> Tensor:
     return torch.exp(-squares.clamp(min=0) / x.shape[1] ** 2).mean()
 
 
-def soft_norm_facts(config: Any) -> dict[str, Any]:
+def soft_norm_facts(config: SimpleNamespace) -> dict[str, Any]:
     """Return the facts of a bottleneck with one scale for each of `dim` channels."""
     dim = config.dim if config.dim > 1 else None  # 1: one scale for all channels
     return facts(dim=dim, extra_channels=config.noise_augment_dim)

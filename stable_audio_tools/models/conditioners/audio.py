@@ -1,6 +1,7 @@
 """Audio as a condition: encoded by a pretransform, alone or mixed from named sources."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import torch
@@ -153,12 +154,12 @@ def _all_valid(latents: Tensor) -> Condition:
     return Condition(latents, torch.ones(batch, frames, dtype=torch.bool, device=latents.device))
 
 
-def _check_source(config: Any) -> Iterator[tuple[str, str]]:
+def _check_source(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if not config.use_model_pretransform and config.pretransform_config is None:
         yield "pretransform_config", "missing; give one, or set use_model_pretransform to encode with the model's own"
 
 
-def _check_mix(config: Any) -> Iterator[tuple[str, str]]:
+def _check_mix(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     yield from _check_source(config)
     if config.allow_null_source and config.source_length is None:
         yield "source_length", "missing; allow_null_source needs it, in frames of latents"

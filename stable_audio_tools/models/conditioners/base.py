@@ -1,6 +1,7 @@
 """What every conditioner is: one metadata value per item of the batch in, one condition tensor out."""
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -29,7 +30,7 @@ def reads(kind: InputKind) -> Callable[[Any], dict[str, Any]]:
     A choice names its values in the config key `options`.
     """
 
-    def facts(config: Any) -> dict[str, Any]:
+    def facts(config: SimpleNamespace) -> dict[str, Any]:
         return {"input": kind, "options": tuple(config.options) if kind == "choice" else ()}
 
     return facts

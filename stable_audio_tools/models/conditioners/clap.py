@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import torch
@@ -41,7 +42,7 @@ _Fusion = Annotated[bool, Field(description="accepted; the checkpoint itself say
 _Finetune = Annotated[bool, Field(description="train CLAP, and keep it in the state dict")]
 
 
-def _check_source(config: Any) -> Iterator[tuple[str, str]]:
+def _check_source(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if (config.clap_ckpt_path is None) == (config.clap_model_name is None):
         yield (
             "clap_ckpt_path",

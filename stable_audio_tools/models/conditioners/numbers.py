@@ -1,6 +1,7 @@
 """Numbers and choices as one vector each."""
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -14,7 +15,7 @@ from stable_audio_tools.models.diffusion.unet1d.embeddings import FourierEmbeddi
 _FREQUENCIES = 128
 
 
-def _check_range(config: Any) -> Iterator[tuple[str, str]]:
+def _check_range(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if config.max_val <= config.min_val:
         yield "max_val", f"is {config.max_val}, not above min_val, {config.min_val}; exchange or widen them"
 
@@ -83,7 +84,7 @@ class NumberConditioner(Conditioner):
         return as_token(self.embedder(scaled))
 
 
-def _check_options(config: Any) -> Iterator[tuple[str, str]]:
+def _check_options(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if not config.options:
         yield "options", "missing; list the names that this condition can take"
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import torch
@@ -50,7 +51,7 @@ T5_WIDTHS: dict[str, int] = {
 }
 
 
-def _check_model_name(config: Any) -> Iterator[tuple[str, str]]:
+def _check_model_name(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     name = config.t5_model_name
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     if is_path and not Path(name).expanduser().is_dir():

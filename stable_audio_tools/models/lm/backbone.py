@@ -1,6 +1,7 @@
 """The network between token embeddings and output heads: a causal transformer with three ways in for conditions."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -36,7 +37,7 @@ class AudioLMBackbone(nn.Module):
         raise NotImplementedError
 
 
-def _facts(config: Any) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, Any]:
     return {
         "cross_attention_cond_ids": config.cross_attn_cond_dim,
         "prepend_cond_ids": config.prepend_cond_dim,
@@ -44,7 +45,7 @@ def _facts(config: Any) -> dict[str, Any]:
     }
 
 
-def _check(config: Any) -> Iterator[tuple[str, str]]:
+def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     width, head = config.embed_dim, min(config.dim_heads, config.embed_dim)
     if width % head:
         yield "embed_dim", f"is {width}, no multiple of dim_heads, {head}; use {max(1, round(width / head)) * head}"

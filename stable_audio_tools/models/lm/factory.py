@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 from torch import nn
@@ -22,11 +23,11 @@ _WIDTH_KEYS = {  # the backbone's key for the width of each list of conditions
 }
 
 
-def _facts(config: Any) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, Any]:
     return {"use": "language model", "min_input_length": config.pretransform.facts.get("downsampling_ratio")}
 
 
-def _check(config: Any) -> Iterator[tuple[str, str]]:
+def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     yield from check_conditioning(config.conditioning)
     if not config.pretransform.facts.get("is_discrete", True):
         yield "pretransform", "has no tokens; a language model needs a discrete bottleneck in it, such as dac_rvq"
@@ -34,7 +35,7 @@ def _check(config: Any) -> Iterator[tuple[str, str]]:
         yield from _check_route(config, ids_key)
 
 
-def _check_route(config: Any, ids_key: str) -> Iterator[tuple[str, str]]:
+def _check_route(config: SimpleNamespace, ids_key: str) -> Iterator[tuple[str, str]]:
     """The ids of a list exist, and their widths make the backbone's."""
     ids = getattr(config.lm.siblings, ids_key)
     unknown = list(check_ids(config.conditioning, ids, f"lm.{ids_key}"))

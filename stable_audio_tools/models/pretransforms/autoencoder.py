@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -125,7 +126,7 @@ class AutoencoderPretransform(Pretransform):
         return x.float() if self.model_half else x
 
 
-def _facts(config: Any) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, Any]:
     bottleneck = {} if config.bottleneck is None else config.bottleneck.facts
     codes = (bottleneck["num_quantizers"], bottleneck["codebook_size"]) if bottleneck.get("is_discrete") else None
     return facts(

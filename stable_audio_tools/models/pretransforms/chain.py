@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -88,7 +89,7 @@ class ChainPretransform(Pretransform):
         return [stage for stage in self.stages[:-1] if isinstance(stage, Pretransform)]
 
 
-def _check(config: Any) -> Iterator[tuple[str, str]]:
+def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     before: dict[str, Any] = {}
     for index, stage in enumerate(config.stages):
         known = stage.facts
@@ -100,7 +101,7 @@ def _check(config: Any) -> Iterator[tuple[str, str]]:
         before = known
 
 
-def _facts(config: Any) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, Any]:
     known = [stage.facts for stage in config.stages]
     ratios = [stage.get("downsampling_ratio") for stage in known]
     return {

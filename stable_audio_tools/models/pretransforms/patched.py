@@ -1,6 +1,7 @@
 """Patches: neighbouring samples become channels."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -14,7 +15,7 @@ from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
 
 
-def _check(config: Any) -> Iterator[tuple[str, str]]:
+def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if config.patch_size % config.oversampling:
         above = -(-config.patch_size // config.oversampling) * config.oversampling
         yield (
@@ -24,7 +25,7 @@ def _check(config: Any) -> Iterator[tuple[str, str]]:
         )
 
 
-def _facts(config: Any) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, Any]:
     # Published configs that oversample count frames as if they did not; theirs is no mistake to report.
     ratio = config.patch_size if config.oversampling == 1 else None
     encoded = config.channels * config.patch_size

@@ -6,6 +6,7 @@ powers add up evenly (Lin & Vaidyanathan 1998). Filtering runs on the polyphase 
 
 from collections.abc import Iterator
 from functools import cache
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import numpy as np
@@ -94,13 +95,13 @@ class PQMF(nn.Module):
         return turned
 
 
-def _check(config: Any) -> Iterator[tuple[str, str]]:
+def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if config.num_bands & (config.num_bands - 1):
         below = 1 << (config.num_bands.bit_length() - 1)
         yield "num_bands", f"is {config.num_bands}, and must be a power of two: use {below} or {2 * below}"
 
 
-def _facts(config: Any) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, Any]:
     return facts(
         io_channels=config.channels,
         encoded_channels=config.channels * config.num_bands,

@@ -6,6 +6,7 @@ They are public and frozen: no checkpoint of a model holds them, and those in ol
 import logging
 from abc import abstractmethod
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
@@ -75,7 +76,7 @@ DAC_CODECS = {
 }
 
 
-def _check_dac(config: Any) -> Iterator[tuple[str, str]]:
+def _check_dac(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if (config.model_type, config.model_bitrate) not in DAC_CODECS:
         yield "model_bitrate", f"is {config.model_bitrate}, and model_type {config.model_type}; only 44khz has 16kbps"
 

@@ -8,6 +8,7 @@ All filters are symmetric and of odd length, so reflection at the ends loses not
 
 import math
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -131,7 +132,7 @@ class WaveletDecode1d(nn.Module):
         return joined[..., pad - 1 : -pad]
 
 
-def _facts(config: Any) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, Any]:
     ratio = 2**config.levels
     return facts(io_channels=config.channels, encoded_channels=config.channels * ratio, downsampling_ratio=ratio)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytorch_lightning as pl
@@ -201,7 +202,7 @@ def judged(module: Any) -> Iterator[None]:
                 part.training = mode
 
 
-def _check_enabled(config: Any) -> Iterator[tuple[str, str]]:
+def _check_enabled(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if config.enabled and not config.precomputed_embeddings_path:
         yield "precomputed_embeddings_path", f"missing; it names the file that {COMMAND} writes"
     if config.embedder is not None and config.clap_model_name is not None:

@@ -14,6 +14,7 @@ from stable_audio_tools.core.config import Key, Runtime, as_record, build, regis
 from stable_audio_tools.core.devices import send
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.objectives import Objective
+from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 from stable_audio_tools.models.inpainting import random_inpaint_mask
 from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.training.diffusion.latent_scale import measure_scale
@@ -189,7 +190,7 @@ def weigh(output: Tensor, targets: Tensor, t: Tensor, objective: Objective) -> t
     return output * root, targets * root
 
 
-def encode(model: Any, audio: Tensor, pre_encoded: bool) -> Tensor:
+def encode(model: DiffusionWrapper, audio: Tensor, pre_encoded: bool) -> Tensor:
     """What the diffusion model works on: latents `(b, d, t)`, or the audio itself where there is no pretransform."""
     pretransform = model.pretransform
     if pretransform is None:
