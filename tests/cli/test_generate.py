@@ -130,7 +130,6 @@ LEAF = "a: {sound: rain, seconds_total: 1"
         ("tiny_diffusion_uncond", None, ["--mode", "outpaint", "--audio", "tone.wav", "--seconds", "inf"], "seconds: "),
         ("tiny_lm", LEAF + "}", ["--decode-frames", "8"], "decode_frames: is for diffusion models"),
         ("tiny_lm", LEAF + "}", ["--keep-latents"], "keep_latents: is for diffusion models"),
-        ("tiny_lm", LEAF + "}", ["--compile"], "compile: only diffusion models are compiled"),
     ],
 )
 def test_what_cannot_be_made_is_one_sentence(

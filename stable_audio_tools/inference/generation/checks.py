@@ -178,6 +178,9 @@ def _lengths(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
         if request.clip_length is not None:
             yield f"clip_length: the mode {request.mode!r} says how long files are; leave it out"
         return
+    has_length = request.seconds is not None or request.sample_size is not None
+    if facts.window is None and facts.use != "codec" and not has_length:
+        yield "seconds: missing; the model's config names no sample_size, so say how long"
     if request.seconds is not None:
         # Two digits are what messages and sliders show of a window.
         yield from _beyond_window(request.seconds, "seconds", facts, round(facts.window_seconds + 0.005, 2))

@@ -14,8 +14,11 @@ from stable_audio_tools.core.settings import flag_of
 from stable_audio_tools.inference.batch.plan import plan_batch
 from stable_audio_tools.inference.batch.prompt_file import settings_of_leaves
 from stable_audio_tools.inference.batch.run import describe
+from stable_audio_tools.inference.generation.checks import validate, with_recommended
+from stable_audio_tools.inference.generation.facts import ModelFacts
 from stable_audio_tools.inference.generation.request import FIELDS, OPTIONS, GenerationRequest, given_fields
 from stable_audio_tools.interface.controls import control_of
+from stable_audio_tools.models.diffusion.objectives import V
 
 # A value of each kind of field that differs from the default; None: the field has no flag.
 VALUES: dict[str, Any] = {
@@ -56,9 +59,9 @@ def test_without_flags_the_model_decides() -> None:
 def test_a_bound_is_one_for_python_flags_and_files(tmp_path: Path) -> None:
     files = small_model("tiny_diffusion_cond", tmp_path)
     model = stable_audio_tools.load(files.config, files.weights, device="cpu")
-    with pytest.raises(ValueError, match=r"^steps: expected at least 1, got 0$"):
+    with pytest.raises(ValueError, match=r"^steps: expected 1 to 100000, got 0$"):
         model.generate(sound="rain", steps=0)
-    with pytest.raises(ConfigError, match=r"^--steps: expected at least 1, got 0$"):
+    with pytest.raises(ConfigError, match=r"^--steps: expected 1 to 100000, got 0$"):
         generate.parse(["--output-dir", "out", "--sample-steps", "0"])
     (tmp_path / "p.yaml").write_text("a: {sound: rain, seconds_total: 1, steps: 0}")
     with pytest.raises(ConfigError, match=r"p.yaml: a: steps: expected at least 1, got 0$"):
@@ -87,3 +90,13 @@ def test_what_changes_a_file_stands_in_its_settings(tmp_path: Path) -> None:
     assert told.items() >= values.items(), "also those that are 0"
     memory = describe(model, dataclasses.replace(plain, decode_frames=8, offload=True, format="flac"))
     assert memory == describe(model, plain)
+
+
+def test_a_model_without_a_window_asks_for_the_length() -> None:
+    facts = ModelFacts("diffusion_uncond", 8000, None, V)
+    assert list(validate(with_recommended(GenerationRequest(), facts), facts)) == [
+        "seconds: missing; the model's config names no sample_size, so say how long"
+    ]
+    for length in ({"seconds": 1.0}, {"sample_size": 8000}):
+        request = GenerationRequest(**length)  # type: ignore[arg-type]
+        assert not list(validate(with_recommended(request, facts), facts))
