@@ -305,7 +305,7 @@ drawn: {sound: rain, seconds_total: 1, top_p: 0.9, n_sample_per_cond: 2}
 
 def test_settings_out_of_range() -> None:
     for arguments, message in (
-        ({"steps": 0}, "steps: expected at least 1"),
+        ({"steps": 0}, "steps: expected 1 to 100000"),
         ({"seed": -2}, "seed: expected -1 to"),
         ({"sigma_max": 0.0}, "sigma_max: expected more than 0"),
         ({"sigma_max": float("inf")}, "sigma_max: expected a finite number"),
