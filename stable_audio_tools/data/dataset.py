@@ -17,7 +17,9 @@ from stable_audio_tools.data.published import (
     get_dbmax,
     get_latent_filenames,
     is_silence_audio,
+    is_valid_sample,
     keyword_scandir,
+    log_and_continue,
     npy_decoder,
     remove_long_silence,
 )
@@ -47,7 +49,9 @@ __all__ = [
     "get_latent_filenames",
     "is_silence",
     "is_silence_audio",
+    "is_valid_sample",
     "keyword_scandir",
+    "log_and_continue",
     "npy_decoder",
     "remove_long_silence",
 ]

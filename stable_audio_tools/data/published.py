@@ -1,7 +1,8 @@
 """Published helpers around datasets, for code of other people that builds its own."""
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from stable_audio_tools.data import silence
 from stable_audio_tools.data.scanning import fast_scandir, holds_keyword
+from stable_audio_tools.data.transforms import is_silence
+
+logger = logging.getLogger(__name__)
 
 AUDIO_KEYS = ("flac", "wav", "mp3", "m4a", "ogg", "opus")  # suffixes of the audio in tar files
 
@@ -43,6 +47,20 @@ def is_silence_audio(audio: Tensor, silence_threshold: float = 0.01, max_silence
     """Whether more than this share of any channel (c, n) stays below the threshold."""
     silent = (audio.abs() < silence_threshold).float().mean(dim=1)
     return bool((silent > max_silence_ratio).any())
+
+
+def is_valid_sample(sample: Mapping[str, Any]) -> bool:
+    """Whether a decoded tar entry has metadata and audio that is neither silent nor rejected by its metadata."""
+    if "json" not in sample or "audio" not in sample:
+        return False
+    is_audible = bool(sample.get("__pre_encoded__")) or not is_silence(sample["audio"])
+    return is_audible and not sample["json"].get("__reject__", False)
+
+
+def log_and_continue(exn: Exception) -> bool:
+    """Report a fault of a stream of tars and go on: a handler of webdataset."""
+    logger.warning("webdataset: %r; the item is left out", exn)
+    return True
 
 
 def remove_long_silence(

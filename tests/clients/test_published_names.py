@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from clients import published_probes
+from clients.imports import IMPORTS
 from clients.published_names import NOT_OFFERED, OFFERED
 from support.small_models import small_model
 
@@ -107,3 +108,20 @@ def test_latents_become_points():
     assert aeiou.pca_point_cloud(tokens, output_type="points").shape == (20, 4)
     assert aeiou.mel_spectrogram(torch.randn(2, 4096), n_mels=16).shape == (2, 16, 9)
     assert aeiou.power_to_db([1.0, 1e-9]).tolist() == [0.0, -80.0]
+
+
+@pytest.mark.parametrize("client", IMPORTS)
+def test_what_a_project_imports_is_there(client):
+    for module, names in IMPORTS[client].items():
+        home = import_module(f"stable_audio_tools.{module}" if module else "stable_audio_tools")
+        for name in names.split():
+            assert hasattr(home, name) or import_module(f"{home.__name__}.{name}"), f"{module}.{name}"
+
+
+def test_items_of_tars_are_judged():
+    dataset = import_module("stable_audio_tools.data.dataset")
+    loud = {"json": {}, "audio": torch.ones(1, 8)}
+    assert dataset.is_valid_sample(loud) and not dataset.is_valid_sample({"json": {}})
+    assert not dataset.is_valid_sample({**loud, "audio": torch.zeros(1, 8)})
+    assert not dataset.is_valid_sample({**loud, "json": {"__reject__": True}})
+    assert dataset.log_and_continue(ValueError("torn"))
