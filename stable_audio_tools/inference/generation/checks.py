@@ -1,4 +1,4 @@
-"""Where a request meets a model: everything that is wrong with it, before any work."""
+"""Validation of requests against a model: every problem is found before any work."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -246,7 +246,7 @@ def _sources(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
 
 
 def _mode(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
-    """What belongs to working on audio of any length."""
+    """Settings of the modes, which work on audio of any length."""
     if request.mode is None:
         return
     if request.audio is None:

@@ -42,7 +42,7 @@ _GUIDED = (*_UNGUIDED, *(name for name, about in OPTIONS.items() if about.suits 
 class DiffusionInputs:
     """Conditions, as metadata or as tensors of a conditioner, and audio to start from or to keep.
 
-    `is_trained`: by a model that was trained to inpaint; any other is made to keep audio (`keeping`).
+    `is_trained`: the model was trained to inpaint; any other keeps audio as `keeping` describes.
     """
 
     conditioning: Metadata | None = None
@@ -336,14 +336,14 @@ def _mask(run: GenerationRun, given: Tensor | None) -> Tensor | None:
 
 
 def _kept(run: GenerationRun, original: Tensor | None, mask: Tensor | None, bands: Tensor | None) -> Kept | None:
-    """What a model that was not trained to inpaint is made to keep; `bands` (d, t) is a mask of a spectrogram."""
+    """Return the data to keep for a model that was not trained to inpaint; `bands` (d, t) masks a spectrogram."""
     if original is None or (mask is None and bands is None):
         return None
     data = run.encoded(original)
     assert data is not None
     if bands is not None:
         channels = getattr(run.model.model, "image_channels", 1)
-        # What covers anything that is to be generated is generated.
+        # A cell is generated where any part of it is.
         rows = 1 - torch.nn.functional.adaptive_max_pool2d(
             1 - bands.to(data)[None], (data.shape[1] // channels, data.shape[2])
         )

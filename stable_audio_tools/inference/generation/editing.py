@@ -34,7 +34,7 @@ def generate(engine: GenerationEngine, requests: Sequence[GenerationRequest], ho
 def _spread_over_windows(
     engine: GenerationEngine, requests: Sequence[GenerationRequest]
 ) -> Sequence[GenerationRequest]:
-    """Requests to inpaint audio that is longer than a window, as those of the mode `inpaint`."""
+    """Requests to inpaint audio that is longer than a window, as requests of the mode `inpaint`."""
     request, window = requests[0], engine.facts.window
     is_whole = request.seconds is None and request.sample_size is None and request.inpaint_bands is None
     if request.inpaint_audio is None or request.inpaint is None or window is None or not is_whole:
@@ -94,7 +94,7 @@ def _inpaint(engine: GenerationEngine, requests: Sequence[GenerationRequest], ho
 
 
 def _interpolate(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
-    """What lies between two clips, as long as the longer one."""
+    """Interpolate between two clips; the result is as long as the longer one."""
     clips, rate, window = _clips(engine, requests[:1])
     target = replace(requests[0], audio=requests[0].to_audio)
     longest = max(clips.shape[-1], _clips(engine, [target])[0].shape[-1])
@@ -109,8 +109,8 @@ def _outpaint(engine: GenerationEngine, requests: Sequence[GenerationRequest], h
     """The audio continued, window after window, to `seconds`.
 
     Each window is given the last `overlap` seconds (None: a quarter of the window), made as loud as they are, shifted
-    to be in phase, and cross-faded over the last `crossfade` seconds (None: half) of the overlap. What was there before
-    stays as it is, but for the fade. The seed of a window is that of the one before it plus the number of items.
+    to be in phase, and cross-faded over the last `crossfade` seconds (None: half) of the overlap. The audio before that
+    stays as it is, except for the fade. The seed of a window is that of the one before it plus the number of items.
     """
     request = requests[0]
     clips, rate, window = _clips(engine, requests)

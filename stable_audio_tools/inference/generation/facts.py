@@ -50,7 +50,7 @@ class ModelFacts:
         return list(dict.fromkeys([*self.inputs, *self.stand_ins.values()]))
 
     def input_of(self, key: str) -> Input:
-        """What a key means; a stand-in means what it stands for."""
+        """Return the input of a key; a stand-in has the input that it stands for."""
         if key in self.inputs:
             return self.inputs[key]
         return next((self.input_of(id) for id, other in self.stand_ins.items() if other == key), Input("other"))

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 class Generated(NamedTuple):
-    """What a call made: audio (b, c, n) on the CPU, float32, and the seed of each item.
+    """The result of a call: audio (b, c, n) on the CPU, float32, and the seed of each item.
 
     `keeps_level`: part of it is audio that was handed in, so that files of it are not scaled down.
     """
@@ -103,7 +103,7 @@ class AudioModel(Adaptable):
 
     @property
     def conditions(self) -> list[str]:
-        """What the model can be told, by keyword of `generate`."""
+        """Conditions of the model, by keyword of `generate`."""
         return self.facts.keys
 
     @cached_property

@@ -2,7 +2,7 @@
 
 Each field declares once its type, default, bounds and description, and where it occurs: as a keyword of
 `AudioModel.generate` (all of them), a flag of `generate.py`, a key of a prompt file, a control of the app, a key of the
-manifest. None stands for the recommended setting of the model. What a model does not allow is found by `checks`.
+manifest. None stands for the recommended setting of the model. `checks` finds settings that a model does not allow.
 """
 
 import dataclasses
@@ -104,7 +104,7 @@ def _spans_of_flag(text: str) -> tuple[Span, ...]:
         raise UserError(str(error).removeprefix("spans: ")) from None
 
 
-SAMPLING = "sampling (a prompt may have its own; without, what suits the model)"
+SAMPLING = "sampling (a prompt may have its own; if omitted, the recommended value for the model)"
 _MODE = "from other audio"
 
 
@@ -116,7 +116,7 @@ class GenerationRequest:
         default_factory=dict, metadata={"option": RequestSetting("conditions of the model by their ids", each=True)}
     )
     negative_prompt: str | None = option(
-        help="what to be led away from", suits="conditions", group=SAMPLING, metavar="TEXT", key=True, each=True
+        help="text to guide away from", suits="conditions", group=SAMPLING, metavar="TEXT", key=True, each=True
     )
     seed: int | None = option(
         help="0 if left out; each file gets its own from it; -1 draws at random",
@@ -178,7 +178,7 @@ class GenerationRequest:
     init_noise_level: float | None = option(help="how far to go from init_audio", suits="diffusion", key=True, gt=0)
     inpaint_audio: "AudioSource | None" = option(help="audio to keep", suits="diffusion", key=True)
     inpaint: Sequence[Span] | None = option(
-        help="[start, end] in seconds that are generated in inpaint_audio; without, it is continued",
+        help="[start, end] in seconds that are generated in inpaint_audio; if omitted, it is continued",
         suits="diffusion",
         key=True,
     )
@@ -188,7 +188,7 @@ class GenerationRequest:
     keep_exact: bool | None = option(help="keep samples bit for bit, not through the codec", suits="diffusion")
     crossfade_seconds: float | None = option(help="cross-fade at the seams of kept samples", suits="diffusion", ge=0)
     mode: Mode | None = option(
-        help="vary the audio, make spans of it anew, continue it, or go from it to another clip (in as many files as "
+        help="vary the audio, generate spans of it again, continue it, or interpolate to another clip (in as many files as "
         "--n-sample-per-cond)",
         suits="diffusion",
         group=_MODE,
@@ -206,21 +206,21 @@ class GenerationRequest:
         help="variation: how far to go from the audio", group=_MODE, metavar="X", modes=("variation",), gt=0
     )
     spans: Sequence[Span] | None = option(
-        help="inpaint: seconds to make anew, such as 1.5-3,8-9",
+        help="inpaint: seconds to generate again, such as 1.5-3,8-9",
         group=_MODE,
         metavar="FROM-TO,...",
         parse=_spans_of_flag,
         modes=("inpaint",),
     )
     overlap: float | None = option(
-        help="outpaint: what each window is given (else a quarter of it)",
+        help="outpaint: seconds that each window shares with the one before (default: a quarter of the window)",
         group=_MODE,
         metavar="SECONDS",
         modes=("outpaint",),
         gt=0,
     )
     crossfade: float | None = option(
-        help="at seams (else 0.02, outpaint: half of the overlap)",
+        help="seconds of cross-fade at seams (default: 0.02, outpaint: half of the overlap)",
         group=_MODE,
         metavar="SECONDS",
         modes=("inpaint", "outpaint"),
@@ -260,7 +260,7 @@ class GenerationRequest:
 
     # ------------------------------------------------------------------ noise and guidance
     eta: float | None = option(
-        help="fresh noise of ddim, 0 to 1; without, 0", suits="diffusion", group=SAMPLING, metavar="X"
+        help="fresh noise of ddim, 0 to 1 (default: 0)", suits="diffusion", group=SAMPLING, metavar="X"
     )
     sigma_min: float | None = option(
         help="least noise before the last step",
@@ -405,13 +405,13 @@ def given_fields(request: GenerationRequest) -> dict[str, Any]:
 
 
 def read_hooks(values: Mapping[str, Any]) -> tuple[dict[str, Any], Hooks]:
-    """Sort keywords into those of a request and the hooks."""
+    """Split keywords into fields of a request and hooks."""
     hooks = Hooks(**{name: value for name, value in values.items() if name in HOOKS})
     return {name: value for name, value in values.items() if name not in HOOKS}, hooks
 
 
 def share_of_way(number: int, count: int) -> float:
-    """How far from one clip to the other the take with that number is, of so many from 0 on."""
+    """Return the share of the way from one clip to the other for take `number` of `count`, counted from 0."""
     return 0.5 if count == 1 else number / (count - 1)
 
 

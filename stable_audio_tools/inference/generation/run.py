@@ -46,7 +46,7 @@ class Kept(NamedTuple):
 
 
 class GenerationRun:
-    """What the generate functions share; `model` is a conditional or unconditional diffusion model."""
+    """One run of the generate functions; `model` is a conditional or unconditional diffusion model."""
 
     def __init__(
         self,
