@@ -188,8 +188,8 @@ class GenerationRequest:
     keep_exact: bool | None = option(help="keep samples bit for bit, not through the codec", suits="diffusion")
     crossfade_seconds: float | None = option(help="cross-fade at the seams of kept samples", suits="diffusion", ge=0)
     mode: Mode | None = option(
-        help="vary the audio, generate spans of it again, continue it, or interpolate to another clip (in as many files as "
-        "--n-sample-per-cond)",
+        help="vary the audio, generate spans of it again, continue it, or interpolate to another clip (in as "
+        "many files as --n-sample-per-cond)",
         suits="diffusion",
         group=_MODE,
     )
