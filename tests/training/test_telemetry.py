@@ -133,3 +133,22 @@ def test_demos_come_early_and_at_the_end() -> None:
     assert demos_of(Noting(1000), 1500, 1500) == [1, EARLY_STEP, 1001, 1500]
     assert demos_of(Noting(10), 25, 25) == [1, 11, 21], "the last one is a few steps old"
     assert demos_of(Noting(1000), 600, 5000, stopped=True) == [1, EARLY_STEP], "a machine that is taken away"
+
+
+@pytest.mark.parametrize("kind", ["audio", "audio_dict"])
+def test_demos_mix_what_is_generated_with_what_a_condition_holds(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from stable_audio_tools.training.diffusion import demos
+
+    generated = torch.rand(2, 2, 64)
+    monkeypatch.setattr(demos, "generate_diffusion_cond", lambda *_, **__: generated)
+    display = {"id": "stem", "type": kind, "config": {"display_mix": True}}
+    callback = demos.DiffusionCondDemoCallback(
+        demo_cfg_scales=[3], cond_display_configs=[display], demo_cond_from_batch=True
+    )
+    parts = [{"a": torch.rand(2, 60), "b": torch.rand(2, 60)} for _ in range(2)]
+    entries = [{"stem": part if kind == "audio_dict" else part["a"]} for part in parts]
+    module: Any = SimpleNamespace(device=torch.device("cpu"), diffusion=None)
+    found = {demo.name: demo.audio for demo in callback.make(None, module, (None, entries))}  # type: ignore[arg-type]
+    sums = torch.stack([part["a"] + part["b"] if kind == "audio_dict" else part["a"] for part in parts])
+    assert torch.allclose(found["demo_stem_mix_cfg_3"], demos.joined(sums + generated[..., :60]))
+    assert ("demo_stem_submix_cfg_3" in found) == (kind == "audio_dict")

@@ -95,20 +95,39 @@ class DiffusionCondDemoCallback(DemoCallback):
                 device=str(module.device),
             )
             yield Demo(f"demo_cfg_{scale:g}", audio=joined(audio), caption="; ".join(map(_caption, given)))
+            for display in self.displays:
+                if display.get("config", {}).get("display_mix", False):
+                    yield from self._mixes(module, display, given, audio, f"cfg_{scale:g}")
 
     def _conditions_heard(self, module: Any, display: Mapping[str, Any], given: list[dict[str, Any]]) -> Iterator[Demo]:
-        """The audio that conditions hold: one clip per item, or several under names of their own."""
+        """Yield the audio that conditions hold: one clip per item, or several, each under its own name."""
+        for label, audio in self._clips(module, display, given).items():
+            yield Demo(f"demo_{label}", audio=joined(audio))
+
+    def _mixes(
+        self, module: Any, display: Mapping[str, Any], given: list[dict[str, Any]], audio: Tensor, ending: str
+    ) -> Iterator[Demo]:
+        """Yield what was generated together with the audio of a condition, and that audio's own sum if it has parts."""
+        name, clips = display["id"], self._clips(module, display, given)
+        submix = torch.stack(list(clips.values())).sum(0)
+        if display.get("type") == "audio_dict":
+            yield Demo(f"demo_{name}_submix_{ending}", audio=joined(submix))
+        submix, audio = same_length(submix, audio.to(submix))
+        yield Demo(f"demo_{name}_mix_{ending}", audio=joined(submix + audio))
+
+    def _clips(self, module: Any, display: Mapping[str, Any], given: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Return the audio of a condition (b, c, n) by its label."""
         name, pre_encoded = display["id"], display.get("config", {}).get("pre_encoded", False)
         entries = [entry[name] for entry in given]
         if display.get("type") == "audio_dict":
             groups = {f"{name}_{key}": [entry[key] for entry in entries if key in entry] for key in entries[0]}
         else:
             groups = {name: entries}
+        found: dict[str, Tensor] = {}
         for label, clips in groups.items():
             audio = torch.stack([clip.reshape(-1, clip.shape[-1]) for clip in clips]).to(module.device)
-            if pre_encoded:
-                audio = module.diffusion.pretransform.decode(audio)
-            yield Demo(f"demo_{label}", audio=joined(audio))
+            found[label] = module.diffusion.pretransform.decode(audio) if pre_encoded else audio
+        return found
 
 
 class DiffusionCondInpaintDemoCallback(DemoCallback):
@@ -218,7 +237,7 @@ def conditional_demo(
     display_audio_cond: Annotated[bool, Field(description="also keep the audio under the condition `audio`")] = False,
     cond_display_configs: Annotated[
         list[dict[str, Any]] | None,
-        Field(description="conditions whose audio is kept: id, type audio or audio_dict, config"),
+        Field(description="conditions whose audio is kept: id, type audio or audio_dict, config (display_mix, ...)"),
     ] = None,
     *,
     sample_size: Runtime[int],

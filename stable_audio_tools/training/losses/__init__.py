@@ -5,6 +5,7 @@ from stable_audio_tools.training.losses.mel import MelSpectrogramLoss
 from stable_audio_tools.training.losses.metrics import PESQMetric
 from stable_audio_tools.training.losses.modules import (
     AuralossLoss,
+    DynamicLossWeighting,
     L1Loss,
     LossModule,
     LossWithTarget,
@@ -18,6 +19,7 @@ from stable_audio_tools.training.losses.modules import (
 
 __all__ = [
     "AuralossLoss",
+    "DynamicLossWeighting",
     "HubertLoss",
     "L1Loss",
     "LossModule",

@@ -224,3 +224,14 @@ class MultiLoss(nn.Module):
         values = [loss(info) for loss in self.losses]
         names = [str(loss.name) for loss in self.losses]
         return torch.stack([value.reshape(()) for value in values]).sum(), dict(zip(names, values))
+
+
+class DynamicLossWeighting(nn.Module):
+    """A weight that is learnt: loss exp(-w) + w, least where w is the loss's logarithm (Karras et al. 2024, eq. 21)."""
+
+    def __init__(self, init_val: float = 1.0) -> None:
+        super().__init__()
+        self.loss_weight = nn.Parameter(torch.tensor(float(init_val)))
+
+    def forward(self, loss: Tensor) -> Tensor:
+        return loss * torch.exp(-self.loss_weight) + self.loss_weight

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from einops import rearrange
 from torch import Tensor
 
-from stable_audio_tools.training.losses.modules import mean_discrepancy
+from stable_audio_tools.training.losses.modules import DynamicLossWeighting, mean_discrepancy
 
-__all__ = ["grouped_mmd", "mmd"]
+__all__ = ["DynamicLossWeighting", "grouped_mmd", "mmd"]
 
 
 def mmd(x: Tensor, y: Tensor, bandwidths: Sequence[float] = (1,), dim: int | None = None) -> Tensor:

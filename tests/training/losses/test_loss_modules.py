@@ -1,5 +1,7 @@
 """Named losses: weights, decay, masks, argument order."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -97,3 +99,18 @@ def test_sum_keeps_each_name():
     assert list(losses.state_dict()) == ["losses.0.weight", "losses.1.weight"]
     with pytest.raises(ValueError, match="no loss to sum"):
         MultiLoss([])({})
+
+
+def test_a_learnt_weight_settles_at_the_logarithm_of_the_loss() -> None:
+    from stable_audio_tools.training.losses import DynamicLossWeighting
+
+    weighting = DynamicLossWeighting()
+    assert list(weighting.state_dict()) == ["loss_weight"] and weighting.loss_weight == 1.0
+    loss = torch.tensor(3.0)
+    assert weighting(loss).item() == pytest.approx(3.0 / math.e + 1.0)
+    optimizer = torch.optim.Adam(weighting.parameters(), 0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        weighting(loss).backward()
+        optimizer.step()
+    assert weighting.loss_weight.item() == pytest.approx(math.log(3.0), abs=1e-3)
