@@ -144,6 +144,19 @@ def online_copy_in_averaging(state: State, target: Target) -> int:
     return len(surplus)
 
 
+def names_with_one_part_too_many(state: State, target: Target) -> int:
+    """Checkpoints of wrapped modules have a part inside some names (`encoder.inner.layers` for `encoder.layers`)."""
+    renamed = 0
+    for name in [name for name in state if name not in target.tensors]:
+        parts = name.split(".")
+        shorter = (".".join(parts[:cut] + parts[cut + 1 :]) for cut in range(1, len(parts)))
+        found = next((other for other in shorter if target.lacks(state, other)), None)
+        if found is not None and state[name].shape == target.tensors[found].shape:
+            state[found] = state.pop(name)
+            renamed += 1
+    return renamed
+
+
 Upgrade = Callable[[State, Target], int]
 
 UPGRADES: tuple[Upgrade, ...] = (
@@ -155,6 +168,7 @@ UPGRADES: tuple[Upgrade, ...] = (
     clap_parts_not_in_model,
     loss_module_names,
     online_copy_in_averaging,
+    names_with_one_part_too_many,
 )
 COMPLETIONS: tuple[Upgrade, ...] = (constants_not_in_file, loss_weights_not_in_file)
 

@@ -1,0 +1,1 @@
+"""The networks of stable-audio-3, by its module paths."""
