@@ -77,16 +77,23 @@ class PadCrop(nn.Module):
 
 
 class PadCrop_Normalized_T(nn.Module):
-    """Cut to `n_samples` and tell where the crop lies; draws from Python's `random`."""
+    """Cut to `n_samples` and tell where the crop lies; draws from Python's `random`.
 
-    def __init__(self, n_samples: int, sample_rate: int, randomize: bool = True) -> None:
+    Without `pad`, audio that is shorter keeps its length.
+    """
+
+    def __init__(self, n_samples: int, sample_rate: int, randomize: bool = True, pad: bool = True) -> None:
         super().__init__()
         self.n_samples = n_samples
         self.sample_rate = sample_rate
         self.randomize = randomize
+        self.pad = pad
 
     def forward(self, source: Tensor) -> NormalizedCrop:
         total = source.shape[-1]
+        if total < self.n_samples and not self.pad:
+            facts = describe_crop(0, self.n_samples, total, self.sample_rate)
+            return NormalizedCrop(source, *facts[:-1], facts.padding_mask[:total])
         start = random.randint(0, total - self.n_samples) if self.randomize and total > self.n_samples else 0
         facts = describe_crop(start, self.n_samples, total, self.sample_rate)
         return NormalizedCrop(take(source, start, self.n_samples), *facts)
@@ -136,6 +143,24 @@ class VolumeNorm(nn.Module):
         louder = signal * 10 ** ((wanted - self.loudness(signal)) / 20)
         peak = louder.abs().max()
         return louder * (0.95 / peak) if peak > 1 else louder
+
+
+def strip_trailing_silence(
+    audio: Tensor, sample_rate: int, threshold_db: float = -60, min_silence_duration: float = 0.1
+) -> Tensor:
+    """A clip (c, n) without the silence at its end, if that is long enough; nothing is left of a silent clip.
+
+    Silence is told in frames of a hundredth of a second, from their peak in dB of full scale.
+    """
+    hop = max(1, int(sample_rate * 0.01))
+    frames = audio.shape[-1] // hop
+    if frames == 0:
+        return audio
+    peaks = audio[..., : frames * hop].float().abs().amax(0).unflatten(0, (frames, hop)).amax(1)
+    heard = (20 * torch.log10(peaks + 1e-10) > threshold_db).nonzero()
+    end = int(heard[-1] + 1) * hop if len(heard) else 0
+    too_short = end > 0 and audio.shape[-1] - end < int(sample_rate * min_silence_duration)
+    return audio if too_short else audio[..., :end]
 
 
 def is_silence(audio: Tensor, thresh: float = -60) -> bool:

@@ -4,7 +4,15 @@ from stable_audio_tools.data.lengths import (
     compute_effective_seq_len_from_conditioning,
     create_padding_mask_from_lengths,
 )
-from stable_audio_tools.data.transforms import Mono, PadCrop, PadCrop_Normalized_T, PhaseFlipper, Stereo, VolumeNorm
+from stable_audio_tools.data.transforms import (
+    Mono,
+    PadCrop,
+    PadCrop_Normalized_T,
+    PhaseFlipper,
+    Stereo,
+    VolumeNorm,
+    strip_trailing_silence,
+)
 
 __all__ = [
     "Mono",
@@ -15,4 +23,5 @@ __all__ = [
     "VolumeNorm",
     "compute_effective_seq_len_from_conditioning",
     "create_padding_mask_from_lengths",
+    "strip_trailing_silence",
 ]

@@ -13,20 +13,22 @@ DEFAULT_PROBABILITIES = (0.1, 0.8, 0.1)
 
 
 class MaskType(Enum):
-    """What is taken away: some segments, everything, or everything after some frame."""
+    """What is taken away: some segments, everything, everything after some frame, or spans of a drawn share."""
 
     RANDOM_SEGMENTS = 0
     FULL_MASK = 1
     CAUSAL_MASK = 2
+    RANDOM_SPANS = 3
 
 
 def _checked_probabilities(probabilities: Sequence[float] | None) -> Sequence[float]:
     if probabilities is None:
         return DEFAULT_PROBABILITIES
     names = ", ".join(kind.name.lower() for kind in MaskType)
-    if len(probabilities) != len(MaskType):
+    if len(probabilities) not in (len(DEFAULT_PROBABILITIES), len(MaskType)):
         raise ValueError(
-            f"mask_type_probabilities must have {len(MaskType)} entries ({names}), got {len(probabilities)}"
+            f"mask_type_probabilities must have {len(DEFAULT_PROBABILITIES)} or {len(MaskType)} entries ({names}), "
+            f"got {len(probabilities)}"
         )
     if min(probabilities) < 0 or abs(sum(probabilities) - 1) > 1e-5:
         raise ValueError(
@@ -41,12 +43,20 @@ def random_inpaint_mask(
     max_mask_segments: int = 10,
     mask_type_probabilities: Sequence[float] | None = None,
     rng: random.Random | None = None,
+    *,
+    mask_padding: bool = False,
+    force_mask_type: MaskType | None = None,
+    max_spans: int = 4,
+    mask_ratio_range: Sequence[float] = (0.2, 1.0),
+    span_count_weights: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Latents (b, d, t) to (masked latents, mask (b, 1, t)), drawn for each item with Python's generator or `rng`.
 
     `padding_masks` (b, t) is 1 on what is no padding. Segments and the cut of a causal mask lie within that; a full
-    mask takes the padding too. `padding_masks` on the host spares a wait for the device. The probabilities are those of
-    the members of `MaskType`, in their order.
+    mask takes the padding too, as every mask does with `mask_padding`. `padding_masks` on the host spares a wait for
+    the device. The probabilities are those of the members of `MaskType`, in their order; three leave out spans. Spans
+    do not overlap, and together cover a share of the item drawn from `mask_ratio_range`; `span_count_weights` say how
+    often there are one, two and so on, up to `max_spans`.
     """
     weights = _checked_probabilities(mask_type_probabilities)
     if max_mask_segments < 1:
@@ -54,16 +64,21 @@ def random_inpaint_mask(
     draw: random.Random = rng if rng is not None else random  # type: ignore[assignment]
     mask = torch.ones(len(sequence), 1, sequence.shape[-1])
     for row, length in zip(mask[:, 0], _real_lengths(sequence, padding_masks)):
-        kind = draw.choices(list(MaskType), weights=weights)[0]
+        kind = force_mask_type or draw.choices(list(MaskType)[: len(weights)], weights=weights)[0]
         if kind is MaskType.FULL_MASK:
             row.zero_()
         elif length == 0:
-            continue
+            pass
         elif kind is MaskType.CAUSAL_MASK:
             row[draw.randint(0, length) : length] = 0
+        elif kind is MaskType.RANDOM_SPANS:
+            for start, end in _spans(length, max_spans, mask_ratio_range, span_count_weights, draw):
+                row[start:end] = 0
         else:
             for start, end in _segments(length, max_mask_segments, draw):
                 row[start:end] = 0
+        if mask_padding and length > 0:
+            row[length:] = 0
     mask = send(mask, sequence.device)
     return sequence * mask.to(sequence.dtype), mask
 
@@ -78,6 +93,43 @@ def _segments(length: int, most: int, draw: random.Random) -> list[tuple[int, in
         start = draw.randint(0, length - size)
         segments.append((start, start + size))
     return segments
+
+
+_SPAN_WEIGHTS = (4.0, 2.0, 1.0, 1.0)  # of one, two, three and four spans; more are as frequent as the last
+
+
+def _spans(
+    length: int, most: int, share: Sequence[float], weights: Sequence[float] | None, draw: random.Random
+) -> list[tuple[int, int]]:
+    """Spans that do not overlap and together cover a drawn share of `length`; the longest is placed first."""
+    budget = max(1, int(draw.uniform(share[0], share[1]) * length))
+    given = list(weights or _SPAN_WEIGHTS)[:most]
+    given += [given[-1]] * (most - len(given))
+    count = min(draw.choices(range(1, most + 1), weights=given)[0], length)
+    parts = [draw.random() for _ in range(count)]
+    sizes = [max(1, int(part / sum(parts) * budget)) for part in parts]
+    sizes[0] += max(0, budget - sum(sizes))
+    for index, size in enumerate(sizes):
+        sizes[index] -= min(max(0, sum(sizes) - budget), size - 1)
+    spans: list[tuple[int, int]] = []
+    for size in sorted(sizes, reverse=True):
+        start = _free_place(size, length, spans, draw)
+        if start is not None:
+            spans.append((start, start + size))
+    return spans
+
+
+def _free_place(size: int, length: int, taken: Sequence[tuple[int, int]], draw: random.Random) -> int | None:
+    """A random start that overlaps nothing, after many misses the first one; None where there is no room."""
+
+    def is_free(start: int) -> bool:
+        return all(end <= start or begin >= start + size for begin, end in taken)
+
+    for _ in range(50):
+        start = draw.randint(0, length - size)
+        if is_free(start):
+            return start
+    return next((start for start in range(length - size + 1) if is_free(start)), None)
 
 
 def _real_lengths(sequence: Tensor, padding_masks: Tensor) -> list[int]:

@@ -24,6 +24,9 @@ from stable_audio_tools.training.adversarial import AdversarialTraining, ClipNor
 from stable_audio_tools.training.diffusion.conditional import HOST, Inpainting, encode
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.module import ConditionDropout, PreEncoded, UseEMA, unwrap_batch
+from stable_audio_tools.training.timesteps import build_congruent_sampler
+
+__all__ = ["ARCTrainingWrapper", "build_congruent_sampler"]
 
 NoiseLaw = Literal["uniform", "logit_normal", "trunc_logit_normal", "one_shot", "denoised", "logsnr_uniform"]
 LOGSNR_RANGE = (-6.0, 2.0)

@@ -36,7 +36,8 @@ UseEMA = Annotated[bool, Field(description="keep an average of the weights, and 
 PreEncoded = Annotated[bool, Field(description="the data set holds latents")]
 ConditionDropout = Annotated[float, Field(ge=0, le=1, description="how often conditions are dropped")]
 LawName = Annotated[
-    Literal["uniform", "logit_normal", "trunc_logit_normal", "log_snr"], Field(description="law of the noise levels")
+    Literal["uniform", "logit_normal", "trunc_logit_normal", "log_snr", "log_snr_uniform"],
+    Field(description="law of the noise levels"),
 ]
 LawOptions = Annotated[dict[str, Any] | None, Field(description="options of that law")]
 ValidationLevels = Annotated[
@@ -184,7 +185,8 @@ class TrainingModule(pl.LightningModule):
     @property
     def logs_now(self) -> bool:
         """Are the values of this step written? Only then does anything wait for the device."""
-        return bool(self.trainer._logger_connector.should_update_logs)
+        trainer = self.trainer
+        return isinstance(trainer, pl.Trainer) and bool(trainer._logger_connector.should_update_logs)
 
     def learning_rate(self, index: int = 0) -> float:
         """The rate that the optimiser uses now."""

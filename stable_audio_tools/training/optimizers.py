@@ -4,7 +4,7 @@
      "scheduler": {"type": "InverseLR", "config": {"inv_gamma": 1000000, "power": 0.5, "warmup": 0.99}}}
 
 Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, `Muon` (matrices; AdamW for the
-rest), DeepSpeed's `FusedAdam`, and those of bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...), of schedulefree
+rest), those of `optims`, DeepSpeed's `FusedAdam`, and those of bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...), of schedulefree
 (`AdamWScheduleFree`, `RAdamScheduleFree`, `SGDScheduleFree`) and of prodigyopt (`Prodigy`).
 
 A pattern is a shell-style glob over parameter names; the first one that matches a parameter takes it, and its group
@@ -26,6 +26,7 @@ from stable_audio_tools.core.config.sentences import nearest, show
 from stable_audio_tools.core.errors import ConfigError, explained
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.training.muon import Muon, matrices_apart
+from stable_audio_tools.training import optims
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def create_optimizer_from_config(optimizer_config: Mapping[str, Any], parameters
     overrides = optimizer_config.get("param_groups") or ()
     if not isinstance(overrides, list | tuple):
         raise ConfigError(f"optimizer.param_groups: expected a list, got {show(overrides)}")
-    groups = _group(_listed(parameters), overrides)
+    groups = _listed(parameters) if _takes_names(kind, overrides) else _group(_listed(parameters), overrides)
     if kind is Muon:
         modules = parameters.modules() if isinstance(parameters, nn.Module) else ()
         groups = matrices_apart(groups, {id(m.weight) for m in modules if isinstance(m, nn.Embedding)})
@@ -156,6 +157,15 @@ def create_scheduler_from_config(scheduler_config: Mapping[str, Any], optimizer:
     return schedule
 
 
+def _takes_names(kind: type[Any], overrides: Any) -> bool:
+    """Whether an optimiser splits the parameters into groups itself, by their names and axes."""
+    if not issubclass(kind, optims.MuonAdamW):
+        return False
+    if overrides:
+        raise ConfigError("optimizer.param_groups: MuonAdamW makes its own groups; remove the key")
+    return True
+
+
 def _optimizer_class(name: Any) -> type[Any]:
     if name == "Muon":  # torch's own class of this name takes matrices alone
         return Muon
@@ -168,7 +178,7 @@ def _optimizer_class(name: Any) -> type[Any]:
     if name == "FusedAdam":
         fused: type[Any] = require("deepspeed.ops.adam").FusedAdam
         return fused
-    known = _classes(torch.optim, Optimizer)
+    known = {**_classes(torch.optim, Optimizer), **_classes(optims, Optimizer)}
     if isinstance(name, str) and name in known:
         return known[name]
     if isinstance(name, str) and (name.endswith(("8bit", "32bit")) or name.startswith("Paged")):

@@ -1,5 +1,6 @@
 """How training draws noise levels: t in [0, 1], where 1 is pure noise. One class per law, named by its JSON tag."""
 
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from stable_audio_tools.core.config import register
 from stable_audio_tools.models.diffusion.timestep_laws import (
     sample_timesteps_logsnr,
+    sample_timesteps_logsnr_uniform,
     truncated_logistic_normal_rescaled,
 )
 
@@ -84,3 +86,44 @@ class LogSNR(_Memoryless):
 
     def draw(self, count: int) -> Tensor:
         return sample_timesteps_logsnr(count, self.mean_logsnr, self.std_logsnr)
+
+
+@register("timestep_law", "log_snr_uniform")
+class UniformLogSNR(_Memoryless):
+    """Uniform in log-SNR, where log-SNR = log((1 - t) / t)."""
+
+    def __init__(
+        self,
+        min_logsnr: Annotated[float, Field(description="lowest log-SNR, near noise")] = -6.0,
+        max_logsnr: Annotated[float, Field(description="highest log-SNR, near data")] = 5.0,
+    ) -> None:
+        if max_logsnr <= min_logsnr:
+            raise ValueError(f"max_logsnr is {max_logsnr:g}; it must be above min_logsnr, {min_logsnr:g}")
+        self.min_logsnr, self.max_logsnr = min_logsnr, max_logsnr
+
+    def draw(self, count: int) -> Tensor:
+        return sample_timesteps_logsnr_uniform(count, self.min_logsnr, self.max_logsnr)
+
+
+def build_congruent_sampler(
+    step_counts: Sequence[int], device_fn: Callable[[], torch.device | str]
+) -> Callable[[int], Tensor]:
+    """Times of few-step sampling: a number of steps drawn from these, then one of its equally spaced times.
+
+    The counts divide the largest one, so that all times lie on its grid.
+    """
+    most = max(step_counts)
+    uneven = [count for count in step_counts if count < 1 or most % count]
+    if uneven:
+        raise ValueError(f"step_counts must divide the largest, {most}; {uneven[0]} does not")
+    counts = torch.tensor(sorted(step_counts))
+    grid = torch.linspace(1, 0, most + 1)[:-1]
+
+    def draw(batch_size: int) -> Tensor:
+        device = device_fn()
+        each = torch.full((len(counts),), 1 / len(counts), device=device).expand(batch_size, -1)
+        chosen = counts.to(device)[torch.multinomial(each, 1).squeeze(1)]
+        position = (torch.rand(batch_size, device=device) * chosen).long()
+        return grid.to(device)[position * (most // chosen)]
+
+    return draw

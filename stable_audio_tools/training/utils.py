@@ -9,6 +9,16 @@ from stable_audio_tools.core.packages import require
 from stable_audio_tools.core.ranks import rank as get_rank
 from stable_audio_tools.data.latent_views import pca_point_cloud
 from stable_audio_tools.models.checkpoints.loading import copy_state_dict
+from stable_audio_tools.training.masked_losses import (
+    compute_masked_loss,
+    compute_normalized_mse,
+    compute_per_elem_trim,
+    create_augmented_padding_mask,
+    masked_mean,
+    masked_sum,
+    resize_padding_mask,
+    trim_and_concat,
+)
 from stable_audio_tools.training.optimizers import (
     InverseLR,
     create_optimizer_from_config,
@@ -17,7 +27,11 @@ from stable_audio_tools.training.optimizers import (
 
 __all__ = [
     "InverseLR",
+    "compute_masked_loss",
+    "compute_normalized_mse",
+    "compute_per_elem_trim",
     "copy_state_dict",
+    "create_augmented_padding_mask",
     "create_optimizer_from_config",
     "create_scheduler_from_config",
     "get_rank",
@@ -26,6 +40,10 @@ __all__ = [
     "log_metric",
     "log_point_cloud",
     "logger_project_name",
+    "masked_mean",
+    "masked_sum",
+    "resize_padding_mask",
+    "trim_and_concat",
 ]
 
 

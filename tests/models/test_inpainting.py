@@ -77,7 +77,7 @@ def test_a_mask_of_the_wrong_shape(shape):
 
 @pytest.mark.parametrize(
     ("probabilities", "sentence"),
-    [([0.5, 0.5], "must have 3 entries"), ([0.5, 0.5, 0.5], "sum to 1"), ([1.5, -0.5, 0], "must be at least 0")],
+    [([0.5, 0.5], "must have 3 or 4 entries"), ([0.5, 0.5, 0.5], "sum to 1"), ([1.5, -0.5, 0], "must be at least 0")],
 )
 def test_wrong_probabilities(probabilities, sentence):
     with pytest.raises(ValueError, match=sentence):

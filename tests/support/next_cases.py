@@ -1045,6 +1045,131 @@ def _():
         }
 
 
+# --------------------------------------------------------------- Stable Audio 3
+
+
+def sa3_config(path, **kw):
+    config = diffusion(
+        STEADY,
+        pretransform=same_small(bottleneck={"noise_regularize": False}),
+        mask_padding_attention=True,
+        use_effective_length_for_schedule=True,
+        **kw,
+    )
+    config["model"]["conditioning"] = {
+        "cond_dim": 16,
+        "configs": [
+            {
+                "id": "prompt",
+                "type": "t5gemma",
+                "config": {"model_path": path, "max_length": 6, "padding_mode": "learned"},
+            },
+            CONDITIONING["configs"][1],
+        ],
+    }
+    config["model"]["diffusion"]["cross_attention_cond_ids"] = ["prompt", "seconds_total"]
+    return config
+
+
+@case("sa3-generate", tolerance=5e-3)
+def _():
+    """StableAudioModel: prompts and durations as a list, two inpainting regions, a variation, a negative prompt,
+    latents; cut to the duration and clipped.
+    """
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        config = sa3_config(text_model("t5gemma", Path(folder)))
+        model = dressed(sa3("factory").create_diffusion_cond_from_config(copy.deepcopy(config))).eval()
+        player = sa3("model").StableAudioModel(model, config, "cpu", False)
+        kw = {"steps": 4, "cfg_scale": 2.0, "sample_size": 2048, "duration_padding_sec": 0.06}
+        given = (800, tone(2, 300, rate=800)[0])
+        return model, {
+            "audio": player.generate(prompt="warm slow piano", duration=0.25, seed=1, **kw),
+            "regions": player.generate(
+                prompt="drums",
+                duration=0.35,
+                seed=2,
+                inpaint_audio=given,
+                inpaint_mask_start_seconds=[0.05, 0.2],
+                inpaint_mask_end_seconds=[0.1, 0.3],
+                return_latents=True,
+                **kw,
+            )[:, :, :17],
+            "negative": player.generate(
+                prompt="a hall", negative_prompt="slow drums", duration=0.3, seed=3, return_latents=True, **kw
+            )[:, :, :15],
+            "few-step": player.generate(
+                prompt=["piano", "drums"],
+                duration=[0.2, 0.4],
+                batch_size=2,
+                seed=4,
+                return_latents=True,
+                sampler_type="pingpong",
+                **{**kw, "cfg_scale": 1.0},
+            )[1, :, :20],
+        }
+
+
+@case("sa3-negative-mask", tolerance=5e-3)
+def _():
+    """A negative condition whose masked tokens count as absent (0.0.20 takes them as they are)."""
+    net = dressed(
+        sa3("models.diffusion").DiTWrapper(
+            diffusion_objective="rectified_flow", **{k: v for k, v in DIT.items() if k != "local_add_cond_dim"}
+        )
+    ).eval()
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]]).bool()
+    with torch.no_grad():
+
+        def call(**kw):
+            return net(
+                noise("x", 2, 8, 16),
+                TIMES,
+                cross_attn_cond=noise("cross", 2, 4, 16),
+                global_cond=noise("global", 2, 16),
+                cfg_scale=3.0,
+                apg_scale=1.0,
+                negative_cross_attn_cond=noise("negative", 2, 4, 16),
+                **kw,
+            )
+
+        return net, {"masked": call(negative_cross_attn_mask=mask), "whole": call()}
+
+
+@case("sa3-load")
+def _():
+    """Checkpoints: names with one part too many still load; the autoencoder alone out of a whole model's file."""
+    import json
+
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        config = sa3_config(text_model("t5gemma", Path(folder)))
+        whole = dressed(sa3("factory").create_diffusion_cond_from_config(copy.deepcopy(config)))
+
+        def longer(k):
+            return k.replace("pretransform.model.encoder.", "pretransform.model.encoder.inner.").replace(
+                "conditioner.conditioners.", "conditioner.conditioners.inner."
+            )
+
+        save_file({longer(k): v.contiguous() for k, v in whole.state_dict().items()}, f"{folder}/model.safetensors")
+        Path(folder, "model_config.json").write_text(json.dumps(config))
+        loaded = sa3("loading_utils").load_diffusion_cond(config, f"{folder}/model.safetensors", device="cpu")
+        save_file({k: v.contiguous() for k, v in whole.state_dict().items()}, f"{folder}/plain.safetensors")
+        alone = (
+            sa3("loading_utils").load_autoencoder(f"{folder}/model_config.json", f"{folder}/plain.safetensors").eval()
+        )
+        seconds = loaded.conditioner.conditioners["seconds_total"]([0.25, 0.75], "cpu")[0]
+        z = alone.encode(tone(2, 320, rate=RATE))
+        torch.manual_seed(0)
+        audio = alone.decode(z)
+        return alone, {
+            "seconds": seconds,
+            "z": z,
+            "audio": audio,
+            "same": loaded.pretransform.encode(tone(2, 320, rate=RATE)),
+        }
+
+
 # ------------------------------------------------------------------------ LoRA
 
 ADAPTERS = ["lora", "dora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs"]
@@ -1053,6 +1178,108 @@ ADAPTERS = ["lora", "dora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-r
 def through(net, x=None):
     x = noise("lora", 2, 8, 12) if x is None else x
     return net.mix(x) + net.project(noise("lora-in", 2, 6, 10)).mean(1)[:, :, None]
+
+
+# ---------------------------------------------------------- what training computes
+
+
+@case("train-masks", constant=True)
+def _():
+    """Inpainting masks of each kind for given seeds: segments, full, causal, spans; with and without padding zeroed."""
+    from stable_audio_tools.models.inpainting import MaskType, random_inpaint_mask
+
+    x, padding = torch.ones(3, 2, 60), torch.arange(60) < torch.tensor([60, 41, 0])[:, None]
+    out = {}
+    for kind in MaskType:
+        for seed in (1, 2):
+            random.seed(seed)
+            _masked, mask = random_inpaint_mask(
+                x, padding_masks=padding, force_mask_type=kind, mask_padding=seed == 2, max_mask_segments=4
+            )
+            out[f"{kind.name}{seed}"] = mask
+    random.seed(3)
+    out["spans"] = torch.cat(
+        [
+            random_inpaint_mask(
+                x,
+                padding,
+                force_mask_type=MaskType.RANDOM_SPANS,
+                max_spans=6,
+                mask_ratio_range=(0.1, 0.5),
+                span_count_weights=[1, 1, 3],
+            )[1]
+            for _ in range(3)
+        ]
+    )
+    random.seed(4)
+    out["mixed"] = torch.cat(
+        [
+            random_inpaint_mask(x, padding, mask_type_probabilities=p)[1]
+            for p in (None, [0.2, 0.6, 0.2], [0.1, 0.2, 0.1, 0.6])
+        ]
+    )
+    return {}, out
+
+
+@case("train-times", constant=True)
+def _():
+    """Timestep samplers for given seeds: uniform and normal in log-SNR, truncated logistic normal, the nested grids of
+    few-step distillation.
+    """
+    from stable_audio_tools.inference.sampling import (
+        sample_timesteps_logsnr,
+        sample_timesteps_logsnr_uniform,
+        truncated_logistic_normal_rescaled,
+    )
+    from stable_audio_tools.training.arc import build_congruent_sampler
+
+    out = {}
+    for name, draw in {
+        "uniform": sample_timesteps_logsnr_uniform,
+        "uniform-narrow": lambda n: sample_timesteps_logsnr_uniform(n, min_logsnr=-2.0, max_logsnr=1.0),
+        "normal": sample_timesteps_logsnr,
+        "truncated": truncated_logistic_normal_rescaled,
+        "grids": build_congruent_sampler([1, 2, 4, 8], lambda: "cpu"),
+    }.items():
+        torch.manual_seed(6)
+        out[name] = draw(24)
+    return {}, out
+
+
+@case("train-losses")
+def _():
+    """The parts of the diffusion loss: target-normalised error, signal against padding, masked means, resized and
+    lengthened masks, trimming.
+    """
+    from stable_audio_tools.data.utils import (
+        compute_effective_seq_len_from_conditioning,
+        create_padding_mask_from_lengths,
+    )
+    from stable_audio_tools.training import utils
+
+    pred, target = noise("pred", 3, 4, 30), noise("target", 3, 4, 30) * 0.5
+    mask = create_padding_mask_from_lengths(torch.tensor([30, 17, 0]), 30)
+    out = {
+        f"mse/{mode}": utils.compute_normalized_mse(pred, target, mask, mode)
+        for mode in ("none", "timestep", "sample", "sample_channel")
+    }
+    out["mse/unmasked"] = utils.compute_normalized_mse(pred, target, None, "sample")
+    error = out["mse/timestep"]
+    for name, attention, weight in (("signal", True, 0.7), ("weighted", False, 0.3), ("alone", False, 0.0)):
+        out |= {f"{name}{i}": v for i, v in enumerate(utils.compute_masked_loss(error, mask, attention, weight))}
+    torch.manual_seed(7)
+    out |= {
+        "mean": utils.masked_mean(pred, mask),
+        "sum": utils.masked_sum(pred, mask, [1, 2]),
+        "resized": utils.resize_padding_mask(mask, 13),
+        "resized-one": utils.resize_padding_mask(mask[1], 7),
+        "longer": utils.create_augmented_padding_mask(mask, 0.5, RATE, 64),
+        "lengths": compute_effective_seq_len_from_conditioning(
+            [{"seconds_total": 0.31}, {"seconds_total": 2}], RATE, 32, "cpu"
+        ),
+    }
+    trim = utils.compute_per_elem_trim([{"seconds_total": 0.01}, {}, {"seconds_total": 9}], RATE, margin_seconds=0.0)
+    return {}, {**out, "trimmed": utils.trim_and_concat(pred, trim)}
 
 
 def training_step(config, training, seconds=(0.2, 0.35, 0.5)):
@@ -1086,3 +1313,132 @@ def training_step(config, training, seconds=(0.2, 0.35, 0.5)):
         and k.endswith(("project_in.weight", "to_qkv.weight", "to_local_embed.0.weight", "project_out.weight"))
     }
     return model, {"loss": loss, "gradients": torch.stack([grads[k] for k in sorted(grads)])}
+
+
+@case("train-step", tolerance=5e-3)
+def _():
+    """A whole training step on latents of three lengths: shifted times, masks for inpainting and padding, masked
+    attention, loss on the context.
+    """
+    config = diffusion(
+        STEADY,
+        pretransform=True,
+        mask_padding_attention=True,
+        use_effective_length_for_schedule=True,
+        distribution_shift_options={"min_length": 4, "max_length": 64},
+    )
+    return training_step(
+        config,
+        {
+            "mask_loss_weight": 0.5,
+            "timestep_sampler": "trunc_logit_normal",
+            "loss_normalization": "timestep",
+            "inpainting": {"mask_kwargs": {"mask_type_probabilities": [0.1, 0.1, 0.1, 0.7]}},
+        },
+    )
+
+
+@case("train-step-ot", tolerance=5e-3)
+def _():
+    """A training step with noise matched to data by optimal transport in the batch, uniform log-SNR times, one-shot
+    draws, padding weighed in.
+    """
+    config = diffusion({**STEADY, "local_add_cond_dim": None}, pretransform=True)
+    return training_step(
+        config,
+        {
+            "mask_loss_weight": 0.25,
+            "timestep_sampler": "log_snr_uniform",
+            "timestep_sampler_options": {"min_logsnr": -4.0, "max_logsnr": 3.0},
+            "ot_coupling": True,
+            "p_one_shot": 0.3,
+        },
+        seconds=(0.2, 0.35, 0.5, 0.1, 0.4, 0.3),
+    )
+
+
+def optimised(kind, config, steps=3, named=False):
+    """Parameters after each of a few steps from given gradients (for all but Muon: how far they have moved, in
+    learning rates).
+    """
+    from stable_audio_tools.training.utils import create_optimizer_from_config
+
+    shapes = (
+        {"square": (6, 6), "qkv.weight": (12, 4), "wide": (3, 8), "kernel": (4, 6, 3), "vector": (7,)}
+        if kind == "MuonAdamW"
+        else {"square": (6, 6), "kernel": (4, 3, 5), "vector": (7,)}
+    )
+    params = {k: torch.nn.Parameter(noise(k, *shape)) for k, shape in shapes.items()}
+    start = {k: p.detach().clone() for k, p in params.items()}
+    optimizer = create_optimizer_from_config(
+        {"type": kind, "config": config}, list(params.items()) if named else list(params.values())
+    )
+    out = {}
+    for step in range(steps):
+        for k, p in params.items():
+            p.grad = noise(f"{k} gradient {step}", *p.shape)
+        optimizer.step()
+        out |= {
+            f"{k}{step}": p.detach().clone() if kind == "MuonAdamW" else (p.detach() - start[k]) / config["lr"]
+            for k, p in params.items()
+        }
+    return out
+
+
+@case("train-cautious")
+def _():
+    """CAdamW and CLion: three steps each, with and without weight decay and bias correction."""
+    out = {}
+    for name, kind, config in (
+        ("cadamw", "CAdamW", {"lr": 1e-2, "betas": (0.9, 0.95), "weight_decay": 0.1}),
+        ("uncorrected", "CAdamW", {"lr": 1e-2, "correct_bias": False}),
+        ("clion", "CLion", {"lr": 1e-2, "betas": (0.9, 0.99), "weight_decay": 0.1}),
+    ):
+        out |= {f"{name}/{k}": v for k, v in optimised(kind, config).items()}
+    return {}, out
+
+
+@case("train-muon", tolerance=1e-2)
+def _():
+    """Muon on matrices and a kernel (a fused matrix block by block), AdamW on vectors; orthogonalised in bfloat16,
+    hence the parameters and not their steps.
+    """
+    plain = optimised("MuonAdamW", {"muon_lr": 0.05, "adam_lr": 0.05})
+    fused = optimised(
+        "MuonAdamW",
+        {
+            "muon_lr": 0.05,
+            "adam_lr": 0.05,
+            "muon_weight_decay": 0.05,
+            "muon_nesterov": False,
+            "fused_layer_patterns": ["qkv*"],
+        },
+        named=True,
+    )
+    return {}, {**plain, **{f"fused/{k}": v for k, v in fused.items()}}
+
+
+@case("data-next")
+def _():
+    """Preparing audio: trailing silence, crops without padding, loudness for a seed."""
+    from stable_audio_tools.data.utils import PadCrop_Normalized_T, VolumeNorm, strip_trailing_silence
+
+    x = torch.cat(
+        [
+            tone(2, 900)[0],
+            torch.zeros(2, 3000),
+        ],
+        1,
+    )
+    crop = PadCrop_Normalized_T(1200, 16000, randomize=False, pad=False)
+    short, long = crop(tone(2, 500)[0]), crop(tone(2, 1500)[0])
+    torch.manual_seed(5)
+    loud = VolumeNorm([-18, 3], 16000)(tone(2, 8000)[0])
+    return {}, {
+        "stripped": strip_trailing_silence(x, 16000)[:, ::4],
+        "kept": torch.tensor(strip_trailing_silence(x[:, :1900], 16000).shape),
+        "short": short[0],
+        "short-mask": short[5],
+        "long-info": torch.tensor([float(v) for v in long[1:5]]),
+        "loud": loud[:, ::40],
+    }

@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.core.devices import autocast, parse_dtype
+from stable_audio_tools.core.generations import Generation
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.generation.audio import prepare_audio, unpack_audio
+from stable_audio_tools.inference.generation.by_length import generate_by_length, version_of
+from stable_audio_tools.inference.generation.by_length import read_request as read_length_request
 from stable_audio_tools.inference.generation.checks import audio_conditions
 from stable_audio_tools.inference.generation.diffusion import Audio, DiffusionInputs, run_diffusion
 from stable_audio_tools.inference.generation.facts import ModelFacts
@@ -28,6 +31,7 @@ from stable_audio_tools.inference.sampling.randomness import SeededNoise
 from stable_audio_tools.inference.sampling.samplers import find_sampler
 from stable_audio_tools.inference.sampling.watching import Cancelled, progress_of
 from stable_audio_tools.models.conditioners.base import Condition
+from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 from stable_audio_tools.models.lm import AudioLanguageModelWrapper
 from stable_audio_tools.models.precision import hold_in
@@ -102,7 +106,44 @@ class GenerationEngine:
             **kept,
         )
         scale = 1.0 if request.cfg_scale is None else request.cfg_scale
-        return run_diffusion(run, inputs, scale if self.facts.use == "conditional diffusion" else None)
+        if self.facts.use != "conditional diffusion":
+            return run_diffusion(run, inputs)
+        version = version_of(self.module, {})
+        if version != "0.0.19" and (inputs.is_trained or inputs.inpaint_audio is None):
+            return self._by_length(version, run, [_seed_of(each) for each in requests], inputs, scale, hooks)
+        return run_diffusion(run, inputs, scale)
+
+    def _by_length(
+        self,
+        version: Generation,
+        run: GenerationRun,
+        seeds: list[int],
+        inputs: DiffusionInputs,
+        scale: float,
+        hooks: Hooks,
+    ) -> Tensor:
+        """The same for models of a generation after 0.0.19, whose items have lengths of their own."""
+        assert isinstance(self.module, ConditionedDiffusionModelWrapper)
+        named = ("sampler_type", "sigma_min", "sigma_max", "rho", "precision", "cfg_interval", "scale_phi")
+        memory = ("allow_tf32", "decode_frames", "decode_overlap")
+        chosen = {name: getattr(run.request, name) for name in (*named, *memory)}
+        followed = {name: getattr(hooks, name) for name in ("callback", "cancel", "on_latents")}
+        given = {name: value for name, value in vars(inputs).items() if name not in ("inpaint_bands", "is_trained")}
+        wanted, options = read_length_request(
+            {
+                **{name: value for name, value in {**chosen, **followed}.items() if value is not None},
+                **given,
+                "steps": run.steps,
+                "cfg_scale": scale,
+                "batch_size": run.batch_size,
+                "sample_size": run.sample_size,
+                "seed": seeds,
+                "device": self.device,
+                "inpaint": inputs.is_trained,
+                "progress": hooks.bar,
+            }
+        )
+        return generate_by_length(self.module, version, wanted, options)
 
     def _run(self, request: GenerationRequest, hooks: Hooks, seeds: list[int]) -> GenerationRun:
         steps, samples = request.steps, self.samples_for(request)

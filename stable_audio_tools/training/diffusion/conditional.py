@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
 from stable_audio_tools.core.devices import send
+from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.lengths import compute_effective_seq_len_from_conditioning
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
@@ -21,6 +23,15 @@ from stable_audio_tools.training.diffusion.latent_scale import measure_scale
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
+from stable_audio_tools.training.masked_losses import (
+    LossNormalization,
+    compute_masked_loss,
+    compute_normalized_mse,
+    couple_noise,
+    create_augmented_padding_mask,
+    masked_mean,
+    resize_padding_mask,
+)
 from stable_audio_tools.training.module import (
     ConditionDropout,
     LawName,
@@ -44,9 +55,20 @@ HOST = torch.device("cpu")  # where masks are looked at, because looking at the 
 class MaskOptions:
     max_mask_segments: Annotated[int, Field(ge=1, description="most segments of a segmented mask")] = 10
     mask_type_probabilities: Annotated[
-        tuple[float, float, float],
-        Field(description="how often a mask is segmented, full, or everything after a point"),
+        tuple[float, ...],
+        Field(
+            min_length=3,
+            max_length=4,
+            description="how often a mask is segmented, full, everything after a point, or (fourth) of spans",
+        ),
     ] = (0.1, 0.8, 0.1)
+    max_spans: Annotated[int, Field(ge=1, description="most spans of a mask of spans")] = 4
+    mask_ratio_range: Annotated[
+        tuple[float, float], Field(description="least and largest share of an item that spans cover together")
+    ] = (0.2, 1.0)
+    span_count_weights: Annotated[
+        tuple[float, ...] | None, Field(min_length=1, description="how often there are one, two, ... spans")
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +105,31 @@ class DiffusionCondTrainingWrapper(TrainingModule):
             Key("inpainting", type=Inpainting | None),
             Field(description="what is hidden, for models that fill in"),
         ] = None,
+        mask_loss_weight: Annotated[
+            Annotated[float, Field(ge=0)] | None,
+            Field(
+                description="weight of padding and of given frames in the loss; null counts them as any other, unless "
+                "mask_padding_attention or loss_normalization is set"
+            ),
+        ] = None,
+        mask_padding_attention: Annotated[
+            bool, Field(description="as the key of model.diffusion, where it belongs")
+        ] = False,
+        use_effective_length_for_schedule: Annotated[
+            bool, Field(description="as the key of model.diffusion, where it belongs")
+        ] = False,
+        silence_extension_scale_seconds: Annotated[
+            float,
+            Field(ge=0, description="mean of the silence after an item that counts as part of it, drawn each step"),
+        ] = 0.0,
+        loss_normalization: Annotated[
+            LossNormalization,
+            Field(description="divide errors by the variance of the target, per frame, item or channel"),
+        ] = "none",
+        loss_norm_eps: Annotated[float, Field(gt=0, description="added to that variance")] = 1e-6,
+        ot_coupling: Annotated[
+            bool, Field(description="pair noise with data within the batch by optimal transport: straighter paths")
+        ] = False,
         model_type: Runtime[str] = "diffusion_cond",
     ) -> None:
         super().__init__()
@@ -93,6 +140,22 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         self.pre_encoded, self.log_loss_info = pre_encoded, log_loss_info
         fills_in = inpainting_config is not None or model_type == "diffusion_cond_inpaint"
         self.inpainting = as_record(Inpainting, inpainting_config, "inpainting_config") if fills_in else None
+        model.mask_padding_attention |= mask_padding_attention
+        model.use_effective_length_for_schedule |= use_effective_length_for_schedule
+        self.silence_extension_scale_seconds = silence_extension_scale_seconds
+        self.loss_normalization, self.loss_norm_eps = loss_normalization, loss_norm_eps
+        self.ot_coupling = ot_coupling
+        self.counts_real_frames = (
+            mask_loss_weight is not None or loss_normalization != "none" or model.mask_padding_attention
+        )
+        self.mask_loss_weight = mask_loss_weight or 0.0
+        if self.counts_real_frames and inpainting_config is None and "inpaint_mask" not in _routed(model):
+            self.inpainting = None  # a model that sees no mask has nothing given
+        if self.counts_real_frames and mask_padding:
+            raise ConfigError(
+                "training.mask_padding: mask_loss_weight, mask_padding_attention and loss_normalization leave padding "
+                "out of the loss themselves; remove mask_padding"
+            )
         self.objective = model.objective
         law = {"type": timestep_sampler, "config": dict(timestep_sampler_options or {})}
         self.timesteps: TimestepLaw = build("timestep_law", law, "training.timestep_sampler")
@@ -115,9 +178,11 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         audio, metadata = unwrap_batch(batch)
         conditions = self._conditions(metadata)
         clean = encode(self.diffusion, audio, self.pre_encoded)  # (b, d, t)
+        if self.counts_real_frames:
+            return self._step_on_real_frames(clean, conditions, metadata)
         masks = padding_masks(metadata, clean.shape[2], HOST)
-        t = self.draw_timesteps(clean)
-        noise = torch.randn_like(clean)
+        t = self.draw_timesteps(clean, self._lengths(metadata, masks))
+        noise = self._draw_noise(clean)
         if self.inpainting is not None:
             conditions = self._hide(conditions, clean, masks)
 
@@ -131,15 +196,58 @@ class DiffusionCondTrainingWrapper(TrainingModule):
             self._log_by_noise_level(output, targets, t)
         return loss
 
+    def _step_on_real_frames(self, clean: Tensor, conditions: dict[str, Any], metadata: list[dict[str, Any]]) -> Tensor:
+        """A step whose loss tells what is to be generated from padding and from what is given."""
+        real = _real_frames(metadata, clean)
+        t = self.draw_timesteps(clean, self._lengths(metadata, real))
+        noise = self._draw_noise(clean)
+        masks_attention = self.diffusion.mask_padding_attention
+        if masks_attention:
+            real = create_augmented_padding_mask(
+                real, self.silence_extension_scale_seconds, self.diffusion.sample_rate, self._ratio()
+            )
+        wanted, given = real, torch.zeros_like(real)
+        if self.inpainting is not None:
+            conditions = self._hide(conditions, clean, real, mask_padding=masks_attention)
+            given = conditions["inpaint_mask"][0][:, 0].bool()
+            wanted = real & ~given
+        noisy, targets = self.objective.corrupt(clean, noise, t)
+        masked = {"padding_mask": real} if masks_attention else {}
+        output = self.diffusion(noisy, t, cond=conditions, cfg_dropout_prob=self.cfg_dropout_prob, **masked)
+        errors = compute_normalized_mse(output, targets, wanted, self.loss_normalization, self.loss_norm_eps)
+        loss, signal, padding = compute_masked_loss(errors, wanted, masks_attention, self.mask_loss_weight)
+        if masks_attention and self.mask_loss_weight > 0:
+            loss = loss + self.mask_loss_weight * masked_mean(errors, given & real)
+        terms = {"mse_signal": signal, "mse_masked_loss": padding}
+        self.log_terms({"loss": loss, "std_data": clean.std(), "lr": self.learning_rate(), **terms})
+        return loss
+
+    def _draw_noise(self, clean: Tensor) -> Tensor:
+        noise = torch.randn_like(clean)
+        return couple_noise(clean, noise) if self.ot_coupling and len(clean) > 1 else noise
+
+    def _ratio(self) -> int:
+        codec = self.diffusion.pretransform
+        return 1 if codec is None else codec.downsampling_ratio
+
+    def _lengths(self, metadata: list[dict[str, Any]], real: Tensor | None) -> Tensor | None:
+        """Frames of each item, where the noise levels shift by them."""
+        if not self.diffusion.use_effective_length_for_schedule:
+            return None
+        told = compute_effective_seq_len_from_conditioning(
+            metadata, self.diffusion.sample_rate, self._ratio(), self.device
+        )
+        return told if told is not None or real is None else send(real.sum(dim=-1), self.device)
+
     def _conditions(self, metadata: list[dict[str, Any]]) -> dict[str, Any]:
         conditioner = self.diffusion.conditioner
         return conditioner(metadata, self.device) if conditioner is not None else {}
 
-    def draw_timesteps(self, clean: Tensor) -> Tensor:
-        """Noise levels by the law, shifted for the length, some of them pure noise."""
+    def draw_timesteps(self, clean: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Noise levels by the law, shifted for the length of the batch or of each item, some of them pure noise."""
         t = send(self.timesteps.draw(clean.shape[0]), clean.device)
         if self.diffusion.dist_shift is not None:
-            t = self.diffusion.dist_shift.shift(t, clean.shape[2])
+            t = self.diffusion.dist_shift.shift(t, clean.shape[2] if lengths is None else lengths)
         if self.p_one_shot > 0:
             t = torch.where(torch.rand_like(t) < self.p_one_shot, torch.ones_like(t), t)
         return self.objective.training_times(t)
@@ -150,11 +258,13 @@ class DiffusionCondTrainingWrapper(TrainingModule):
             return None
         return send(masks, self.device)
 
-    def _hide(self, conditions: dict[str, Any], clean: Tensor, masks: Tensor | None) -> dict[str, Any]:
+    def _hide(
+        self, conditions: dict[str, Any], clean: Tensor, masks: Tensor | None, mask_padding: bool = False
+    ) -> dict[str, Any]:
         assert self.inpainting is not None
         real = masks if masks is not None else torch.ones(len(clean), clean.shape[2], dtype=torch.bool)
         options = dataclasses.asdict(self.inpainting.mask_kwargs)
-        kept, mask = random_inpaint_mask(clean, padding_masks=real, **options)
+        kept, mask = random_inpaint_mask(clean, padding_masks=real, mask_padding=mask_padding, **options)
         return {**conditions, "inpaint_mask": [mask], "inpaint_masked_input": [kept]}
 
     def _log_by_noise_level(self, output: Tensor, targets: Tensor, t: Tensor) -> None:
@@ -179,6 +289,19 @@ class DiffusionCondTrainingWrapper(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         self.validation.report(self)
+
+
+def _routed(model: ConditionedDiffusionModelWrapper) -> list[str]:
+    return [*model.input_concat_ids, *model.local_add_cond_ids, *model.cross_attn_cond_ids, *model.global_cond_ids]
+
+
+def _real_frames(metadata: list[dict[str, Any]], clean: Tensor) -> Tensor:
+    """Which frames of the latents hold sound (b, t); all where the loader says nothing."""
+    if any("padding_mask" not in entry for entry in metadata):
+        return torch.ones_like(clean[:, 0], dtype=torch.bool)
+    masks = [entry["padding_mask"] for entry in metadata]
+    rows = [torch.as_tensor(mask[0] if isinstance(mask, list | tuple) else mask).flatten() for mask in masks]
+    return torch.stack([resize_padding_mask(row.to(clean.device), clean.shape[2]) for row in rows])
 
 
 def weigh(output: Tensor, targets: Tensor, t: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:

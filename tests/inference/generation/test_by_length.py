@@ -150,3 +150,23 @@ def test_inversion_comes_back_to_the_audio() -> None:
 def test_mistakes_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(model(), (0.01,), **options)
+
+
+def test_a_loaded_model_generates_as_its_generation_does() -> None:
+    """`AudioModel.generate` and the published function agree, and an item's length is what was asked for."""
+    from stable_audio_tools.inference.generation.model import AudioModel
+
+    config = model_config("rectified_flow", **MASKED)
+    config["model"]["conditioning"]["configs"].append(
+        {"id": "seconds_total", "type": "number", "config": {"max_val": 1}}
+    )
+    config["model"]["diffusion"]["cross_attention_cond_ids"] = ["mood", "seconds_total"]
+    config["sample_size"] = 4096
+    torch.manual_seed(0)
+    net = with_random_weights(create_model_from_config(config)).eval()
+    call: dict[str, Any] = {"steps": 3, "cfg_scale": 2.0}
+    loaded = AudioModel(net, config)
+    result = loaded.generate(mood="calm", tempo=120, seconds_total=0.01, seed=3, sampler_type="euler", **call)
+    plain = generate_diffusion_cond(net, conditioning=metadata(0.01), sample_size=4096, seed=3, device="cpu", **call)
+    length = min(result.audio.shape[-1], plain.shape[-1])
+    torch.testing.assert_close(result.audio[..., :length], plain[..., :length])
