@@ -4,8 +4,8 @@
      "scheduler": {"type": "InverseLR", "config": {"inv_gamma": 1000000, "power": 0.5, "warmup": 0.99}}}
 
 Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, `Muon` (matrices; AdamW for the
-rest), those of `optims`, DeepSpeed's `FusedAdam`, and those of bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...), of schedulefree
-(`AdamWScheduleFree`, `RAdamScheduleFree`, `SGDScheduleFree`) and of prodigyopt (`Prodigy`).
+rest), those of `optims`, DeepSpeed's `FusedAdam`, and those of bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...), of
+schedulefree (`AdamWScheduleFree`, `RAdamScheduleFree`, `SGDScheduleFree`) and of prodigyopt (`Prodigy`).
 
 A pattern is a shell-style glob over parameter names; the first one that matches a parameter takes it, and its group
 overrides the optimiser's config.
@@ -25,8 +25,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from stable_audio_tools.core.config.sentences import nearest, show
 from stable_audio_tools.core.errors import ConfigError, explained
 from stable_audio_tools.core.packages import require
-from stable_audio_tools.training.muon import Muon, matrices_apart
 from stable_audio_tools.training import optims
+from stable_audio_tools.training.muon import Muon, matrices_apart
 
 logger = logging.getLogger(__name__)
 

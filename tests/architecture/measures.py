@@ -162,7 +162,7 @@ CEILINGS = {
     "uses of Any": 1_720,
     "small private functions with one use": 200,
     "class names defined twice": 9,
-    "modules": 495,
+    "modules": 500,
     "lines": 64_000,
 }
 
