@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 _ONLINE_COPY = "online_model."  # older files store the online weights a second time
 
@@ -64,8 +66,8 @@ class WeightAverage(nn.Module):
         return self._online
 
     def _follow(self, weight: float) -> None:
-        followed = self._followed()
-        averages, online = [self._averages[name] for name in followed], list(followed.values())
+        followed = {name: _own_part(tensor) for name, tensor in self._followed().items()}
+        averages, online = [_own_part(self._averages[name]) for name in followed], list(followed.values())
         if averages and averages[0].device != online[0].device:
             self._averages = {name: t.to(followed[name].device) for name, t in self._averages.items()}
             averages = [self._averages[name] for name in followed]
@@ -82,14 +84,38 @@ class WeightAverage(nn.Module):
 
         Memory is copied where the types differ only.
         """
-        own = {name: online.data for name, online in self._followed().items()}
+        own = {}
         for name, online in self._followed().items():
-            online.data = self._averages[name].to(online)
+            if isinstance(online, DTensor):  # what gathers the parts holds on to their memory
+                own[name] = _own_part(online).clone()
+                _own_part(online).copy_(_own_part(self._averages[name]))
+            else:
+                own[name], online.data = online.data, self._averages[name].to(online)
+        self._forget_gathered()
         try:
             yield
         finally:
             for name, online in self._followed().items():
-                online.data = own[name].to(online.device)
+                if isinstance(online, DTensor):
+                    _own_part(online).copy_(own[name])
+                else:
+                    online.data = own[name].to(online.device)
+            self._forget_gathered()
+
+    def divide(self) -> None:
+        """Keep of each average the part that this process holds of the weights, which were divided."""
+        self._online = {}
+        for name, online in self._followed().items():
+            if isinstance(online, DTensor):
+                whole = self._averages[name].to(online.device)
+                self._averages[name] = distribute_tensor(
+                    whole, online.device_mesh, online.placements, src_data_rank=None
+                )
+
+    def _forget_gathered(self) -> None:
+        for module in self._model[0].modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def averaged_state_dict(self) -> dict[str, Tensor]:
         """The averages by the model's own names."""
@@ -147,3 +173,11 @@ def _followed(model: nn.Module) -> dict[str, Tensor]:
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def _own_part(tensor: Tensor) -> Tensor:
+    """The values that this process holds."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    with torch.no_grad():
+        return tensor.to_local()

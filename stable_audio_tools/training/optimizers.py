@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -239,7 +240,11 @@ def _fused_on_cpu(kind: type[Any], groups: list[Any], options: dict[str, Any]) -
     if "fused" not in known or chosen:
         return options
     tensors = [tensor for group in groups for tensor in (group["params"] if isinstance(group, dict) else [group])]
-    on_cpu = all(isinstance(t, Tensor) and t.device.type == "cpu" and t.is_floating_point() for t in tensors)
+    # Not every optimiser has that step for tensors that are divided among processes.
+    on_cpu = all(
+        isinstance(t, Tensor) and not isinstance(t, DTensor) and t.device.type == "cpu" and t.is_floating_point()
+        for t in tensors
+    )
     return {**options, "fused": True} if on_cpu else options
 
 

@@ -29,6 +29,7 @@ from stable_audio_tools.training.factory import (
 from stable_audio_tools.training.loggers import create_logger
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.settings import TrainSettings
+from stable_audio_tools.training.sharding import ShardedStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +135,14 @@ def _strategy(settings: TrainSettings, wrapper: TrainingModule) -> Any:
         from pytorch_lightning.strategies import DeepSpeedStrategy
 
         return DeepSpeedStrategy(stage=2, load_full_weights=True)
+    if settings.strategy == "fsdp":
+        if not wrapper.automatic_optimization:
+            raise UserError(
+                "--strategy fsdp: adversarial training steps two networks in turns, which is not divided; use ddp"
+            )
+        return ShardedStrategy(
+            torch.bfloat16 if _precision(settings, accelerator_of(settings)) == "bf16-mixed" else None
+        )
     several = ranks.world_size() > 1 or processes_per_node(settings) > 1
     if settings.strategy in ("auto", "ddp") and several:
         # With two networks that train in turns, each step leaves the other's parameters without gradients.

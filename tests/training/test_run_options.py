@@ -154,7 +154,7 @@ def test_the_held_out_loss_does_not_depend_on_the_batch_size(
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)  # sums in another order
 
 
-@pytest.mark.parametrize("strategy", ["fsdp", "deepspeed"])
+@pytest.mark.parametrize("strategy", ["deepspeed"])
 def test_strategies_of_gpus_say_so_without_one(
     strategy: str, write_config: Any, run_training: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.data.pictures import latents_image, spectrogram_image
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.loggers import log_audio, log_image
+from stable_audio_tools.training.sharding import ShardedStrategy, gathered
 
 logger = logging.getLogger(__name__)
 
@@ -72,11 +73,15 @@ class DemoCallback(pl.Callback):
     @torch.no_grad()
     def run(self, trainer: pl.Trainer, module: Any, batch: Any) -> None:
         """Make one demo now. A demo that fails is reported; training goes on."""
-        if not trainer.is_global_zero:
+        # Of a divided model every process holds a part, which rank zero needs.
+        divided = isinstance(trainer.strategy, ShardedStrategy)
+        if not (trainer.is_global_zero or divided):
             return
         # Each module by itself: frozen parts are in eval mode while the rest trains.
         modes = {part: part.training for part in module.modules()}
-        with random_state.preserved(), module.judged_weights():
+        with random_state.preserved(), module.judged_weights(), gathered(module) if divided else nullcontext():
+            if not trainer.is_global_zero:
+                return
             module.eval()
             try:
                 for ending, state in {"": nullcontext, **self.variants}.items():
