@@ -35,6 +35,10 @@ class ProgressBar(pl.callbacks.ProgressBar):
         self._bar: Tqdm | None = None
         self._values = ""
 
+    def disable(self) -> None:
+        """Show nothing: Lightning asks this of every process but the first."""
+        self.refresh_rate = 0
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._began, self._first = time.monotonic(), trainer.global_step
         self._told = self._began
