@@ -1,6 +1,7 @@
 """What goes wrong at night: the run goes on or stops with one sentence, and nothing that was saved is lost."""
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,29 @@ def test_full_disk_costs_one_checkpoint(write_config: Any, run_training: Any, mo
         "epoch=0-step=1.ckpt",
         "epoch=0-step=3.ckpt",
     ]
+
+
+@pytest.mark.parametrize(
+    ("whole", "rest"),
+    [(1, r"the newest whole one is .*epoch=0-step=1\.ckpt"), (0, "this run has saved nothing")],
+)
+def test_a_run_whose_last_checkpoint_is_lost_fails(
+    whole: int, rest: str, write_config: Any, run_training: Any, monkeypatch: Any, capfd: Any
+) -> None:
+    save, calls = torch.save, iter(range(100))
+
+    def full(*arguments: Any, **options: Any) -> None:
+        if next(calls) >= whole:
+            raise OSError(28, "No space left on device")
+        save(*arguments, **options)
+
+    monkeypatch.setattr(torch, "save", full)
+    run_training(write_config(NAME), "--max-steps", "2", "--checkpoint-every", "1", status=2)
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert re.search(
+        r"epoch=0-step=2\.ckpt: the last checkpoint was not written \(not written, the disk is full; .*\); " + rest,
+        last,
+    )
 
 
 def test_sigterm_saves_and_leaves(write_config: Any, run_training: Any, checkpoint_of: Any, monkeypatch: Any) -> None:

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, written whole or not at all, and read without running code."""
 
+    def __init__(self) -> None:
+        self.failures: dict[str, str] = {}  # path -> why it was not written
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         # Where this raised, the other processes would wait for rank zero for ever.
         try:
@@ -35,6 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, temporary)
         except (OSError, RuntimeError, UserError) as error:  # torch turns a full disk into a RuntimeError
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            self.failures[str(path)] = reason
             logger.error("%s was not written (%s); older checkpoints are whole, training goes on", path, reason)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
@@ -66,6 +70,7 @@ class Checkpointing(pl.Callback):
         self.folder, self.every, self.keep = folder, every, keep
         self.model_config = model_config
         self.saved_on_exception = False
+        self._failed: Path | None = None  # the latest checkpoint, if it was not written
         self._saved_step = self._seen_step = -1
         self._process_state: dict[str, Any] | None = None
         self._preemption = Preemption()
@@ -91,7 +96,8 @@ class Checkpointing(pl.Callback):
         if (due or stopping) and step != self._saved_step:
             self.save(trainer)
         if stopping:
-            logger.warning("SIGTERM: saved at step %d, stopping; --recover goes on from there", step)
+            if self._failed is None:
+                logger.warning("SIGTERM: saved at step %d, stopping; --recover goes on from there", step)
             trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -121,10 +127,22 @@ class Checkpointing(pl.Callback):
         trainer.save_checkpoint(path)
         self._saved_step = trainer.global_step
         if trainer.is_global_zero:
-            if not path.exists():
+            self._failed = None if path.exists() else path
+            if self._failed is not None:
                 return None
             self._prune(path)
         return path
+
+    def require_saved(self, trainer: pl.Trainer) -> None:
+        """Raise UserError if the last checkpoint of a run that ended was not written."""
+        if self._failed is None:
+            return
+        io = trainer.strategy.checkpoint_io
+        reason = io.failures.get(str(self._failed), "") if isinstance(io, AtomicCheckpointIO) else ""
+        older = checkpoints_in(self.folder)
+        kept = f"the newest whole one is {older[-1]}" if older else "this run has saved nothing"
+        reason = reason.removeprefix(f"{self._failed}: ") or "the reason is in the log"
+        raise UserError(f"{self._failed}: the last checkpoint was not written ({reason}); {kept}")
 
     def _prune(self, newest: Path) -> None:
         if self.keep < 0:
