@@ -24,7 +24,11 @@ from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_nor
 from stable_audio_tools.models.checkpoints import load_into, open_weights
 from stable_audio_tools.models.compilation import compile_network
 from stable_audio_tools.models.factory import check_model_config
-from stable_audio_tools.training.callbacks.checkpointing import Checkpointing, is_reader_death, saved_on_the_way_out
+from stable_audio_tools.training.callbacks.checkpointing import (
+    is_reader_death,
+    require_last_checkpoint,
+    saved_on_the_way_out,
+)
 from stable_audio_tools.training.callbacks.guards import out_of_memory_advice, require_trainable
 from stable_audio_tools.training.checks import wrong_kind
 from stable_audio_tools.training.distributed import (
@@ -164,9 +168,7 @@ def _fit(settings: TrainSettings, recipe: Recipe) -> Path:
             f"a process that reads data died ({str(error).splitlines()[0]}); --num-workers 0 shows where, --recover "
             "goes on from the newest checkpoint"
         ) from error
-    for callback in trainer.callbacks:
-        if isinstance(callback, Checkpointing):
-            callback.require_saved(trainer)
+    require_last_checkpoint(trainer)
     saved = checkpoints_in(folder / "checkpoints")
     if saved and is_rank_zero():
         logger.info("step %d: %s; next: %s", trainer.global_step, saved[-1], recipe.next_command(folder, saved[-1]))

@@ -219,8 +219,18 @@ def is_reader_death(error: BaseException) -> bool:
 
 def saved_on_the_way_out(trainer: pl.Trainer) -> bool:
     """Return whether a run that a signal ended saved a checkpoint although an error came first."""
+    return any(callback.saved_on_exception for callback in _checkpointing(trainer))
+
+
+def require_last_checkpoint(trainer: pl.Trainer) -> None:
+    """Raise UserError if the last checkpoint of a run that ended was not written."""
+    for callback in _checkpointing(trainer):
+        callback.require_saved(trainer)
+
+
+def _checkpointing(trainer: pl.Trainer) -> list[Checkpointing]:
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return any(isinstance(callback, Checkpointing) and callback.saved_on_exception for callback in callbacks)
+    return [callback for callback in callbacks if isinstance(callback, Checkpointing)]
 
 
 def on_cpu(state: Any) -> Any:
