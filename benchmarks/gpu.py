@@ -1,4 +1,4 @@
-"""Speed and memory of generation on a GPU, in one run of under eight minutes on an H200.
+"""Speed and memory of generation on a GPU, in one run that begins nothing after seven minutes.
 
     python benchmarks/gpu.py [--json gpu.json] [--seconds 420]
 
