@@ -17,9 +17,9 @@ from typing import Any
 
 import diffusers
 import torch
-from stable_audio_tools.models.pipeline_folders import load_pipeline
 
 from stable_audio_tools.inference.generation import generate_diffusion_uncond
+from stable_audio_tools.mel.pipeline_folders import PIPELINES
 
 SIZE = 256
 
@@ -68,7 +68,7 @@ def main() -> int:
     theirs = pipeline_of(arguments.channels, arguments.iterations)
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(folder)
-        model, config = load_pipeline(folder)
+        model, config = PIPELINES.load(folder)
 
     def ours() -> Any:
         return generate_diffusion_uncond(

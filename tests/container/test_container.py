@@ -87,7 +87,7 @@ def test_the_app_is_started_with_flags_that_it_has() -> None:
     service = yaml.safe_load((FOLDER / "docker-compose.yml").read_text())["services"]["app"]
     assert (FOLDER / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
     script, *words = [re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(word)) for word in service["command"]]
-    arguments = commands.parse(commands.module_of_script(script), words)
+    arguments = commands.parse(*commands.of_script(script, words))
     assert arguments is not None and arguments.host == "0.0.0.0"
     assert service["ports"] == [f"127.0.0.1:{arguments.port}:{arguments.port}"]
     assert arguments.tmp_dir in [volume.split(":")[1] for volume in service["volumes"]]
@@ -139,7 +139,7 @@ def launched(words: list[str]) -> tuple[Any, str, Any]:
     assert words[0] == "torchrun"
     about = get_args_parser().parse_args(words[1:])
     script = about.training_script
-    return about, script, commands.parse(commands.module_of_script(script), about.training_script_args)
+    return about, script, commands.parse(*commands.of_script(script, about.training_script_args))
 
 
 def test_launch_on_one_machine(path: str) -> None:
@@ -184,7 +184,7 @@ def test_slurm_starts_one_process_per_gpu(path: str, container: str) -> None:
     assert words[1:start] == (
         ["apptainer", "exec", "--nv", "--bind", "/data", container, "/opt/venv/bin/python"] if container else ["python"]
     )
-    arguments = commands.parse(commands.module_of_script("train.py"), words[start + 1 :])
+    arguments = commands.parse(*commands.of_script("train.py", words[start + 1 :]))
     assert arguments is not None
     assert (arguments.num_nodes, arguments.num_gpus, arguments.num_workers, arguments.recover) == (2, 8, 7, True)
 

@@ -121,6 +121,7 @@ CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
     ("timestep_law", "logit_normal"): {},
     ("timestep_law", "trunc_logit_normal"): {},
     ("timestep_law", "log_snr"): {},
+    ("timestep_law", "log_snr_uniform"): {},
 }
 # These need weights, texts or text tools of their own, or another model around them; their own tests make small ones.
 ELSEWHERE = {

@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,14 @@ def test_wandb_works_offline(write_config: Any, run_training: Any, monkeypatch: 
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = run_training(write_config("tiny_diffusion_uncond"), "--max-steps", "1", "--logger", "wandb")
-    wandb.finish()  # all is on disk when this returns
+    wandb.finish()
     (record,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    content = record.read_bytes()
-    assert b"train/loss" in content and b"model_config" in content
+    for _ in range(100):  # a process of its own writes the file
+        content = record.read_bytes()
+        if b"train/loss" in content and b"model_config" in content:
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{record} holds {len(content)} bytes and lacks what was logged")
 
 
 def test_no_logger_is_a_choice(write_config: Any, run_training: Any, checkpoint_of: Any) -> None:

@@ -197,6 +197,7 @@ def test_processes_that_cannot_find_each_other_are_refused(monkeypatch: pytest.M
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     check_launcher()
+    monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="not told of each other; start them with torchrun"):
         check_launcher()
