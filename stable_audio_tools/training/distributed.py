@@ -56,6 +56,8 @@ def joined(settings: TrainSettings) -> Iterator[None]:
         )
     per_node = processes_per_node(settings)
     started = ranks.launch().by == "none" and per_node * settings.num_nodes > 1
+    if started and settings.devices in ("auto", "-1") and not settings.num_gpus:
+        logger.info("training on all %d GPUs of this machine, one process each; --devices 1 takes one", per_node)
     with _started(per_node, settings.num_nodes) if started else nullcontext():
         if ranks.launch().world_size == 1 or dist.is_initialized():
             yield

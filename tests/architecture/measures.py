@@ -158,12 +158,12 @@ CEILINGS = {
     "circles of files": 0,
     "exceptions in the import test": 0,
     "branches on an objective outside its module": 0,
-    "calls of add_argument": 6,
-    "uses of Any": 1_720,
-    "small private functions with one use": 200,
-    "class names defined twice": 9,
-    "modules": 500,
-    "lines": 64_000,
+    "calls of add_argument": 3,
+    "uses of Any": 1_703,
+    "small private functions with one use": 182,
+    "class names defined twice": 7,
+    "modules": 497,
+    "lines": 60_000,
 }
 
 
