@@ -161,7 +161,7 @@ class LocalTransformer(nn.Module):
     def forward(self, x: Tensor, cond: Tensor | None = None, cross_attn_cond: Tensor | None = None) -> Tensor:
         """x (b, t, d), cond (b, c), cross_attn_cond (b, s, c) -> (b, t, d)"""
         scaling = self._scaling(cond, cross_attn_cond)
-        rotary = self.rotary_pos_emb.forward_from_seq_len(x.shape[1])
+        rotary = self.rotary_pos_emb.table(x.shape[1])
         for attention_norm, attention, cross_attention, ff_norm, ff in self._rows():
             x = x + attention(attention_norm(x, *scaling), rotary)
             if cross_attn_cond is not None:

@@ -12,7 +12,7 @@ from stable_audio_tools.models.calls import published_call, used
 from stable_audio_tools.models.transformer.backends import Reach, attention_backend
 from stable_audio_tools.models.transformer.cache import KeyValue, LayerCache
 from stable_audio_tools.models.transformer.norms import DynamicTanh, RMSNorm
-from stable_audio_tools.models.transformer.rotary import Rotary, rotate
+from stable_audio_tools.models.transformer.rotary import PublishedAngles, Rotary, as_rotary, rotate
 
 ScoreMod = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # score, item, head, query, key -> score
 QKNorm = Literal["none", "l2", "ln", "rms", "dyt"]
@@ -79,7 +79,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         context: Tensor | None = None,
-        rotary_pos_emb: Rotary | None = None,
+        rotary_pos_emb: Rotary | PublishedAngles | None = None,
         causal: bool | None = None,
         flex_attention_block_mask: BlockMask | None = None,
         flex_attention_score_mod: ScoreMod | None = None,
@@ -104,8 +104,9 @@ class Attention(nn.Module):
         else:
             q, kv = self._project_self(x)
         if rotary_pos_emb is not None:
-            of_keys = rotary_pos_emb if context_rotary is None else context_rotary
-            q, kv = rotate(q, rotary_pos_emb), KeyValue(rotate(kv.key, of_keys), kv.value)
+            of_queries = as_rotary(rotary_pos_emb)
+            of_keys = of_queries if context_rotary is None else context_rotary
+            q, kv = rotate(q, of_queries), KeyValue(rotate(kv.key, of_keys), kv.value)
         if past is not None:
             kv = past.append(kv)
         causal = self.causal if causal is None else causal

@@ -29,7 +29,7 @@ from stable_audio_tools.models.transformer.local_conditions import (
     local_projection,
 )
 from stable_audio_tools.models.transformer.norms import DynamicTanh, LayerNorm, LayerScale, NormType, make_norm
-from stable_audio_tools.models.transformer.rotary import Rotary, RotaryEmbedding
+from stable_audio_tools.models.transformer.rotary import PublishedAngles, Rotary, RotaryEmbedding
 
 AdaLNLayout = Literal["shared", "per_layer"]
 
@@ -180,7 +180,7 @@ class TransformerBlock(nn.Module):
         x: Tensor,
         context: Tensor | None = None,
         global_cond: Tensor | None = None,
-        rotary_pos_emb: Rotary | None = None,
+        rotary_pos_emb: Rotary | PublishedAngles | None = None,
         self_attention_block_mask: BlockMask | None = None,
         self_attention_score_mod: ScoreMod | None = None,
         cross_attention_block_mask: BlockMask | None = None,
@@ -218,7 +218,7 @@ class TransformerBlock(nn.Module):
             context_rotary=context_rotary,
         )
         if rotary_pos_emb is None and self.rope is not None:
-            rotary_pos_emb = self.rope.forward_from_seq_len(x.shape[1], start=past.length if past else 0)
+            rotary_pos_emb = self.rope.table(x.shape[1], start=past.length if past else 0)
         attention_mod, ff_mod = self._modulations(global_cond)
 
         h = self.pre_norm(x)

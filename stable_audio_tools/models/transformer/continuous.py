@@ -215,15 +215,13 @@ class ContinuousTransformer(nn.Module):
         """Angles of so many positions, memory and prepended tokens counted."""
         if self.rotary_pos_emb is None:
             return None
-        return self.rotary_pos_emb.forward_from_seq_len(positions, start)
+        return self.rotary_pos_emb.table(positions, start)
 
     def _context_rotary(self, context: Tensor | None) -> Rotary | None:
         """Angles of the context's positions, which end at its width, as published weights were trained."""
         if self.cross_attn_rotary_pos_emb is None or context is None:
             return None
-        return self.cross_attn_rotary_pos_emb.forward_from_seq_len(
-            context.shape[1], context.shape[2] - context.shape[1]
-        )
+        return self.cross_attn_rotary_pos_emb.table(context.shape[1], context.shape[2] - context.shape[1])
 
     def _blocks(self) -> list[TransformerBlock]:
         return [layer for layer in self.layers if isinstance(layer, TransformerBlock)]

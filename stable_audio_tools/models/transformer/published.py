@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as _checkpoint
 
-from stable_audio_tools.models.transformer.rotary import Rotary, rotate
+from stable_audio_tools.models.transformer.rotary import Rotary, as_rotary, rotate
 
 
 def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -36,13 +36,9 @@ def rotate_half(x: Tensor) -> Tensor:
 def apply_rotary_pos_emb(t: Tensor, freqs: Tensor | Rotary, scale: float = 1) -> Tensor:
     """Turn the first channels of heads t (b, h, n, d) by angles (positions, rotated channels), the last n of them.
 
-    The angles of the two halves are the same, as published; `RotaryEmbedding` gives them as a `Rotary`.
+    The angles of the two halves are the same, as `RotaryEmbedding` gives them.
     """
-    if isinstance(freqs, Rotary):
-        cos, sin = freqs
-    else:
-        half = freqs[..., : freqs.shape[-1] // 2].to(torch.promote_types(freqs.dtype, torch.float32))
-        cos, sin = half.cos(), half.sin()
+    cos, sin = freqs if isinstance(freqs, Rotary) else as_rotary((freqs, 1.0))
     count, rotated = t.shape[-2], 2 * cos.shape[-1]
     turned = rotate(t, Rotary(cos[-count:], sin[-count:]))
     return turned if scale == 1 else torch.cat([turned[..., :rotated] * scale, turned[..., rotated:]], dim=-1)

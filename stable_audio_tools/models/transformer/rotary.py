@@ -13,6 +13,9 @@ class Rotary(NamedTuple):
     sin: Tensor
 
 
+PublishedAngles = tuple[Tensor, float]  # (positions, rotated channels), scale
+
+
 class RotaryEmbedding(nn.Module):
     """Angles of rotary positions over the first `dim` channels of a head (Su et al. 2021)."""
 
@@ -52,17 +55,35 @@ class RotaryEmbedding(nn.Module):
                 state_dict[name] = exact.to(torch.promote_types(stored.dtype, torch.float32))
         super()._load_from_state_dict(state_dict, prefix, *others)
 
-    def forward_from_seq_len(self, seq_len: int, start: int = 0) -> Rotary:
-        """Angles of `seq_len` positions from `start` on."""
-        return self(torch.arange(start, start + seq_len, device=self.inv_freq.device))
+    def forward_from_seq_len(self, seq_len: int, start: int = 0) -> PublishedAngles:
+        """Return the angles of `seq_len` positions from `start` on, as `forward` does."""
+        angles: PublishedAngles = self(torch.arange(start, start + seq_len, device=self.inv_freq.device))
+        return angles
 
-    def forward(self, positions: Tensor) -> Rotary:
+    def forward(self, positions: Tensor) -> PublishedAngles:
+        """Return the angles of positions (n,) as published, (n, dim) with two equal halves, and a scale of 1."""
         # A cast of the whole module also casts this buffer, and half precision is too coarse for positions past 1000.
         frequencies = self.inv_freq
         if frequencies.dtype not in (torch.float32, torch.float64):
             frequencies = self._frequencies(frequencies.device)
         angles = (positions.to(frequencies.dtype) / self.interpolation_factor)[:, None] * frequencies
-        return Rotary(angles.cos(), angles.sin())
+        return torch.cat((angles, angles), dim=-1), 1.0
+
+    def table(self, seq_len: int, start: int = 0) -> Rotary:
+        """Return cosines and sines of `seq_len` positions from `start` on."""
+        return as_rotary(self.forward_from_seq_len(seq_len, start))
+
+
+def as_rotary(angles: Rotary | PublishedAngles) -> Rotary:
+    """Return cosines and sines of published angles; a `Rotary` stays as it is."""
+    if isinstance(angles, Rotary):
+        return angles
+    turns, scale = angles
+    if not isinstance(scale, int | float) or scale != 1:
+        raise ValueError("rotary positions with a scale (xpos) are not offered; pass (angles, 1.0)")
+    half = turns[..., : turns.shape[-1] // 2]
+    half = half.to(torch.promote_types(half.dtype, torch.float32))
+    return Rotary(half.cos(), half.sin())
 
 
 def rotate(x: Tensor, rotary: Rotary) -> Tensor:
