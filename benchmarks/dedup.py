@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stable_audio_tools.core.devices import pick_device
 from stable_audio_tools.core.packages import available
-from stable_audio_tools.dedup.clusters import single_link
+from stable_audio_tools.dedup.copies import single_link
 from stable_audio_tools.dedup.similarity import Features, find_similar, histogram_features
 
 T = TypeVar("T")

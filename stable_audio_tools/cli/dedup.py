@@ -1,4 +1,4 @@
-"""`dedup`: which files of a dataset hold the same recording."""
+"""`dedup`: find files of a dataset that contain the same recording."""
 
 from stable_audio_tools.cli.command import Command
 from stable_audio_tools.dedup.settings import DedupSettings
@@ -15,8 +15,8 @@ def run(settings: DedupSettings) -> int:
     summary = outcome.summary
     print(
         f"{summary['encoded_files']} files: {summary['duplicate_files']} copies in {summary['clusters']} groups, "
-        f"{summary['failed_files']} could not be heard\n"
-        f"{summary['exclude_output']}: {summary['excluded_files']} files to leave out"
+        f"{summary['failed_files']} could not be analysed\n"
+        f"{summary['exclude_output']}: {summary['excluded_files']} files to exclude"
     )
     if summary["against"]:
         print(f"{summary['leaking_files']} files are in {summary['against']} too; see {summary['leaks_output']}")
@@ -26,9 +26,9 @@ def run(settings: DedupSettings) -> int:
 main = Command(
     DedupSettings,
     run,
-    "Find files that hold the same recording, also louder, inverted, resampled, encoded again, shifted or cut. "
-    "Histograms of codec codes name candidates, a second look lays their frames over each other, and of each group "
-    "of copies one file is kept. Writes a list that training leaves out, what is like what, and a page to listen "
-    "to. A run that was killed goes on when started again. Under torchrun the processes share the listening. Exit "
-    "status 1 when files of --against turn up in the dataset.",
+    "Find files that contain the same recording, also if it is louder, inverted, resampled, encoded again, shifted or "
+    "cut. Histograms of codec codes select candidates, an alignment of their frames confirms them, and one file of "
+    "each group of copies is kept. Writes an exclusion list for training, the pairs and groups, and a page with "
+    "players. An interrupted run resumes when started again. Under torchrun the processes share the analysis. Exit "
+    "status 1 if the dataset and --against share a recording.",
 )

@@ -1,1 +1,1 @@
-"""Copies in a data set: code histograms find candidates, aligned frames confirm, clusters say what to leave out."""
+"""Duplicate recordings in a dataset: histograms of codes select candidates, aligned frames confirm them."""

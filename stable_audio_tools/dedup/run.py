@@ -1,9 +1,8 @@
-"""What `dac_hist_dedup.py` does, from the files to the lists."""
+"""A deduplication run: analyse the files, compare them, write the lists."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -13,52 +12,64 @@ from stable_audio_tools.core.gathering import all_processes
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import is_rank_zero, local_rank, rank, world_size
 from stable_audio_tools.dedup.codecs import Codec, CodecSettings, create_codec
-from stable_audio_tools.dedup.copies import CopyGroup, Likeness, look_again, without_second_look
+from stable_audio_tools.dedup.copies import (
+    CopyGroup,
+    Evidence,
+    SimilarFiles,
+    SweepRow,
+    compare_frames,
+    decide,
+    sweep_thresholds,
+    without_failures,
+    without_frames,
+)
 from stable_audio_tools.dedup.outputs import write_outputs
 from stable_audio_tools.dedup.settings import DedupSettings
 from stable_audio_tools.dedup.similarity import find_similar
-from stable_audio_tools.dedup.store import Failure, FeatureStore, hear_all
+from stable_audio_tools.dedup.store import Failure, FeatureStore, analyse_all
 from stable_audio_tools.dedup.tracks import Track, tracks_of_config, tracks_of_folders
-from stable_audio_tools.dedup.verdict import Evidence, judge, sweep_thresholds, without_failures
 
 
 @dataclass(frozen=True)
 class DedupOutcome:
-    """What was found."""
+    """Result of a run."""
 
-    summary: dict[str, Any]
+    summary: dict[str, object]
     groups: list[CopyGroup]
-    leaks: list[Likeness]
+    leaks: list[SimilarFiles]
     failures: list[Failure]
-    sweep: list[dict[str, Any]]
+    sweep: list[SweepRow]
 
 
 def deduplicate(settings: DedupSettings) -> DedupOutcome | None:
-    """Find copies and write the lists; processes other than the first only hear their share -> None."""
+    """Find copies and write the lists.
+
+    Processes other than the first only analyse their share of the files and return None.
+    """
     scanned, others = find_tracks(settings)
     tracks = scanned[: settings.limit]
     codec = create_codec(_own_codec(settings))
     if settings.codebook_size not in (None, codec.codebook_size):
-        raise ConfigError(f"--codebook-size: this codec has codebooks of {codec.codebook_size}; leave the flag out")
+        raise ConfigError(f"--codebook-size: this codec has codebooks of {codec.codebook_size}; omit the flag")
     store = FeatureStore(settings.place(settings.features_dir, "features"), codec, settings.max_audio_seconds)
     once = {track.path: track for track in (*tracks, *others)}
-    failures = _hear(store, [once[path] for path in sorted(once)], settings)
+    failures = _analyse(store, [once[path] for path in sorted(once)], settings)
     if failures is None:
         return None
-    heard, heard_others = without_failures(tracks, failures), without_failures(others, failures)
-    if not heard:
-        raise AudioError(f"none of {len(tracks)} files can be heard; first: {failures[0].path}: {failures[0].error}")
-    within = _likenesses(store, heard, None, settings, codec)
-    across = _likenesses(store, heard, heard_others, settings, codec) if heard_others else []
+    analysed, analysed_others = without_failures(tracks, failures), without_failures(others, failures)
+    if not analysed:
+        raise AudioError(f"none of {len(tracks)} files can be read; first: {failures[0].path}: {failures[0].error}")
+    within = _similar_files(store, analysed, None, settings, codec)
+    across = _similar_files(store, analysed, analysed_others, settings, codec) if analysed_others else []
     evidence = Evidence(tracks, others, len(scanned), failures, within, across)
-    verdict = judge(evidence, settings, settings.threshold(codec.threshold))
+    decision = decide(evidence, settings, settings.threshold(codec.threshold))
     sweep = sweep_thresholds(evidence, settings)
-    summary = write_outputs(settings, codec, evidence, verdict, sweep)
-    return DedupOutcome(summary, verdict.groups, verdict.leaks, failures, sweep)
+    summary = write_outputs(settings, codec, evidence, decision, sweep)
+    return DedupOutcome(summary, decision.groups, decision.leaks, failures, sweep)
 
 
 def find_tracks(settings: DedupSettings) -> tuple[list[Track], list[Track]]:
-    """The files to look through, and those of the other data set."""
+    """Return the files of the dataset, and those of the dataset it is compared with."""
     extensions = [f".{name.strip().lstrip('.')}" for name in settings.extensions.split(",") if name.strip()]
     if settings.dataset_config:
         tracks = tracks_of_config(settings.dataset_config, extensions)
@@ -72,31 +83,31 @@ def find_tracks(settings: DedupSettings) -> tuple[list[Track], list[Track]]:
 
 
 def _own_codec(settings: CodecSettings) -> CodecSettings:
-    """Each process of a machine takes a GPU of its own."""
+    """Assign one GPU to each process of a machine."""
     if settings.device in ("auto", "cuda") and torch.cuda.is_available():
         return replace(settings, device=f"cuda:{local_rank() % torch.cuda.device_count()}")
     return settings
 
 
-# ------------------------------------------------------------------ hearing
+# ------------------------------------------------------------------ analysis
 
 
-def _hear(store: FeatureStore, tracks: Sequence[Track], settings: DedupSettings) -> list[Failure] | None:
-    """Hear this process's share, and wait for the others -> what failed; None on all processes but the first."""
+def _analyse(store: FeatureStore, tracks: Sequence[Track], settings: DedupSettings) -> list[Failure] | None:
+    """Analyse this process's share and wait for the others; return the failures in the first process, else None."""
     with all_processes() as gather:
-        with progress_bar("listening", 1.0) as show:
+        with progress_bar("analysing", 1.0) as show:
             share = tracks[rank() :: world_size()]
-            failures = hear_all(store, share, settings.num_workers or os.cpu_count() or 1, show)
+            failures = analyse_all(store, share, settings.num_workers or os.cpu_count() or 1, show)
         shares = gather(failures)
     return sorted(failure for share in shares for failure in share) if is_rank_zero() else None
 
 
-# ------------------------------------------------------------------ comparing
+# ------------------------------------------------------------------ comparison
 
 
-def _likenesses(
+def _similar_files(
     store: FeatureStore, tracks: list[Track], others: list[Track] | None, settings: DedupSettings, codec: Codec
-) -> list[Likeness]:
+) -> list[SimilarFiles]:
     per_codebook = settings.histogram_mode == "per_codebook"
     with progress_bar("comparing", 1.0) as show:
         pairs = find_similar(
@@ -108,9 +119,9 @@ def _likenesses(
             progress=show,
         )
     if not settings.second_look:
-        return without_second_look(pairs)
-    with progress_bar("second look", 1.0) as show:
-        return look_again(
+        return without_frames(pairs)
+    with progress_bar("comparing frames", 1.0) as show:
+        return compare_frames(
             store,
             tracks,
             tracks if others is None else others,

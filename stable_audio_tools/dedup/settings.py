@@ -14,23 +14,23 @@ KeepRule = Literal["longest", "best-rate", "has-caption", "first"]
 
 @dataclass(frozen=True)
 class CodecSettings(Settings):
-    """Which codec makes the codes."""
+    """Settings of the codec."""
 
     codec: Literal["dac", "autoencoder", "spectral"] = option(
         "dac",
-        "codes of the Descript Audio Codec, of an autoencoder of this toolkit, or without weights",
+        "Descript Audio Codec, an autoencoder of this toolkit, or spectral codes, which need no weights",
         group="codec",
     )
-    model_type: Literal["44khz", "24khz", "16khz"] = option("44khz", "which DAC", group="codec")
-    model_path: str | None = option(None, "weights of the DAC; fetched if left out", group="codec", metavar="FILE")
+    model_type: Literal["44khz", "24khz", "16khz"] = option("44khz", "variant of the DAC", group="codec")
+    model_path: str | None = option(None, "weights of the DAC; downloaded if omitted", group="codec", metavar="FILE")
     model_config: str | None = option(
-        None, "config of the autoencoder, or of a model that holds one", group="codec", metavar="JSON"
+        None, "config of the autoencoder, or of a model that contains one", group="codec", metavar="JSON"
     )
-    ckpt_path: str | None = option(None, "its weights", group="codec", metavar="FILE")
+    ckpt_path: str | None = option(None, "weights of the autoencoder", group="codec", metavar="FILE")
     pretrained_name: str | None = option(
-        None, "a model on huggingface.co, or a folder, instead", group="codec", metavar="NAME"
+        None, "model on huggingface.co, or a folder, instead of config and weights", group="codec", metavar="NAME"
     )
-    device: str = option("auto", "where the codec runs: cpu, cuda, mps, or the best available", group="codec")
+    device: str = option("auto", "device of the codec: cpu, cuda, mps, or auto for the best available", group="codec")
 
     def problems(self) -> Iterable[str]:
         files = bool(self.model_config), bool(self.ckpt_path)
@@ -41,93 +41,101 @@ class CodecSettings(Settings):
 
 @dataclass(frozen=True)
 class DedupSettings(CodecSettings):
-    """Which files are compared, by what, and what is written."""
+    """Settings of deduplication: files, comparison and outputs."""
 
     dataset_config: str | None = option(
         None, "dataset config (audio_dir); its path lists are not applied", group="data", metavar="JSON"
     )
-    dataset_dir: tuple[str, ...] = option((), "folders of audio, instead", group="data", metavar="DIR")
+    dataset_dir: tuple[str, ...] = option(
+        (), "folders of audio, instead of a dataset config", group="data", metavar="DIR"
+    )
     against: str | None = option(
-        None, "another split that must share no recording with this one", group="data", metavar="JSON|DIR"
+        None, "another dataset that must not share a recording with this one", group="data", metavar="JSON|DIR"
     )
     extensions: str = option(
-        "aif,aiff,flac,m4a,mp3,ogg,opus,wav", "kinds of files, by commas", group="data", metavar="LIST"
+        "aif,aiff,flac,m4a,mp3,ogg,opus,wav", "file extensions, separated by commas", group="data", metavar="LIST"
     )
-    limit: int | None = option(None, "look at the first N files only", group="data", metavar="N", ge=1)
+    limit: int | None = option(None, "use the first N files only", group="data", metavar="N", ge=1)
     max_audio_seconds: float = option(
-        120.0, "listen to the start; 0: to the whole file", group="data", metavar="S", ge=0
+        120.0, "seconds to analyse from the start; 0 for the whole file", group="data", metavar="S", ge=0
     )
-    codebook_size: int | None = option(None, "refuse a codec with another number of codes", group="codec", metavar="N")
+    codebook_size: int | None = option(
+        None, "expected codebook size of the codec; another size is an error", group="codec", metavar="N"
+    )
     similarity_threshold: float | None = option(
         None,
-        "cosine from which a pair is a candidate; 0.9 for spectral and 0.95 for other codecs if left out",
-        group="likeness",
+        "cosine from which a pair is a candidate; default 0.9 for spectral, 0.95 for other codecs",
+        group="similarity",
         metavar="COS",
         gt=0,
         le=1,
     )
     histogram_mode: Literal["per_codebook", "global"] = option(
-        "per_codebook", "a histogram for each codebook, or one for all", group="likeness"
+        "per_codebook", "one histogram per codebook, or one for all codebooks", group="similarity"
     )
-    similarity_device: str = option("auto", "where pairs are compared; the result is the same", group="likeness")
-    similarity_chunk_size: int = option(2048, "files in a block", group="likeness", metavar="N", ge=1)
+    similarity_device: str = option(
+        "auto", "device for comparing pairs; the result does not depend on it", group="similarity"
+    )
+    similarity_chunk_size: int = option(2048, "files per block", group="similarity", metavar="N", ge=1)
     second_look: bool = option(
         True,
-        "keep candidates only whose frames agree at some offset, so that pieces of one style stay",
-        group="likeness",
+        "require that the frames of a pair agree at some offset, which separates copies from tracks of one style",
+        group="similarity",
     )
     aligned_threshold: float = option(
-        0.6, "correlation that the second look asks for", group="likeness", metavar="R", gt=0, le=1
+        0.6, "correlation of frames from which a pair is a copy", group="similarity", metavar="R", gt=0, le=1
     )
     linkage: Linkage = option(
-        "single", "groups by chains of copies, or such that every two are copies", group="likeness"
+        "single", "group files by chains of copies, or only if every two files are copies", group="similarity"
     )
     keep: tuple[KeepRule, ...] = option(
         ("longest",),
-        "which file of a group stays; further rules decide ties, then the order of paths",
-        group="likeness",
+        "file of a group to keep; further rules break ties, then the order of paths",
+        group="similarity",
     )
     sweep: tuple[float, ...] = option(
-        (), "also report what these thresholds would do", group="likeness", metavar="COS", gt=0, le=1
+        (), "also report the result of these thresholds", group="similarity", metavar="COS", gt=0, le=1
     )
-    output_dir: str = option("outputs/dac_dedup", "folder of everything written", group="output", metavar="DIR")
+    output_dir: str = option("outputs/dac_dedup", "output folder", group="output", metavar="DIR")
     exclude_output: str | None = option(
-        None, "instead of exclude_paths.txt in that folder", group="output", metavar="FILE"
+        None, "exclusion list (default: exclude_paths.txt in the output folder)", group="output", metavar="FILE"
     )
     pairs_output: str | None = option(
-        None, "instead of similar_pairs.jsonl in that folder", group="output", metavar="FILE"
+        None, "list of pairs (default: similar_pairs.jsonl in the output folder)", group="output", metavar="FILE"
     )
     failed_output: str | None = option(
-        None, "instead of failed_files.json in that folder", group="output", metavar="FILE"
+        None, "list of failures (default: failed_files.json in the output folder)", group="output", metavar="FILE"
     )
-    summary_output: str | None = option(None, "instead of summary.json in that folder", group="output", metavar="FILE")
+    summary_output: str | None = option(
+        None, "summary (default: summary.json in the output folder)", group="output", metavar="FILE"
+    )
     features_dir: str | None = option(
-        None, "what was heard, for later runs; else features in that folder", group="output", metavar="DIR"
+        None, "features for later runs (default: features in the output folder)", group="output", metavar="DIR"
     )
     exclude_path_format: PathFormat = option(
         "qualified",
-        "entries as dataset:path, as path below the folder, or as whole path",
+        "entries as dataset:path, as path relative to the folder, or as absolute path",
         group="output",
     )
-    exclude_failed: bool = option(False, "leave files out that could not be heard, too", group="output")
-    audit_groups: int = option(200, "groups on the page to listen to", group="output", metavar="N", ge=1)
-    num_workers: int | None = option(None, "files to decode at once; one for each CPU if left out", metavar="N", ge=1)
+    exclude_failed: bool = option(False, "also exclude files that could not be analysed", group="output")
+    audit_groups: int = option(200, "number of groups on the audit page", group="output", metavar="N", ge=1)
+    num_workers: int | None = option(None, "files to decode in parallel (default: one per CPU)", metavar="N", ge=1)
 
     def problems(self) -> Iterable[str]:
         yield from super().problems()
         if bool(self.dataset_config) == bool(self.dataset_dir):
-            yield "give --dataset-config or --dataset-dir, one of them"
+            yield "give exactly one of --dataset-config and --dataset-dir"
 
     def threshold(self, recommended: float) -> float:
-        """The cosine from which a pair is a candidate; `recommended` is that of the codec."""
+        """Return the cosine from which a pair is a candidate; `recommended` is the default of the codec."""
         return recommended if self.similarity_threshold is None else self.similarity_threshold
 
-    def place(self, given: str | None, name: str) -> Path:
-        """A file or folder of the output, where no flag puts it elsewhere."""
-        return Path(given) if given else Path(self.output_dir) / name
+    def place(self, path: str | None, name: str) -> Path:
+        """Return `path`, or `name` in the output folder if it is None."""
+        return Path(path) if path else Path(self.output_dir) / name
 
     def outputs(self) -> dict[str, Path]:
-        """Where everything is written."""
+        """Return the path of every output file."""
         return {
             "exclude_output": self.place(self.exclude_output, "exclude_paths.txt"),
             "pairs_output": self.place(self.pairs_output, "similar_pairs.jsonl"),

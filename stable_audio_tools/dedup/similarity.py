@@ -1,13 +1,13 @@
-"""Which rows of a matrix are alike: blocked products find candidates, float64 on the CPU has the last word.
+"""Similar rows of a matrix: blocked products select candidates, which are decided in float64 on the CPU.
 
-The second step makes the answer the same on every device, for every block size and with or without faiss: a fast
-product only has to be right to `_MARGIN`.
+The second step makes the result the same on every device, for every block size and with or without faiss: a fast
+product only needs an accuracy of `_MARGIN`.
 
-On the CPU most products are spared. With an orthonormal P of few columns and the rest r = |a - P P'a| of each row,
+On the CPU most products are skipped. With an orthonormal P of few columns and the rest r = |a - P P'a| of each row,
 
     a . b  <=  P'a . P'b + r_a r_b
 
-by Cauchy and Schwarz, so rows of [P'a, r_a] whose product stays below the threshold belong to rows that are not alike.
+by Cauchy and Schwarz, so two rows are not similar if the product of their [P'a, r_a] is below the threshold.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,20 +21,20 @@ from torch import Tensor
 from stable_audio_tools.core.packages import available, require
 
 Features = NDArray[np.float32]  # (n, w), rows of length 1
-FAISS_FROM = 100_000  # rows, where the search is left to faiss if it is installed
-_MARGIN = 1e-4  # float32 sums of 10,000 products of such rows are wrong by less than 1e-5
+FAISS_FROM = 100_000  # rows; larger searches use faiss if it is installed
+_MARGIN = 1e-4  # the error of float32 sums of 10,000 such products is below 1e-5
 _AT_ONCE = 256  # pairs in float64
-_SKETCH_FROM = 4_096  # rows; below, there is little to spare
+_SKETCH_FROM = 4_096  # rows; smaller searches gain little
 _SKETCH_WIDTH = 256
-_SAMPLE = 512  # rows that P is made from
+_SAMPLE = 512  # rows that P is computed from
 _ROUNDING = 1e-5  # of a squared rest, so that the bound holds in float32
-_TOO_MANY = 0.01  # of the pairs of a block: more candidates cost more than whole products
+_TOO_MANY = 0.01  # share of candidates in a block above which full products are cheaper
 
 Progress = Callable[[float], None]
 
 
 class SimilarPairs(NamedTuple):
-    """Rows that are alike, in the order of (first, second)."""
+    """Similar rows, ordered by (first, second)."""
 
     first: NDArray[np.int64]
     second: NDArray[np.int64]
@@ -45,7 +45,7 @@ class SimilarPairs(NamedTuple):
 
 
 def histogram_features(counts: NDArray[np.integer[Any]], per_codebook: bool = True) -> Features:
-    """Counts (q, e) to a vector of length 1: relative frequencies of each codebook side by side, or of all together."""
+    """Convert counts (q, e) to a unit vector of relative frequencies, per codebook or over all codebooks."""
     if per_codebook:
         parts = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     else:
@@ -64,9 +64,9 @@ def find_similar(
     use_faiss: bool | None = None,
     progress: Progress = lambda done: None,
 ) -> SimilarPairs:
-    """SimilarPairs i < j of rows, or (i, row of `against`), whose cosine is at least `threshold`.
+    """Return the pairs i < j of rows, or (i, row of `against`), with a cosine of at least `threshold`.
 
-    `use_faiss` None takes faiss above `FAISS_FROM` rows where it is installed. `progress` is told the part done.
+    `use_faiss=None` uses faiss above `FAISS_FROM` rows if it is installed. `progress` receives the completed share.
     """
     if use_faiss is None:
         use_faiss = len(features) >= FAISS_FROM and available("faiss")
@@ -86,7 +86,7 @@ _Candidates = Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]
 def _search_by_products(
     rows: Features, columns: Features, least: float, block: int, device: torch.device, progress: Progress
 ) -> _Candidates:
-    """Products of blocks; of a matrix with itself only those above the diagonal."""
+    """Search block by block; pairs of a matrix with itself are taken from above the diagonal."""
     own = rows is columns
     sketches: tuple[Features, Features] | None = None
     if device.type == "cpu" and len(rows) >= _SKETCH_FROM:
@@ -95,31 +95,31 @@ def _search_by_products(
     starts = [(i, j) for i in range(0, len(rows), block) for j in range(i if own else 0, len(columns), block)]
     for done, (i, j) in enumerate(starts, 1):
         here, there = slice(i, i + block), slice(j, j + block)
-        alike = _alike(sketches[0][here], sketches[1][there], least, device) if sketches else None
-        if alike is None or int(alike.sum()) > _TOO_MANY * alike.numel():
-            alike = _alike(rows[here], columns[there], least, device)
+        reached = _exceeds(sketches[0][here], sketches[1][there], least, device) if sketches else None
+        if reached is None or int(reached.sum()) > _TOO_MANY * reached.numel():
+            reached = _exceeds(rows[here], columns[there], least, device)
         if own and i == j:
-            alike = alike.triu(1)
-        first, second = alike.nonzero(as_tuple=True)
+            reached = reached.triu(1)
+        first, second = reached.nonzero(as_tuple=True)
         progress(done / len(starts))
         if len(first):
             yield first.cpu().numpy() + i, second.cpu().numpy() + j
 
 
-def _alike(left: Features, right: Features, least: float, device: torch.device) -> Tensor:
-    """Which products reach the threshold: (rows of left, rows of right)."""
+def _exceeds(left: Features, right: Features, least: float, device: torch.device) -> Tensor:
+    """Return a mask (rows of left, rows of right) of the products that reach the threshold."""
     return _multiply(_on(device, left), _on(device, right).T) >= least
 
 
 def _basis(rows: Features) -> NDArray[np.float64]:
-    """The directions in which a sample of the rows is largest: orthonormal columns."""
+    """Return the leading principal directions of a sample of the rows as orthonormal columns."""
     sample = rows[:: -(-len(rows) // _SAMPLE)]
     _, vectors = np.linalg.eigh((sample @ sample.T).astype(np.float64))
     return np.linalg.qr((sample.T @ vectors[:, -_SKETCH_WIDTH:].astype(np.float32)).astype(np.float64))[0]
 
 
 def _sketch(rows: Features, basis: NDArray[np.float64]) -> Features:
-    """[P'a, r_a] of each row."""
+    """Return [P'a, r_a] of each row."""
     projected = rows @ basis.astype(np.float32)
     rest = 1 - np.square(projected, dtype=np.float64).sum(1)
     return np.column_stack([projected, np.sqrt(rest.clip(min=0) + _ROUNDING)]).astype(np.float32)
@@ -130,7 +130,7 @@ def _on(device: torch.device, rows: Features) -> Tensor:
 
 
 def _multiply(left: Tensor, right: Tensor) -> Tensor:
-    """A product in true float32: TensorFloat-32 would be wrong by more than the margin."""
+    """Multiply in full float32: the error of TensorFloat-32 exceeds the margin."""
     allowed = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -142,7 +142,7 @@ def _multiply(left: Tensor, right: Tensor) -> Tensor:
 def _search_with_faiss(
     rows: Features, columns: Features, least: float, block: int, device: torch.device, progress: Progress
 ) -> _Candidates:
-    """An exact search by inner product, all cores at work."""
+    """Search by exact inner products on all cores with faiss."""
     faiss = require("faiss", extra="dedup")
     index = faiss.IndexFlatIP(columns.shape[1])
     index.add(columns)
@@ -162,7 +162,7 @@ def _exact(
     second: NDArray[np.int64],
     threshold: float,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """The candidates that reach the threshold in float64."""
+    """Return the candidates that reach the threshold in float64."""
     columns, found = rows if against is None else against, np.empty(len(first))
     for start in range(0, len(first), _AT_ONCE):
         chosen = slice(start, start + _AT_ONCE)

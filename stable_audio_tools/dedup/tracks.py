@@ -1,11 +1,10 @@
-"""The files of a data set, as deduplication sees them."""
+"""Audio files of a dataset, and the rules that choose which of several copies to keep."""
 
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import ConfigError
@@ -23,7 +22,7 @@ _CAPTION_KEYS = ("prompt", "text", "caption")
 
 @dataclass(frozen=True, order=True)
 class Track:
-    """One file; ordered by its dataset and its path there."""
+    """An audio file; ordered by its dataset and its path inside the dataset."""
 
     id: str
     relpath: str
@@ -31,9 +30,9 @@ class Track:
     size: int = field(compare=False)
     mtime_ns: int = field(compare=False)
     frames: int = field(compare=False)
-    rate: int = field(compare=False)  # 0 where only decoding tells
-    fault: str = field(compare=False)  # why it cannot be read; "" when it can
-    in_table: bool = field(compare=False)  # does the metadata table of its folder name it?
+    rate: int = field(compare=False)  # 0 if unknown before decoding
+    fault: str = field(compare=False)  # why it cannot be read; "" if it can
+    in_table: bool = field(compare=False)  # is it in the metadata table of its folder?
 
     @property
     def seconds(self) -> float:
@@ -41,16 +40,16 @@ class Track:
 
     @property
     def bit_rate(self) -> float:
-        """Bits per second on disk."""
+        """Return the bits per second on disk."""
         return 8 * self.size / self.seconds if self.seconds else 0.0
 
     @property
     def qualified(self) -> str:
-        """As path lists name it, whatever other folders hold."""
+        """Return the name in path lists, unique among all folders."""
         return f"{self.id}:{self.relpath}"
 
     def has_caption(self) -> bool:
-        """Does a sidecar or the folder's table describe it?"""
+        """Return whether a sidecar or the folder's table describes the file."""
         try:
             info = read_sidecar(self.path)
         except BadItem:
@@ -59,16 +58,16 @@ class Track:
 
 
 def tracks_of_config(path: str | Path, extensions: Sequence[str]) -> list[Track]:
-    """Every file below the folders of an `audio_dir` config; its path lists are not applied."""
+    """List every file of an `audio_dir` config; its path lists are not applied."""
     part = check_dataset_config(load(path))
     if part.type != "audio_dir":
-        raise ConfigError(f"{path}: dataset_type: deduplication looks at 'audio_dir', got {part.type!r}")
+        raise ConfigError(f"{path}: dataset_type: expected 'audio_dir', got {part.type!r}")
     entries = [folder.as_config(None) for folder in part.config.datasets]
     return _scan([(entry.id, entry.path, entry.metadata_path) for entry in entries], extensions)
 
 
 def tracks_of_folders(folders: Sequence[str], extensions: Sequence[str]) -> list[Track]:
-    """Every file below the folders, each of which is a dataset by its own name."""
+    """List every file of the folders; each folder is a dataset named after it."""
     return _scan([(Path(folder).absolute().name, folder, None) for folder in folders], extensions)
 
 
@@ -76,8 +75,8 @@ def _scan(folders: Sequence[tuple[str, str, str | None]], extensions: Sequence[s
     ids = [id for id, _, _ in folders]
     if repeated := sorted({id for id in ids if ids.count(id) > 1}):
         raise ConfigError(
-            f"two folders go by the name {repeated[0]!r}, so lists could not tell their files apart; give each its own "
-            '"id" in a dataset config'
+            f"two folders are named {repeated[0]!r}, so lists cannot distinguish their files; give each a "
+            'different "id" in a dataset config'
         )
     found: list[Track] = []
     for id, folder, metadata in folders:
@@ -101,34 +100,34 @@ def _scan(folders: Sequence[tuple[str, str, str | None]], extensions: Sequence[s
             )
         for path, reason, is_file in index.unreachable:
             if not is_file and reason != ALREADY_INCLUDED:
-                logger.warning("%s: this folder is not searched (%s)", path, reason)
+                logger.warning("%s: folder skipped (%s)", path, reason)
         found += [
             Track(id, os.path.relpath(path, folder), path, 0, 0, 0, 0, reason, False)
             for path, reason, is_file in index.unreachable
             if is_file
         ]
     if not found:
-        looked = ", ".join(folder for _, folder, _ in folders)
-        raise ConfigError(f"no audio file in {looked}; looked for {', '.join(extensions)}")
+        names = ", ".join(folder for _, folder, _ in folders)
+        raise ConfigError(f"no audio file in {names} with extension {', '.join(extensions)}")
     return sorted(found)
 
 
-# ------------------------------------------------------------------ which one to keep
+# ------------------------------------------------------------------ the file to keep
 
 Preference = Callable[[Track], float]
 
 KEEP_RULES: Mapping[str, Preference] = {
     "longest": lambda track: track.seconds,
-    "best-rate": lambda track: round(track.bit_rate / 1_000),  # headers of short files count for less than that
+    "best-rate": lambda track: round(track.bit_rate / 1_000),  # rounded, so that headers of short files do not count
     "has-caption": lambda track: float(track.has_caption()),
     "first": lambda track: 0.0,
 }
 
 
 def choose_kept(tracks: Sequence[Track], rules: Sequence[str]) -> Track:
-    """The one to keep: best by the first rule, ties broken by the next, and at last by the order of paths."""
+    """Choose the file to keep by the first rule; ties are broken by the next rules, then by path."""
 
-    def rank(track: Track) -> tuple[Any, ...]:
+    def rank(track: Track) -> tuple[float | Track, ...]:
         return (*(-round(KEEP_RULES[rule](track), 3) for rule in rules), track)
 
     return min(tracks, key=rank)

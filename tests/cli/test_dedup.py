@@ -36,7 +36,7 @@ def flags(folder: Path) -> list[str]:
 def test_a_run_tells_what_it_found(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*flags(folder), "--keep", "first", "--sweep", "0.999"]) == 0
     printed = capsys.readouterr().out
-    assert "4 files: 1 copies in 1 groups, 1 could not be heard" in printed
+    assert "4 files: 1 copies in 1 groups, 1 could not be analysed" in printed
     assert "threshold 0.999, candidate pairs" in printed
     assert read_path_list(folder.parent / "out" / "exclude_paths.txt") == ["audio:copy.wav"]
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stable_audio_tools.dedup.alignment import _correlate, align
-from stable_audio_tools.dedup.spectrum import SAMPLE_RATE, Frames, analyse
+from stable_audio_tools.dedup.spectrum import SAMPLE_RATE, Frames, _correlate, align, analyse
 
 
 def random_frames(length: int, seed: int) -> Frames:

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from stable_audio_tools.dedup.clusters import complete_link, single_link
+from stable_audio_tools.dedup.copies import complete_link, single_link
 
 
 def test_chains_are_one_group_or_two() -> None:

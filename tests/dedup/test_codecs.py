@@ -103,5 +103,5 @@ def test_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(dac.utils, "download", unreachable)
-    with pytest.raises(ConfigError, match=r"cannot be fetched .no network.; .*--codec spectral"):
+    with pytest.raises(ConfigError, match=r"cannot be downloaded .no network.; .*--codec spectral"):
         create_codec(CodecSettings("dac"))

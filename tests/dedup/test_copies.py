@@ -109,7 +109,7 @@ def test_training_leaves_out_what_the_list_names(run: Run, planted: Any, tmp_pat
     loader = create_dataloader_from_config(config, batch_size=1, sample_size=4096, sample_rate=22_050)
     kept = {Path(path).relative_to(tmp_path).as_posix() for path in loader.dataset.filenames}
     assert kept == {"one/a.wav", "two/b.wav"}
-    with pytest.raises(ConfigError, match=r"leaving out a copy would leave out .* too, which is kept; use 'qualified'"):
+    with pytest.raises(ConfigError, match=r"excluding a copy would also exclude .*, which is kept; use 'qualified'"):
         run(
             dataset_dir=(),
             dataset_config=str(tmp_path / "data.json"),
@@ -154,31 +154,31 @@ def test_leaks_between_two_data_sets_are_left_out_with_their_copies(run: Run, pl
 def test_a_killed_run_goes_on_where_it_was(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    add, heard = FeatureStore.add, []
+    add, analysed = FeatureStore.add, []
 
     def count(self: FeatureStore, track: Any, sound: Any) -> None:
-        if len(heard) == 5:
+        if len(analysed) == 5:
             raise KeyboardInterrupt
-        heard.append(track.path)
+        analysed.append(track.path)
         add(self, track, sound)
 
     monkeypatch.setattr(FeatureStore, "add", count)
     with pytest.raises(KeyboardInterrupt):
         run(features_dir=str(tmp_path / "own"), limit=8)
-    first, heard[:] = list(heard), []
-    monkeypatch.setattr(FeatureStore, "add", lambda *given: (heard.append(given[1].path), add(*given))[1])
+    first, analysed[:] = list(analysed), []
+    monkeypatch.setattr(FeatureStore, "add", lambda *given: (analysed.append(given[1].path), add(*given))[1])
     caplog.set_level(logging.INFO, "stable_audio_tools")
     run(features_dir=str(tmp_path / "own"), limit=8)
-    assert len(first) == 5 and len(heard) == 3 and not set(first) & set(heard)
-    assert "5 of 8 files were heard before" in caplog.text
-    # A file that changed is heard again, and so is one whose entry was damaged.
-    heard.clear()
+    assert len(first) == 5 and len(analysed) == 3 and not set(first) & set(analysed)
+    assert "5 of 8 files were analysed before" in caplog.text
+    # A file that changed is analysed again, and so is one whose entry was damaged.
+    analysed.clear()
     next((tmp_path / "own").rglob("*.npz")).write_bytes(b"PK damaged")
     run(features_dir=str(tmp_path / "own"), limit=8)
-    assert len(heard) == 1
+    assert len(analysed) == 1
 
 
-def test_files_that_cannot_be_heard_are_told_and_left_out_when_asked(run: Run, tmp_path: Path) -> None:
+def test_files_that_cannot_be_analysed_are_reported_and_excluded_on_request(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "songs"
     folder.mkdir()
     good = 0.1 * np.random.default_rng(0).standard_normal((2, 40_000)).astype(np.float32)
@@ -196,22 +196,22 @@ def test_files_that_cannot_be_heard_are_told_and_left_out_when_asked(run: Run, t
     assert read_path_list(tmp_path / "out" / "exclude_paths.txt") == []
 
 
-def test_an_empty_folder_and_a_deaf_one_are_refused(run: Run, tmp_path: Path) -> None:
+def test_folders_without_readable_audio_are_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match=r"no audio file in .*empty; looked for \.aif"):
+    with pytest.raises(ConfigError, match=r"no audio file in .*empty with extension \.aif"):
         run(dataset_dir=[str(tmp_path / "empty")])
     (tmp_path / "empty" / "a.wav").write_bytes(b"")
-    with pytest.raises(AudioError, match=r"none of 1 files can be heard; first: .*a.wav"):
+    with pytest.raises(AudioError, match=r"none of 1 files can be read; first: .*a.wav"):
         run(dataset_dir=[str(tmp_path / "empty")])
 
 
 def test_two_folders_of_one_name_are_refused(run: Run, tmp_path: Path) -> None:
     for parent in ("x", "y"):
         (tmp_path / parent / "audio").mkdir(parents=True)
-    with pytest.raises(ConfigError, match="two folders go by the name 'audio'"):
+    with pytest.raises(ConfigError, match="two folders are named 'audio'"):
         run(dataset_dir=[str(tmp_path / "x/audio"), str(tmp_path / "y/audio")])
 
 
 def test_one_source_of_files() -> None:
-    with pytest.raises(ConfigError, match="--dataset-config or --dataset-dir"):
+    with pytest.raises(ConfigError, match="exactly one of --dataset-config and --dataset-dir"):
         deduplicate(DedupSettings())

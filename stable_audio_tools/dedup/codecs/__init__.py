@@ -1,4 +1,4 @@
-"""The codecs by name. A codec is one function here and one class beside it."""
+"""Codecs of deduplication by name. Each codec is a class in this folder and a function that builds it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ __all__ = ["CODECS", "Codec", "CodecSettings", "Sound", "SpectralCodec", "create
 
 
 def create_codec(settings: CodecSettings) -> Codec:
-    """The codec that the settings name."""
+    """Build the codec that the settings name."""
     return CODECS[settings.codec](settings)
 
 

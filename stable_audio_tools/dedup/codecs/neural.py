@@ -14,14 +14,14 @@ from stable_audio_tools.dedup.codecs.base import Codec, Sound
 from stable_audio_tools.latents.identity import LatentEncoder, autoencoder_of, identify
 from stable_audio_tools.models.bottleneck import DACRVQVAEBottleneck, DiscreteBottleneck, RVQVAEBottleneck
 
-_WINDOW_SECONDS = 10  # encoded at once, so that memory does not grow with the file
-_WINDOWS = 8  # in one batch
+_WINDOW_SECONDS = 10  # length of a window; memory does not grow with the file
+_WINDOWS = 8  # windows per batch
 _LATENT_LEVELS = 32
-_LATENT_RANGE = 3.0  # of latents, whose spread a variational bottleneck holds near 1
+_LATENT_RANGE = 3.0  # a variational bottleneck keeps the spread of latents near 1
 
 
 class _Windowed(Codec):
-    """Encodes a file in windows of ten seconds."""
+    """Codec that encodes a file in windows of ten seconds."""
 
     sample_rate: int
     channels: int
@@ -39,12 +39,12 @@ class _Windowed(Codec):
         return list(codes[:, :frames].long())
 
     def _encode(self, audio: Tensor) -> Tensor:
-        """Audio (b, c, n) to codes (b, q, t)."""
+        """Encode audio (b, c, n) to codes (b, q, t)."""
         raise NotImplementedError
 
 
 class DACCodec(_Windowed):
-    """The Descript Audio Codec, with its published weights or those of a file."""
+    """Descript Audio Codec with its published weights or those of a file."""
 
     threshold = 0.95
     channels = 1
@@ -69,7 +69,7 @@ class DACCodec(_Windowed):
 
 
 class AutoencoderCodec(_Windowed):
-    """An autoencoder of this toolkit: its codes, or each channel of its latents in 32 levels."""
+    """Autoencoder of this toolkit: its codes, or each latent channel quantised to 32 levels."""
 
     threshold = 0.95
 
@@ -78,7 +78,7 @@ class AutoencoderCodec(_Windowed):
         bottleneck = autoencoder.bottleneck
         if isinstance(bottleneck, RVQVAEBottleneck | DACRVQVAEBottleneck):
             raise ConfigError(
-                "--codec autoencoder: this bottleneck draws before it quantises; equal files would differ"
+                "--codec autoencoder: this bottleneck samples before it quantises, so equal files get different codes"
             )
         self.discrete = isinstance(bottleneck, DiscreteBottleneck)
         self.encoder = LatentEncoder(model, discrete=self.discrete, deterministic=True, device=device)
@@ -100,19 +100,19 @@ def _fetch(dac: Any, model_type: str) -> Path:
         return Path(dac.utils.download(model_type=model_type))
     except OSError as error:
         raise ConfigError(
-            f"the {model_type} weights of the Descript Audio Codec cannot be fetched ({error}); name a file with "
-            "--model-path, or take --codec spectral, which needs none"
+            f"the {model_type} weights of the Descript Audio Codec cannot be downloaded ({error}); give a file with "
+            "--model-path, or use --codec spectral, which needs no weights"
         ) from None
 
 
 def quantize_latents(latents: Tensor) -> Tensor:
-    """Latents to numbers of equal steps between -3 and 3."""
+    """Quantise latents in equal steps between -3 and 3."""
     scaled = (latents.float() / _LATENT_RANGE + 1) / 2 * _LATENT_LEVELS
     return scaled.floor().clamp(0, _LATENT_LEVELS - 1).long()
 
 
 def weights_key(model: nn.Module) -> str:
-    """Hash of every weight of a model."""
+    """Return a hash of all weights of a model."""
     digest = sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

@@ -1,4 +1,4 @@
-"""Codes without weights: pitch classes and their succession, shapes of the spectrum, bands that rise and fall."""
+"""Codes without weights: pitch classes and their succession, spectral shapes, and rising and falling bands."""
 
 from itertools import pairwise
 
@@ -8,16 +8,16 @@ from torch import Tensor
 from stable_audio_tools.dedup.codecs.base import Codec, Sound
 from stable_audio_tools.dedup.spectrum import MEL_BANDS
 
-_LAGS = (2, 5, 10)  # frames between the pitch classes of a succession
-_PAIR = 12  # a pair of numbers below 12 makes one code
+_LAGS = (2, 5, 10)  # frames from one pitch class to the next
+_PAIR = 12  # two numbers below 12 are combined into one code
 _REGIONS = (0, 11, 22, MEL_BANDS)
-_GROUP = 6  # bands whose movements make one code, of three each: 3 ** 6 = 729
-_STEP = 4  # frames between which bands rise and fall
+_GROUP = 6  # bands per movement code, three movements each: 3 ** 6 = 729
+_STEP = 4  # frames over which a movement is measured
 _MOVED = 18  # byte steps, 4.3 dB
 
 
 class SpectralCodec(Codec):
-    """Eleven streams of codes from frames of mel bands and pitch classes; needs no weights and no GPU."""
+    """Codec of eleven streams from mel bands and pitch classes; needs neither weights nor a GPU."""
 
     num_codebooks = 11
     codebook_size = 3**_GROUP
@@ -30,7 +30,7 @@ class SpectralCodec(Codec):
 
 
 def _pitch_codes(chroma: Tensor, loud: Tensor) -> list[Tensor]:
-    """The two strongest pitch classes of a frame, and the strongest one with that of a later frame."""
+    """Encode the two strongest pitch classes of a frame, and the strongest with the one of a later frame."""
     first, second = chroma.long().argsort(dim=0, descending=True, stable=True)[:2]
     together = torch.minimum(first, second) * _PAIR + torch.maximum(first, second)
     successions = [(first[:-lag] * _PAIR + first[lag:])[loud[:-lag] & loud[lag:]] for lag in _LAGS]
@@ -38,13 +38,13 @@ def _pitch_codes(chroma: Tensor, loud: Tensor) -> list[Tensor]:
 
 
 def _shape_codes(mel: Tensor, loud: Tensor) -> list[Tensor]:
-    """Where the loudest band lies in two neighbouring regions of the spectrum."""
+    """Encode the loudest band in two neighbouring regions of the spectrum."""
     peaks = [mel[start:stop].argmax(0) for start, stop in pairwise(_REGIONS)]
     return [(low * _PAIR + high)[loud] for low, high in pairwise(peaks)]
 
 
 def _movement_codes(mel: Tensor, loud: Tensor) -> list[Tensor]:
-    """Which of six neighbouring bands rose, fell or stayed."""
+    """Encode which of six neighbouring bands rose, fell or stayed."""
     change, both = mel[:, _STEP:] - mel[:, :-_STEP], loud[_STEP:] & loud[:-_STEP]
     moved = (change > _MOVED).long() * 2 + (change < -_MOVED).long()
     weights = 3 ** torch.arange(_GROUP)[:, None]
