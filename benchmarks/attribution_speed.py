@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.attribution.engines import GradientEngine, HookEngine, LoopEngine, VmapEngine
-from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.projection import make_projection
-from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
+from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe, find_measure
 from stable_audio_tools.models.diffusion.objectives import V
 from stable_audio_tools.models.dit import DiffusionTransformer
 

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stable_audio_tools.attribution.baselines import random_scores, similarity
 from stable_audio_tools.attribution.engines import HookEngine
 from stable_audio_tools.attribution.features import Features
-from stable_audio_tools.attribution.outputs import find_measure
+from stable_audio_tools.attribution.lds import LDS, choose_regulariser, linear_datamodeling_score
 from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.scoring import DEFAULT_GRID, Member, score_by_products, score_member
-from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
-from stable_audio_tools.attribution.validation import LDS, choose_regulariser, linear_datamodeling_score, make_plan
+from stable_audio_tools.attribution.scoring_run import random_scores, similarity
+from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe, find_measure
+from stable_audio_tools.attribution.validation import make_plan
 from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW
 from stable_audio_tools.models.dit import DiffusionTransformer
 

@@ -17,11 +17,9 @@ from stable_audio_tools.attribution.engines import GradientEngine, make_engine
 from stable_audio_tools.attribution.features import FeaturePaths, FeatureWriter
 from stable_audio_tools.attribution.items import Items, is_pre_encoded, open_items, read_dataset, read_items
 from stable_audio_tools.attribution.models import AttributedModel, ModelSource, SampleMaker
-from stable_audio_tools.attribution.noise import select_timesteps
-from stable_audio_tools.attribution.outputs import find_measure
 from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.settings import ExtractSettings
-from stable_audio_tools.attribution.task import AttributedSample, FeatureRecipe
+from stable_audio_tools.attribution.task import AttributedSample, FeatureRecipe, find_measure, select_timesteps
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.core.progress import progress_bar

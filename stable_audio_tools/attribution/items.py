@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from stable_audio_tools.attribution.counters import make_key
+from stable_audio_tools.attribution.keyed_random import make_key
 from stable_audio_tools.attribution.settings import ItemSettings
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import AudioError, ConfigError, UserError

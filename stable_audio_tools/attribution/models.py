@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.attribution.items import AudioShape, Form
-from stable_audio_tools.attribution.noise import keyed_encoding
+from stable_audio_tools.attribution.keyed_random import keyed_encoding
 from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.devices import autocast, pick_device

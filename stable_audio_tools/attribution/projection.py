@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from stable_audio_tools.attribution import counters
+from stable_audio_tools.attribution import keyed_random
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.packages import require
 
@@ -43,7 +43,7 @@ class Projection(ABC):
         raise NotImplementedError
 
     def _key(self, *parts: object) -> int:
-        return counters.make_key(type(self).__name__, self.seed, self.model_id, *parts)
+        return keyed_random.make_key(type(self).__name__, self.seed, self.model_id, *parts)
 
 
 class DenseProjection(Projection):
@@ -75,14 +75,14 @@ class NormalProjection(DenseProjection):
     """Standard normal entries, as the original D-TRAK has them."""
 
     def _entries(self, key: int, start: int, count: int, device: torch.device) -> Tensor:
-        return counters.normals(key, start, count, device)
+        return keyed_random.normals(key, start, count, device)
 
 
 class RademacherProjection(DenseProjection):
     """Entries of -1 and 1 (Achlioptas 2003): as good, and several times faster to make."""
 
     def _entries(self, key: int, start: int, count: int, device: torch.device) -> Tensor:
-        return counters.many_signs(key, start, count, device)
+        return keyed_random.many_signs(key, start, count, device)
 
 
 class SketchProjection(Projection):
@@ -125,8 +125,8 @@ class SketchProjection(Projection):
 
     def _hash(self, name: str, side: str, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
         key = self._key(name, side)
-        bucket = counters.buckets(key, count, self.dim, like.device)
-        return bucket, counters.signs(counters.make_key(key, "sign"), 0, count, like.device, like.dtype)
+        bucket = keyed_random.buckets(key, count, self.dim, like.device)
+        return bucket, keyed_random.signs(keyed_random.make_key(key, "sign"), 0, count, like.device, like.dtype)
 
 
 class FastJLProjection(Projection):

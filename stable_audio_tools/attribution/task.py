@@ -1,19 +1,79 @@
 """What is differentiated: the mean, over timesteps, of a measure of a diffusion model's prediction for one sample."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from stable_audio_tools.attribution.noise import keyed_drops, keyed_noise
-from stable_audio_tools.attribution.outputs import Measure, loss
+from stable_audio_tools.attribution.keyed_random import keyed_drops, keyed_noise
+from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.diffusion.distribution_shift import Shift
 from stable_audio_tools.models.diffusion.objectives import (
     Objective,
 )
+
+TimestepStrategy = Literal["uniform", "cumulative"]
+Measure = Callable[[Tensor, Tensor, Tensor], Tensor]  # prediction, target, mask (1, n) of frames that count
+
+
+def loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """The training loss: mean squared error."""
+    return _mean((prediction - target).square(), mask)
+
+
+def mean_squared_l2_norm(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean square of the prediction: D-TRAK."""
+    return _mean(prediction.square(), mask)
+
+
+def mean(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the prediction."""
+    return _mean(prediction, mask)
+
+
+def l1_norm(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Sum of absolute values."""
+    return _norm(prediction, mask, 1)
+
+
+def l2_norm(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Root of the sum of squares."""
+    return _norm(prediction, mask, 2)
+
+
+def linf_norm(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Largest absolute value."""
+    return _norm(prediction, mask, float("inf"))
+
+
+MEASURES: dict[str, Measure] = {
+    "loss": loss,
+    "mean-squared-l2-norm": mean_squared_l2_norm,
+    "mean": mean,
+    "l1-norm": l1_norm,
+    "l2-norm": l2_norm,
+    "linf-norm": linf_norm,
+}
+
+
+def find_measure(name: str) -> Measure:
+    """The measure of a name, as `--f` takes it."""
+    if name not in MEASURES:
+        raise ConfigError(f"--f: expected one of {', '.join(MEASURES)}; got {name!r}")
+    return MEASURES[name]
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum((1, 2)) / (mask.sum() * values.shape[1])
+
+
+def _norm(prediction: Tensor, mask: Tensor, order: float) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm((prediction * mask).flatten(1), ord=order, dim=1)
+    return norms
+
 
 _DROPPED = ("cross_attn_cond", "prepend_cond")  # what guidance leaves out
 
@@ -41,6 +101,16 @@ class NoisyRows(NamedTuple):
         inputs = {name: value[start:stop] for name, value in self.inputs.items()}
         chosen = slice(start, stop)
         return NoisyRows(self.noisy[chosen], self.t[chosen], self.target[chosen], inputs, self.mask)
+
+
+def select_timesteps(count: int, num_train_steps: int = 1000, strategy: str = "uniform") -> list[int]:
+    """Steps out of `num_train_steps`: spread evenly from 0 on, or the first ones; time is step / num_train_steps."""
+    if strategy not in get_args(TimestepStrategy):
+        raise ConfigError(f"--t-strategy: expected {' or '.join(get_args(TimestepStrategy))}, got {strategy!r}")
+    if not 1 <= count <= num_train_steps:
+        raise ConfigError(f"--K: expected 1 to --num-train-steps ({num_train_steps}), got {count}")
+    stride = num_train_steps // count if strategy == "uniform" else 1
+    return list(range(0, num_train_steps, stride))[:count]
 
 
 @dataclass(frozen=True)

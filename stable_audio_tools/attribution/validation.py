@@ -1,9 +1,4 @@
-"""Do the scores mean anything? The linear datamodeling score, and what happens without the items that are named.
-
-LDS (Park et al. 2023): models are trained on random subsets S of the training set. For a query q, the output f of the
-model of S is compared with the sum of the scores of the items of S; the score of q is Spearman's correlation over the
-subsets. Where f is a loss, items that help lower it, so that the prediction is minus the sum.
-"""
+"""Files of the validation: subset plans, training lists, measured outputs, and the comparison of removals."""
 
 import csv
 import json
@@ -15,14 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.files import atomic_path, write_text
 
 Floats = NDArray[np.float64]
-_RESAMPLES = 2000
 _LEAST_SUBSETS = 4
 
 
@@ -98,105 +91,6 @@ def read_plan(folder: str | Path) -> Plan:
             f"{folder}/plan.json: holds no items and subsets; make it with dtrak_validate.py make-subsets"
         )
     return Plan(tuple(stored["items"]), tuple(tuple(subset) for subset in stored["subsets"]))
-
-
-# ------------------------------------------------------------------ the linear datamodeling score
-
-
-class LDS(NamedTuple):
-    """Mean over queries of Spearman's correlation, with a 95 % interval from resampled queries and subsets."""
-
-    mean: float
-    low: float
-    high: float
-    per_query: Floats  # (q,)
-    resampled: Floats  # (r,) means; the same queries and subsets for every score of one experiment
-    resampled_per_query: Floats  # (r, q) of the same subsets, all queries
-
-    @property
-    def intervals(self) -> Floats:
-        """(q, 2): 95 % of each query, subsets resampled."""
-        return _interval(self.resampled_per_query).T
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-    def minus(self, other: "LDS") -> "LDS":
-        """How much better than other scores, on the same queries and subsets."""
-        return _summary(*(getattr(self, name) - getattr(other, name) for name in LDS._fields[3:]))
-
-
-def _summary(per_query: Floats, resampled: Floats, resampled_per_query: Floats) -> LDS:
-    low, high = _interval(resampled)
-    return LDS(float(per_query.mean()), float(low), float(high), per_query, resampled, resampled_per_query)
-
-
-def _interval(resampled: Floats) -> Floats:
-    """(r, ...) -> (2, ...)"""
-    return np.quantile(resampled, [0.025, 0.975], axis=0)
-
-
-def linear_datamodeling_score(
-    scores: Any, membership: Floats, outputs: Floats, *, f_is_loss: bool = True, seed: int = 0
-) -> LDS:
-    """scores (q, n), membership (m, n), outputs (m, q) of the subset models."""
-    predicted = _predict(scores, membership, outputs, f_is_loss)
-    rng = np.random.default_rng(seed)
-    models, queries = outputs.shape
-    means, resampled = np.empty(_RESAMPLES), np.empty((_RESAMPLES, queries))
-    for index in range(_RESAMPLES):
-        chosen, asked = rng.integers(models, size=models), rng.integers(queries, size=queries)
-        resampled[index] = _spearman(predicted[chosen], outputs[chosen])
-        means[index] = resampled[index, asked].mean()
-    return _summary(_spearman(predicted, outputs), means, resampled)
-
-
-def choose_regulariser(
-    grid: Sequence[Any], regularisers: Sequence[float], membership: Floats, outputs: Floats, f_is_loss: bool = True
-) -> tuple[float, list[float]]:
-    """The regulariser of the best LDS, and the LDS of each."""
-    observed = []
-    for scores in grid:
-        predicted = _predict(scores, membership, outputs, f_is_loss)
-        observed.append(float(_spearman(predicted, outputs).mean()))
-    return regularisers[int(np.argmax(observed))], observed
-
-
-def _predict(scores: Any, membership: Floats, outputs: Floats, f_is_loss: bool) -> Floats:
-    """(m, q) what the scores say of the outputs."""
-    with np.errstate(invalid="ignore"):  # infinite scores are named below
-        predicted = membership @ np.asarray(scores, np.float64).T * (-1 if f_is_loss else 1)
-    if predicted.shape != outputs.shape:
-        raise ConfigError(
-            f"{outputs.shape[0]} models and {outputs.shape[1]} queries were measured, but the scores and the plan make "
-            f"{predicted.shape[0]} and {predicted.shape[1]}"
-        )
-    for what, table in (("output", outputs), ("sum of scores", predicted)):
-        bad = np.argwhere(~np.isfinite(table))
-        if len(bad):
-            model, query = bad[0]
-            raise ConfigError(f"the {what} of model {model} for query {query} is {table[model, query]:g}; leave it out")
-    return predicted
-
-
-def require_finite_scores(scores: Any, queries: Sequence[str], source: str) -> None:
-    """Refuse scores (q, n) that are not numbers, naming the query."""
-    bad = np.flatnonzero(~np.isfinite(np.asarray(scores)).all(1))
-    if len(bad):
-        raise ConfigError(
-            f"{source}: the scores of {queries[bad[0]]} and {len(bad) - 1} more queries are not all finite; make them "
-            f"again from sound features, or without these queries"
-        )
-
-
-def _spearman(one: Floats, other: Floats) -> Floats:
-    """(m, q) each -> (q,); 0 where either is constant."""
-    ranks = [stats.rankdata(side, axis=0) for side in (one, other)]
-    centred = [side - side.mean(0) for side in ranks]
-    norms = np.sqrt((centred[0] ** 2).sum(0) * (centred[1] ** 2).sum(0))
-    product = (centred[0] * centred[1]).sum(0)
-    correlation: Floats = np.divide(product, norms, out=np.zeros_like(product), where=norms > 0)
-    return correlation
 
 
 # ------------------------------------------------------------------ the counterfactual check
@@ -306,6 +200,16 @@ def is_loss(folder: str | Path, f_not_loss: bool = False) -> bool:
 
 
 # ------------------------------------------------------------------ measured outputs
+
+
+def require_finite_scores(scores: Any, queries: Sequence[str], source: str) -> None:
+    """Refuse scores (q, n) that are not numbers, naming the query."""
+    bad = np.flatnonzero(~np.isfinite(np.asarray(scores)).all(1))
+    if len(bad):
+        raise ConfigError(
+            f"{source}: the scores of {queries[bad[0]]} and {len(bad) - 1} more queries are not all finite; make them "
+            f"again from sound features, or without these queries"
+        )
 
 
 def write_outputs(path: str | Path, queries: Sequence[str], values: Sequence[float]) -> None:

@@ -202,7 +202,7 @@ class SubsetTrainingSettings(StepSettings):
 
 
 def run_train(settings: SubsetTrainingSettings) -> None:
-    from stable_audio_tools.attribution.subset_training import train_subsets
+    from stable_audio_tools.attribution.subset_models import train_subsets
 
     count = train_subsets(settings.folder, settings.flags, settings.part, settings.keep_runs)
     print(f"{settings.folder}: {count} models trained")
@@ -214,7 +214,7 @@ class MeasureFlags(StepSettings, MeasureSettings):
 
 
 def run_measure(settings: MeasureFlags) -> None:
-    from stable_audio_tools.attribution.measuring import measure_models
+    from stable_audio_tools.attribution.subset_models import measure_models
 
     written = measure_models(settings, settings.folder)
     print(f"{settings.folder}/outputs: {len(written)} models measured")
@@ -257,7 +257,7 @@ class LDSSettings(StepSettings, FeatureSets):
 
 
 def run_lds(settings: LDSSettings) -> None:
-    from stable_audio_tools.attribution.lds_run import compare, save_verdicts, tune
+    from stable_audio_tools.attribution.lds import compare, save_verdicts, tune
     from stable_audio_tools.attribution.validation import is_loss
 
     f_is_loss = is_loss(settings.folder, settings.f_not_loss)

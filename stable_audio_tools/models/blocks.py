@@ -67,7 +67,7 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class SelfAttention1d(dance.SelfAttention1d):
+class ResidualAttention1d(dance.SelfAttention1d):
     """Residual self-attention over the frames of (b, c, n)."""
 
     def __init__(self, c_in: int, n_head: int = 1, dropout_rate: float = 0.0) -> None:
@@ -78,6 +78,9 @@ class SelfAttention1d(dance.SelfAttention1d):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.dropout(super().forward(x) - x) if self.training and self.dropout.p else super().forward(x)
+
+
+SelfAttention1d = ResidualAttention1d  # published name
 
 
 def expand_to_planes(x: Tensor, shape: torch.Size) -> Tensor:
@@ -170,7 +173,7 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     return x * (scale.to(precise) * (power + eps).rsqrt()).to(x.dtype)
 
 
-class RMSNorm(nn.Module):
+class ShapedRMSNorm(nn.Module):
     """Root mean square norm with a gain for every entry of the shape."""
 
     scale: Tensor
@@ -185,6 +188,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.scale, self.eps)
+
+
+RMSNorm = ShapedRMSNorm  # published name
 
 
 def normalize(x: Tensor, eps: float = 1e-4) -> Tensor:

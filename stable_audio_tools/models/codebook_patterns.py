@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor
 
 from stable_audio_tools.models.lm import patterns
-from stable_audio_tools.models.lm.patterns import Pattern as _Pattern
+from stable_audio_tools.models.lm.patterns import CodePattern
 from stable_audio_tools.models.lm.patterns import PatternProvider as CodebooksPatternProvider
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 
-class Pattern(_Pattern):
+class Pattern(CodePattern):
     """A pattern under its published names: sequences (b, q, s) of codes (b, q, t)."""
 
     @property

@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 from stable_audio_tools.models.autoencoders.layers import run_layer
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConvTranspose1d
-from stable_audio_tools.models.discriminators import arc_heads
-from stable_audio_tools.models.discriminators.arc_heads import ConvNeXtBlock, ConvNeXtOptions
+from stable_audio_tools.models.discriminators.arc_heads import ConvNeXtBackbone, ConvNeXtBlock, ConvNeXtOptions
 
 __all__ = ["ConvNeXtBlock", "ConvNeXtDecoder", "ConvNeXtEncoder", "WNConv1d", "WNConvTranspose1d"]
 
 
-class ConvNeXtEncoder(arc_heads.ConvNeXtEncoder):
+class ConvNeXtEncoder(ConvNeXtBackbone):
     """(b, c, n) -> (b, latent_dim, about n / product of strides)"""
 
     def __init__(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stable_audio_tools.models.bottleneck.fsq import DitheredFSQ as _DitheredFSQ
+from stable_audio_tools.models.bottleneck.fsq import DitheredQuantizer
 from stable_audio_tools.models.bottleneck.fsq import round_straight_through as round_ste
 
 __all__ = ["DitheredFSQ", "leaky_hard_clip", "round_ste"]
@@ -16,7 +16,7 @@ def leaky_hard_clip(x: Tensor, alpha: float = 1e-3) -> Tensor:
     return torch.lerp(x.clamp(-1, 1), x, alpha)
 
 
-class DitheredFSQ(_DitheredFSQ):
+class DitheredFSQ(DitheredQuantizer):
     """Values (b, t, q * d) to values on evenly spaced levels and codes (b, t, q), and codes back to values.
 
     `dither_inference` has no effect, as in the original: at inference values are rounded.

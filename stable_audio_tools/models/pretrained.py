@@ -4,8 +4,9 @@ import copy
 import functools
 import logging
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -16,9 +17,48 @@ from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints import StoredWeights, load_into, open_weights, parameters_on_meta
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME, WEIGHT_NAMES
 from stable_audio_tools.models.factory import create_model_from_config
-from stable_audio_tools.models.folders import INDEX_NAMES, format_of_index
 
 logger = logging.getLogger(__name__)
+
+
+class FolderFormat(Protocol):
+    """Reads the folders of a format."""
+
+    index_name: str  # the file that marks such a folder
+
+    def file_patterns(self, suffix: Literal["safetensors", "bin"]) -> list[str]:
+        """Patterns of the files that a model consists of, in a repository that may hold more."""
+        ...
+
+    def missing_file(self, folder: str | Path) -> str | None:
+        """The first file that the folder's index names and that does not exist."""
+        ...
+
+    def read_config(self, folder: str | Path) -> dict[str, Any]:
+        """The model config that the folder stands for, without its weights."""
+        ...
+
+    def load(self, folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+        """The model in eval mode, and its config."""
+        ...
+
+
+_FORMATS = {"model_index.json": "stable_audio_tools.mel.pipeline_folders:PIPELINES"}
+INDEX_NAMES = tuple(_FORMATS)
+
+
+def format_of_index(index_name: str) -> FolderFormat:
+    """Return the format whose folders hold a file of that name."""
+    module, _, name = _FORMATS[index_name].partition(":")
+    found: FolderFormat = getattr(import_module(module), name)
+    return found
+
+
+def format_of_folder(folder: Path) -> FolderFormat | None:
+    """Return the format of a folder; None for a folder without an index."""
+    index = next((name for name in INDEX_NAMES if (folder / name).is_file()), None)
+    return None if index is None else format_of_index(index)
+
 
 Device = str | torch.device | None
 DType = str | torch.dtype | None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
 from stable_audio_tools.models.checkpoints.loading import copy_state_dict, load_ckpt_state_dict
-from stable_audio_tools.models.lm.sampling import sample_tokens
+from stable_audio_tools.models.lm.generation import sample_tokens
 
 __all__ = [
     "copy_state_dict",

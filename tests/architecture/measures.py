@@ -160,10 +160,10 @@ CEILINGS = {
     "branches on an objective outside its module": 0,
     "calls of add_argument": 3,
     "uses of Any": 1_703,
-    "small private functions with one use": 182,
-    "class names defined twice": 7,
-    "modules": 497,
-    "lines": 60_000,
+    "small private functions with one use": 181,
+    "class names defined twice": 2,
+    "modules": 480,
+    "lines": 59_900,
 }
 
 

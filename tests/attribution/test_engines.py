@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from stable_audio_tools.attribution.engines import HookEngine, LoopEngine, VmapEngine, choose_engine, make_engine
-from stable_audio_tools.attribution.noise import keyed_noise
-from stable_audio_tools.attribution.outputs import MEASURES, find_measure
+from stable_audio_tools.attribution.keyed_random import keyed_noise
 from stable_audio_tools.attribution.projection import PROJECTIONS, Projection, make_projection
-from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
+from stable_audio_tools.attribution.task import MEASURES, AttributedSample, DiffusionTask, FeatureRecipe, find_measure
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.diffusion.objectives import V
 

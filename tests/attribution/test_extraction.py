@@ -520,7 +520,8 @@ def test_mistakes_end_in_a_sentence(
 
 
 def test_timesteps() -> None:
-    from stable_audio_tools.attribution.noise import keyed_noise, select_timesteps
+    from stable_audio_tools.attribution.keyed_random import keyed_noise
+    from stable_audio_tools.attribution.task import select_timesteps
 
     assert select_timesteps(10) == list(range(0, 1000, 100))
     assert select_timesteps(3, 1000, "cumulative") == [0, 1, 2]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from stable_audio_tools.attribution import counters
+from stable_audio_tools.attribution import keyed_random
 from stable_audio_tools.attribution import projection as module
 from stable_audio_tools.attribution.projection import FastJLProjection, make_projection
 from stable_audio_tools.core.errors import ConfigError, MissingPackage
@@ -18,12 +18,12 @@ CPU = torch.device("cpu")
 def test_the_hash_is_splitmix64() -> None:
     """The first words that the published generator makes from seed 0, which it adds its constant to before each."""
     wanted = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
-    made = counters.bits(0, 1, 3, CPU).tolist()
+    made = keyed_random.bits(0, 1, 3, CPU).tolist()
     assert [word % 2**64 for word in made] == wanted
 
 
 def test_a_block_is_the_same_wherever_it_begins() -> None:
-    for make in (counters.bits, counters.signs, counters.many_signs, counters.normals):
+    for make in (keyed_random.bits, keyed_random.signs, keyed_random.many_signs, keyed_random.normals):
         whole = make(7, 0, 512, CPU)
         assert torch.equal(make(7, 128, 192, CPU), whole[128:320])
         assert not torch.equal(make(8, 0, 512, CPU), whole)
@@ -32,13 +32,13 @@ def test_a_block_is_the_same_wherever_it_begins() -> None:
 def test_numbers_have_their_distribution() -> None:
     """Bounds of five standard errors."""
     count = 1 << 16
-    drawn = counters.normals(3, 0, count, CPU).double()
+    drawn = keyed_random.normals(3, 0, count, CPU).double()
     assert abs(drawn.mean()) < 5 / count**0.5
     assert abs(drawn.square().mean() - 1) < 5 * (2 / count) ** 0.5
     assert abs(drawn.pow(4).mean() - 3) < 5 * (96 / count) ** 0.5
-    for signs in (counters.signs(3, 0, count, CPU), counters.many_signs(3, 0, count, CPU)):
+    for signs in (keyed_random.signs(3, 0, count, CPU), keyed_random.many_signs(3, 0, count, CPU)):
         assert set(signs.unique().tolist()) == {-1.0, 1.0} and abs(signs.mean()) < 5 / count**0.5
-    counts = torch.bincount(counters.buckets(3, count, 16, CPU), minlength=16).double()
+    counts = torch.bincount(keyed_random.buckets(3, count, 16, CPU), minlength=16).double()
     assert ((counts - count / 16).abs() < 5 * (count / 16) ** 0.5).all()
 
 

@@ -7,12 +7,11 @@ import pytest
 from scipy import stats
 
 from stable_audio_tools.attribution.features import Features
+from stable_audio_tools.attribution.lds import choose_regulariser, linear_datamodeling_score
 from stable_audio_tools.attribution.scoring import DEFAULT_GRID, Member, score_member
 from stable_audio_tools.attribution.validation import (
-    choose_regulariser,
     compare_removals,
     gather_outputs,
-    linear_datamodeling_score,
     make_plan,
     read_outputs,
     read_plan,

@@ -11,10 +11,10 @@ import torch
 from support import small_models
 from support.small_attribution import ORIGIN, write_features
 
-from stable_audio_tools.attribution import subset_training
+from stable_audio_tools.attribution import subset_models
 from stable_audio_tools.attribution.extraction import Extraction, ExtractSettings
-from stable_audio_tools.attribution.measuring import Queries
 from stable_audio_tools.attribution.results import Scores, save_scores
+from stable_audio_tools.attribution.subset_models import Queries
 from stable_audio_tools.attribution.validation import read_outputs, read_plan, write_outputs
 from stable_audio_tools.cli import attribute
 from stable_audio_tools.cli.main import main as toolkit
@@ -49,7 +49,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         if step == "train":
             names.append(name)
 
-    monkeypatch.setattr(subset_training, "_run", run)
+    monkeypatch.setattr(subset_models, "_run", run)
     return names
 
 

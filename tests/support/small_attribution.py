@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stable_audio_tools.attribution.outputs import find_measure
-from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
+from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe, find_measure
 from stable_audio_tools.core.config import save
 from stable_audio_tools.models.diffusion.objectives import parse_objective
 from stable_audio_tools.models.dit import DiffusionTransformer

@@ -38,8 +38,7 @@ from stable_audio_tools.inference.generation.request import (
 from stable_audio_tools.models.checkpoints import open_weights
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
 from stable_audio_tools.models.compilation import compile_decoder, compile_network
-from stable_audio_tools.models.folders import format_of_folder
-from stable_audio_tools.models.pretrained import fit_config, get_pretrained_model, load_model
+from stable_audio_tools.models.pretrained import fit_config, format_of_folder, get_pretrained_model, load_model
 
 logger = logging.getLogger(__name__)
 

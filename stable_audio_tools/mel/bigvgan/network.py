@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from stable_audio_tools.mel.bigvgan.config import BigVGANConfig
 from stable_audio_tools.models.activations import snake
-from stable_audio_tools.models.autoencoders.convolutions import Conv1d, ConvTranspose1d
+from stable_audio_tools.models.autoencoders.layers import Conv1d, ConvTranspose1d
 
 _TAPS = 12
 _CUTOFF = 0.25  # of the doubled rate: the old band's edge

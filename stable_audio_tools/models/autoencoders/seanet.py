@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.nn.utils import spectral_norm
 
 from stable_audio_tools.core.config import register
-from stable_audio_tools.models.autoencoders.convolutions import (
+from stable_audio_tools.models.autoencoders.layers import (
     Conv1d,
     ConvTranspose1d,
     as_image,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm as HookedWeightNorm
 
-from stable_audio_tools.models.autoencoders.convolutions import Conv1d, ConvTranspose1d
+from stable_audio_tools.models.autoencoders.layers import Conv1d, ConvTranspose1d
 
 M = TypeVar("M", bound=nn.Module)
 W = TypeVar("W", bound="WeightNormed")

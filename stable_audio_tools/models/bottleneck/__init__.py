@@ -3,18 +3,17 @@
 from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, DiscreteBottleneck
 from stable_audio_tools.models.bottleneck.dac_rvq import DACRVQBottleneck, DACRVQVAEBottleneck
 from stable_audio_tools.models.bottleneck.fsq import DitheredFSQBottleneck, FSQBottleneck
-from stable_audio_tools.models.bottleneck.kl import KLBottleneck
 from stable_audio_tools.models.bottleneck.rvq import RVQBottleneck, RVQVAEBottleneck
 from stable_audio_tools.models.bottleneck.simple import (
     L2Bottleneck,
+    RunningSoftNormBottleneck,
     SoftNormBottleneck,
     TanhBottleneck,
     WassersteinBottleneck,
     compute_mean_kernel,
     compute_mmd,
 )
-from stable_audio_tools.models.bottleneck.softnorm import RunningSoftNormBottleneck
-from stable_audio_tools.models.bottleneck.vae import VAEBottleneck, vae_sample
+from stable_audio_tools.models.bottleneck.vae import KLBottleneck, VAEBottleneck, vae_sample
 
 __all__ = [
     "Bottleneck",

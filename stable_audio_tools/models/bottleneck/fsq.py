@@ -151,7 +151,7 @@ class FSQBottleneck(DiscreteBottleneck):
         return append_noise(latents, self.noise_augment_dim)
 
 
-class DitheredFSQ(nn.Module):
+class DitheredQuantizer(nn.Module):
     """Values (b, t, q * d), squashed by tanh, to values on even levels from -scale to scale and codes (b, t, q).
 
     In training most items get noise of one step's width instead of rounding, which looks alike to the decoder and
@@ -234,7 +234,7 @@ class DitheredFSQBottleneck(DiscreteBottleneck):
             raise ValueError(f"levels has {len(per_channel)} entries, dim is {dim}: give one for each channel")
         super().__init__(num_codebooks, math.prod(per_channel), tokens_id="quantizer_indices")
         self.dither_inference = dither_inference
-        self.quantizer = DitheredFSQ(per_channel, num_codebooks, noise_dropout)
+        self.quantizer = DitheredQuantizer(per_channel, num_codebooks, noise_dropout)
 
     def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
         values, codes = self.quantizer(x.mT)

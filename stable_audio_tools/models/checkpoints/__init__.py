@@ -1,8 +1,7 @@
 """Every way in and out of weight files."""
 
 from stable_audio_tools.models.checkpoints.formats import StoredWeights, open_weights
-from stable_audio_tools.models.checkpoints.loading import load_into, read_weights
-from stable_audio_tools.models.checkpoints.report import LoadReport, WrongShape
+from stable_audio_tools.models.checkpoints.loading import LoadReport, WrongShape, load_into, read_weights
 from stable_audio_tools.models.checkpoints.saving import describe_weights, export_weights, save_weights
 from stable_audio_tools.models.checkpoints.skeleton import parameters_on_meta
 

@@ -6,21 +6,37 @@ memory when they are first touched, and writing to them never reaches the file.
 """
 
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import CheckpointError, ConfigError
-from stable_audio_tools.models.checkpoints.integrity import CHECKSUM, checksum
 from stable_audio_tools.models.checkpoints.pickles import PICKLE_MAGICS, VERIFY_BELOW, ZIP_MAGIC, read_pickle
 from stable_audio_tools.models.checkpoints.sharded import WEIGHTS, is_sharded, read_run, read_tensors
 from stable_audio_tools.models.checkpoints.wrappers import strip_engine_names
 from stable_audio_tools.models.checkpoints.zero import read_zero, zero_folder
+
+CHECKSUM = "crc32"  # key in the metadata of a safetensors file
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """CRC-32 over metadata, names, types, shapes and values."""
+    crc = zlib.crc32(repr(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        if flat.numel():
+            crc = zlib.crc32(flat.view(torch.uint8).numpy().data, crc)
+    return f"{crc:08x}"
+
 
 CONFIG_NAME = "model_config.json"
 WEIGHT_NAMES = ("model.safetensors", "model.safetensors.index.json", "model.ckpt")  # the order of preference

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.core.files import atomic_path
-from stable_audio_tools.models.checkpoints.formats import open_weights
-from stable_audio_tools.models.checkpoints.integrity import CHECKSUM, checksum
+from stable_audio_tools.models.checkpoints.formats import CHECKSUM, checksum, open_weights
 from stable_audio_tools.models.checkpoints.loading import read_weights
 from stable_audio_tools.models.checkpoints.upgrades import widen_codebook_flags
 from stable_audio_tools.version import __version__

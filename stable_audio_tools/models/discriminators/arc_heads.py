@@ -87,7 +87,7 @@ class ConvNeXtStage(nn.Module):
         return out
 
 
-class ConvNeXtEncoder(nn.Module):
+class ConvNeXtBackbone(nn.Module):
     """(b, c, n) -> (b, latent_dim, about n / product of strides)"""
 
     def __init__(
@@ -131,7 +131,7 @@ class ConvNeXtDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         blocks = num_blocks or (3,) * len(c_mults)
-        self.encoder = ConvNeXtEncoder(in_channels, channels, latent_dim, c_mults, strides, blocks, conv_args)
+        self.encoder = ConvNeXtBackbone(in_channels, channels, latent_dim, c_mults, strides, blocks, conv_args)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.encoder(x)

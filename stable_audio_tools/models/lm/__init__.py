@@ -1,8 +1,12 @@
 """Language models over the tokens of a codec."""
 
 from stable_audio_tools.models.lm.backbone import AudioLMBackbone, ContinuousTransformerAudioLMBackbone
-from stable_audio_tools.models.lm.factory import create_audio_lm_from_config
-from stable_audio_tools.models.lm.language_model import AudioLanguageModel, AudioLanguageModelWrapper, LMOutput
+from stable_audio_tools.models.lm.language_model import (
+    AudioLanguageModel,
+    AudioLanguageModelWrapper,
+    LMOutput,
+    create_audio_lm_from_config,
+)
 
 __all__ = [
     "AudioLMBackbone",

@@ -21,7 +21,7 @@ PatternName = Literal["delay", "parallel", "unroll", "musiclm", "coarse_first"]
 
 
 @dataclass(frozen=True)
-class Pattern:
+class CodePattern:
     """`steps` (q, t) is where each code stands; training reads the first `num_training_steps` of the `num_steps`."""
 
     steps: Tensor
@@ -73,24 +73,24 @@ class Pattern:
             )
 
 
-def delay(num_codebooks: int, timesteps: int, delays: Sequence[int] | None = None) -> Pattern:
+def delay(num_codebooks: int, timesteps: int, delays: Sequence[int] | None = None) -> CodePattern:
     """Each codebook one step later than the one before it, or by `delays`."""
     shifts = torch.arange(num_codebooks) if delays is None else torch.tensor(list(delays))
     steps = 1 + shifts[:, None] + torch.arange(timesteps)
-    return Pattern(steps, 1 + timesteps + int(shifts.max()), 1 + timesteps)
+    return CodePattern(steps, 1 + timesteps + int(shifts.max()), 1 + timesteps)
 
 
-def parallel(num_codebooks: int, timesteps: int) -> Pattern:
+def parallel(num_codebooks: int, timesteps: int) -> CodePattern:
     """All codes of a frame in one step."""
     return delay(num_codebooks, timesteps, [0] * num_codebooks)
 
 
-def unroll(num_codebooks: int, timesteps: int) -> Pattern:
+def unroll(num_codebooks: int, timesteps: int) -> CodePattern:
     """One code per step: the codes of a frame, then those of the next."""
     return _flat(torch.arange(num_codebooks)[:, None] + num_codebooks * torch.arange(timesteps))
 
 
-def musiclm(num_codebooks: int, timesteps: int, group_by: int = 2) -> Pattern:
+def musiclm(num_codebooks: int, timesteps: int, group_by: int = 2) -> CodePattern:
     """One code per step: all frames of the first codebooks, `group_by` of them, then all frames of the next."""
     codebook = torch.arange(num_codebooks)[:, None]
     first = codebook // group_by * group_by
@@ -98,7 +98,7 @@ def musiclm(num_codebooks: int, timesteps: int, group_by: int = 2) -> Pattern:
     return _flat(first * timesteps + width * torch.arange(timesteps) + codebook - first)
 
 
-def coarse_first(num_codebooks: int, timesteps: int, delays: Sequence[int] | None = None) -> Pattern:
+def coarse_first(num_codebooks: int, timesteps: int, delays: Sequence[int] | None = None) -> CodePattern:
     """All frames of the first codebook, then the others side by side, or by `delays`.
 
     What comes second knows all of the first codebook: generate as many frames as the model was trained on.
@@ -107,31 +107,31 @@ def coarse_first(num_codebooks: int, timesteps: int, delays: Sequence[int] | Non
         return parallel(1, timesteps)
     fine = delay(num_codebooks - 1, timesteps, delays or [0] * (num_codebooks - 1))
     coarse = parallel(1, timesteps)
-    return Pattern(
+    return CodePattern(
         torch.cat([coarse.steps, fine.steps + timesteps]),
         fine.num_steps + timesteps,
         fine.num_training_steps + timesteps,
     )
 
 
-def _flat(order: Tensor) -> Pattern:
+def _flat(order: Tensor) -> CodePattern:
     length = 1 + order.numel()
-    return Pattern(1 + order, length, length)
+    return CodePattern(1 + order, length, length)
 
 
 @dataclass(frozen=True)
 class PatternProvider:
     """A pattern for any number of frames."""
 
-    layout: Callable[[int, int], Pattern]
+    layout: Callable[[int, int], CodePattern]
     num_codebooks: int
 
-    def get_pattern(self, timesteps: int) -> Pattern:
+    def get_pattern(self, timesteps: int) -> CodePattern:
         """The pattern of so many frames."""
         return self.layout(self.num_codebooks, timesteps)
 
 
-_LAYOUTS: dict[str, Callable[[int, int], Pattern]] = {
+_LAYOUTS: dict[str, Callable[[int, int], CodePattern]] = {
     "delay": delay,
     "parallel": parallel,
     "unroll": unroll,

@@ -16,7 +16,7 @@ from torch import Tensor
 from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.models.checkpoints import StoredWeights, open_weights
-from stable_audio_tools.models.checkpoints.integrity import CHECKSUM, checksum
+from stable_audio_tools.models.checkpoints.formats import CHECKSUM, checksum
 from stable_audio_tools.models.lora.formats import assemble, parse
 from stable_audio_tools.models.lora.stored import LoraFile, check_shapes
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stable_audio_tools.models.autoencoders.convolutions import Conv1d, ConvTranspose1d
+from stable_audio_tools.models.autoencoders.layers import Conv1d, ConvTranspose1d
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stable_audio_tools.models.discriminators.cqt import ConstantQTransform
+from stable_audio_tools.models.discriminators.bigvgan import ConstantQTransform
 
 RATE, FMIN, OCTAVES, BINS, HOP = 16000, 200.0, 4, 12, 64
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stable_audio_tools.models.lm.sampling import sample_tokens
+from stable_audio_tools.models.lm.generation import sample_tokens
 
 LOGITS = torch.tensor([0.05, 0.5, 0.15, 0.3]).log()
 

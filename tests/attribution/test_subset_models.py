@@ -10,7 +10,7 @@ import pytest
 from support import small_models
 from support.small_attribution import ORIGIN, write_features
 
-from stable_audio_tools.attribution import subset_training
+from stable_audio_tools.attribution import subset_models
 from stable_audio_tools.attribution.validation import read_plan, write_outputs
 from stable_audio_tools.cli import attribute
 from stable_audio_tools.cli.main import main as toolkit
@@ -31,7 +31,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         log.write_text(" ".join(words))
         assert toolkit(words) == 0
 
-    monkeypatch.setattr(subset_training, "_run", run)
+    monkeypatch.setattr(subset_models, "_run", run)
 
 
 def test_from_subsets_to_outputs(tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,7 +124,7 @@ def test_a_run_that_fails_names_its_log(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "executable", str(script))
     log = tmp_path / "one.txt"
     with pytest.raises(UserError, match=r"train failed with status 2 \(error: no such file\); see .*one\.txt"):
-        subset_training._run(log, "train", "--seed", "1")
+        subset_models._run(log, "train", "--seed", "1")
     assert log.read_text().startswith("started -m stable_audio_tools.cli.main train --seed 1")
 
 

@@ -1,12 +1,18 @@
-"""Random numbers by position: the value at index i is a hash of (key, i), so any block can be made anywhere, any time.
+"""Random numbers by key and position, independent of batch, order, worker, process and device.
 
-The hash is the finaliser of SplitMix64 (Steele et al. 2014), in 64-bit integers that wrap: the same on every device.
+The value at position i is a hash of (key, i), so that any block can be computed anywhere. The hash is the finaliser of
+SplitMix64 (Steele et al. 2014) in wrapping 64-bit integers. Noise comes from torch's generator on the CPU, seeded by
+a key of (seed, timestep, sample).
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 
 import torch
 from torch import Tensor
+
+from stable_audio_tools.data.draws import seeded
 
 _STEP = 0x9E3779B97F4A7C15
 _FIRST = 0xBF58476D1CE4E5B9
@@ -64,3 +70,30 @@ def _signed(word: int) -> int:
 def _shifted(x: Tensor, places: int) -> Tensor:
     """Shifted right with zeros coming in."""
     return (x >> places) & ((1 << (64 - places)) - 1)
+
+
+def keyed_noise(shape: Sequence[int], seed: int, steps: Sequence[int], sample: str) -> Tensor:
+    """(len(steps), *shape) standard normal on the CPU, one draw for each timestep of this sample."""
+    draws = [torch.randn(tuple(shape), generator=_generator("noise", seed, step, sample)) for step in steps]
+    return torch.stack(draws)
+
+
+def keyed_drops(probability: float, seed: int, steps: Sequence[int], sample: str) -> Tensor:
+    """(len(steps),) bool: where the conditions of this sample are dropped."""
+    draws = [torch.rand((), generator=_generator("drop", seed, step, sample)) for step in steps]
+    return torch.stack(draws) < probability
+
+
+@contextmanager
+def keyed_encoding(seed: int, sample: str, device: torch.device) -> Iterator[None]:
+    """Inside the block all that draws (a variational encoder) draws from a key of the sample."""
+    key = make_key("encode", seed, sample) % 2**63
+    devices = [device] if device.type == "cuda" else []
+    with seeded(key), torch.random.fork_rng(devices=devices):
+        if devices:
+            torch.cuda.manual_seed(key)
+        yield
+
+
+def _generator(kind: str, seed: int, step: int, sample: str) -> torch.Generator:
+    return torch.Generator().manual_seed(make_key(kind, seed, step, sample) % 2**63)

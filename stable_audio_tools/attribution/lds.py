@@ -1,4 +1,9 @@
-"""What `dtrak_validate.py lds` does: scores and measured outputs from their files, compared."""
+"""The linear datamodeling score (LDS, Park et al. 2023) of score matrices, and the regulariser that it selects.
+
+Models are trained on random subsets S of the training set. For a query q, the output f of the model of S is compared
+with the sum of the scores of the items of S; the LDS of q is Spearman's correlation over the subsets. If f is a loss,
+helpful items lower it, so the prediction is minus the sum.
+"""
 
 import csv
 import math
@@ -7,17 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from stable_audio_tools.attribution.results import Scores, read_scores
 from stable_audio_tools.attribution.scoring import DEFAULT_GRID, ScoreOptions, score_ensemble
 from stable_audio_tools.attribution.scoring_run import read_members
 from stable_audio_tools.attribution.settings import FeatureSets
 from stable_audio_tools.attribution.validation import (
-    LDS,
     Floats,
-    choose_regulariser,
     gather_outputs,
-    linear_datamodeling_score,
     read_plan,
     require_finite_scores,
 )
@@ -25,7 +28,94 @@ from stable_audio_tools.core.config import save
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.files import atomic_path
 
+_RESAMPLES = 2000
 _BASELINES = ("random", "similarity")
+
+
+class LDS(NamedTuple):
+    """Mean over queries of Spearman's correlation, with a 95 % interval from resampled queries and subsets."""
+
+    mean: float
+    low: float
+    high: float
+    per_query: Floats  # (q,)
+    resampled: Floats  # (r,) means; the same queries and subsets for every score of one experiment
+    resampled_per_query: Floats  # (r, q) of the same subsets, all queries
+
+    @property
+    def intervals(self) -> Floats:
+        """(q, 2): 95 % of each query, subsets resampled."""
+        return _interval(self.resampled_per_query).T
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def minus(self, other: "LDS") -> "LDS":
+        """How much better than other scores, on the same queries and subsets."""
+        return _summary(*(getattr(self, name) - getattr(other, name) for name in LDS._fields[3:]))
+
+
+def _summary(per_query: Floats, resampled: Floats, resampled_per_query: Floats) -> LDS:
+    low, high = _interval(resampled)
+    return LDS(float(per_query.mean()), float(low), float(high), per_query, resampled, resampled_per_query)
+
+
+def _interval(resampled: Floats) -> Floats:
+    """(r, ...) -> (2, ...)"""
+    return np.quantile(resampled, [0.025, 0.975], axis=0)
+
+
+def linear_datamodeling_score(
+    scores: Any, membership: Floats, outputs: Floats, *, f_is_loss: bool = True, seed: int = 0
+) -> LDS:
+    """scores (q, n), membership (m, n), outputs (m, q) of the subset models."""
+    predicted = _predict(scores, membership, outputs, f_is_loss)
+    rng = np.random.default_rng(seed)
+    models, queries = outputs.shape
+    means, resampled = np.empty(_RESAMPLES), np.empty((_RESAMPLES, queries))
+    for index in range(_RESAMPLES):
+        chosen, asked = rng.integers(models, size=models), rng.integers(queries, size=queries)
+        resampled[index] = _spearman(predicted[chosen], outputs[chosen])
+        means[index] = resampled[index, asked].mean()
+    return _summary(_spearman(predicted, outputs), means, resampled)
+
+
+def choose_regulariser(
+    grid: Sequence[Any], regularisers: Sequence[float], membership: Floats, outputs: Floats, f_is_loss: bool = True
+) -> tuple[float, list[float]]:
+    """The regulariser of the best LDS, and the LDS of each."""
+    observed = []
+    for scores in grid:
+        predicted = _predict(scores, membership, outputs, f_is_loss)
+        observed.append(float(_spearman(predicted, outputs).mean()))
+    return regularisers[int(np.argmax(observed))], observed
+
+
+def _predict(scores: Any, membership: Floats, outputs: Floats, f_is_loss: bool) -> Floats:
+    """(m, q) what the scores say of the outputs."""
+    with np.errstate(invalid="ignore"):  # infinite scores are named below
+        predicted = membership @ np.asarray(scores, np.float64).T * (-1 if f_is_loss else 1)
+    if predicted.shape != outputs.shape:
+        raise ConfigError(
+            f"{outputs.shape[0]} models and {outputs.shape[1]} queries were measured, but the scores and the plan make "
+            f"{predicted.shape[0]} and {predicted.shape[1]}"
+        )
+    for what, table in (("output", outputs), ("sum of scores", predicted)):
+        bad = np.argwhere(~np.isfinite(table))
+        if len(bad):
+            model, query = bad[0]
+            raise ConfigError(f"the {what} of model {model} for query {query} is {table[model, query]:g}; leave it out")
+    return predicted
+
+
+def _spearman(one: Floats, other: Floats) -> Floats:
+    """(m, q) each -> (q,); 0 where either is constant."""
+    ranks = [stats.rankdata(side, axis=0) for side in (one, other)]
+    centred = [side - side.mean(0) for side in ranks]
+    norms = np.sqrt((centred[0] ** 2).sum(0) * (centred[1] ** 2).sum(0))
+    product = (centred[0] * centred[1]).sum(0)
+    correlation: Floats = np.divide(product, norms, out=np.zeros_like(product), where=norms > 0)
+    return correlation
 
 
 class LDSVerdict(NamedTuple):
