@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import next_training_cases  # noqa: F401 - adds its cases
 from support.next_cases import CASES
 from support.parity_figures import check, state_shapes
 

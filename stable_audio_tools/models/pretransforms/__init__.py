@@ -9,12 +9,15 @@ from stable_audio_tools.models.pretransforms.pretrained import (
     AudiocraftCompressionPretransform,
     PretrainedDACPretransform,
 )
+from stable_audio_tools.models.pretransforms.spectral import ComplexSTFTPretransform, HILPQMFPretransform
 from stable_audio_tools.models.pretransforms.wavelet import WaveletPretransform
 
 __all__ = [
     "AudiocraftCompressionPretransform",
     "AutoencoderPretransform",
     "ChainPretransform",
+    "ComplexSTFTPretransform",
+    "HILPQMFPretransform",
     "PQMFPretransform",
     "PatchedPretransform",
     "PretrainedDACPretransform",

@@ -16,6 +16,7 @@ from stable_audio_tools.training.losses.modules import (
     TimeDomainMMDLoss,
     ValueLoss,
 )
+from stable_audio_tools.training.losses.utils import grouped_mmd, mmd
 
 __all__ = [
     "AuralossLoss",
@@ -32,4 +33,6 @@ __all__ = [
     "TargetValueLoss",
     "TimeDomainMMDLoss",
     "ValueLoss",
+    "grouped_mmd",
+    "mmd",
 ]

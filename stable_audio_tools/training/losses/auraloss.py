@@ -11,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.training.losses.filters import FIRFilter, chroma_bands, mel_bands
+from stable_audio_tools.core.generations import Generation, current_generation
+from stable_audio_tools.models.transforms import tight_one_sided_complex_stft
+from stable_audio_tools.training.losses.filters import FilterType, FIRFilter, chroma_bands, mel_bands
+from stable_audio_tools.training.losses.formulas import CONTRAST_FLOOR, FORMULAS, cepstra, contrast
 
 Reduction = Literal["none", "mean", "sum"]
 Distance = Literal["L1", "L2"]
@@ -42,9 +45,8 @@ def _reduce(values: Tensor, reduction: Reduction, keep_items: bool = False) -> T
     return values.sum(dim=dim) if reduction == "sum" else values
 
 
-def _relative_distance(x: Tensor, y: Tensor) -> Tensor:
-    """Distance of complex numbers, relative to their mean magnitude."""
-    return (x - y).abs() / (0.5 * (x.abs() + y.abs()) + 1e-7)
+def _version(version: Generation | None) -> Generation:
+    return version or current_generation()
 
 
 class Terms(NamedTuple):
@@ -58,15 +60,47 @@ class Terms(NamedTuple):
 
 
 class SpectralConvergenceLoss(nn.Module):
-    """Distance of magnitudes (..., bins, frames), relative to the norm of the second: (..., 1, 1)."""
+    """Distance of magnitudes (..., bins, frames), relative to the norm of the second: (..., 1, 1).
+
+    In 0.0.20 relative to the norm of the sum, at least `eps`.
+    """
+
+    def __init__(self, eps: float = CONTRAST_FLOOR) -> None:
+        super().__init__()
+        self.eps = eps
+        self.formulas = FORMULAS[_version(None)]
 
     def forward(self, x_mag: Tensor, y_mag: Tensor) -> Tensor:
-        apart = torch.linalg.vector_norm(y_mag - x_mag, dim=(-1, -2), keepdim=True)
-        return apart / torch.linalg.vector_norm(y_mag, dim=(-1, -2), keepdim=True)
+        return self.formulas.convergence(x_mag, y_mag, self.eps)
+
+
+class SpectralContrastLoss(nn.Module):
+    """Distance of magnitudes (..., bins, frames), relative to the norm of their sum: (..., 1, 1)."""
+
+    def __init__(self, eps: float = CONTRAST_FLOOR) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x_mag: Tensor, y_mag: Tensor) -> Tensor:
+        return contrast(x_mag, y_mag, self.eps)
+
+
+class CepstralLoss(nn.Module):
+    """Mean absolute difference of the cepstra of two complex spectra (..., bins, frames)."""
+
+    def __init__(self, log_eps: float = 0.0, log_fac: float = 1.0, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        self.log_eps, self.log_fac, self.reduction = log_eps, log_fac, reduction
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.l1_loss(*cepstra(x, y, self.log_fac, self.log_eps), reduction=self.reduction)
 
 
 class STFTMagnitudeLoss(nn.Module):
-    """Distance of magnitudes, or with `log` of log(log_fac * magnitude + log_eps)."""
+    """Distance of magnitudes, or with `log` of log(log_fac * magnitude + log_eps).
+
+    In 0.0.20 of log(1 + magnitude / deviation).
+    """
 
     def __init__(
         self,
@@ -84,15 +118,20 @@ class STFTMagnitudeLoss(nn.Module):
         self.log_fac = log_fac
         self.distance = distance
         self.reduction = reduction
+        self.formulas = FORMULAS[_version(None)]
 
     def forward(self, x_mag: Tensor, y_mag: Tensor) -> Tensor:
         if self.log:
-            x_mag, y_mag = ((self.log_fac * mag + self.log_eps).log() for mag in (x_mag, y_mag))
+            x_mag, y_mag = self.formulas.logarithms(x_mag, y_mag, self.log_fac, self.log_eps)
         return _DISTANCES[self.distance](x_mag, y_mag, reduction=self.reduction)
 
 
 class STFTLoss(nn.Module):
-    """Distance of the spectra of one resolution."""
+    """Distance of the spectra of one resolution.
+
+    `version` is the generation whose formulas hold; if omitted, that of the surrounding `generation(...)` block. With
+    `residual_loss`, the spectrum of the difference is compared with silence.
+    """
 
     window: Tensor
     fb: Tensor
@@ -120,16 +159,22 @@ class STFTLoss(nn.Module):
         retain_batch_dim: bool = False,
         log_eps: float = 0.0,
         log_fac: float = 1.0,
+        w_cep: Weight = 0.0,
+        residual_loss: bool = False,
+        version: Generation | None = None,
     ) -> None:
         super().__init__()
-        if not any((w_sc, w_log_mag, w_lin_mag, w_phs)):
-            raise ValueError("an STFT loss needs a weight: w_sc, w_log_mag, w_lin_mag and w_phs are all zero")
+        if not any((w_sc, w_log_mag, w_lin_mag, w_phs, w_cep)):
+            raise ValueError("an STFT loss needs a weight: w_sc, w_log_mag, w_lin_mag, w_phs and w_cep are all zero")
         if mag_distance not in _DISTANCES:
             raise ValueError(f"mag_distance must be L1 or L2, got {mag_distance!r}")
         if (perceptual_weighting or scale) and sample_rate is None:
             raise ValueError("sample_rate is needed for perceptual_weighting and for scale")
         self.fft_size, self.hop_size, self.win_length = fft_size, hop_size, win_length
         self.w_sc, self.w_log_mag, self.w_lin_mag, self.w_phs = w_sc, w_log_mag, w_lin_mag, w_phs
+        self.w_cep, self.residual_loss = w_cep, residual_loss
+        self.version = _version(version)
+        self.formulas = FORMULAS[self.version]
         self.log_eps, self.log_fac, self.eps = log_eps, log_fac, eps
         self.scale = scale
         self.scale_invariance = scale_invariance
@@ -141,7 +186,10 @@ class STFTLoss(nn.Module):
         if scale is not None:
             assert sample_rate is not None
             self.register_buffer("fb", _filterbank(scale, int(sample_rate), fft_size, n_bins)[None].to(device))
-        self.prefilter = FIRFilter("aw", fs=sample_rate) if perceptual_weighting and sample_rate else None
+        self.prefilter: FIRFilter | None = None
+        if perceptual_weighting and sample_rate:
+            weighting: FilterType = "aw" if self.version == "0.0.19" else "kw"
+            self.prefilter = FIRFilter(weighting, fs=sample_rate, version=self.version)
 
     def forward(self, input: Tensor, target: Tensor) -> Any:
         """The loss, or with `output="full"` the tuple of it and its terms."""
@@ -149,13 +197,15 @@ class STFTLoss(nn.Module):
         return terms.loss if self.output == "loss" else tuple(terms)
 
     def weigh(self, x: Tensor) -> Tensor:
-        """A-weighted audio, where `perceptual_weighting` asks for it."""
+        """Weight audio as hearing does, where `perceptual_weighting` asks for it."""
         return x if self.prefilter is None else self.prefilter(x)
 
     def spectrum(self, x: Tensor) -> Tensor:
         """(b, c, n) -> complex (b * c, bins, frames)"""
         if x.dtype in (torch.float16, torch.bfloat16):
             x = x.float()
+        if self.version != "0.0.19":
+            return tight_one_sided_complex_stft(x.float().flatten(0, 1), self.fft_size, self.hop_size)
         window = self.window.to(x)
         return torch.stft(
             x.flatten(0, 1), self.fft_size, self.hop_size, self.win_length, window=window, return_complex=True
@@ -163,6 +213,8 @@ class STFTLoss(nn.Module):
 
     def compare(self, x: Tensor, y: Tensor) -> Terms:
         """The terms from the complex spectra of input and target."""
+        if self.residual_loss:
+            x, y = y - x, torch.zeros_like(y)
         x_mag, y_mag = self._magnitude(x), self._magnitude(y)
         if self.scale_invariance:
             gain = (x_mag * y_mag).sum((-2, -1), keepdim=True) / y_mag.square().sum((-2, -1), keepdim=True)
@@ -173,25 +225,27 @@ class STFTLoss(nn.Module):
         linear: Tensor | float = 0.0
         phase: Tensor | float = 0.0
         if self.w_sc:
-            norms = [torch.linalg.vector_norm(z, dim=(-2, -1), keepdim=True) for z in (y_mag - x_mag, y_mag)]
-            convergence = norms[0] / norms[1]
+            convergence = self.formulas.convergence(x_mag, y_mag, CONTRAST_FLOOR)
         if self.w_log_mag:
-            log_magnitude = self.distance(self._log(x_mag), self._log(y_mag), reduction=distance)
+            logarithms = self.formulas.logarithms(x_mag, y_mag, self.log_fac, self.log_eps)
+            log_magnitude = self.distance(*logarithms, reduction=distance)
         if self.w_lin_mag:
             linear = self.distance(x_mag, y_mag, reduction=distance)
         if self.w_phs:
-            phase = _relative_distance(x, y)
+            phase = self.formulas.phase(x, y)
         total = self.w_sc * convergence + self.w_log_mag * log_magnitude + self.w_lin_mag * linear + self.w_phs * phase
+        if self.w_cep:
+            total = total + self.w_cep * F.l1_loss(*cepstra(x, y, 1.0, 1e-6), reduction=distance)
         assert isinstance(total, Tensor)
         return Terms(_reduce(total, self.reduction, self.retain_batch_dim), convergence, log_magnitude, linear, phase)
 
     def _magnitude(self, spectrum: Tensor) -> Tensor:
-        # A floor below the root: its gradient at zero is infinite.
-        magnitude = (spectrum.real.square() + spectrum.imag.square()).clamp(min=self.eps).sqrt()
+        if self.version == "0.0.19":
+            # A floor below the root: its gradient at zero is infinite.
+            magnitude = (spectrum.real.square() + spectrum.imag.square()).clamp(min=self.eps).sqrt()
+        else:
+            magnitude = spectrum.abs().clamp(min=self.eps)
         return magnitude if self.scale is None else self.fb.to(magnitude) @ magnitude
-
-    def _log(self, magnitude: Tensor) -> Tensor:
-        return torch.log(self.log_fac * magnitude + self.log_eps)
 
 
 def _filterbank(scale: Scale, sample_rate: int, fft_size: int, n_bins: int | None) -> Tensor:

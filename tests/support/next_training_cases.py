@@ -1,0 +1,164 @@
+"""Losses, critics, filter banks, adapters and latent CLAP of the next generation: what is measured on each."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+
+from support.next_cases import case, next_generation
+from support.parity_figures import fill, load_weights, noise, tone
+
+ADAPTERS = ["lora", "dora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs"]
+
+
+def adapters(kind, rank=3, alpha=6, index=0):
+    from stable_audio_tools.models.lora import LoRAParametrization
+
+    def make(name):
+        return functools.partial(
+            getattr(LoRAParametrization, name), rank=rank, lora_alpha=alpha, adapter_type=kind, lora_index=index
+        )
+
+    return {torch.nn.Linear: {"weight": make("from_linear")}, torch.nn.Conv1d: {"weight": make("from_conv1d")}}
+
+
+def small_net():
+    net = torch.nn.Sequential()
+    net.add_module("project", torch.nn.Linear(10, 8))
+    net.add_module("mix", torch.nn.Conv1d(8, 8, 3))
+    return load_weights(net)
+
+
+def fill_adapters(module):
+    from stable_audio_tools.models.lora import get_lora_state_dict
+
+    for name, tensor in get_lora_state_dict(module).items():
+        x = torch.from_numpy(np.asarray(fill(name, tensor.shape)))
+        tensor.copy_(x if tensor.dim() > 1 else tensor * (1 + x))
+    return module
+
+
+def through(net, x=None):
+    x = noise("lora", 2, 8, 12) if x is None else x
+    return net.mix(x) + net.project(noise("lora-in", 2, 6, 10)).mean(1)[:, :, None]
+
+
+def pair(channels=2, samples=1024, batch=1):
+    real = tone(channels, samples, batch=batch)
+    return real * 0.8 + 0.05 * noise("fake", batch, channels, samples), real
+
+
+@case("loss-stft-next")
+def _():
+    from stable_audio_tools.training.losses import auraloss
+
+    fake, real = pair()
+    shared = {"fft_sizes": [256, 128], "hop_sizes": [64, 32], "win_lengths": [256, 128]}
+    with next_generation():
+        out = {
+            name: auraloss.MultiResolutionSTFTLoss(sample_rate=16000, **shared, **kw)(fake, real)
+            for name, kw in {
+                "plain": {},
+                "linear": {"w_lin_mag": 1.0, "w_log_mag": 0.0, "mag_distance": "L2"},
+                "phase": {"w_phs": 1.0, "w_sc": 0.0, "w_log_mag": 0.0},
+                "cepstrum": {"w_cep": 1.0, "w_sc": 0.0, "w_log_mag": 0.0},
+                "weighted": {"perceptual_weighting": True},
+                "residual": {"residual_loss": True},
+                "mel": {"scale": "mel", "n_bins": [24, 16]},
+                "sum": {"reduction": "sum"},
+            }.items()
+        }
+        out["sum-difference"] = auraloss.SumAndDifferenceSTFTLoss(
+            sample_rate=16000, perceptual_weighting=True, w_diff=0.5, **shared
+        )(fake, real)
+        out |= {
+            f"full{i}": v
+            for i, v in enumerate(
+                auraloss.STFTLoss(fft_size=256, hop_size=128, win_length=256, w_phs=0.5, w_lin_mag=0.5, output="full")(
+                    fake, real
+                )
+            )
+        }
+        out |= {kind: auraloss.FIRFilter(kind, fs=16000)(real)[:, :, 200:300] for kind in ("kw", "aw", "hp", "fd")}
+        a, b = noise("a", 2, 9, 8), noise("b", 2, 9, 8)
+        out |= {
+            "contrast": auraloss.SpectralContrastLoss()(a.abs(), b.abs()),
+            "cepstral": auraloss.CepstralLoss(log_eps=0.1)(a, b),
+        }
+    return {}, out
+
+
+@case("loss-modules")
+def _():
+    from stable_audio_tools.training import losses as L
+    from stable_audio_tools.training.losses.semantic import MelSpectrogramLoss
+
+    fake, real = pair(batch=2)
+    info = {
+        "a": fake,
+        "b": real,
+        "mask": torch.arange(1024)[None].expand(2, -1) % 3 > 0,
+        "kl": noise("kl", 1).abs().sum(),
+    }
+    decaying = L.MSELoss("a", "b", weight=2.0, mask_key="mask", decay=0.9)
+    out = {
+        "stereo": L.StereoImageLoss("a", "b")(info),
+        "time-mmd": L.TimeDomainMMDLoss("a", "b", weight=10.0)({"a": fake * 3, "b": real}),
+        "l1": L.L1Loss("a", "b")(info),
+        "mse1": decaying(info),
+        "mse2": decaying(info),
+        "target": L.TargetValueLoss("kl", 0.3, "kl", weight=0.5)(info),
+        "dynamic": L.DynamicLossWeighting(0.4)(noise("kl", 1).abs().sum()),
+        "grouped": L.grouped_mmd(noise("a", 6, 8, 5), noise("b", 6, 8, 5) * 2, bandwidths=[0.1, 1.0], groups=2) * 10,
+        "mel": MelSpectrogramLoss(16000, n_mels=[20, 10], window_lengths=[256, 64])(fake, real),
+    }
+    return {}, {k: v.detach() for k, v in out.items()}
+
+
+@case("pretransform-spectral")
+def _():
+    from stable_audio_tools.models import pretransforms, transforms
+
+    x = tone(2, 512)
+    bank = pretransforms.ComplexSTFTPretransform(2, n_fft=32, use_mid_side=True, ema_beta=0.2).train()
+    with torch.no_grad():
+        trained = bank.encode(x)
+        plain = pretransforms.ComplexSTFTPretransform(
+            2, n_fft=32, ema_flatten=False, use_compander=False, demodulate=False
+        ).encode(x)
+        sub = pretransforms.HILPQMFPretransform(2, subbands=4, taps=30, beta=8.0, cutoff_freq=0.14)
+        bands = sub.encode(x)
+        tight = transforms.tight_one_sided_complex_stft(x[0], 64, hop=16, demod_mode="rot")
+        out = {
+            "trained": trained[:, :, ::3],
+            "psd": bank.psd,
+            "plain": plain[:, :, ::3],
+            "bands": bands[:, :, ::2],
+            "back": sub.decode(bands).flatten(2)[:, :, ::2],
+            "tight": torch.view_as_real(tight)[:, ::2, ::3],
+            "spectrogram": torch.view_as_real(transforms.TightSpectrogram(n_fft=32)(x))[:, :, ::2, ::3],
+            "dct": transforms.dct(x[0, :, :64], norm="ortho"),
+            "idct": transforms.idct(x[0, :, :64]),
+        }
+    return {k: list(v.shape) for m in (bank, sub) for k, v in m.state_dict().items()}, out
+
+
+@case("psychoacoustic")
+def _():
+    from stable_audio_tools.models.psychoacoustics import PsychoacousticStereoNoise
+
+    shaper, x = PsychoacousticStereoNoise(sr=16000, n_fft=64, hop=16), tone(2, 400)
+    threshold = shaper.calc_threshold(x)
+    torch.manual_seed(2)
+    return {}, {
+        "threshold": 10 * torch.log10(threshold[:, :, ::2, ::2].clamp_min(1e-12)),
+        "noise": shaper(x)[:, :, ::2],
+    }
+
+
+def judged(critic, real, fake, names=("dis", "adv", "features")):
+    with torch.no_grad():
+        result = critic.loss(real, fake)
+    return result if isinstance(result, dict) else dict(zip(names, result))
