@@ -161,7 +161,7 @@ def design_prototype_filter(taps: int = 62, cutoff_ratio: float = 0.142, beta: f
     return cutoff_ratio * torch.sinc(cutoff_ratio * time) * window
 
 
-class PQMF(nn.Module):
+class CosineModulatedFilterBank(nn.Module):
     """Cosine-modulated filter bank: (b, 1, n) -> (b, subbands, n / subbands)."""
 
     pqmf_filter: Tensor
@@ -189,6 +189,9 @@ class PQMF(nn.Module):
         return F.conv_transpose1d(
             x, self.pqmf_filter, stride=self.subbands, padding=self.taps // 2, output_padding=self.subbands - 1
         )
+
+
+PQMF = CosineModulatedFilterBank  # the published name
 
 
 def tight_window(n_fft: int, hop: int) -> Tensor:

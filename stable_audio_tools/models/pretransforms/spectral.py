@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.models.pretransforms.base import Pretransform
-from stable_audio_tools.models.transforms import PQMF, alternating_signs, one_sided_weights
+from stable_audio_tools.models.transforms import CosineModulatedFilterBank, alternating_signs, one_sided_weights
 
 _HALF = math.sqrt(0.5)
 
@@ -170,7 +170,7 @@ class HILPQMFPretransform(Pretransform):
         super().__init__(enable_grad=False, io_channels=channels, is_discrete=False)
         self.encoded_channels = channels * subbands
         self.downsampling_ratio = subbands
-        self.pqmf = PQMF(subbands, taps, cutoff_freq, beta)
+        self.pqmf = CosineModulatedFilterBank(subbands, taps, cutoff_freq, beta)
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:  # (b, c, n) -> (b, c * bands, t)
         return self.pqmf.analysis(x.flatten(0, 1)).unflatten(0, x.shape[:2]).flatten(1, 2)
