@@ -163,7 +163,7 @@ CEILINGS = {
     "small private functions with one use": 181,
     "class names defined twice": 2,
     "modules": 480,
-    "lines": 59_900,
+    "lines": 63_500,
 }
 
 
