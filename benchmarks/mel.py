@@ -24,9 +24,8 @@ from stable_audio_tools.core.files import write_text
 from stable_audio_tools.data.example_clips import RATE, example_clips
 from stable_audio_tools.mel.bigvgan import PUBLISHED, BigVGAN
 from stable_audio_tools.mel.filterbank import MelBands, mel_filterbank
-from stable_audio_tools.mel.inversion import invert_mel
 from stable_audio_tools.mel.transforms import DecibelMel
-from stable_audio_tools.mel.vocoders import GriffinLimVocoder
+from stable_audio_tools.mel.vocoders import GriffinLimVocoder, invert_mel
 
 SETTINGS = ((2048, 512, 256), (1024, 256, 128), (1024, 256, 100))  # n_fft, hop, bands
 ITERATIONS = 32

@@ -13,8 +13,7 @@ from stable_audio_tools.mel.settings import DecodeFlags, ImageFlags
 
 def run_images(settings: ImageFlags) -> None:
     from stable_audio_tools.mel.choice import image_settings
-    from stable_audio_tools.mel.dataset import make_dataset
-    from stable_audio_tools.mel.hub import upload_dataset
+    from stable_audio_tools.mel.dataset import make_dataset, upload_dataset
 
     done = make_dataset(image_settings(settings))
     print(f"{settings.output_dir}: {done.made} slices made, {done.kept} kept, {done.num_left_out} left out", flush=True)

@@ -5,9 +5,9 @@
 | `filterbank.py`, `spectra.py` | mel bands and their rank; framing with exactly n // hop frames |
 | `transforms.py` | `db_image` and `bigvgan`: audio to bands in [-1, 1], and back to physical units |
 | `pretransform.py` | `{"pretransform": {"type": "mel"}}`: bands as channels, `(b, mels, frames)` |
-| `inversion.py`, `vocoders/` | bands to STFT magnitudes; `{"vocoder": {"type": "griffin_lim" or "bigvgan"}}` |
-| `bigvgan/` | the network, its published configs, its weight files |
-| `slices.py`, `dataset.py`, `arrow.py`, `hub.py` | `audio_to_images.py`: audio files to a dataset of bands |
+| `vocoders.py` | bands to STFT magnitudes; `{"vocoder": {"type": "griffin_lim" or "bigvgan"}}` |
+| `bigvgan.py` | the network, its published configs, its weight files |
+| `dataset.py`, `arrow.py` | `audio_to_images.py`: audio files to a dataset of bands |
 | `pipeline_folders.py` | folders of diffusers' audio diffusion pipelines, read and written |
 | `decoding.py` | `decode_mel.py`: files of bands to audio |
 """

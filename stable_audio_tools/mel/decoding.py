@@ -18,7 +18,7 @@ from stable_audio_tools.inference.generation.model import within_range
 from stable_audio_tools.latents.writing import DETAILS, read_details
 from stable_audio_tools.mel.pretransform import MelPretransform
 from stable_audio_tools.mel.settings import OVERLAP_FRAMES, DecodeSettings
-from stable_audio_tools.mel.vocoders.bigvgan import BigVGANVocoder
+from stable_audio_tools.mel.vocoders import BigVGANVocoder
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
 from stable_audio_tools.models.pretransforms import Pretransform
 

@@ -19,8 +19,7 @@ from stable_audio_tools.core.config import Kind, Part, Runtime, load, register, 
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.mel.filterbank import MelBands
 from stable_audio_tools.mel.transforms import BIGVGAN_RANGE, DecibelMel, LogAmplitudeMel, MelTransform, Reference
-from stable_audio_tools.mel.vocoders.base import Vocoder
-from stable_audio_tools.mel.vocoders.griffin_lim import GriffinLimVocoder
+from stable_audio_tools.mel.vocoders import GriffinLimVocoder, Vocoder
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
 
 

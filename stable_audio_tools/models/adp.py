@@ -5,8 +5,8 @@ from typing import Any, Literal
 from stable_audio_tools.models.conditioners.numbers import NumberEmbedder
 from stable_audio_tools.models.diffusion.unet1d.blocks import Patcher, Unpatcher
 from stable_audio_tools.models.diffusion.unet1d.embeddings import FixedEmbedding
-from stable_audio_tools.models.diffusion.unet1d.guided import UNetCFG1d
 from stable_audio_tools.models.diffusion.unet1d.unet import UNet1d
+from stable_audio_tools.models.diffusion.unet1d.wrappers import UNetCFG1d
 
 __all__ = [
     "FixedEmbedding",

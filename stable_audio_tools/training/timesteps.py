@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stable_audio_tools.core.config import register
-from stable_audio_tools.models.diffusion.timestep_laws import (
+from stable_audio_tools.models.diffusion.distribution_shift import (
     sample_timesteps_logsnr,
     sample_timesteps_logsnr_uniform,
     truncated_logistic_normal_rescaled,

@@ -19,7 +19,7 @@ from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.latents.identity import require_same_autoencoder
-from stable_audio_tools.mel import hub
+from stable_audio_tools.mel import dataset as dataset_module
 from stable_audio_tools.mel.dataset import ImageSettings, make_dataset
 from stable_audio_tools.mel.filterbank import MelBands
 from stable_audio_tools.mel.transforms import DecibelMel, LogAmplitudeMel
@@ -271,14 +271,14 @@ def test_uploads_go_to_a_dataset_repository(monkeypatch: pytest.MonkeyPatch, tmp
             asked.append(("upload", about))
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    assert hub.upload_dataset(tmp_path, "me/mels") == "https://huggingface.co/datasets/me/mels"
+    assert dataset_module.upload_dataset(tmp_path, "me/mels") == "https://huggingface.co/datasets/me/mels"
     assert asked == [
         ("me/mels", {"repo_type": "dataset", "exist_ok": True}),
         ("upload", {"folder_path": str(tmp_path), "repo_id": "me/mels", "repo_type": "dataset"}),
     ]
     monkeypatch.setattr(Api, "create_repo", lambda self, name, **about: (_ for _ in ()).throw(OSError("no route")))
     with pytest.raises(Exception, match=r"me/mels: not uploaded \(no route\).*hf auth login"):
-        hub.upload_dataset(tmp_path, "me/mels")
+        dataset_module.upload_dataset(tmp_path, "me/mels")
 
 
 def test_flags_that_contradict_the_model_config_are_told(

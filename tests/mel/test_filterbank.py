@@ -6,7 +6,7 @@ import pytest
 
 from stable_audio_tools.mel.filterbank import Health, MelBands, check_filterbank, mel_filterbank
 from stable_audio_tools.mel.transforms import LogAmplitudeMel
-from stable_audio_tools.mel.vocoders.griffin_lim import GriffinLimVocoder
+from stable_audio_tools.mel.vocoders import GriffinLimVocoder
 
 
 @pytest.mark.parametrize(

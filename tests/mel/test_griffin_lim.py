@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.mel.filterbank import MelBands, mel_filterbank
-from stable_audio_tools.mel.inversion import invert_mel
 from stable_audio_tools.mel.transforms import DecibelMel, LogAmplitudeMel, MelTransform
-from stable_audio_tools.mel.vocoders import GriffinLimVocoder, find_phases
+from stable_audio_tools.mel.vocoders import GriffinLimVocoder, find_phases, invert_mel
 
 RATE = 22050
 

@@ -25,8 +25,7 @@ from stable_audio_tools.inference.sampling.samplers import find_sampler
 from stable_audio_tools.inference.sampling.schedules import Span, find_schedule
 from stable_audio_tools.inference.sampling.watching import Watch, WatchedDenoiser, progress_of
 from stable_audio_tools.models.autoencoders.autoencoder import analysed_once
-from stable_audio_tools.models.conditioners.base import Condition
-from stable_audio_tools.models.conditioners.routing import find_condition
+from stable_audio_tools.models.conditioners.base import Condition, find_condition
 from stable_audio_tools.models.diffusion.guidance import Denoiser
 from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper

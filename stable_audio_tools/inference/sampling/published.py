@@ -16,14 +16,14 @@ from stable_audio_tools.inference.sampling.randomness import ProcessNoise
 from stable_audio_tools.inference.sampling.samplers import Sampler, SamplerInfo, find_sampler
 from stable_audio_tools.inference.sampling.schedules import Span, find_schedule
 from stable_audio_tools.inference.sampling.watching import Callback, Watch, progress_of
-from stable_audio_tools.models.diffusion.distribution_shift import DistributionShift
-from stable_audio_tools.models.diffusion.guidance import Guided
-from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW, V
-from stable_audio_tools.models.diffusion.timestep_laws import (
+from stable_audio_tools.models.diffusion.distribution_shift import (
+    DistributionShift,
     sample_timesteps_logsnr,
     sample_timesteps_logsnr_uniform,
     truncated_logistic_normal_rescaled,
 )
+from stable_audio_tools.models.diffusion.guidance import Guided
+from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW, V
 
 __all__ = [
     "DistributionShift",

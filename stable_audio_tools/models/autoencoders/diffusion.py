@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from stable_audio_tools.core.config import Kind, Part, Runtime, build, register
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
-from stable_audio_tools.models.diffusion.initialization import halve_parameters
+from stable_audio_tools.models.diffusion.backbones import halve_parameters
 from stable_audio_tools.models.diffusion.objectives import V
 
 DECODE_STEPS = 100

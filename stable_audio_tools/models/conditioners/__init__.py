@@ -1,7 +1,13 @@
 """Conditioners: metadata to the tensors that steer a model."""
 
 from stable_audio_tools.models.conditioners.audio import PretransformConditioner, SourceMixConditioner
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner
+from stable_audio_tools.models.conditioners.base import (
+    Condition,
+    Conditioner,
+    find_condition,
+    join_tokens,
+    join_vectors,
+)
 from stable_audio_tools.models.conditioners.clap import CLAPAudioConditioner, CLAPTextConditioner
 from stable_audio_tools.models.conditioners.multi import (
     Conditioning,
@@ -11,9 +17,12 @@ from stable_audio_tools.models.conditioners.multi import (
     create_multi_conditioner_from_conditioning_config,
 )
 from stable_audio_tools.models.conditioners.numbers import IntConditioner, ListConditioner, NumberConditioner
-from stable_audio_tools.models.conditioners.routing import find_condition, join_tokens, join_vectors
-from stable_audio_tools.models.conditioners.text import PhonemeConditioner, T5Conditioner, TokenizerLUTConditioner
-from stable_audio_tools.models.conditioners.words import WordsConditioner
+from stable_audio_tools.models.conditioners.text import (
+    PhonemeConditioner,
+    T5Conditioner,
+    TokenizerLUTConditioner,
+    WordsConditioner,
+)
 
 __all__ = [
     "CLAPAudioConditioner",

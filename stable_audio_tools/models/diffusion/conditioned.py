@@ -14,8 +14,9 @@ from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.generations import Generation, current_generation, generation
 from stable_audio_tools.core.late import LateMethod
 from stable_audio_tools.models.calls import is_compiled, is_touched, published_call, runs_published
+from stable_audio_tools.models.conditioners.base import find_condition, join_tokens, join_vectors
 from stable_audio_tools.models.conditioners.multi import Conditioning, MultiConditioner
-from stable_audio_tools.models.conditioners.routing import find_condition, join_tokens, join_vectors
+from stable_audio_tools.models.diffusion.backbones import takes_options_of
 from stable_audio_tools.models.diffusion.checks import (
     check_conditioned,
     check_transformer,
@@ -27,7 +28,6 @@ from stable_audio_tools.models.diffusion.denoising import GuidedTransformer, Obs
 from stable_audio_tools.models.diffusion.distribution_shift import LogSNRShift, Shift, create_shift
 from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance
 from stable_audio_tools.models.diffusion.objectives import HasObjective, Objective, parse_objective
-from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.factory import create_model_from_config

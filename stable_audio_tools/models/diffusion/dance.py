@@ -15,10 +15,9 @@ from torch.nn import functional as F
 
 from stable_audio_tools.core.config import register
 from stable_audio_tools.models.activations import Snake1d
+from stable_audio_tools.models.diffusion.backbones import halve_parameters, takes_options_of
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModel
-from stable_audio_tools.models.diffusion.initialization import halve_parameters
 from stable_audio_tools.models.diffusion.unconditional import DiffusionModel
-from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.fourier import FourierFeatures
 from stable_audio_tools.models.precision import weight_dtype
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from stable_audio_tools.core.generations import current_generation
 from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance, Guided, Projected
 from stable_audio_tools.models.diffusion.objectives import Objective
-from stable_audio_tools.models.lora.noise_levels import NoiseIntervals
+from stable_audio_tools.models.lora.adapter import NoiseIntervals
 from stable_audio_tools.models.transformer.continuous import TransformerOutput
 
 _ProjectedKey = tuple[str, int, tuple[bool, ...]]  # of a pass: which, length of x, adapters that act

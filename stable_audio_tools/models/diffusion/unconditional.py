@@ -12,6 +12,7 @@ from stable_audio_tools.core.config.parts import as_error, examine_body, place
 from stable_audio_tools.core.config.sentences import nearest, show
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.late import LateMethod
+from stable_audio_tools.models.diffusion.backbones import halve_parameters, takes_options_of
 from stable_audio_tools.models.diffusion.checks import (
     check_objective,
     check_transformer,
@@ -20,9 +21,7 @@ from stable_audio_tools.models.diffusion.checks import (
 )
 from stable_audio_tools.models.diffusion.denoising import PlainDenoiser
 from stable_audio_tools.models.diffusion.guidance import Denoiser, Guidance
-from stable_audio_tools.models.diffusion.initialization import halve_parameters
 from stable_audio_tools.models.diffusion.objectives import NamedObjective, Objective, parse_objective
-from stable_audio_tools.models.diffusion.unet1d.options import takes_options_of
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.factory import create_model_from_config

@@ -14,11 +14,10 @@ of its own models, not these. ComfyUI's files, which both worlds read, are writt
 """
 
 from stable_audio_tools.models.lora.adapter import LoraAdapter, attach_lora, attached_loras, unload_lora
+from stable_audio_tools.models.lora.base import base_facts, same_weights
 from stable_audio_tools.models.lora.config import AdapterType, BasePrecision, LoraConfig, lora_config_from
-from stable_audio_tools.models.lora.conversion import convert_lora
 from stable_audio_tools.models.lora.files import describe_lora, read_lora, write_lora
-from stable_audio_tools.models.lora.identity import base_facts, same_weights
-from stable_audio_tools.models.lora.loading import fill_lora, load_and_apply_loras, load_lora, save_lora
+from stable_audio_tools.models.lora.loading import convert_lora, fill_lora, load_and_apply_loras, load_lora, save_lora
 from stable_audio_tools.models.lora.merging import Extracted, extract_lora, merge_lora, unmerge_lora
 from stable_audio_tools.models.lora.stored import LoraFile, LoraFormat
 

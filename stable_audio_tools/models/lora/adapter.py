@@ -1,6 +1,7 @@
-"""Adapters on a model: attached, found, switched, taken off."""
+"""Adapters on a model: attached, found, switched, limited to noise levels, taken off."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,10 +9,10 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import ConfigError, UserError
+from stable_audio_tools.models.lora.base import cast_base, dense_weight
 from stable_audio_tools.models.lora.config import LoraConfig
 from stable_audio_tools.models.lora.factors import Control, LoraFactors
 from stable_audio_tools.models.lora.layers import AdaptedLayer, adapt_layer, release_layer
-from stable_audio_tools.models.lora.precision import cast_base, dense_weight
 from stable_audio_tools.models.lora.targets import find_targets, rank_of, select_paths
 
 DEFAULT_NAME = "lora"
@@ -222,3 +223,33 @@ def draw_start(factors: LoraFactors, generator: torch.Generator | None) -> None:
     nn.init.kaiming_uniform_(drawn, a=5**0.5, generator=generator)
     with torch.no_grad():
         factors.lora_A.copy_(drawn)
+
+
+class NoiseIntervals:
+    """The adapters of a backbone that have an interval, for one sampling run."""
+
+    def __init__(self, model: Any) -> None:
+        layers = adapted_layers(model).values() if hasattr(model, "named_modules") else ()
+        controls = {id(factors.control): factors.control for layer in layers for factors in layer.factors()}
+        self._controls = [control for control in controls.values() if control.interval is not None]
+
+    @contextmanager
+    def at(self, level: Tensor) -> Iterator[tuple[bool, ...]]:
+        """Inside, each adapter acts or not as the level (b,) of the batch's first item says; yields which do."""
+        if not self._controls:
+            yield ()
+            return
+        acting = tuple(_covers(control, level) for control in self._controls)
+        try:
+            for control, acts in zip(self._controls, acting):
+                control.in_interval = acts
+            yield acting
+        finally:
+            for control in self._controls:
+                control.in_interval = True
+
+
+def _covers(control: Control, level: Tensor) -> bool:
+    assert control.interval is not None
+    low, high = level.new_tensor(control.interval)  # rounded as the level is, so that an equal one is within
+    return bool(low <= level[0] <= high)

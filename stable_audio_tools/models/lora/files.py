@@ -1,12 +1,22 @@
-"""Adapter files: tensors by layer, and a header that says what they are.
+"""Adapter files: tensors by layer, and a header that describes them.
 
-Ours is a `.safetensors` file with tensors named `<path of the layer>.<factor>` and, under `lora` in its header, type,
-rank, alpha, targets, base model and the hash of its weights, trigger text, step and library version. The header
-also carries `lora_config`, under which Stable Audio 3 looks for type, rank and alpha.
+| format | a tensor's name | alpha |
+|---|---|---|
+| `native` | `model.model.transformer.layers.0.ff.ff.2.lora_A` | header |
+| `sa3` | `model.transformer.layers.0.ff.ff.2.parametrizations.weight.0.lora_A` | header |
+| `loraw` | `model/model/transformer/layers/0/ff/ff/2/lora_down.weight` | not in the file |
+| `comfyui` | `lora_unet_transformer_layers_0_ff_ff_2.lora_down.weight` | a tensor per layer |
+
+Paths of Stable Audio 3 begin below the wrapper (its backbone or its conditioner), ComfyUI's below the transformer.
+A native file is a `.safetensors` file whose header holds, under `lora`, the type, rank, alpha, targets, base model with
+the hash of its weights, trigger text, step and library version. It also holds `lora_config`, where Stable Audio 3
+reads the type, rank and alpha.
 """
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +27,204 @@ from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.models.checkpoints import StoredWeights, open_weights
 from stable_audio_tools.models.checkpoints.formats import CHECKSUM, checksum
-from stable_audio_tools.models.lora.formats import assemble, parse
-from stable_audio_tools.models.lora.stored import LoraFile, check_shapes
+from stable_audio_tools.models.lora.config import LoraConfig
+from stable_audio_tools.models.lora.factors import FACTOR_NAMES
+from stable_audio_tools.models.lora.stored import (
+    Layers,
+    LoraFile,
+    LoraFormat,
+    check_shapes,
+    config_of,
+    header_config,
+    native_header,
+)
+
+_FACTORS = "|".join(FACTOR_NAMES)
+_SA3 = re.compile(rf"(?P<path>.+)\.parametrizations\.weight\.\d+\.(?P<factor>{_FACTORS})")
+_NATIVE = re.compile(rf"(?P<path>.+)\.(?P<factor>{_FACTORS})")
+_LORAW = re.compile(r"(?P<path>[^.]+)/(?P<factor>lora_down\.weight|lora_up\.weight|dora_mag\.weight|dora_mag\.bias)")
+_COMFY = re.compile(
+    r"(?P<path>(?:lora_unet_|lora_te_|diffusion_model\.).+)\."
+    r"(?P<factor>lora_down\.weight|lora_up\.weight|lora_A\.weight|lora_B\.weight|dora_scale|alpha)"
+)
+_PATTERNS: dict[LoraFormat, re.Pattern[str]] = {"sa3": _SA3, "loraw": _LORAW, "comfyui": _COMFY, "native": _NATIVE}
+_OUR_NAMES = {
+    "lora_down.weight": "lora_A",
+    "lora_A.weight": "lora_A",
+    "lora_up.weight": "lora_B",
+    "lora_B.weight": "lora_B",
+    "dora_mag.weight": "magnitude",
+    "dora_scale": "magnitude",
+}
+_BACKBONE = "model.model."  # the transformer inside the wrapper of a conditional model
+COMFY_PREFIX, COMFY_DOTTED = "lora_unet_", "diffusion_model."
+
+
+def parse(path: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> LoraFile:
+    """Recognise a file by its tensor names."""
+    if not tensors:
+        raise CheckpointError(f"{path}: holds no tensors")
+    for format_name, pattern in _PATTERNS.items():
+        found = {name: match for name in tensors if (match := pattern.fullmatch(name))}
+        if not found:
+            continue
+        strange = [
+            name for name in tensors if name not in found and not name.endswith(("lora_dropout_mask", ".U", ".V"))
+        ]
+        if strange:
+            raise CheckpointError(
+                f"{path}: an adapter file by {len(found)} of its names, but {strange[0]!r} and {len(strange) - 1} more "
+                "are none of an adapter's"
+            )
+        return _parse_as(format_name, path, {name: tensors[name] for name in found}, found, header)
+    raise CheckpointError(
+        f"{path}: not an adapter file: none of its {len(tensors)} tensors has an adapter's name (the first is "
+        f"{next(iter(tensors))!r})"
+    )
+
+
+def assemble(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file in `lora.format`; the layers have our paths."""
+    write = {"native": _as_native, "sa3": _as_sa3, "loraw": _as_loraw, "comfyui": _as_comfyui}[lora.format]
+    return write(lora)
+
+
+def _parse_as(
+    format_name: LoraFormat,
+    path: str,
+    tensors: Mapping[str, Tensor],
+    found: Mapping[str, re.Match[str]],
+    header: Mapping[str, Any],
+) -> LoraFile:
+    layers: Layers = {}
+    alphas: dict[str, float] = {}
+    for name, tensor in tensors.items():
+        where, factor = found[name]["path"], found[name]["factor"]
+        if format_name == "loraw":
+            where = where.replace("/", ".")
+        if factor == "alpha":
+            alphas[where] = float(tensor)
+        elif factor != "dora_mag.bias":  # LoRAW saves it, and computes nothing with it
+            layers.setdefault(where, {})[_OUR_NAMES.get(factor, factor)] = tensor
+    if format_name in ("native", "sa3"):
+        section = header.get("lora", {}).get("config") if format_name == "native" else header.get("lora_config")
+        config = _settle_type(config_of(section, path), layers) if section else _guess_config(path, layers)
+        said = isinstance(section, Mapping) and "alpha" in section
+    else:
+        config, said = _guess_config(path, layers), bool(alphas)
+    facts = {k: v for k, v in header.get("lora", {}).items() if k not in ("config", "targets")}
+    lora = LoraFile(path, format_name, _flat(layers), config, alphas, facts, said)
+    return _with_common_alpha(lora) if alphas else lora
+
+
+def _flat(layers: Layers) -> Layers:
+    """Kernels laid flat to two axes, magnitudes to one."""
+    return {
+        path: {
+            name: tensor.reshape(-1)
+            if name.startswith("magnitude")
+            else tensor
+            if tensor.ndim < 2
+            else tensor.flatten(1)
+            for name, tensor in factors.items()
+        }
+        for path, factors in layers.items()
+    }
+
+
+def _settle_type(config: LoraConfig, layers: Layers) -> LoraConfig:
+    """Early Stable Audio 3 files say `dora`; the shape of a magnitude with two axes tells along which."""
+    if config.adapter_type not in ("dora-rows", "dora-rows-xs"):
+        return config
+    shapes = [factors["magnitude"].shape for factors in layers.values() if "magnitude" in factors]
+    if any(len(shape) == 2 and shape[0] == 1 and shape[1] != 1 for shape in shapes):
+        kind = config.adapter_type.replace("rows", "cols")
+        return config.model_copy(update={"adapter_type": kind})
+    return config
+
+
+def _guess_config(path: str, layers: Layers) -> LoraConfig:
+    """Type and rank from the tensors alone."""
+    factors = next(iter(layers.values()))
+    core = "-xs" if "M_xs" in factors else ""
+    if "magnitude_r" in factors:
+        kind = "bora"
+    elif "magnitude" in factors:
+        shape, up = factors["magnitude"].shape, factors.get("lora_B")
+        across = len(shape) >= 2 and shape[0] == 1 and shape[1] != 1
+        rows = up is None or shape.numel() == up.shape[0]
+        kind = "dora-cols" if across or not rows else "dora-rows"
+    else:
+        kind = "lora"
+    ranks = [len(held[name]) for held in layers.values() for name in ("lora_A", "M_xs") if name in held]
+    if not ranks:
+        raise CheckpointError(f"{path}: holds no lora_A or lora_down factors")
+    return config_of({"adapter_type": kind + core, "rank": max(ranks)}, path)
+
+
+def _with_common_alpha(lora: LoraFile) -> LoraFile:
+    """ComfyUI's scale is alpha / rank of each layer: one alpha where all agree, else folded into B."""
+    scales = {
+        path: lora.alphas.get(path, len(held["lora_A"])) / len(held["lora_A"]) for path, held in lora.layers.items()
+    }
+    if len(set(scales.values())) == 1:
+        return replace(lora.with_alpha(next(iter(scales.values())) * lora.config.rank), alphas={})
+    layers = {path: {**held, "lora_B": held["lora_B"] * scales[path]} for path, held in lora.layers.items()}
+    return replace(lora.with_alpha(float(lora.config.rank)), layers=layers, alphas={})
+
+
+def _as_native(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {f"{path}.{name}": tensor for path, held in lora.layers.items() for name, tensor in held.items()}
+    return tensors, {"lora": native_header(lora), "lora_config": header_config(lora.config)}
+
+
+def _as_sa3(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {}
+    for path, held in lora.layers.items():
+        below = path.removeprefix("model.").removeprefix("conditioner.")
+        for name, tensor in held.items():
+            tensors[f"{below}.parametrizations.weight.0.{name}"] = tensor
+    return tensors, {"lora_config": header_config(lora.config)}
+
+
+def _as_loraw(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Its scale is lost on the way: it is folded into the up factor, so that alpha = rank there."""
+    _refuse(lora, ("lora", "dora-rows"), "LoRAW")
+    tensors = {}
+    for path, held in lora.layers.items():
+        root = path.replace(".", "/")
+        tensors[f"{root}/lora_down.weight"] = held["lora_A"]
+        tensors[f"{root}/lora_up.weight"] = held["lora_B"] * lora.scale(path)
+        if "magnitude" in held:
+            tensors[f"{root}/dora_mag.weight"] = held["magnitude"][:, None]
+            tensors[f"{root}/dora_mag.bias"] = torch.zeros_like(held["magnitude"])
+    return tensors, {}
+
+
+def _as_comfyui(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    _refuse(lora, ("lora", "dora-rows"), "ComfyUI")
+    outside = [path for path in lora.layers if not path.startswith(_BACKBONE)]
+    if outside:
+        raise CheckpointError(
+            f"{lora.path}: ComfyUI's format holds layers of the transformer alone, and this adapter has {outside[0]} "
+            f"and {len(outside) - 1} more outside it"
+        )
+    tensors = {}
+    for path, held in lora.layers.items():
+        root = COMFY_PREFIX + path.removeprefix(_BACKBONE).replace(".", "_")
+        tensors[f"{root}.lora_down.weight"] = held["lora_A"]
+        tensors[f"{root}.lora_up.weight"] = held["lora_B"]
+        tensors[f"{root}.alpha"] = torch.tensor(lora.scale(path) * len(held["lora_A"]))
+        if "magnitude" in held:
+            tensors[f"{root}.dora_scale"] = held["magnitude"][:, None]
+    return tensors, {}
+
+
+def _refuse(lora: LoraFile, kinds: tuple[str, ...], program: str) -> None:
+    if lora.config.adapter_type not in kinds:
+        raise CheckpointError(
+            f"{lora.path}: {program} has no adapters of type {lora.config.adapter_type}, only {' and '.join(kinds)}"
+        )
 
 
 def read_lora(path: str | Path, alpha: float | None = None) -> LoraFile:

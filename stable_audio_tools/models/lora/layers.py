@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stable_audio_tools.models.lora.base import dense_weight, is_quantized
 from stable_audio_tools.models.lora.factors import LoraFactors
 from stable_audio_tools.models.lora.formula import enlarged
-from stable_audio_tools.models.lora.precision import dense_weight, is_quantized
 
 
 class AdaptedLayer(nn.Module):

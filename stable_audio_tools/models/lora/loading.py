@@ -1,4 +1,4 @@
-"""Adapter files onto models: matched by name and shape, and refused whole where they are another model's."""
+"""Applies adapter files to models, matched by name and shape, and converts them between formats."""
 
 import logging
 from collections import Counter
@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.lora.adapter import LoraAdapter, adapted_layers, check_name, put_on, unload_lora
+from stable_audio_tools.models.lora.base import base_facts, same_weights
 from stable_audio_tools.models.lora.factors import Control, LoraFactors
-from stable_audio_tools.models.lora.files import read_lora, write_lora
-from stable_audio_tools.models.lora.formats import COMFY_DOTTED, COMFY_PREFIX
-from stable_audio_tools.models.lora.identity import base_facts, same_weights
+from stable_audio_tools.models.lora.files import COMFY_DOTTED, COMFY_PREFIX, read_lora, write_lora
 from stable_audio_tools.models.lora.stored import Layers, LoraFile, LoraFormat
 from stable_audio_tools.models.lora.targets import adaptable_layers, rank_of
 
@@ -251,3 +250,33 @@ def _free_name(model: nn.Module, stem: str) -> str:
 
 def _example(paths: Sequence[str]) -> str:
     return f" ({paths[0]})" if paths else ""
+
+
+_BELOW = {"model.": "model.", "conditioners.": "conditioner."}  # Stable Audio 3's paths begin inside the wrapper
+
+
+def convert_lora(lora: LoraFile, target: LoraFormat, model: nn.Module | None = None) -> LoraFile:
+    """The adapter as a file of another format. `model` settles names; only ComfyUI's underscores need one."""
+    return replace(_with_our_paths(lora, model), format=target)
+
+
+def _with_our_paths(lora: LoraFile, model: nn.Module | None) -> LoraFile:
+    if model is not None:
+        return fit_to(model, lora)
+    if lora.format == "comfyui":
+        return replace(lora, layers={_from_dots(lora, name): held for name, held in lora.layers.items()})
+    if lora.format == "sa3":
+        return replace(lora, layers={_from_sa3(name): held for name, held in lora.layers.items()})
+    return lora
+
+
+def _from_sa3(name: str) -> str:
+    return next((root + name for start, root in _BELOW.items() if name.startswith(start)), name)
+
+
+def _from_dots(lora: LoraFile, name: str) -> str:
+    if name.startswith(COMFY_PREFIX):
+        raise CheckpointError(
+            f"{lora.path}: ComfyUI's names ({name}) do not tell where a path is divided; give --model-config"
+        )
+    return f"model.model.{name.partition('.')[2]}"

@@ -8,12 +8,11 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.errors import CheckpointError, UserError
 from stable_audio_tools.models.lora.adapter import adapted_layers, refuse_merged
+from stable_audio_tools.models.lora.base import base_facts, dense_weight, is_quantized
 from stable_audio_tools.models.lora.config import LoraConfig
 from stable_audio_tools.models.lora.factors import Control
 from stable_audio_tools.models.lora.formula import TINY, leading_vectors
-from stable_audio_tools.models.lora.identity import base_facts
 from stable_audio_tools.models.lora.layers import AdaptedLayer
-from stable_audio_tools.models.lora.precision import dense_weight, is_quantized
 from stable_audio_tools.models.lora.stored import LoraFile
 from stable_audio_tools.models.lora.targets import find_targets, rank_of
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from stable_audio_tools.models.conditioners.words import WordsConditioner, hash_pieces, split_words
+from stable_audio_tools.models.conditioners.text import WordsConditioner, hash_pieces, split_words
 
 
 def test_texts_are_split_into_words_and_marks_in_lower_case() -> None:

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.models.diffusion.unet1d.convolutions import SameConv1d
+from stable_audio_tools.models.diffusion.unet1d.blocks import SameConv1d
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,174 @@ sequence of embeddings; context channels may be concatenated at any level. `t` i
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
+from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_audio_tools.models.diffusion.unet1d.attention import TransformerOptions
-from stable_audio_tools.models.diffusion.unet1d.blocks import BlockOptions, Patcher, Unpatcher
+from stable_audio_tools.models.diffusion.unet1d.attention import Transformer1d, TransformerOptions
+from stable_audio_tools.models.diffusion.unet1d.blocks import (
+    BlockOptions,
+    Patcher,
+    ResnetBlock,
+    Unpatcher,
+    downsampling,
+    upsampling,
+)
 from stable_audio_tools.models.diffusion.unet1d.embeddings import time_embedding
-from stable_audio_tools.models.diffusion.unet1d.levels import DownLevel, MiddleLevel, Signals, UpLevel
-from stable_audio_tools.models.diffusion.unet1d.spectral import SpectralChannels
+
+
+class SpectralChannels(nn.Module):
+    """Short-time Fourier transform with every frequency a channel: (b, c, n) <-> (b, 2 * c * f, frames).
+
+    With an odd `num_fft` there are exactly n / hop_length frames; f is num_fft // 2 + 1.
+    """
+
+    window: Tensor
+
+    def __init__(self, num_fft: int, hop_length: int, window_length: int | None, use_complex: bool) -> None:
+        super().__init__()
+        self.num_fft = num_fft
+        self.hop_length = hop_length
+        self.use_complex = use_complex
+        self.register_buffer("window", torch.hann_window(window_length or num_fft))
+
+    @property
+    def num_bins(self) -> int:
+        return self.num_fft // 2 + 1
+
+    def encode(self, waves: Tensor) -> Tensor:
+        """Magnitudes then phases, or real parts then imaginary ones."""
+        spectra = torch.stft(
+            rearrange(waves, "b c n -> (b c) n"),
+            self.num_fft,
+            self.hop_length,
+            window=self.window,
+            win_length=len(self.window),
+            normalized=True,
+            return_complex=True,
+        )
+        pair = (spectra.real, spectra.imag) if self.use_complex else (spectra.abs(), spectra.angle())
+        return torch.cat([rearrange(part, "(b c) f t -> b (c f) t", b=len(waves)) for part in pair], dim=1)
+
+    def decode(self, channels: Tensor, length: int) -> Tensor:
+        """Back to `length` samples."""
+        first, second = rearrange(channels, "b (pair c f) t -> pair (b c) f t", pair=2, f=self.num_bins)
+        spectra = torch.complex(first, second) if self.use_complex else torch.polar(first, second)
+        waves = torch.istft(
+            spectra,
+            self.num_fft,
+            self.hop_length,
+            window=self.window,
+            win_length=len(self.window),
+            normalized=True,
+            length=length,
+        )
+        return rearrange(waves, "(b c) n -> b c n", b=len(channels))
+
+
+class Signals(NamedTuple):
+    """What every level is told: the mapping of time and features, and the tokens to attend to."""
+
+    mapping: Tensor | None  # (b, m)
+    embedding: Tensor | None  # (b, s, f)
+    embedding_mask: Tensor | None  # (b, s)
+
+
+class DownLevel(nn.Module):
+    """Downsample, concatenate context channels, residual blocks, transformer. Returns x and the skips it leaves."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        block: BlockOptions,
+        transformer: TransformerOptions,
+        *,
+        num_blocks: int,
+        num_layers: int,
+        factor: int,
+        kernel_multiplier: int,
+        context_channels: int,
+    ) -> None:
+        super().__init__()
+        self.downsample = downsampling(in_channels, out_channels, factor, kernel_multiplier)
+        self.blocks = nn.ModuleList(
+            ResnetBlock(out_channels + (context_channels if index == 0 else 0), out_channels, block)
+            for index in range(num_blocks)
+        )
+        self.transformer = Transformer1d(num_layers, out_channels, transformer) if num_layers else None
+
+    def forward(self, x: Tensor, signals: Signals, context: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        x = self.downsample(x)
+        if context is not None:
+            x = torch.cat([x, context], dim=1)
+        skips = []
+        for block in self.blocks:
+            x = block(x, signals.mapping)
+            skips.append(x)
+        if self.transformer is not None:
+            x = self.transformer(x, signals.embedding, signals.embedding_mask)
+            skips.append(x)
+        return x, skips
+
+
+class UpLevel(nn.Module):
+    """Residual blocks, each fed one skip of the level across, then a transformer, then upsampling."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        block: BlockOptions,
+        transformer: TransformerOptions,
+        *,
+        num_blocks: int,
+        num_layers: int,
+        factor: int,
+        use_nearest: bool,
+        skip_scale: float,
+    ) -> None:
+        super().__init__()
+        self.skip_scale = skip_scale
+        self.blocks = nn.ModuleList(ResnetBlock(2 * in_channels, in_channels, block) for _ in range(num_blocks))
+        self.transformer = Transformer1d(num_layers, in_channels, transformer) if num_layers else None
+        self.upsample = upsampling(in_channels, out_channels, factor, use_nearest)
+
+    def forward(self, x: Tensor, signals: Signals, skips: list[Tensor]) -> Tensor:
+        for block, skip in zip(self.blocks, reversed(skips)):
+            x = block(torch.cat([x, skip * self.skip_scale], dim=1), signals.mapping)
+        if self.transformer is not None:
+            x = self.transformer(x, signals.embedding, signals.embedding_mask)
+        out: Tensor = self.upsample(x)
+        return out
+
+
+class MiddleLevel(nn.Module):
+    """Two residual blocks around a transformer, at the lowest resolution."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        block: BlockOptions,
+        num_layers: int,
+        transformer: TransformerOptions,
+    ) -> None:
+        super().__init__()
+        self.pre_block, self.post_block = (ResnetBlock(channels, channels, block) for _ in range(2))
+        self.transformer = Transformer1d(num_layers, channels, transformer) if num_layers else None
+
+    def forward(self, x: Tensor, signals: Signals) -> Tensor:
+        x = self.pre_block(x, signals.mapping)
+        if self.transformer is not None:
+            x = self.transformer(x, signals.embedding, signals.embedding_mask)
+        out: Tensor = self.post_block(x, signals.mapping)
+        return out
+
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]

@@ -7,13 +7,12 @@ from torch.nn import functional as F
 from stable_audio_tools.core.config import build
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.diffusion.unet1d.attention import SequenceAttention
-from stable_audio_tools.models.diffusion.unet1d.convolutions import SameConv1d, SameConvTranspose1d
-from stable_audio_tools.models.diffusion.unet1d.guided import UNetCFG1d
-from stable_audio_tools.models.diffusion.unet1d.spectral import SpectralChannels
-from stable_audio_tools.models.diffusion.unet1d.unet import UNet1d
+from stable_audio_tools.models.diffusion.unet1d.blocks import SameConv1d, SameConvTranspose1d
+from stable_audio_tools.models.diffusion.unet1d.unet import SpectralChannels, UNet1d
 from stable_audio_tools.models.diffusion.unet1d.wrappers import (
     UNet1DCondWrapper,
     UNet1DUncondWrapper,
+    UNetCFG1d,
     UNetCFG1DWrapper,
 )
 

@@ -1,9 +1,10 @@
-"""One list of config keys for a net and the classes that wrap it."""
+"""Helpers shared by the backbones: one list of config keys for a net and its wrappers, and initialisation."""
 
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TypeVar, get_type_hints
 
+import torch
 from torch import nn
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -32,3 +33,10 @@ def takes_options_of(inner: type[nn.Module], without: Sequence[str] = ()) -> Cal
         return outer
 
     return spell_out
+
+
+@torch.no_grad()
+def halve_parameters(module: nn.Module) -> None:
+    """Multiply every parameter by one half, as published models were trained from."""
+    for parameter in module.parameters():
+        parameter.mul_(0.5)
