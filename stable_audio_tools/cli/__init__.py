@@ -1,1 +1,1 @@
-"""One module per command; the root scripts and the console command are two lines over these."""
+"""The commands, a module for each subject; the root scripts and the console command call them."""

@@ -1,4 +1,4 @@
-"""`attribute`: which training items an output comes from: features, scores, and checks of both."""
+"""`attribute`: features and scores that link outputs to training items, and validation of both."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class ExtractFlags(ExtractSettings):
     """Settings of `attribute extract`."""
 
-    dry_run: bool = option(False, "print how long it would take and how much it needs, and stop")
+    dry_run: bool = option(False, "print the estimated time, memory and disk space, and stop")
 
 
 def run_extract(settings: ExtractFlags) -> None:
@@ -31,31 +31,31 @@ def run_extract(settings: ExtractFlags) -> None:
         print(_describe_estimate(extraction.estimate()))
         return
     done = extraction.run()
-    print(f"{done.paths.feature}: {done.made} made, {done.kept} kept, {done.left_out} left out", flush=True)
+    print(f"{done.paths.feature}: {done.made} extracted, {done.kept} kept, {done.left_out} skipped", flush=True)
 
 
 def _describe_estimate(estimate: "Estimate") -> str:
     seconds = estimate.seconds_per_item * estimate.items
     lines = [
-        f"items        {estimate.items} ({estimate.left_out} left out from the start)",
+        f"items        {estimate.items} ({estimate.left_out} skipped)",
         f"parameters   {estimate.parameters:,}",
         f"engine       {estimate.engine}",
-        f"time         {estimate.seconds_per_item:.3f} s per item, {seconds / 60:.1f} min in all on one process",
+        f"time         {estimate.seconds_per_item:.3f} s per item, {seconds / 60:.1f} min in total on one process",
         f"disk         {estimate.disk / 2**20:.1f} MiB",
     ]
     if estimate.peak_memory is not None:
-        lines.append(f"memory       {estimate.peak_memory / 2**30:.2f} GiB at its peak, on the CPU")
+        lines.append(f"memory       {estimate.peak_memory / 2**30:.2f} GiB peak, on the CPU")
     if estimate.peak_gpu is not None:
-        lines.append(f"GPU memory   {estimate.peak_gpu / 2**30:.2f} GiB at its peak")
+        lines.append(f"GPU memory   {estimate.peak_gpu / 2**30:.2f} GiB peak")
     return "\n".join(lines)
 
 
 extract = Command(
     ExtractFlags,
     run_extract,
-    "Write the projected gradient of every item: of the training set once, and of the files whose origin is asked. "
-    "What is there already is kept, so a run that was killed goes on when started again. Under torchrun each "
-    "process writes a shard; dtrak_merge.py joins them.",
+    "Write the projected gradient of every item: once for the training set, and once for the query files. Finished "
+    "items are kept, so a stopped run continues when started again. Under torchrun each process writes a shard; "
+    "dtrak_merge.py joins them.",
 )
 
 
@@ -63,7 +63,7 @@ extract = Command(
 class MergeSettings(Settings):
     """Settings of `attribute merge`."""
 
-    feature_path: str = option(help="as it was given to dtrak_extract_features.py", metavar="FILE")
+    feature_path: str = option(help="the --feature-path of dtrak_extract_features.py", metavar="FILE")
 
 
 def run_merge(settings: MergeSettings) -> None:
@@ -76,7 +76,7 @@ def run_merge(settings: MergeSettings) -> None:
 merge = Command(
     MergeSettings,
     run_merge,
-    "Join FILE.shard-0-of-N, FILE.shard-1-of-N, ... to FILE. The result is what one process would have written.",
+    "Join FILE.shard-0-of-N, FILE.shard-1-of-N, ... to FILE, with the same result as one process.",
 )
 
 
@@ -88,12 +88,12 @@ class ScoreFlags(ScoreSettings):
     """Settings of `attribute score`."""
 
     output_score_path: str = option(help="matrix to write: queries x items, float32", metavar="FILE")
-    output_meta_path: str | None = option(None, "where its meta data goes; else beside it", metavar="FILE")
-    report_dir: str | None = option(None, "write top.csv, top.json and index.html there", group="tables", metavar="DIR")
-    top_k: int = option(20, "items of a query in the tables", group="tables", metavar="N", ge=1)
+    output_meta_path: str | None = option(None, "file for its metadata (default: next to the matrix)", metavar="FILE")
+    report_dir: str | None = option(None, "folder for top.csv, top.json and index.html", group="tables", metavar="DIR")
+    top_k: int = option(20, "number of items listed per query", group="tables", metavar="N", ge=1)
     labels: str | None = option(
         None,
-        "csv, tsv or jsonl with a path and an artist or tag for each file",
+        "csv, tsv or jsonl with the path and the label (such as the artist) of each file",
         group="tables",
         metavar="TABLE",
     )
@@ -102,7 +102,7 @@ class ScoreFlags(ScoreSettings):
     def problems(self) -> Iterable[str]:
         yield from super().problems()
         if self.labels and not self.report_dir:
-            yield "--labels needs --report-dir, where its table goes"
+            yield "--labels: needs --report-dir, the folder for its table"
 
 
 def run_score(settings: ScoreFlags) -> None:
@@ -127,34 +127,34 @@ def run_score(settings: ScoreFlags) -> None:
 score = Command(
     ScoreFlags,
     run_score,
-    "Score training items for queries and write the matrix, tables of the best items, and a page to listen to. "
-    "Features that were made by other weights, parameters, seeds or timesteps than each other are refused.",
+    "Score training items for queries and write the matrix, tables of the best items, and a page with audio. "
+    "Features from different weights, parameters, seeds or timesteps are refused.",
 )
 
 
 # ------------------------------------------------------------------ validation
 #
 # The linear datamodeling score: make-subsets, train, measure, lds. The counterfactual check: make-removals, train,
-# measure, counterfactual. All steps share one folder, and each goes on where it was stopped.
+# measure, counterfactual. All steps share one folder, and each continues after an interruption.
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings(Settings):
-    """What every step of the validation takes."""
+    """Settings shared by all steps of the validation."""
 
-    folder: Path = option(help="lists, models and outputs", metavar="DIR")
+    folder: Path = option(help="folder of lists, models and outputs", metavar="DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubsetSettings(StepSettings):
     """Settings of `make-subsets`."""
 
-    ids: str = option(help="names of the items: .ids.txt of their features", metavar="FILE")
-    num_subsets: int = option(64, "models to be trained", metavar="N")
-    fraction: float = option(0.5, "share of the items in a subset", metavar="X", gt=0, lt=1)
-    seed: int = option(0, "seed of the draw")
-    labels: str | None = option(None, "table of labels, of each of which the same share is drawn", metavar="TABLE")
-    label_column: str = option("artist", "its column", metavar="NAME")
+    ids: str = option(help="item names: the .ids.txt of their features", metavar="FILE")
+    num_subsets: int = option(64, "number of models to train", metavar="N")
+    fraction: float = option(0.5, "fraction of the items in each subset", metavar="X", gt=0, lt=1)
+    seed: int = option(0, "random seed")
+    labels: str | None = option(None, "table of labels; draw the same fraction of each label", metavar="TABLE")
+    label_column: str = option("artist", "column of --labels", metavar="NAME")
 
 
 def run_make_subsets(settings: SubsetSettings) -> None:
@@ -176,8 +176,8 @@ def run_make_subsets(settings: SubsetSettings) -> None:
 class RemovalSettings(StepSettings):
     """Settings of `make-removals`."""
 
-    scores: str = option(help="matrix that dtrak_score.py wrote", metavar="FILE")
-    top_k: int = option(10, "items to leave out", metavar="N")
+    scores: str = option(help="score matrix of dtrak_score.py", metavar="FILE")
+    top_k: int = option(10, "number of items to remove per query", metavar="N")
     seed: int = option(0, "random seed of the control items")
 
 
@@ -196,8 +196,8 @@ def run_make_removals(settings: RemovalSettings) -> None:
 class SubsetTrainingSettings(StepSettings):
     """Settings of `train`."""
 
-    part: tuple[int, int] = option((0, 1), "each N-th list from the I-th", metavar=("I", "N"))
-    keep_runs: bool = option(False, "keep run folders beside the weights")
+    part: tuple[int, int] = option((0, 1), "train every N-th list, starting with list I", metavar=("I", "N"))
+    keep_runs: bool = option(False, "keep the run folders next to the weights")
     flags: tuple[str, ...] = option((), "flags of train.py", after_dashes=True)
 
 
@@ -224,15 +224,15 @@ def run_measure(settings: MeasureFlags) -> None:
 class LDSSettings(StepSettings, FeatureSets):
     """Settings of `lds`."""
 
-    scores: tuple[str, ...] = option((), "matrices to compare", metavar="FILE", may_be_empty=True)
-    lambda_grid: tuple[float, ...] = option((), "regularisers to try", metavar="X")
+    scores: tuple[str, ...] = option((), "score matrices to compare", metavar="FILE", may_be_empty=True)
+    lambda_grid: tuple[float, ...] = option((), "regularisers to compare", metavar="X")
     f_not_loss: bool = option(
-        False, "outputs that measure did not write grow with more of the right items; else its --f tells"
+        False, "outputs not written by measure increase with helpful items (default: from the --f of measure)"
     )
 
     @property
     def chooses_regulariser(self) -> bool:
-        """Whether features are given, for which a regulariser is chosen."""
+        """Whether a regulariser is chosen, which needs features."""
         return bool(self.train_feature_paths)
 
     def problems(self) -> Iterable[str]:
@@ -251,7 +251,7 @@ class LDSSettings(StepSettings, FeatureSets):
         given = [flag for flag, value in {**needed, **optional}.items() if value]
         missing = [flag for flag, value in needed.items() if not value]
         if given and missing:
-            yield f"{', '.join(given)}: choosing a regulariser needs {' and '.join(missing)} too"
+            yield f"{', '.join(given)}: choosing a regulariser also needs {' and '.join(missing)}"
         if not given and not self.scores:
             yield "lds: give --scores, or --train-feature-paths and --query-feature-path"
 
@@ -269,7 +269,7 @@ def run_lds(settings: LDSSettings) -> None:
     for verdict in verdicts:
         print(f"{verdict.name:{width}}  {verdict.value}")
     save_verdicts(verdicts, settings.folder)
-    print(f"of each query: {settings.folder / 'lds.csv'}")
+    print(f"per query: {settings.folder / 'lds.csv'}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +277,7 @@ class CounterfactualSettings(StepSettings):
     """Settings of `counterfactual`."""
 
     whole: str | None = option(
-        None, "outputs/*.csv of another model of all items; else that of whole.txt", metavar="FILE"
+        None, "outputs/*.csv of a model trained on all items (default: that of whole.txt)", metavar="FILE"
     )
 
 
@@ -285,21 +285,23 @@ def run_counterfactual(settings: CounterfactualSettings) -> None:
     from stable_audio_tools.attribution.validation import compare_removals, is_loss, read_queries
 
     removals = compare_removals(settings.folder, read_queries(settings.folder), settings.whole)
-    print("rise of the output when left out:    named items   random items")
+    print("change of the output on removal of:  named items   random items")
     for removal in removals:
         print(f"{Path(removal.query).name:36} {removal.named:12.5f} {removal.chance:14.5f}")
     sign = 1 if is_loss(settings.folder) else -1
     better = sum(sign * removal.named > sign * removal.chance for removal in removals)
-    print(f"leaving out the named items did more for {better} of {len(removals)} queries")
+    print(f"removing the named items had more effect for {better} of {len(removals)} queries")
 
 
 make_subsets = Command(SubsetSettings, run_make_subsets, "Draw random subsets of the training items.")
 make_removals = Command(
-    RemovalSettings, run_make_removals, "Write lists without the best items of each query, and without others."
+    RemovalSettings,
+    run_make_removals,
+    "Write lists that omit the best items of each query, and lists that omit random ones.",
 )
 train = Command(SubsetTrainingSettings, run_train, "Train a model on each list; flags after -- go to train.py.")
 measure = Command(MeasureFlags, run_measure, "Measure the output of every model for every query.")
-lds = Command(LDSSettings, run_lds, "Compute the linear datamodeling score, and the regulariser that it chooses.")
+lds = Command(LDSSettings, run_lds, "Compute the linear datamodeling score and the best regulariser by it.")
 counterfactual = Command(
-    CounterfactualSettings, run_counterfactual, "Compare leaving out the best items with leaving out others."
+    CounterfactualSettings, run_counterfactual, "Compare removing the best items with removing random ones."
 )

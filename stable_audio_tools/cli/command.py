@@ -1,4 +1,4 @@
-"""What every command shares: flags from a record, help that shows defaults, one sentence instead of a traceback."""
+"""The base of all commands: flags from a record, help with defaults, errors as sentences."""
 
 import argparse
 import dataclasses
@@ -8,7 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from stable_audio_tools.cli.settings import CONFIG_FILE, add_flags, config_file, read_defaults, settings_from
 from stable_audio_tools.core.errors import SharedError, UserError, describe_os_error
@@ -19,7 +19,7 @@ S = TypeVar("S", bound=Settings)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the default of every flag that has one."""
+    """A formatter that shows the default of every flag that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, "", False, ()) or action.default == [] or action.default is argparse.SUPPRESS:
@@ -30,14 +30,16 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """A parser that takes flags with dashes or underscores, no abbreviations, and answers a mistake in a sentence."""
+    """A parser that accepts dashes and underscores in flags, no abbreviations, and reports mistakes as sentences."""
 
     def __init__(self, prog: str, description: str, after_dashes: str = "") -> None:
-        """`after_dashes` names what takes all words behind "--", if anything does."""
+        """Create a parser; the attribute named by `after_dashes` receives all words after "--"."""
         super().__init__(prog=prog, description=description, allow_abbrev=False, formatter_class=HelpFormatter)
         self.after_dashes = after_dashes
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         words = list(sys.argv[1:] if args is None else args)
         end = words.index("--") if "--" in words else len(words)
         words = [*map(self._with_dashes, words[:end]), *words[end:]]
@@ -48,14 +50,16 @@ class CommandParser(argparse.ArgumentParser):
         setattr(arguments, self.after_dashes, words[end + 1 :])
         return arguments, extra
 
-    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         arguments, extra = self.parse_known_args(args, namespace)
         if extra:
-            self.error(f"unexpected argument {extra[0]!r}; {self.prog} --help lists what may be given")
+            self.error(f"unexpected argument {extra[0]!r}; {self.prog} --help lists the arguments")
         return arguments
 
     def error(self, message: str) -> NoReturn:
-        """Raise the mistake as a sentence, which ends the command with status 2."""
+        """Raise the mistake as one sentence; the command then exits with status 2."""
         flags = re.match(r"argument (\S+): ", message)
         if flags is not None:
             message = f"{flags[1].split('/')[0]}: {message[flags.end() :]}"
@@ -67,11 +71,11 @@ class CommandParser(argparse.ArgumentParser):
         missing = message.removeprefix("the following arguments are required: ")
         if missing != message:
             names = re.sub(r"/-[\w-]+", "", missing)
-            message = f"{names}: missing; {self.prog} --help says what is meant"
+            message = f"{names}: missing; {self.prog} --help describes it"
         raise UserError(message)
 
     def _with_dashes(self, word: str) -> str:
-        """`--model_config=x` -> `--model-config=x`, where only that is a flag."""
+        """Replace underscores in an unknown flag if the result is a known one: `--model_config=x`."""
         name, equals, value = word.partition("=")
         dashed = name.replace("_", "-")
         known = self._option_string_actions
@@ -90,9 +94,9 @@ class CommandParser(argparse.ArgumentParser):
 
 
 class Command(Generic[S]):
-    """A command: what it does in words, the record of its flags, and the function that takes the record.
+    """A command: a description, the record of its flags, and the function that receives the record.
 
-    With `takes_ini` the defaults come from the ini file that `--config-file` names, or from ./defaults.ini.
+    With `takes_ini`, defaults are read from the ini file of `--config-file` or from ./defaults.ini.
     """
 
     def __init__(
@@ -101,30 +105,30 @@ class Command(Generic[S]):
         self.settings, self.run, self.description, self.takes_ini = settings, run, description, takes_ini
 
     def parser(self, words: Sequence[str] = (), name: str = "stable-audio-tools") -> CommandParser:
-        """The parser; `words` are those that it will parse, which may name a file of defaults."""
+        """Create the parser; `words`, the command line, may name a file of defaults."""
         fields = dataclasses.fields(self.settings)  # type: ignore[arg-type]
         behind = next((field.name for field in fields if option_of(field).after_dashes), "")
         built = CommandParser(name, self.description, behind)
-        defaults: dict[str, Any] = {}
+        defaults: dict[str, object] = {}
         if self.takes_ini:
-            about = f"ini file of defaults (else ./{CONFIG_FILE}, where present)"
+            about = f"ini file of defaults (default: ./{CONFIG_FILE} if it exists)"
             built.add_argument("--config-file", metavar="FILE", help=about)
             defaults = read_defaults(config_file(words), self.settings)
         add_flags(built, self.settings, defaults, self.takes_ini)
         return built
 
     def parse(self, words: Sequence[str], name: str = "stable-audio-tools") -> S:
-        """The record that the words ask for."""
+        """Parse a command line into a record."""
         return settings_from(self.parser(words, name).parse_args(words), self.settings)
 
     def __call__(self, argv: Sequence[str] | None = None, name: str = "stable-audio-tools") -> int:
-        """Parse and run -> exit status."""
+        """Parse a command line, run the command and return its exit status."""
         words = list(sys.argv[1:] if argv is None else argv)
         return answer(lambda: self.run(self.parse(words, name)))
 
 
 def answer(act: Callable[[], int | None]) -> int:
-    """Exit status of a command: 0 done, 1 found something wrong, 2 the user's input must change."""
+    """Run a function and return the exit status: 0 success, 1 problems found, 2 a mistake in the user's input."""
     try:
         from stable_audio_tools.core import logs
 
@@ -142,7 +146,7 @@ def answer(act: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:  # a full disk, a read-only folder: nothing that a traceback would explain
+    except OSError as error:  # a full disk, a read-only folder: a traceback would not help
         logging.getLogger(__name__).debug("the error in full", exc_info=True)
         print(f"error: {describe_os_error(error)}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""`data`: check, download, write and encode datasets."""
+"""`data` and `dedup`: check, download, write, encode and deduplicate datasets."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from stable_audio_tools.cli.settings import flags_from
 from stable_audio_tools.core import ranks
 from stable_audio_tools.core.settings import Settings, option
 from stable_audio_tools.data.jamendo.settings import DownloadSettings
+from stable_audio_tools.dedup.settings import DedupSettings
 from stable_audio_tools.latents.settings import EncodeTextSettings, PreEncodeSettings
 
 
@@ -22,11 +23,13 @@ class CheckDataSettings(Settings):
 
     dataset: Path = option(help="dataset config", positional=True, metavar="DATASET.json")
     against: Path | None = option(
-        None, "another split, such as validation, that must share no audio with it", metavar="JSON"
+        None,
+        "dataset config of another split, such as validation, that must not share audio with this one",
+        metavar="JSON",
     )
-    model_config: Path | None = option(None, "report files below the sample rate of this model", metavar="JSON")
-    quarantine: Path | None = option(None, "write a list of useless files, to leave them out", metavar="FILE")
-    num_workers: int | None = option(None, "files to decode at once; one for each CPU if left out", metavar="N", ge=1)
+    model_config: Path | None = option(None, "report files with a lower sample rate than this model", metavar="JSON")
+    quarantine: Path | None = option(None, "write a list of unusable files, for the dataset config", metavar="FILE")
+    num_workers: int | None = option(None, "files to decode at once (default: number of CPUs)", metavar="N", ge=1)
     json: bool = option(False, "print the report as JSON")
 
 
@@ -55,20 +58,20 @@ def run_check(settings: CheckDataSettings) -> int:
 check = Command(
     CheckDataSettings,
     run_check,
-    "Decode every file of a dataset and report what is wrong: unreadable, silent, clipped or short files, odd rates "
-    "and channels, missing captions, exact duplicates. Exit status 1 when something is.",
+    "Decode every file of a dataset and report problems: unreadable, silent, clipped or short files, unusual sample "
+    "rates and channels, missing captions, exact duplicates. Exit status 1 if there are any.",
 )
 
 
-# ------------------------------------------------------------------ datasets to start with
+# ------------------------------------------------------------------ example, download
 
 
 @dataclass(frozen=True)
 class ExampleSettings(Settings):
     """Settings of `data example`."""
 
-    folder: Path = option(Path("example/clips"), "where to write", positional=True, metavar="folder")
-    per_class: int = option(6, "clips of each kind of sound", metavar="N", ge=1)
+    folder: Path = option(Path("example/clips"), "folder to write to", positional=True, metavar="folder")
+    per_class: int = option(6, "number of clips per kind of sound", metavar="N", ge=1)
     seed: int = option(0, "random seed", metavar="SEED", ge=0)
 
 
@@ -83,8 +86,8 @@ def run_example(settings: ExampleSettings) -> int:
 example = Command(
     ExampleSettings,
     run_example,
-    "Write short synthetic clips of drums, bass, chords, rain and bells, with a caption beside each (.json) and a "
-    "table of all (metadata.jsonl). The same arguments give the same files.",
+    "Write short synthetic clips of drums, bass, chords, rain and bells, each with a caption file (.json), and a table "
+    "of all clips (metadata.jsonl). The same arguments give the same files.",
 )
 
 
@@ -94,16 +97,15 @@ def run_download(settings: DownloadSettings) -> None:
 
     with progress_bar("downloading", 1.0) as show:
         done = fetch(settings, lambda got, total: show(got / total if total else 0))
-    print(f"{settings.audio_dir}: {done.fetched} tracks fetched from {done.tars} tars, {done.kept} were there")
+    print(f"{settings.audio_dir}: {done.fetched} tracks fetched from {done.tars} tars, {done.kept} already present")
 
 
 download = Command(
     DownloadSettings,
     run_download,
-    "Download tracks of MTG-Jamendo (full tracks in 320 kbit/s mp3, 508 GB in all) and unpack them. Everything is "
-    "checked against the published SHA-256 sums. A run that was killed, or whose connection failed, goes on where "
-    "it was when started again; a larger --target adds to what is there. The licence of each track is that of "
-    "jamendo.com (Creative Commons, not all for commercial use).",
+    "Download tracks of MTG-Jamendo (full tracks in 320 kbit/s mp3, 508 GB in all) and unpack them. All files "
+    "are checked against the published SHA-256 sums. A stopped run continues when started again; a larger --target "
+    "adds tracks. Each track has its licence on jamendo.com (Creative Commons, not all for commercial use).",
 )
 
 
@@ -117,12 +119,12 @@ def run_encode(settings: PreEncodeSettings) -> int:
     if processes > 1 or (settings.num_nodes > 1 and "WORLD_SIZE" not in os.environ):
         return launch(flags_from(settings), processes, settings.num_nodes)
     done = encode_dataset(settings)
-    print(f"{settings.output_path}: {done.encoded} encoded, {done.kept} kept, {done.left_out} left out", flush=True)
+    print(f"{settings.output_path}: {done.encoded} encoded, {done.kept} kept, {done.left_out} skipped", flush=True)
     return 0
 
 
 def _count_processes(settings: PreEncodeSettings) -> int:
-    """How many to start on this machine; 1 when a launcher has done so, or one is enough."""
+    """Return the number of processes to start on this machine; 1 under a launcher."""
     import torch
 
     launched = ranks.launch().by != "none"
@@ -132,7 +134,7 @@ def _count_processes(settings: PreEncodeSettings) -> int:
 
 
 def launch(flags: Sequence[str], processes: int, nodes: int) -> int:
-    """Start this command again, once for each GPU -> the worst exit status."""
+    """Start this command in one process per GPU and return the highest exit status."""
     first = int(os.environ.get("NODE_RANK", 0)) * processes
     children = []
     for local in range(processes):
@@ -150,9 +152,9 @@ def launch(flags: Sequence[str], processes: int, nodes: int) -> int:
 encode = Command(
     PreEncodeSettings,
     run_encode,
-    "Encode every item of a dataset once, so that training on latents needs no autoencoder at work. What is there "
-    "already is kept, so a run that was killed goes on when started again, also with other numbers of processes. "
-    "Uses all GPUs of the machine; on several nodes use torchrun, or --num-nodes with NODE_RANK set on each.",
+    "Encode every item of a dataset once, so that training reads latents and runs no autoencoder. Finished items are "
+    "kept, so a stopped run continues when started again, also with a different number of processes. Uses all GPUs "
+    "of the machine; on several nodes use torchrun, or --num-nodes with NODE_RANK set on each.",
 )
 
 
@@ -168,6 +170,39 @@ def run_encode_text(settings: EncodeTextSettings) -> None:
 encode_text = Command(
     EncodeTextSettings,
     run_encode_text,
-    "Encode texts once with T5 or CLAP, or take over a pickle of encodings, into a safetensors file that the "
-    "conditioner 'precomputed' reads.",
+    "Encode texts once with T5 or CLAP, or convert a pickle of encodings, into a safetensors file for the conditioner "
+    "'precomputed'.",
+)
+
+
+# ------------------------------------------------------------------ duplicates
+
+
+def run_dedup(settings: DedupSettings) -> int:
+    from stable_audio_tools.dedup.run import deduplicate
+
+    outcome = deduplicate(settings)
+    if outcome is None:
+        return 0
+    for row in outcome.sweep:
+        print(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row.items()))
+    summary = outcome.summary
+    print(
+        f"{summary['encoded_files']} files: {summary['duplicate_files']} copies in {summary['clusters']} groups, "
+        f"{summary['failed_files']} could not be analysed\n"
+        f"{summary['exclude_output']}: {summary['excluded_files']} files to exclude"
+    )
+    if summary["against"]:
+        print(f"{summary['leaking_files']} files are in {summary['against']} too; see {summary['leaks_output']}")
+    return 1 if outcome.leaks else 0
+
+
+dedup = Command(
+    DedupSettings,
+    run_dedup,
+    "Find files that contain the same recording, also if it is louder, inverted, resampled, encoded again, shifted or "
+    "cut. Histograms of codec codes select candidates, an alignment of their frames confirms them, and one file of "
+    "each group of copies is kept. Writes an exclusion list for training, the pairs and groups, and a page with "
+    "players. An interrupted run resumes when started again. Under torchrun the processes share the analysis. Exit "
+    "status 1 if the dataset and --against share a recording.",
 )

@@ -1,12 +1,13 @@
-"""`evaluate`: distances between sets of audio, checkpoints on captioned tracks, reconstruction, result files."""
+"""`evaluate`: distances between sets of audio, scores on captioned tracks, reconstruction, comparison of results."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from stable_audio_tools.cli.command import Command
 from stable_audio_tools.cli.model_choice import ModelChoice
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.settings import Settings, option
 from stable_audio_tools.evaluation.settings import (
     EmbedTracksSettings,
@@ -29,13 +30,13 @@ class FADSettings(ScoringSettings):
     """Settings of `evaluate fad`."""
 
     reference: tuple[str, ...] = option(
-        help="folders of audio, or .npz files of statistics that fadtk packed",
+        help="folders of audio, or .npz files of statistics by fadtk",
         group="sets and embedders",
         metavar="SET",
         flags=("--reference-paths",),
     )
     generated: tuple[str, ...] = option(
-        help="the sets to judge",
+        help="folders of audio to evaluate",
         group="sets and embedders",
         metavar="SET",
         flags=("--generated-paths", "--generated-path"),
@@ -50,16 +51,18 @@ class FADSettings(ScoringSettings):
     )
     metric: Literal["frechet_audio_distance"] = option(
         "frechet_audio_distance",
-        "what is always measured; the flags below add more",
+        "measured in every run; other flags add more metrics",
         group="sets and embedders",
     )
     output: Path = option(Path("outputs/fad"), "folder to write to", group="work", metavar="DIR", flags=("-o",))
     cache_dir: Path | None = option(
-        None, "folder of cached vectors (else OUTPUT/embeddings)", group="work", metavar="DIR"
+        None, "folder of cached vectors (default: OUTPUT/embeddings)", group="work", metavar="DIR"
     )
-    device: str | None = option(None, "cpu, cuda, cuda:1, mps (else the best available)", group="work", metavar="NAME")
+    device: str | None = option(
+        None, "cpu, cuda, cuda:1, mps (default: the best available)", group="work", metavar="NAME"
+    )
     log_dir: Path | None = option(None, "TensorBoard folder for the scores", group="work", metavar="DIR")
-    log_step: int = option(0, "their step there", group="work", metavar="N")
+    log_step: int = option(0, "step of the scores in TensorBoard", group="work", metavar="N")
 
 
 def run_fad(settings: FADSettings) -> int:
@@ -93,9 +96,9 @@ def run_fad(settings: FADSettings) -> int:
 fad = Command(
     FADSettings,
     run_fad,
-    "Measure how far generated audio is from reference audio: Fréchet audio distance for every reference set, "
-    "generated set and embedder, and more on demand. Writes scores.json, scores.csv and index.html. Vectors are "
-    "cached: a run that was killed goes on. Several GPUs or nodes: torchrun --nproc_per_node N evaluate_fad.py ...",
+    "Measure the distance between generated and reference audio: the Fréchet audio distance for every reference set, "
+    "generated set and embedder, and optional metrics. Writes scores.json, scores.csv and index.html. Vectors are "
+    "cached, so a stopped run continues. Several GPUs or nodes: torchrun --nproc_per_node N evaluate_fad.py ...",
 )
 
 
@@ -122,7 +125,7 @@ compare = Command(
     CompareSettings,
     run_compare,
     "Print the scores of several result files (scores.json) side by side. Scores of different embedders, weights, "
-    "windows, references or samplers are not comparable, and are refused.",
+    "windows, references or samplers are not comparable and are refused.",
 )
 
 
@@ -135,16 +138,16 @@ def run_embed_song_describer(settings: EmbedTracksSettings) -> int:
     done = embed_tracks(settings)
     if done is None:
         return 0  # another process is still at work, and writes
-    print(f"{settings.output_path}: {done.captions} captions of {done.tracks} tracks, {done.left_out} tracks left out")
+    print(f"{settings.output_path}: {done.captions} captions of {done.tracks} tracks, {done.left_out} tracks skipped")
     return 1 if done.left_out else 0
 
 
 embed_song_describer = Command(
     EmbedTracksSettings,
     run_embed_song_describer,
-    "Embed the tracks and the captions of Song Describer once, as references for checkpoints. Each track is "
-    "embedded once, however many captions it has; a run that was killed goes on. Several GPUs or nodes: torchrun. "
-    "Exit status 1 when tracks were left out.",
+    "Embed the tracks and captions of Song Describer once, as references for checkpoints. Each track is embedded once, "
+    "even if it has several captions; a stopped run continues. Several GPUs or nodes: torchrun. Exit status 1 if "
+    "tracks were skipped.",
 )
 
 
@@ -169,7 +172,7 @@ song_describer = Command(
     SongDescriberSettings,
     run_song_describer,
     "Generate audio for the captions of Song Describer and score it: Fréchet and kernel distance to the tracks, "
-    "agreement with the captions. Writes scores.json and prompts.csv. What is generated counts after a kill too. "
+    "agreement with the captions. Writes scores.json and prompts.csv. A stopped run keeps the generated audio. "
     "Several GPUs or nodes: torchrun --nproc_per_node N eval_song_describer_checkpoint_clap.py ...",
 )
 
@@ -198,9 +201,9 @@ def run_reconstruct(settings: ReconstructSettings) -> int:
     for file in (*sources, *TABLES, "manifest.jsonl"):
         output.check_place(file)
     model = settings.load()
-    lines: dict[str, dict[str, Any]] = {}
+    lines: dict[str, JsonObject] = {}
 
-    def report(record: dict[str, Any], is_new: bool) -> None:
+    def report(record: JsonObject, is_new: bool) -> None:
         lines[record["file"]] = record
         if settings.json:
             print(json.dumps({**record, "new": is_new}), flush=True)
@@ -217,13 +220,13 @@ def run_reconstruct(settings: ReconstructSettings) -> int:
     return 1 if failures else 0
 
 
-def _line(output: "OutputFolder", record: dict[str, Any], is_new: bool) -> str:
+def _line(output: "OutputFolder", record: JsonObject, is_new: bool) -> str:
     measured = ", ".join(f"{name} {record[name]}" for name in ("si_sdr", "mrstft", "mel") if name in record)
-    return f"{'made' if is_new else 'kept'} {output.path / record['file']}: {measured}"
+    return f"{'wrote' if is_new else 'kept'} {output.path / record['file']}: {measured}"
 
 
-def _summarise(settings: ReconstructSettings, records: list[dict[str, Any]], failures: int) -> None:
-    """Write the tables of all files, and print their means."""
+def _summarise(settings: ReconstructSettings, records: list[JsonObject], failures: int) -> None:
+    """Write the table and the picture of all files, and print the means."""
     from stable_audio_tools.core.files import write_text
     from stable_audio_tools.evaluation.reconstruction.table import as_csv, as_svg, means
 
@@ -240,7 +243,7 @@ def _summarise(settings: ReconstructSettings, records: list[dict[str, Any]], fai
 reconstruct = Command(
     ReconstructSettings,
     run_reconstruct,
-    "Pass every audio file of a folder through an autoencoder (or that of a larger model), and measure how close "
-    "it comes: metrics.csv, metrics.svg. What is complete is kept. Exit status 1 when a file could not be read. "
-    "Several GPUs or nodes: torchrun --nproc_per_node N reconstruct_audios.py ...",
+    "Encode and decode every audio file of a folder with an autoencoder, or with that inside a larger model, and "
+    "measure the reconstruction: metrics.csv, metrics.svg. Finished files are kept. Exit status 1 if a file "
+    "could not be read. Several GPUs or nodes: torchrun --nproc_per_node N reconstruct_audios.py ...",
 )

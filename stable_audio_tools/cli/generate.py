@@ -1,4 +1,4 @@
-"""`generate`: a prompt, or a file of prompts, to audio files."""
+"""`generate`: audio files for a prompt or a file of prompts."""
 
 import dataclasses
 import json
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from stable_audio_tools.cli.command import Command
 from stable_audio_tools.cli.model_choice import MODEL_GROUP, ModelChoice
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.settings import option
 from stable_audio_tools.inference.generation.request import FIELDS, FORMATS, OPTIONS, SAMPLING, GenerationRequest
 
@@ -22,56 +23,58 @@ _LONGEST_STEM = 60
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSettings(ModelChoice):
-    """What is generated where; how, in the fields of `GenerationRequest` that `GenerateSettings` adds."""
+    """Prompts, files and batches; `GenerateSettings` adds the fields of `GenerationRequest`."""
 
     default_model: ClassVar[str | None] = "stabilityai/stable-audio-open-1.0"
 
     pretrained_name: str | None = option(
         None,
-        f"name on the Hugging Face Hub, or folder (else {default_model})",
+        f"name on the Hugging Face Hub, or folder (default: {default_model})",
         group=MODEL_GROUP,
         metavar="NAME",
         flags=("--model-name",),
     )
-    prompt: str | None = option(None, "one prompt, in place of a file of them", metavar="TEXT")
-    out: Path | None = option(None, "file for --prompt (else named by the prompt)", metavar="FILE")
-    output_dir: Path | None = option(None, "folder to write to; may be left out with --prompt", metavar="DIR")
+    prompt: str | None = option(None, "one prompt, instead of a file of prompts", metavar="TEXT")
+    out: Path | None = option(None, "file for --prompt (default: named after the prompt)", metavar="FILE")
+    output_dir: Path | None = option(None, "folder to write to; optional with --prompt", metavar="DIR")
     cond_yaml_path: Path | None = option(
-        None, "prompts: .yaml, .json, .csv or .jsonl; may be left out for models that are told nothing", metavar="FILE"
+        None, "prompts: .yaml, .json, .csv or .jsonl; optional for unconditional models", metavar="FILE"
     )
-    compile: bool = option(False, "compile the network first: a minute, and then faster steps on a GPU", group=SAMPLING)
+    compile: bool = option(
+        False, "compile the network first, which takes a minute and makes steps on a GPU faster", group=SAMPLING
+    )
     batch_size: int = option(
-        10, "items through the network at once; guidance counts twice", group="amount", metavar="N", ge=1
+        10, "items in one batch; an item with guidance counts twice", group="amount", metavar="N", ge=1
     )
     whole_window: bool = option(
-        False, "files as long as the model's window, whatever the prompt asks for", group="amount"
+        False, "write the full window of the model, regardless of the length in the prompt", group="amount"
     )
-    overwrite: bool = option(False, "make every file again", group="files")
+    overwrite: bool = option(False, "generate every file again", group="files")
     json: bool = option(False, "print a line of JSON for each file", group="files")
 
     def problems(self) -> Iterable[str]:
         yield from super().problems()
         if self.prompt is None and self.out is not None:
-            yield "--out: is for --prompt; a file of prompts needs --output-dir"
+            yield "--out: needs --prompt; a file of prompts needs --output-dir"
         elif self.prompt is None and self.output_dir is None:
             yield "--output-dir: missing; name the folder to write to, or give --prompt"
         if self.prompt is not None and self.cond_yaml_path is not None:
-            yield "--prompt: --cond-yaml-path is given too; keep one of them"
+            yield "--prompt: cannot be given together with --cond-yaml-path; keep one of them"
         if self.out is not None and self.output_dir is not None:
-            yield "--out: --output-dir is given too; keep one of them"
+            yield "--out: cannot be given together with --output-dir; keep one of them"
         elif self.out is not None and self.out.suffix[1:].lower() not in FORMATS:
             yield f"--out: {str(self.out)!r} must end in one of {', '.join(f'.{known}' for known in FORMATS)}"
         if self.whole_window and getattr(self, "clip_length", None) is not None:
-            yield "--whole-window: --clip-length is given too; keep one of them"
+            yield "--whole-window: cannot be given together with --clip-length; keep one of them"
 
     @property
     def folder(self) -> Path:
-        """The folder to write to."""
+        """Folder to write to."""
         return self.output_dir or (Path() if self.out is None else self.out.parent)
 
     @property
     def name(self) -> str | None:
-        """The name of the file of --prompt, without its suffix."""
+        """Stem of the file for --prompt."""
         if self.prompt is None:
             return None
         words = re.sub(r"[^\w]+", "-", self.prompt.lower()).strip("-_")[:_LONGEST_STEM]
@@ -79,8 +82,8 @@ class BatchSettings(ModelChoice):
 
     @property
     def request(self) -> GenerationRequest:
-        """What is asked of all prompts."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in _FLAGS}
+        """The request shared by all prompts."""
+        values: JsonObject = {name: getattr(self, name) for name in _FLAGS}
         if self.prompt is not None:
             values["conditions"] = {"prompt": self.prompt}
         if self.out is not None:
@@ -95,7 +98,7 @@ _HINTS = get_type_hints(GenerationRequest, localns={"AudioSource": str, "Tensor"
 
 
 def _flag(name: str) -> "dataclasses.Field[Any]":
-    """The field of a request as one of the command; each file gets its seed from that of the command."""
+    """Return a field of the request as a field of the command, where the seed has a default."""
     default: Any = 0 if name == "seed" else FIELDS[name].default
     field: dataclasses.Field[Any] = dataclasses.field(default=default, metadata={"option": OPTIONS[name]})
     return field
@@ -122,7 +125,7 @@ def run(settings: BatchSettings) -> None:
         return plan_batch(settings.cond_yaml_path, facts, settings.request, settings.batch_size, settings.name)
 
     config = find_config(*settings.source)
-    if config is not None:  # mistakes are reported before weights are read
+    if config is not None:  # report mistakes before reading weights
         check_targets(plan(facts_of(config)), OutputFolder(settings.folder), settings.overwrite)
     if settings.request.allow_tf32:
         use_tf32()
@@ -133,11 +136,11 @@ def run(settings: BatchSettings) -> None:
     if config is None:
         check_targets(batches, output, settings.overwrite)
 
-    def report(record: dict[str, Any], is_new: bool) -> None:
+    def report(record: JsonObject, is_new: bool) -> None:
         if settings.json:
             print(json.dumps({**record, "new": is_new}), flush=True)
         else:
-            print(f"{'made' if is_new else 'kept'} {settings.folder / record['file']}", flush=True)
+            print(f"{'wrote' if is_new else 'kept'} {settings.folder / record['file']}", flush=True)
 
     run_batch(model, batches, output, report, settings.overwrite, has_manifest=settings.output_dir is not None)
 
@@ -145,7 +148,7 @@ def run(settings: BatchSettings) -> None:
 main = Command(
     GenerateSettings,
     run,
-    "Generate audio for a prompt, or for the prompts of a YAML, CSV or JSONL file. What is complete in the output "
-    "folder is kept, so a run that was stopped goes on when started again. Several GPUs or nodes: torchrun "
+    "Generate audio for a prompt, or for the prompts of a YAML, CSV or JSONL file. Finished files in the "
+    "output folder are kept, so a stopped run continues when started again. Several GPUs or nodes: torchrun "
     "--nproc_per_node N generate.py ...",
 )

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from stable_audio_tools.cli.command import Command
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.settings import Settings, option
 from stable_audio_tools.models.lora_choice import LoraChoice, lora_choice
 
@@ -27,13 +28,13 @@ def run_info(settings: InfoSettings) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class HalfOption(Settings):
-    """The type of the numbers that are written."""
+    """The precision of the written file."""
 
     half: bool = option(False, "write float16")
 
     @property
     def dtype(self) -> "torch.dtype | None":
-        """The type to write; None keeps that of each tensor."""
+        """The dtype to write; None keeps the dtype of each tensor."""
         import torch
 
         return torch.float16 if self.half else None
@@ -45,9 +46,11 @@ class ConvertSettings(HalfOption):
 
     source: Path = option(help="adapter file of any known format", positional=True, metavar="FILE")
     target: Path = option(help="file to write, .safetensors or .ckpt", positional=True, metavar="NEW")
-    to: Literal["native", "loraw", "sa3", "comfyui"] = option("native", "sa3 is Stable Audio 3, loraw its forerunner")
-    alpha: float | None = option(None, "alpha of a file that does not tell it (LoRAW's); else its rank")
-    model_config: Path | None = option(None, "model to check names and shapes against", metavar="JSON")
+    to: Literal["native", "loraw", "sa3", "comfyui"] = option(
+        "native", "format to write; sa3 is that of Stable Audio 3, loraw that of LoRAW"
+    )
+    alpha: float | None = option(None, "alpha, for files without one such as LoRAW's (default: the rank)")
+    model_config: Path | None = option(None, "config of the model, to check names and shapes", metavar="JSON")
 
 
 def run_convert(settings: ConvertSettings) -> None:
@@ -70,14 +73,16 @@ class MergeLoraSettings(HalfOption):
 
     target: Path = option(help="model file to write, .safetensors or .ckpt", positional=True, metavar="NEW")
     ckpt_path: Path = option(help="weights of the base model", metavar="CKPT")
-    model_config: Path | None = option(None, "its config; else the one inside the weights", metavar="JSON")
+    model_config: Path | None = option(
+        None, "config of the base model (default: the one in the weights)", metavar="JSON"
+    )
     lora: tuple[LoraChoice, ...] = option(
-        help="adapter and how strongly it acts, 1 if not said; may be given several times",
+        help="adapter and its strength (default 1); may be repeated",
         metavar="FILE[:STRENGTH]",
         repeat=True,
         parse=lora_choice,
     )
-    alpha: float | None = option(None, "alpha of files that do not tell it (LoRAW's); else their rank")
+    alpha: float | None = option(None, "alpha, for files without one such as LoRAW's (default: the rank)")
 
 
 def run_merge(settings: MergeLoraSettings) -> None:
@@ -103,9 +108,11 @@ class ExtractLoraSettings(HalfOption):
     target: Path = option(help="adapter file to write, .safetensors or .ckpt", positional=True, metavar="NEW")
     base: Path = option(help="weights of the base model", metavar="CKPT")
     tuned: Path = option(help="weights of the tuned model", metavar="CKPT")
-    model_config: Path | None = option(None, "their config; else the one inside the base", metavar="JSON")
-    rank: int = option(16, "width of the factors: higher is closer, and larger", ge=1)
-    include: tuple[str, ...] | None = option(None, "patterns of layers to compare; else all", metavar="PATTERN")
+    model_config: Path | None = option(
+        None, "config of both models (default: the one in the base weights)", metavar="JSON"
+    )
+    rank: int = option(16, "rank of the factors; a higher rank is more exact and gives a larger file", ge=1)
+    include: tuple[str, ...] | None = option(None, "patterns of layers to compare (default: all)", metavar="PATTERN")
     exclude: tuple[str, ...] = option((), "patterns of layers to leave out", metavar="PATTERN")
 
 
@@ -121,23 +128,25 @@ def run_extract(settings: ExtractLoraSettings) -> None:
     write_lora(found.lora, settings.target, settings.dtype)
     print(
         f"wrote {settings.target}: {len(found.lora.layers)} layers, {found.kept:.1%} of their change kept; "
-        f"{found.unchanged} layers are the same in both"
+        f"{found.unchanged} layers are identical in both models"
     )
     if found.beyond:
         print(f"not in the adapter: {len(found.beyond)} other tensors that differ, such as {found.beyond[0]}")
 
 
-def _config(path: Path | None, embedded: dict[str, Any] | None) -> dict[str, Any] | None:
+def _config(path: Path | None, embedded: JsonObject | None) -> JsonObject | None:
     from stable_audio_tools.core.config import load
 
     return embedded if path is None else load(path)
 
 
-info = Command(InfoSettings, run_info, "Say what an adapter file is and holds.")
-convert = Command(ConvertSettings, run_convert, "Write an adapter file in the format of another program.")
+info = Command(InfoSettings, run_info, "Describe an adapter file.")
+convert = Command(ConvertSettings, run_convert, "Convert an adapter file to the format of another program.")
 merge = Command(
     MergeLoraSettings,
     run_merge,
-    "Add adapters to the weights of their base model, and write a model that needs none.",
+    "Merge adapters into the weights of their base model.",
 )
-extract = Command(ExtractLoraSettings, run_extract, "Make an adapter of the difference between a model and its base.")
+extract = Command(
+    ExtractLoraSettings, run_extract, "Extract an adapter from the difference between a tuned model and its base."
+)

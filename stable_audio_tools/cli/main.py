@@ -12,7 +12,7 @@ PROGRAM = "stable-audio-tools"
 
 
 class CommandEntry(NamedTuple):
-    place: str  # module below cli, and the command in it where it is not `main`
+    place: str  # module in cli, and the name of the command if it is not `main`
     summary: str
 
 
@@ -20,22 +20,20 @@ COMMANDS = {
     "train": CommandEntry("train", "train a model of any type"),
     "generate": CommandEntry("generate", "generate audio for prompts"),
     "app": CommandEntry("run_gradio", "open a model in the browser, and behind an HTTP API"),
-    "unwrap": CommandEntry("unwrap", "write the model out of a training checkpoint"),
-    "lora train": CommandEntry("train:train_lora", "train a small adapter of a model that stays as it is"),
-    "lora info": CommandEntry("lora:info", "say what an adapter file is and holds"),
-    "lora convert": CommandEntry("lora:convert", "write an adapter file in the format of another program"),
-    "lora merge": CommandEntry("lora:merge", "add adapters to the weights of their base model"),
+    "unwrap": CommandEntry("train:unwrap", "write the model out of a training checkpoint"),
+    "lora train": CommandEntry("train:train_lora", "train a low-rank adapter of a frozen model"),
+    "lora info": CommandEntry("lora:info", "describe an adapter file"),
+    "lora convert": CommandEntry("lora:convert", "convert an adapter file to the format of another program"),
+    "lora merge": CommandEntry("lora:merge", "merge adapters into the weights of their base model"),
     "lora extract": CommandEntry("lora:extract", "make an adapter of the difference between two models"),
-    "data check": CommandEntry(
-        "data:check", "look for files of a dataset that are broken, silent, doubled, unlabelled"
-    ),
+    "data check": CommandEntry("data:check", "report broken, silent, duplicate and unlabelled files of a dataset"),
     "data encode": CommandEntry("data:encode", "encode a dataset of audio to a dataset of latents"),
-    "data encode-text": CommandEntry("data:encode_text", "encode texts once, for conditions that are looked up"),
-    "data images": CommandEntry("mel:images", "cut audio into mel spectrograms: latents, or a Hugging Face dataset"),
+    "data encode-text": CommandEntry("data:encode_text", "encode texts once, for precomputed conditions"),
+    "data images": CommandEntry("mel:images", "convert audio to mel spectrograms: latents, or a Hugging Face dataset"),
     "data download": CommandEntry("data:download", "download audio and tables of MTG-Jamendo"),
-    "data example": CommandEntry("data:example", "write short synthetic clips with captions to try things on"),
-    "dedup": CommandEntry("dedup", "find files of a dataset that hold the same recording"),
-    "evaluate fad": CommandEntry("evaluate:fad", "measure how far sets of audio are from reference sets"),
+    "data example": CommandEntry("data:example", "write short synthetic clips with captions, for experiments"),
+    "dedup": CommandEntry("data:dedup", "find files of a dataset with the same recording"),
+    "evaluate fad": CommandEntry("evaluate:fad", "measure distances between sets of audio and reference sets"),
     "evaluate song-describer": CommandEntry(
         "evaluate:song_describer", "score a text-to-audio checkpoint on captioned tracks"
     ),
@@ -43,30 +41,30 @@ COMMANDS = {
         "evaluate:embed_song_describer", "embed captioned tracks, as references"
     ),
     "evaluate reconstruct": CommandEntry(
-        "evaluate:reconstruct", "pass audio files through an autoencoder and measure the result"
+        "evaluate:reconstruct", "encode and decode audio files with an autoencoder and measure the result"
     ),
-    "evaluate compare": CommandEntry("evaluate:compare", "print result files side by side, where they are comparable"),
+    "evaluate compare": CommandEntry("evaluate:compare", "print comparable result files side by side"),
     "attribute extract": CommandEntry("attribute:extract", "write projected gradients of items"),
-    "attribute merge": CommandEntry("attribute:merge", "join the features that several processes wrote"),
+    "attribute merge": CommandEntry("attribute:merge", "join the features of several processes"),
     "attribute score": CommandEntry("attribute:score", "score training items for generated files"),
     "attribute validate make-subsets": CommandEntry(
         "attribute:make_subsets", "draw random subsets of the training items"
     ),
-    "attribute validate make-removals": CommandEntry("attribute:make_removals", "draw lists without the best items"),
+    "attribute validate make-removals": CommandEntry("attribute:make_removals", "write lists without the best items"),
     "attribute validate train": CommandEntry("attribute:train", "train a model on each list"),
     "attribute validate measure": CommandEntry(
         "attribute:measure", "measure the output of every model for every query"
     ),
     "attribute validate lds": CommandEntry("attribute:lds", "compute the linear datamodeling score"),
     "attribute validate counterfactual": CommandEntry("attribute:counterfactual", "compare removals with random ones"),
-    "mel decode": CommandEntry("mel:decode", "turn mel spectrograms into audio"),
-    "mel convert": CommandEntry("mel:convert", "turn audio diffusion pipelines of diffusers into models, and back"),
-    "check": CommandEntry("check", "check a model config (and a dataset config) and print what it builds"),
-    "schema": CommandEntry("schema", "write JSON Schemas of the configs, for editors"),
-    "info": CommandEntry("info", "describe this installation, or a weight file"),
+    "mel decode": CommandEntry("mel:decode", "convert mel spectrograms to audio"),
+    "mel convert": CommandEntry("mel:convert", "convert audio diffusion pipelines of diffusers to models, and back"),
+    "check": CommandEntry("describe:check", "check a model config and a dataset config, and print a summary"),
+    "schema": CommandEntry("describe:schema", "write JSON Schemas of the configs, for editors"),
+    "info": CommandEntry("describe:info", "describe this installation, or a weight file"),
 }
 
-# Published scripts, and names that commands had before they were grouped -> the command.
+# Published scripts, and earlier names of commands -> the command.
 ALIASES = {
     "train.py": "train",
     "train_lora.py": "lora train",
@@ -116,24 +114,24 @@ ALIASES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command -> exit status."""
+    """Run one command and return its exit status."""
     return _dispatch(list(sys.argv[1:] if argv is None else argv), PROGRAM)
 
 
 def run_script(path: str) -> int:
-    """Run the command that a published script stands for, with the words of the command line -> exit status."""
+    """Run the command of a published script with the current command line and return its exit status."""
     name = Path(path).name
     return _dispatch([*ALIASES[name].split(), *sys.argv[1:]], PROGRAM, name)
 
 
 def load_command(name: str) -> Any:
-    """The command of an entry of `COMMANDS`."""
+    """Import the command of an entry of `COMMANDS`."""
     module, _, attribute = COMMANDS[name].place.partition(":")
     return getattr(import_module(f"stable_audio_tools.cli.{module}"), attribute or "main")
 
 
 def find_command(words: Sequence[str]) -> tuple[str, list[str]]:
-    """(the longest name of a command or a group that the words begin with, the words behind it); "" where none is."""
+    """Split words into the longest leading name of a command or group ("" if there is none) and the rest."""
     if words and words[0] in ALIASES:
         words = [*ALIASES[words[0]].split(), *words[1:]]
     names = {" ".join(name.split()[:length]) for name in COMMANDS for length in (1, 2, 3)}
@@ -163,7 +161,7 @@ def _dispatch(words: list[str], program: str, script: str = "") -> int:
 
 
 def _usage(group: str) -> str:
-    """The commands of a group, or all."""
+    """List the commands of a group, or all commands."""
     listed = {name: entry for name, entry in COMMANDS.items() if name.startswith(group)}
     width = max(map(len, listed))
     return "\n".join(

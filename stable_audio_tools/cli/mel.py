@@ -1,12 +1,12 @@
-"""`data images`: audio to mel spectrograms. `mel decode`: back to audio. `mel convert`: pipelines of diffusers."""
+"""`data images` (audio to mel spectrograms), `mel decode` (back to audio), `mel convert` (pipelines of diffusers)."""
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from stable_audio_tools.cli.command import Command
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.settings import Settings, option
 from stable_audio_tools.mel.settings import DecodeFlags, ImageFlags
 
@@ -16,7 +16,9 @@ def run_images(settings: ImageFlags) -> None:
     from stable_audio_tools.mel.dataset import make_dataset, upload_dataset
 
     done = make_dataset(image_settings(settings))
-    print(f"{settings.output_dir}: {done.made} slices made, {done.kept} kept, {done.num_left_out} left out", flush=True)
+    print(
+        f"{settings.output_dir}: {done.made} slices written, {done.kept} kept, {done.num_left_out} skipped", flush=True
+    )
     if settings.push_to_hub is not None:
         print(upload_dataset(settings.output_dir, settings.push_to_hub), flush=True)
 
@@ -24,8 +26,8 @@ def run_images(settings: ImageFlags) -> None:
 images = Command(
     ImageFlags,
     run_images,
-    "Cut audio files into slices and write their mel spectrograms: as latents that train.py reads, or as a Hugging "
-    "Face dataset. Slices without sound are left out and named. A run that was killed goes on when started again.",
+    "Cut audio files into slices and write their mel spectrograms: as latents for train.py, or as a Hugging Face "
+    "dataset. Silent slices are skipped and listed. A stopped run continues when started again.",
 )
 
 
@@ -41,7 +43,7 @@ def run_decode(settings: DecodeFlags) -> int:
     check_details(decoder, folder, files)
     output = OutputFolder(settings.output_dir or folder / "audio")
 
-    def report(record: dict[str, Any]) -> None:
+    def report(record: JsonObject) -> None:
         if settings.json:
             print(json.dumps(record), flush=True)
 
@@ -55,9 +57,9 @@ def run_decode(settings: DecodeFlags) -> int:
 decode = Command(
     DecodeFlags,
     run_decode,
-    "Make audio of every mel spectrogram (.pt, .npy, .safetensors) of a folder. For BigVGAN alone they hold "
-    "natural logarithms, with --model-config what its mel transform makes, in [-1, 1]. What is complete is kept. "
-    "Exit status 1 when a file could not be read. Several GPUs: torchrun --nproc_per_node N decode_mel.py ...",
+    "Convert every mel spectrogram (.pt, .npy, .safetensors) of a folder to audio. BigVGAN alone expects natural "
+    "logarithms; with --model-config the values are those of its mel transform, in [-1, 1]. Finished files are kept. "
+    "Exit status 1 if a file could not be read. Several GPUs: torchrun --nproc_per_node N decode_mel.py ...",
 )
 
 
@@ -66,16 +68,16 @@ class PipelineSettings(Settings):
     """Settings of `mel convert`."""
 
     output_dir: Path = option(help="folder to write", metavar="DIR")
-    from_pipeline: Path | None = option(None, "the pipeline to turn into a model", metavar="DIR")
-    model_config: Path | None = option(None, "config of the model to turn into a pipeline", metavar="JSON")
-    ckpt_path: Path | None = option(None, "its weights, as unwrap_model.py writes them", metavar="FILE")
+    from_pipeline: Path | None = option(None, "pipeline to convert to a model", metavar="DIR")
+    model_config: Path | None = option(None, "config of the model to convert to a pipeline", metavar="JSON")
+    ckpt_path: Path | None = option(None, "weights of the model, as written by unwrap_model.py", metavar="FILE")
 
     def problems(self) -> Iterable[str]:
         files = (self.model_config, self.ckpt_path)
         if (self.from_pipeline is None) == (files == (None, None)):
             yield "give --from-pipeline, or --model-config with --ckpt-path"
         elif self.from_pipeline is None and None in files:
-            yield "--model-config, --ckpt-path: a pipeline is made of both"
+            yield "--model-config, --ckpt-path: a pipeline needs both"
         if self.output_dir.exists() and any(self.output_dir.iterdir()):
             yield f"--output-dir: {self.output_dir} is not empty; choose a new folder"
 
@@ -91,7 +93,7 @@ def run_convert(settings: PipelineSettings) -> None:
     output = settings.output_dir
     if settings.from_pipeline is not None:
         if not (settings.from_pipeline / INDEX_NAME).is_file():
-            raise ConfigError(f"--from-pipeline: {settings.from_pipeline} holds no model_index.json")
+            raise ConfigError(f"--from-pipeline: {settings.from_pipeline} contains no model_index.json")
         model, config = PIPELINES.load(settings.from_pipeline)
         output.mkdir(parents=True, exist_ok=True)
         save(config, output / CONFIG_NAME)
@@ -105,6 +107,6 @@ def run_convert(settings: PipelineSettings) -> None:
 convert = Command(
     PipelineSettings,
     run_convert,
-    "Turn a folder of diffusers' AudioDiffusionPipeline into one with model_config.json and model.safetensors, or "
-    "a model into such a pipeline.",
+    "Convert a folder of diffusers' AudioDiffusionPipeline to model_config.json and model.safetensors, or a model to "
+    "such a pipeline.",
 )

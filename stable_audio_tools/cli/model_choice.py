@@ -1,4 +1,4 @@
-"""`--pretrained-name`, or `--model-config` with `--ckpt-path`: the model that a command works with."""
+"""The model of a command: `--pretrained-name`, or `--model-config` with `--ckpt-path`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ MODEL_GROUP = "model: a name or folder, or a config with its weights"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelChoice(Settings):
-    """A model, its adapters, and how it runs; without a name, that of `default_model`."""
+    """A model, its adapters, device and precision; `default_model` is used if none is named."""
 
     default_model: ClassVar[str | None] = None
 
@@ -27,45 +27,45 @@ class ModelChoice(Settings):
     ckpt_path: Path | None = option(None, "weights", group=MODEL_GROUP, metavar="FILE")
     lora: tuple[LoraChoice, ...] = option(
         (),
-        "adapter to put on the model, and how strongly it acts (else 1); may be given several times",
+        "adapter to load and its strength (default: 1); may be repeated",
         group=MODEL_GROUP,
         metavar="PATH[:STRENGTH]",
         repeat=True,
         parse=lora_choice,
     )
     device: str | None = option(
-        None, "cpu, cuda, cuda:1, mps (else the best available)", group=MODEL_GROUP, metavar="NAME"
+        None, "cpu, cuda, cuda:1, mps (default: the best available)", group=MODEL_GROUP, metavar="NAME"
     )
     precision: Literal["float32", "bfloat16", "float16", "auto"] = option(
-        "float32", "float32 gives the published numbers; the others are faster and a little off", group=MODEL_GROUP
+        "float32", "float32 gives the published numbers; the others are faster and less exact", group=MODEL_GROUP
     )
 
     def problems(self) -> Iterable[str]:
         if self.pretrained_name is not None and (self.model_config is not None or self.ckpt_path is not None):
             yield "--pretrained-name: give it alone, or --model-config with --ckpt-path instead"
         elif self.model_config is not None and self.ckpt_path is None:
-            yield "--ckpt-path: missing; --model-config needs the weights too"
+            yield "--ckpt-path: missing; --model-config needs weights"
         elif self.pretrained_name is None and self.ckpt_path is None and self.default_model is None:
             yield "--model-config: missing; give it with --ckpt-path, or --pretrained-name"
 
     @property
     def source(self) -> tuple[str | Path, Path | None]:
-        """The model and, beside a config, its weights; weights alone may hold their config."""
+        """The model, and its weights if the model is a config; weights alone may contain their config."""
         model = self.model_config or self.pretrained_name or self.ckpt_path or self.default_model
         assert model is not None, "checked by `problems`"
         return model, self.ckpt_path if self.model_config is not None else None
 
     def check_adapters(self) -> None:
-        """Read the files of the adapters, so that their mistakes are reported before weights are read."""
+        """Read the adapter files, to report mistakes in them before weights are read."""
         from stable_audio_tools.models.lora import read_lora
 
         for choice in self.lora:
             read_lora(choice.path)
 
     def load(self, offload: bool = False) -> "AudioModel":
-        """The model on the device of this process; adapters are read first, so that their mistakes come early.
+        """Load the model with its adapters on the device of this process.
 
-        With `offload`, each part of it comes to the device while it is used.
+        With `offload`, each part is on the device only while it is used.
         """
         from stable_audio_tools.core.devices import process_device
         from stable_audio_tools.inference.generation.model import load

@@ -1,4 +1,4 @@
-"""`app`: a model in the browser, and behind an HTTP API."""
+"""`app`: a model in the browser and as an HTTP API."""
 
 import os
 from dataclasses import dataclass
@@ -16,32 +16,32 @@ _SERVER = "server"
 
 @dataclass(frozen=True, kw_only=True)
 class AppSettings(ModelChoice):
-    """A model, and the server that shows it."""
+    """A model, and the server that presents it."""
 
     precision: Literal["float32", "bfloat16", "float16", "auto"] | None = option(  # type: ignore[assignment]
-        None, "float32 gives the published numbers; the others are faster and a little off", group=MODEL_GROUP
+        None, "float32 gives the published numbers; the others are faster and less exact", group=MODEL_GROUP
     )
     model_half: bool | None = option(
-        None, "float16 on a GPU, float32 on the CPU (this is so if left out); --no-model-half is float32 everywhere"
+        None, "float16 on a GPU, float32 on the CPU (the default); --no-model-half is float32 everywhere"
     )
-    pretransform_ckpt_path: Path | None = option(None, "weights of the autoencoder inside", metavar="FILE")
-    tmp_dir: str = option("outputs/app", "folder where runs are kept", metavar="DIR")
-    title: str = option("", "title of the page (else the model's name)", metavar="TEXT")
-    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 is all of them", group=_SERVER)
-    port: int | None = option(None, "port (else the first that is free from 7860 on)", group=_SERVER, metavar="N")
+    pretransform_ckpt_path: Path | None = option(None, "weights of the autoencoder of the model", metavar="FILE")
+    tmp_dir: str = option("outputs/app", "folder for the runs", metavar="DIR")
+    title: str = option("", "title of the page (default: the name of the model)", metavar="TEXT")
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 means all", group=_SERVER)
+    port: int | None = option(None, "port (default: the first free one, starting at 7860)", group=_SERVER, metavar="N")
     share: bool = option(False, "open a public link through Gradio's servers", group=_SERVER)
     username: str | None = option(None, "login for page and API, with --password", group=_SERVER, metavar="NAME")
     password: str | None = option(
-        None, "may stand in the environment as STABLE_AUDIO_PASSWORD instead", group=_SERVER, metavar="WORD"
+        None, "password; may also be set in the environment as STABLE_AUDIO_PASSWORD", group=_SERVER, metavar="WORD"
     )
 
 
 def run(settings: AppSettings) -> None:
     if not is_rank_zero():
-        return  # a launcher started several processes, of which one serves
+        return  # a launcher started several processes, but one server is enough
     settings.check_adapters()
     password = settings.password or (os.environ.get("STABLE_AUDIO_PASSWORD") if settings.username else None)
-    # Copies of what visitors may fetch lie beside the runs, and nowhere else; read when gradio is imported.
+    # Gradio reads these at import. Files for visitors are copied to the folder of the runs, and nowhere else.
     os.environ["GRADIO_TEMP_DIR"] = str(Path(settings.tmp_dir).resolve() / "served")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     from stable_audio_tools.interface.gradio import check_login, check_port, create_ui, serve
@@ -69,6 +69,6 @@ def run(settings: AppSettings) -> None:
 main = Command(
     AppSettings,
     run,
-    "Open a model in the browser: a page for its type, a gallery of runs, an HTTP API. Ctrl-C stops. Needs the extra "
-    "'ui'.",
+    "Open a model in the browser: a page for its type, a gallery of runs, an HTTP API. Ctrl-C stops the server. "
+    "Requires the extra 'ui'.",
 )

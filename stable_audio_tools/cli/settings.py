@@ -1,4 +1,4 @@
-"""Flags from a settings record: each field is a flag, its default can come from an ini file, and --help shows both.
+"""Flags from a settings record: each field is a flag whose default may come from an ini file.
 
 The ini format is the published one: a section `[DEFAULTS]`, keys in snake case, values as Python literals.
 """
@@ -16,6 +16,7 @@ from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.settings import Setting, Settings, flag_of, option_of
 
 S = TypeVar("S", bound=Settings)
+T = TypeVar("T")
 
 CONFIG_FILE = "defaults.ini"
 
@@ -24,18 +25,18 @@ CONFIG_FILE = "defaults.ini"
 
 
 def add_flags(
-    parser: argparse.ArgumentParser, settings: type[Settings], defaults: Mapping[str, Any], takes_ini: bool = False
+    parser: argparse.ArgumentParser, settings: type[Settings], defaults: Mapping[str, object], takes_ini: bool = False
 ) -> None:
-    """Give the parser one flag per field; `defaults` come before those of the fields.
+    """Add one flag per field to the parser; `defaults` override the defaults of the fields.
 
-    With `takes_ini` a switch takes true or false, so that a flag can turn off what a file turns on.
+    With `takes_ini`, a switch accepts true or false, so that a flag can turn off a switch of the ini file.
     """
     types = get_type_hints(settings)
-    sections: dict[str, Any] = {"": parser}
+    sections: dict[str, argparse._ActionsContainer] = {"": parser}
     for field in dataclasses.fields(settings):  # type: ignore[arg-type]
         about = option_of(field)
         if about.after_dashes:
-            continue  # taken by the parser itself: argparse has no option for it
+            continue  # the parser handles it, because argparse cannot
         section = sections.get(about.group)
         if section is None:
             section = sections[about.group] = parser.add_argument_group(about.group)
@@ -52,13 +53,13 @@ def add_flags(
 
 
 def settings_from(arguments: argparse.Namespace, settings: type[S]) -> S:
-    """The record from parsed flags."""
+    """Create the record from parsed flags."""
     values = {field.name: _frozen(getattr(arguments, field.name)) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     return settings(**values)
 
 
 def flags_from(settings: Settings) -> list[str]:
-    """The words that give this record, for a command that starts itself again."""
+    """Return the command line for this record, for a command that starts itself in other processes."""
     words: list[str] = []
     places: list[str] = []
     behind: list[str] = []
@@ -80,13 +81,18 @@ def flags_from(settings: Settings) -> list[str]:
     return [*places, *words, *behind]
 
 
-def _frozen(value: Any) -> Any:
-    """Lists of the parser as tuples."""
+def _listed(value: object) -> list[object] | None:
+    """Return a default that argparse may extend."""
+    return list(value) if isinstance(value, Sequence) else None
+
+
+def _frozen(value: object) -> object:
+    """Convert the lists of argparse to tuples."""
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def _arguments_of(name: str, hint: Any, about: Setting, default: Any, takes_ini: bool) -> dict[str, Any]:
-    """The keywords of `add_argument` for a field."""
+def _arguments_of(name: str, hint: object, about: Setting, default: object, takes_ini: bool) -> dict[str, Any]:
+    """Return the keyword arguments of `add_argument` for a field."""
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if NoneType in get_args(hint) else [hint]
     plain = kinds[0] if len(kinds) == 1 else hint
     words: dict[str, Any] = {"help": about.help, "default": default}
@@ -99,11 +105,11 @@ def _arguments_of(name: str, hint: Any, about: Setting, default: Any, takes_ini:
         inner, *more = get_args(plain)
         if more != [Ellipsis]:
             words["nargs"] = len(more) + 1
-        elif get_origin(inner) is tuple:  # rows of values, one for each time that the flag is given
-            words |= {"nargs": len(get_args(inner)), "action": "append", "default": list(default)}
+        elif get_origin(inner) is tuple:  # rows of values, one per use of the flag
+            words |= {"nargs": len(get_args(inner)), "action": "append", "default": _listed(default)}
             inner = get_args(inner)[0]
         elif about.repeat:
-            words |= {"action": "append", "default": None if default is None else list(default)}
+            words |= {"action": "append", "default": _listed(default)}
         else:
             words["nargs"] = "*" if about.may_be_empty else "+"
     elif about.may_be_empty:
@@ -120,8 +126,8 @@ def _arguments_of(name: str, hint: Any, about: Setting, default: Any, takes_ini:
 # ------------------------------------------------------------------ ini files
 
 
-def read_defaults(path: Path | None, settings: type[Settings]) -> dict[str, Any]:
-    """Values of an ini file's [DEFAULTS] section; unknown keys and wrong values are named together."""
+def read_defaults(path: Path | None, settings: type[Settings]) -> dict[str, object]:
+    """Read the [DEFAULTS] section of an ini file; one error lists all unknown keys and invalid values."""
     if path is None:
         return {}
     reader = configparser.ConfigParser(interpolation=None, inline_comment_prefixes=("#", ";"))
@@ -132,7 +138,7 @@ def read_defaults(path: Path | None, settings: type[Settings]) -> dict[str, Any]
     except (configparser.Error, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a readable ini file ({' '.join(str(error).split())})") from None
     if not reader.has_section("DEFAULTS"):
-        raise ConfigError(f"{path}: no section [DEFAULTS]; put the settings under one")
+        raise ConfigError(f"{path}: section [DEFAULTS] is missing; put the settings into it")
     types, values, problems = get_type_hints(settings), {}, []
     fields = {field.name: option_of(field) for field in dataclasses.fields(settings)}  # type: ignore[arg-type]
     for key, text in reader.items("DEFAULTS"):
@@ -151,7 +157,7 @@ def read_defaults(path: Path | None, settings: type[Settings]) -> dict[str, Any]
 
 
 def config_file(words: Sequence[str]) -> Path | None:
-    """The ini file that the words name, else `defaults.ini` of the current folder, where it has one."""
+    """Return the ini file of `--config-file`, or `defaults.ini` in the current folder if it exists."""
     for index, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name.replace("_", "-") == "--config-file":
@@ -162,7 +168,7 @@ def config_file(words: Sequence[str]) -> Path | None:
     return Path(CONFIG_FILE) if Path(CONFIG_FILE).is_file() else None
 
 
-def _from_text(text: str, hint: Any, about: Setting) -> Any:
+def _from_text(text: str, hint: object, about: Setting) -> object:
     text = text.strip()
     unquoted = text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     if hint is bool:
@@ -177,12 +183,12 @@ def _from_text(text: str, hint: Any, about: Setting) -> Any:
 # ------------------------------------------------------------------ values
 
 
-def _reader(hint: Any, choices: Sequence[Any]) -> Callable[[str], Any]:
-    """What turns the text of a flag into a value of the type."""
+def _reader(hint: object, choices: Sequence[str]) -> Callable[[str], object]:
+    """Return a function that converts the text of a flag to a value of the type."""
     if choices:
         by_text = {str(choice): choice for choice in choices}
 
-        def choose(text: str) -> Any:
+        def choose(text: str) -> str:
             if text not in by_text:
                 allowed = ", ".join(name for name in by_text if name)
                 raise argparse.ArgumentTypeError(f"expected one of {allowed}, got {_shown(text)}")
@@ -190,17 +196,17 @@ def _reader(hint: Any, choices: Sequence[Any]) -> Callable[[str], Any]:
 
         return choose
     if hint is Path or hint is str:
-        read: Callable[[str], Any] = hint
+        read: Callable[[str], object] = hint
         return read
     if hint is int:
         return _whole_number
     return _number if float in (hint, *get_args(hint)) and int not in get_args(hint) else _number_or_count
 
 
-def reading(parse: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`parse`, whose ValueError is the answer to the user."""
+def reading(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """Wrap `parse` so that argparse reports the message of its ValueError."""
 
-    def read(text: str) -> Any:
+    def read(text: str) -> T:
         try:
             return parse(text)
         except ValueError as error:
@@ -227,7 +233,7 @@ def _number(text: str) -> float:
 
 
 def _number_or_count(text: str) -> int | float:
-    """`3` is a count and `3.0` is not."""
+    """Return an int for "3" and a float for "3.0"."""
     return int(text) if text.strip().lstrip("+-").isdigit() else _number(text)
 
 

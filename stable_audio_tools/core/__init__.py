@@ -1,1 +1,1 @@
-"""The ground floor: the config engine, errors, files, logs, devices, seeds, ranks, optional packages, progress bars."""
+"""The lowest layer: config engine, errors, files, logs, devices, seeds, ranks, optional packages, progress bars."""

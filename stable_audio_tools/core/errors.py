@@ -1,4 +1,4 @@
-"""Errors that speak to the user: the command line prints them as they are and exits with status 2."""
+"""Errors for the user: the command line prints their message without a traceback and exits with status 2."""
 
 import errno
 from collections.abc import Iterable, Iterator
@@ -6,15 +6,15 @@ from contextlib import contextmanager
 
 
 class UserError(ValueError):
-    """Something outside this program must change: a file, a key, a flag, an installation."""
+    """A mistake in the input or the environment: a file, a key, a flag, an installation."""
 
 
 class SharedError(UserError):
-    """A mistake that every process of a run raises with the same sentence; rank zero prints it."""
+    """A mistake that every process of a run raises with the same message, printed by rank zero only."""
 
 
 class ConfigError(UserError):
-    """Every mistake found in a config, one sentence each."""
+    """All mistakes found in a config, one sentence each."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -25,7 +25,7 @@ class ConfigError(UserError):
 
 
 class CheckpointError(UserError):
-    """A weight file that cannot be read, or does not fit the model."""
+    """A weight file that cannot be read or does not match the model."""
 
 
 class AudioError(UserError):
@@ -33,12 +33,12 @@ class AudioError(UserError):
 
 
 class MissingPackage(UserError, ImportError):
-    """An optional package that is needed for what was asked."""
+    """An optional package that is required but not installed."""
 
 
 @contextmanager
 def explained(where: str) -> Iterator[None]:
-    """Turn what a class of another package raises about its options into a ConfigError that names the place."""
+    """Convert errors of another package about its options into a ConfigError that starts with `where`."""
     try:
         yield
     except UserError:

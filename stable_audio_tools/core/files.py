@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and known by their content."""
+"""Atomic writes, and digests of file contents."""
 
 import errno
 import hashlib
@@ -17,10 +17,11 @@ _NEARLY_FULL = 1 << 16  # bytes; libraries stop writing before the very last blo
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place on success and vanishes on failure.
+    """Yield a temporary path next to `path` that replaces it on success and is removed on failure.
 
-    The suffix is kept, because audio libraries choose the format by it. The data is on disk before the rename, so a
-    full disk or a kill leaves the old file whole. Devices, pipes and sockets are refused: the rename would remove them.
+    The suffix stays the same, because audio libraries derive the format from it. The data is flushed to disk before the
+    rename, so a full disk or a kill leaves the old file intact. Devices, pipes and sockets are refused, because the
+    rename would remove them.
     """
     target = Path(path)
     if target.exists() and not (target.is_file() or target.is_dir()):
@@ -28,7 +29,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.stem}.{uuid4().hex[:8]}.part{target.suffix}")
     temporary.touch()
-    usual = temporary.stat().st_mode  # some libraries write files that nobody else may read
+    usual = temporary.stat().st_mode  # some libraries create files that only their owner may read
     temporary.unlink()
     try:
         yield temporary
@@ -46,7 +47,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def is_disk_full(error: Exception, folder: Path) -> bool:
-    """Return whether a failed write ran out of space, which libraries report as errors of their own."""
+    """Return whether a write failed for lack of space, also where a library raised its own error class."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return shutil.disk_usage(folder).free < _NEARLY_FULL
@@ -68,7 +69,7 @@ def _digest(path: Path, size: int, changed: int) -> str:
 
 
 def content_digest(path: str | Path) -> str:
-    """Sixteen digits that change with the content of a file; read again only where its size or time has changed."""
+    """Return 16 hex digits that identify the content of a file; cached by its size and modification time."""
     about = Path(path).stat()
     return _digest(Path(path), about.st_size, about.st_mtime_ns)
 

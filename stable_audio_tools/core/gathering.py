@@ -1,35 +1,44 @@
-"""Processes of one run that hand each other their results, over gloo, whatever devices they use."""
+"""Exchange of results between the processes of a run, over gloo, independent of their devices."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Protocol, TypeVar
 
 import torch.distributed as dist
 
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.core.ranks import rank, world_size
 
-_TO_JOIN = timedelta(hours=1)  # from the first process that has loaded its model to the last one
-_TO_FINISH = timedelta(days=7)  # from the first process that is done to the last one
+T = TypeVar("T")
+
+
+class Gather(Protocol):
+    """Collects one value from each process, by rank."""
+
+    def __call__(self, value: T, /) -> list[T]: ...
+
+
+_TO_JOIN = timedelta(hours=1)  # wait for the last process to load its model
+_TO_FINISH = timedelta(days=7)  # wait for the last process to finish
 
 
 def check_launcher() -> None:
-    """Refuse processes that cannot find each other."""
+    """Refuse a run of several processes without the address of rank zero."""
     if world_size() > 1 and not {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
-        raise ConfigError("several processes were started, but not told of each other; start them with torchrun")
+        raise ConfigError("several processes were started without MASTER_ADDR, MASTER_PORT; start them with torchrun")
 
 
 @contextmanager
-def all_processes() -> Iterator[Callable[[Any], list[Any]]]:
-    """Yield a function that waits until every process has called it, and returns what each handed in, by rank.
+def all_processes() -> Iterator[Gather]:
+    """Yield a function that collects one value from each process and returns them by rank.
 
-    On leaving, all wait again: a launcher ends all processes when one ends with another status than 0, which so happens
-    only after the last one has written everything.
+    All processes wait for each other at the end, because a launcher stops all of them when one exits with an error
+    status: this way the last one has written its files.
     """
     if world_size() == 1:
-        yield lambda given: [given]
+        yield lambda value: [value]
         return
     check_launcher()
     try:
@@ -43,21 +52,21 @@ def all_processes() -> Iterator[Callable[[Any], list[Any]]]:
             dist.destroy_process_group()
 
 
-def _gather(given: Any) -> list[Any]:
-    shares: list[Any] = [None] * world_size()
+def _gather(value: T) -> list[T]:
+    shares: list[T] = [value] * world_size()
     with _peers_in_reach():
         dist.monitored_barrier(timeout=_TO_FINISH)
-        dist.all_gather_object(shares, given)
+        dist.all_gather_object(shares, value)
     return shares
 
 
 @contextmanager
 def _peers_in_reach() -> Iterator[None]:
-    """Report in one sentence that another process has gone, which gloo raises as a RuntimeError."""
+    """Convert the RuntimeError that gloo raises for a lost process into one sentence."""
     try:
         yield
     except RuntimeError as error:
         raise UserError(
-            f"another process of this run cannot be reached ({' '.join(str(error).split())[:200]}); see what it said, "
-            "and start the command again, which keeps what is complete"
+            f"another process of this run cannot be reached ({' '.join(str(error).split())[:200]}); read its "
+            "output, then start the command again: complete files are kept"
         ) from None

@@ -1,9 +1,9 @@
-"""Generations of the original package, and the defaults in which they differ.
+"""Generations of the original package and their defaults.
 
-The same call, weights and seed give other results in stable-audio-tools 0.0.20 than in 0.0.19: samplers, schedules,
-guidance and spectral losses have other defaults or formulas. stable-audio-3, which only generates, follows 0.0.20 but
-for a few points. Models remember the generation that they come from
-(`sampling_version`); what has no model follows the generation of the surrounding `generation(...)` block.
+The same call, weights and seed give different results in stable-audio-tools 0.0.19 and 0.0.20: samplers, schedules,
+guidance and spectral losses have different defaults or formulas. stable-audio-3, which only generates, follows 0.0.20
+with a few exceptions. A model stores its generation (`sampling_version`); code without a model uses that of the
+enclosing `generation(...)` block.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _current: ContextVar[Generation] = ContextVar("generation", default="0.0.19")
 
 @contextmanager
 def generation(version: Generation) -> Iterator[None]:
-    """Use the defaults of a generation for what is called inside the block."""
+    """Use the defaults of a generation inside the block."""
     token = _current.set(check_generation(version))
     try:
         yield
@@ -28,12 +28,12 @@ def generation(version: Generation) -> Iterator[None]:
 
 
 def current_generation() -> Generation:
-    """The generation whose defaults hold here: "0.0.19" outside of any block."""
+    """Return the generation of the enclosing block; "0.0.19" outside of any."""
     return _current.get()
 
 
 def check_generation(version: str) -> Generation:
-    """The version, if it is a known one."""
+    """Return the version if it is a known generation; raise otherwise."""
     for known in GENERATIONS:
         if version == known:
             return known

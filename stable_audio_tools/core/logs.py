@@ -1,4 +1,4 @@
-"""Logging: one line per event on stderr, spoken by rank zero, libraries kept quiet."""
+"""Logging to stderr, one line per event, from rank zero; libraries log errors only."""
 
 import logging
 import os

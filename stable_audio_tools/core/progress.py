@@ -1,4 +1,4 @@
-"""How far a batch is: a bar on a terminal, silence elsewhere."""
+"""Progress bars, shown on a terminal only."""
 
 import sys
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from stable_audio_tools.core.ranks import is_rank_zero
 
 
 class Show(Protocol):
-    """Tells how much is done, and of how much where that is learnt on the way."""
+    """A callback that reports progress; `total` updates the total if it was unknown before."""
 
     def __call__(self, done: float, total: float | None = None) -> None: ...
 
 
 @contextmanager
 def progress_bar(title: str, total: float | None) -> Iterator[Show]:
-    """Yield a function that is told how much is done."""
+    """Yield a callback that updates the bar."""
     if not sys.stderr.isatty() or not is_rank_zero():
         yield lambda done, total=None: None
         return

@@ -1,4 +1,4 @@
-"""The place of this process in a distributed run: from the process group, or before that from the environment.
+"""Rank and world size of this process, from the process group if it exists, otherwise from the environment.
 
 torchrun and this package's own launch set RANK and WORLD_SIZE, Lightning's launch LOCAL_RANK, NODE_RANK and WORLD_SIZE,
 srun SLURM_PROCID and SLURM_STEP_NUM_TASKS. An allocation of several tasks in which one process was started without
@@ -15,7 +15,7 @@ Launcher = Literal["torchrun", "lightning", "slurm", "none"]
 
 
 class Launch(NamedTuple):
-    """The launcher and the place that it gave to this process."""
+    """The launcher, and the position it assigned to this process."""
 
     by: Launcher
     rank: int = 0
@@ -32,7 +32,7 @@ def launch() -> Launch:
     """Read the launcher's environment."""
     if (index := _number("RANK")) is not None:
         world = max(1, _number("WORLD_SIZE") or 1)
-        # Operators of Kubernetes start one process a machine and set no local variables.
+        # Kubernetes operators start one process per machine and set no local variables.
         per_node = _number("LOCAL_WORLD_SIZE") or (1 if "LOCAL_RANK" not in os.environ else world)
         return Launch("torchrun", index, _number("LOCAL_RANK") or 0, world, per_node)
     if (local := _number("LOCAL_RANK")) is not None and (size := _number("WORLD_SIZE")) is not None:
@@ -63,30 +63,30 @@ def slurm_tasks() -> int:
 
 
 def idle_slurm_tasks() -> int:
-    """Return the number of allocated tasks where this process runs alone in an allocation of several; else 0."""
+    """Return the number of tasks allocated by SLURM if this process runs alone in them; 0 otherwise."""
     allocated = _number("SLURM_NTASKS") or 1
     return allocated if allocated > 1 and launch().by == "none" else 0
 
 
 def rank() -> int:
-    """Index of this process among all."""
+    """Return the index of this process among all."""
     group = _group()
     return int(group.get_rank()) if group is not None else launch().rank
 
 
 def local_rank() -> int:
-    """Index of this process on its machine."""
+    """Return the index of this process on its machine."""
     return launch().local_rank
 
 
 def world_size() -> int:
-    """Number of processes."""
+    """Return the number of processes."""
     group = _group()
     return int(group.get_world_size()) if group is not None else launch().world_size
 
 
 def is_rank_zero() -> bool:
-    """Return whether this process writes files and reports."""
+    """Return whether this is the process that writes files and logs."""
     return rank() == 0
 
 
@@ -96,7 +96,7 @@ def _number(name: str) -> int | None:
 
 
 def _group() -> ModuleType | None:
-    """`torch.distributed`, if torch is loaded and a process group exists."""
+    """Return `torch.distributed` if torch is loaded and a process group exists."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is None or not distributed.is_available() or not distributed.is_initialized():
         return None

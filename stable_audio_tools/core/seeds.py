@@ -6,12 +6,12 @@ MAX_SEED = 2**31 - 1
 
 
 def draw_seed() -> int:
-    """A fresh seed in [0, 2^31 - 1), without touching any random state."""
+    """Draw a random seed in [0, 2^31 - 1) without changing any random state."""
     return secrets.randbelow(MAX_SEED)
 
 
 def resolve_seed(seed: int) -> int:
-    """`seed` itself, or a fresh one for -1; anything else outside [0, 2^31 - 1] is refused."""
+    """Return `seed`, or a random one for -1; refuse other values outside [0, 2^31 - 1]."""
     if seed == -1:
         return draw_seed()
     if not 0 <= seed <= MAX_SEED:

@@ -1,7 +1,7 @@
-"""Settings records: a frozen dataclass whose fields say type, default, help text and bounds once.
+"""Settings records: frozen dataclasses whose fields declare type, default, help text and bounds.
 
-Flags, ini keys, help and reference tables are derived from the fields (`cli/settings.py`), and the functions of the
-package take the record itself. A record refuses wrong values however it was built.
+Flags, ini keys, help and reference tables are derived from the fields (`cli/settings.py`); the functions of the package
+take the record. A record refuses invalid values no matter how it is built.
 """
 
 import dataclasses
@@ -14,25 +14,25 @@ from stable_audio_tools.core.errors import ConfigError
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a field says beside its name, type and default."""
+    """Help text, flags and bounds of a field."""
 
     help: str
     group: str = ""  # title of its section in --help
-    flags: tuple[str, ...] = ()  # further spellings; "--name" is derived from the field's name
+    flags: tuple[str, ...] = ()  # aliases of the flag derived from the field's name
     metavar: str | tuple[str, ...] = ""
-    choices: tuple[str, ...] = ()  # where the type is no Literal
+    choices: tuple[str, ...] = ()  # allowed values, if the type is not a Literal
     ge: float | None = None
     gt: float | None = None
     le: float | None = None
     lt: float | None = None
     positional: bool = False
-    repeat: bool = False  # one value each time the flag is given, instead of several after one flag
-    may_be_empty: bool = False  # the flag may stand without a value
-    after_dashes: bool = False  # no flag: takes all words after "--"
-    parse: Callable[[str], Any] | None = None  # text -> value, where the type does not tell
+    repeat: bool = False  # one value per flag, and the flag may be repeated
+    may_be_empty: bool = False  # the flag may be given without a value
+    after_dashes: bool = False  # not a flag: takes all words after "--"
+    parse: Callable[[str], Any] | None = None  # converts text to a value, if the type alone is not enough
 
     def bound_broken_by(self, value: float) -> str | None:
-        """What is allowed, where `value` is not."""
+        """Return the allowed range if `value` is outside of it; None otherwise."""
         checks = [
             (self.ge, "at least", self.ge is None or value >= self.ge),
             (self.gt, "more than", self.gt is None or value > self.gt),
@@ -47,23 +47,23 @@ class Setting:
 
 
 def option(default: Any = dataclasses.MISSING, help: str = "", **about: Any) -> Any:
-    """A field of a settings record; without a default it is required. `about`: fields of `Setting`."""
+    """Declare a field of a settings record, required if it has no default. `about` are fields of `Setting`."""
     return dataclasses.field(default=default, metadata={"option": Setting(help, **about)})
 
 
 def option_of(field: "dataclasses.Field[Any]") -> Setting:
-    """The option that a field was declared with."""
+    """Return the `Setting` of a field."""
     found: Setting = field.metadata["option"]
     return found
 
 
 def flag_of(name: str) -> str:
-    """`batch_size` -> `--batch-size`"""
+    """Return the flag of a field: `--batch-size` for `batch_size`."""
     return f"--{name.replace('_', '-')}"
 
 
 class Settings:
-    """Base of settings records: a value out of bounds is refused when the record is built, all mistakes at once."""
+    """Base class of settings records; building one raises a single error with all invalid values."""
 
     def __post_init__(self) -> None:
         problems = [*self._out_of_bounds(), *self.problems()]
@@ -71,7 +71,7 @@ class Settings:
             raise ConfigError(problems)
 
     def problems(self) -> Iterable[str]:
-        """Yield a sentence for each mistake that bounds do not tell, such as options that do not go together."""
+        """Yield a sentence for each mistake beyond the bounds, such as two options that exclude each other."""
         return ()
 
     def _out_of_bounds(self) -> Iterable[str]:

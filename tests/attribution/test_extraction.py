@@ -470,7 +470,7 @@ def test_a_dry_run_writes_nothing(settings: ExtractSettings, capsys: pytest.Capt
     assert attribute.extract(words(settings, "--dry-run")) == 0
     told = capsys.readouterr().out
     assert "items        7" in told and "s per item" in told and "engine       hooks" in told
-    assert re.search(r"^memory +\d+\.\d\d GiB at its peak, on the CPU$", told, re.MULTILINE)
+    assert re.search(r"^memory +\d+\.\d\d GiB peak, on the CPU$", told, re.MULTILINE)
     assert not list(Path(settings.feature_path).parent.glob("features*"))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stable_audio_tools.cli.dedup import main
+from stable_audio_tools.cli.data import dedup as main
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.path_lists import read_path_list
 
@@ -43,7 +43,7 @@ def test_a_run_tells_what_it_found(folder: Path, capsys: pytest.CaptureFixture[s
 
 def test_leaks_give_status_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*flags(folder), "--against", str(folder)]) == 1
-    assert f"4 files are in {folder} too" in capsys.readouterr().out
+    assert f"4 files are also in {folder}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def test_a_mistake_is_one_sentence_with_status_2(
 
 def test_what_is_missing_or_too_much_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert orchard([], "orchard") == 2
-    assert "PLACE: missing; orchard --help says what is meant" in capsys.readouterr().err
+    assert "PLACE: missing; orchard --help describes it" in capsys.readouterr().err
     with pytest.raises(UserError, match="--reference, --generated: missing"):
         load_command("evaluate fad").parse([])
 

@@ -263,13 +263,22 @@ def test_one_prompt_without_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
     assert (tmp_path / "out" / "manifest.jsonl").exists() and not (tmp_path / "manifest.jsonl").exists()
     (tmp_path / "p.yaml").write_text("a: {prompt: rain}")
     for flags, message in (
-        (["--out", "a.wav", "--output-dir", "out"], "--out: is for --prompt"),
+        (["--out", "a.wav", "--output-dir", "out"], "--out: needs --prompt"),
         ([], "--output-dir: missing; name the folder to write to, or give --prompt"),
         (["--prompt", "rain", "--out", "a.txt"], "--out: 'a.txt' must end in one of .wav, .flac"),
-        (["--prompt", "rain", "--out", "a.wav", "--output-dir", "out"], "--out: --output-dir is given too"),
-        (["--prompt", "rain", "--cond-yaml-path", "p.yaml"], "--prompt: --cond-yaml-path is given too"),
+        (
+            ["--prompt", "rain", "--out", "a.wav", "--output-dir", "out"],
+            "--out: cannot be given together with",
+        ),
+        (
+            ["--prompt", "rain", "--cond-yaml-path", "p.yaml"],
+            "--prompt: cannot be given together with",
+        ),
         (["--prompt", "rain", "--seconds", "9"], "seconds: is 9 s, and the model makes at most 0.37 s"),
-        (["--prompt", "rain", "--whole-window", "--clip-length", "1"], "--whole-window: --clip-length is given too"),
+        (
+            ["--prompt", "rain", "--whole-window", "--clip-length", "1"],
+            "--whole-window: cannot be given together",
+        ),
     ):
         assert generate.main([*base, *flags]) == 2
         assert message in capsys.readouterr().err

@@ -102,7 +102,7 @@ def test_lines_tell_what_was_made_and_what_was_kept(
         write_clip(clips / name)
     assert evaluate.reconstruct(words(model, clips)) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(": ")[0] for line in lines[:2]] == [f"made {out / 'a.wav'}", f"made {out / 'b.wav'}"]
+    assert [line.split(": ")[0] for line in lines[:2]] == [f"wrote {out / 'a.wav'}", f"wrote {out / 'b.wav'}"]
     write_clip(clips / "a.wav")
     assert evaluate.reconstruct(words(model, clips, "--json")) == 0
     *told, _ = map(json.loads, capsys.readouterr().out.splitlines())

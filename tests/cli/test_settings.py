@@ -62,7 +62,7 @@ def test_fractions_and_counts() -> None:
         ("[DEFAULTS]\nbatch_size = four\n", "batch_size: expected a whole number, got 'four'"),
         ("[DEFAULTS]\nrecover = maybe\n", "recover: expected true or false, got 'maybe'"),
         ("batch_size = 4\n", "not a readable ini file"),
-        ("[OTHER]\nbatch_size = 4\n", r"no section \[DEFAULTS\]"),
+        ("[OTHER]\nbatch_size = 4\n", r"section \[DEFAULTS\] is missing"),
     ],
 )
 def test_mistakes_in_the_file(text: str, sentence: str, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_convert_pipeline_says_what_is_missing(tmp_path: Path, capsys: pytest.Ca
     assert convert_pipeline(["--output-dir", str(tmp_path / "out")]) == 2
     assert "give --from-pipeline, or --model-config with --ckpt-path" in capsys.readouterr().err
     assert convert_pipeline(["--output-dir", str(tmp_path / "out"), "--from-pipeline", str(tmp_path)]) == 2
-    assert "holds no model_index.json" in capsys.readouterr().err
+    assert "contains no model_index.json" in capsys.readouterr().err
 
 
 def test_modes_of_generate() -> None:

@@ -28,7 +28,7 @@ def test_devices() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_an_absent_gpu_is_named() -> None:
-    with pytest.raises(ValueError, match="torch sees no CUDA GPU"):
+    with pytest.raises(ValueError, match="torch finds no CUDA GPU"):
         pick_device("cuda:0")
 
 

@@ -148,7 +148,7 @@ def test_missing_and_broken_tracks_are_named_and_counted(
     words = ["--csv-path", str(dataset / "song_describer.csv"), "--audio-dir", str(audio), "--embedder", EMBEDDER]
     assert evaluate.embed_song_describer([*words, "--output-path", str(tmp_path / "out.npz")]) == 1
     told = capsys.readouterr()
-    assert "4 captions of 2 tracks, 4 tracks left out" in told.out
+    assert "4 captions of 2 tracks, 4 tracks skipped" in told.out
     assert "track 407: left out (no audio; looked for" in told.err and "203.2min.wav: left out" in told.err
     assert read_references(tmp_path / "out.npz").track_ids.tolist() == [101, 101, 101, 305]
 

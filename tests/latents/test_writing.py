@@ -364,7 +364,7 @@ def test_kill_9_at_any_moment(tmp_path: Path) -> None:
     printed, error = process.communicate()
     assert process.returncode == 0, error
     assert kills >= 2 and studio.latents() == studio.latents("whole")
-    assert f"{60 - had} encoded, {had} kept, 0 left out" in printed
+    assert f"{60 - had} encoded, {had} kept, 0 skipped" in printed
 
 
 def complete(out: Path) -> set[str]:

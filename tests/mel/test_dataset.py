@@ -61,7 +61,7 @@ def db_image() -> DecibelMel:
 def test_latents_are_read_back_by_the_loader(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "latents"
     assert cut(folder, out) == 0
-    assert "6 slices made, 0 kept, 2 left out" in capsys.readouterr().out
+    assert "6 slices written, 0 kept, 2 skipped" in capsys.readouterr().out
     left_out = (out / "left_out_0.txt").read_text()
     assert "holed.wav#1\t# silent: slice 1 is below -60 dB" in left_out
     assert "broken.wav\t# unreadable" in left_out
@@ -97,7 +97,7 @@ def test_a_run_that_was_killed_goes_on(folder: Path, tmp_path: Path, capsys: pyt
     assert cut(folder, whole) == 0
     assert cut(folder, halved, "--max_examples", "3") == 0
     assert cut(folder, halved, "--num_workers", "2") == 0
-    assert "4 slices made, 2 kept, 2 left out" in capsys.readouterr().out
+    assert "4 slices written, 2 kept, 2 skipped" in capsys.readouterr().out
     files = sorted(path.relative_to(whole) for path in whole.rglob("*.npy"))
     assert files == sorted(path.relative_to(halved) for path in halved.rglob("*.npy"))
     assert all(np.array_equal(np.load(whole / name), np.load(halved / name)) for name in files)

@@ -1,4 +1,4 @@
-"""JSON files in and out, with the line of a mistake."""
+"""Reads and writes JSON files; a message about a mistake names its line."""
 
 import json
 from collections.abc import Mapping
@@ -9,11 +9,13 @@ from typing import Any
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.files import write_text
 
+JsonObject = dict[str, Any]
 
-def load(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object; comments, trailing commas and repeated keys are refused with their place.
 
-    A bare name such as `stable_audio_2_0` is that of a config that is shipped, unless there is a file of that name.
+def load(path: str | Path) -> JsonObject:
+    """Read a JSON object; comments, trailing commas and repeated keys are refused with line and column.
+
+    A bare name such as `stable_audio_2_0` selects the shipped config of that name, unless such a file exists.
     """
     try:
         text = resolve_config(path).read_text(encoding="utf-8-sig")
@@ -25,7 +27,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def resolve_config(path: str | Path) -> Path:
-    """The file of a path, or of the name of a shipped config."""
+    """Return the file for a path, or for the name of a shipped config."""
     path = Path(path)
     if path.exists() or path.name != str(path) or path.suffix:
         return path
@@ -38,19 +40,19 @@ def _shipped_configs() -> dict[str, Path]:
 
 
 def _shipped_instead(path: Path) -> str:
-    """What to give instead of a missing file, if a shipped config comes near its name."""
+    """Suggest a shipped config whose name is close to that of a missing file."""
     if path.stem.startswith("model_config"):
-        wanted = path.stem.removeprefix("model_config").strip("_") or "full"
+        variant = path.stem.removeprefix("model_config").strip("_") or "full"
         names = [name for name in _shipped_configs() if name.startswith("jamendo")]
-        return f"; configs for Stable Audio Open are shipped as {', '.join(names)}: give jamendo_{wanted}, for instance"
+        return f"; configs for Stable Audio Open are shipped as {', '.join(names)}: for example jamendo_{variant}"
     names = get_close_matches(path.stem, _shipped_configs(), cutoff=0.7)
-    return f"; a config named {names[0]} is shipped: give this name alone" if names else ""
+    return f"; to use the shipped config, give its name alone: {names[0]}" if names else ""
 
 
-def parse(text: str, name: str = "config") -> dict[str, Any]:
-    """Read a JSON object from text; `name` stands before each message."""
+def parse(text: str, name: str = "config") -> JsonObject:
+    """Read a JSON object from text; each message starts with `name`."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, object]]) -> JsonObject:
         keys = [key for key, _ in pairs]
         repeated = sorted({key for key in keys if keys.count(key) > 1})
         if repeated:
@@ -68,7 +70,7 @@ def parse(text: str, name: str = "config") -> dict[str, Any]:
     return value
 
 
-def save(config: Mapping[str, Any], path: str | Path) -> None:
+def save(config: Mapping[str, object], path: str | Path) -> None:
     """Write a config as JSON, atomically."""
     write_text(path, json.dumps(config, indent=2) + "\n")
 
@@ -82,5 +84,5 @@ def _explain(error: json.JSONDecodeError) -> str:
     if "trailing comma" in error.msg:
         return "trailing comma; remove it"
     if here.startswith("'"):
-        return "JSON strings stand in double quotes, not single ones"
+        return "JSON strings use double quotes, not single ones"
     return f"not valid JSON: {error.msg[:1].lower()}{error.msg[1:]}"

@@ -1,47 +1,55 @@
-"""The kinds of component that a config can name: where they live, and which keys stand beside `type` and `config`."""
+"""The kinds of component a config can name: the packages that define them, and the keys next to `type` and `config`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from stable_audio_tools.core.generations import Generation
 
+if TYPE_CHECKING:
+    from torch import nn
+
 SiblingFields = Mapping[str, tuple[Any, Any]]  # name -> (annotated type, default)
 
 
-def _freeze_unless_asked(component: Any, siblings: Any) -> Any:
+def _freeze_unless_asked(component: "nn.Module", siblings: SimpleNamespace) -> "nn.Module":
     if not siblings.requires_grad:
         component.requires_grad_(False)
     return component
 
 
-def _freeze_pretransform(component: Any, siblings: Any) -> Any:
+def _freeze_pretransform(component: "nn.Module", siblings: SimpleNamespace) -> "nn.Module":
     component.enable_grad = siblings.enable_grad
     return component.eval().requires_grad_(siblings.enable_grad)
 
 
 @dataclass(frozen=True)
 class KindInfo:
-    """Where a kind lives; `common` siblings are read by the parent or by `finish`, the others by the component."""
+    """A kind of component.
+
+    `packages` define its components. `siblings` are the keys next to `type` and `config`: those in `common` are read
+    by the parent or by `finish`, the others by the component.
+    """
 
     packages: tuple[str, ...]
     siblings: SiblingFields = field(default_factory=dict)
     common: frozenset[str] = frozenset()
-    finish: Callable[[Any, Any], Any] | None = None
+    finish: Callable[[Any, SimpleNamespace], object] | None = None
 
 
 _Trainable = Annotated[bool, Field(description="train this part; false freezes it")]
 _TRAINABLE: SiblingFields = {"requires_grad": (_Trainable, True)}
 _Ids = Annotated[list[str], Field(description="conditioner ids routed to this input, in order")]
-_NO_IDS: Any = Field(default_factory=list)
+_NO_IDS: object = Field(default_factory=list)
 _Shift = dict[str, float | bool | str] | None
 
 
 class ModularSignal(TypedDict):
-    """A signal with a projection of its own in every layer of a diffusion transformer."""
+    """A signal that every layer of a diffusion transformer adds through its own projection."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
@@ -80,8 +88,8 @@ KINDS: dict[str, KindInfo] = {
                 Annotated[
                     Annotated[float, Field(gt=0)] | Literal["auto"],
                     Field(
-                        description="latents are divided by this on encode, multiplied on decode; auto: by their "
-                        "deviation, which training measures on its first batch and keeps with the weights"
+                        description="encoding divides latents by this, decoding multiplies; auto: their standard "
+                        "deviation, measured by training on its first batch and saved with the weights"
                     ),
                 ],
                 1.0,
@@ -119,14 +127,14 @@ KINDS: dict[str, KindInfo] = {
             "local_add_cond_ids": (
                 Annotated[
                     list[str],
-                    Field(description="signals that every layer adds to its frames: of conditioners, or of the data"),
+                    Field(description="signals of conditioners or of the data that every layer adds to its frames"),
                 ],
                 _NO_IDS,
             ),
             "modular_local_cond_configs": (
                 Annotated[
                     list[ModularSignal],
-                    Field(description="such signals with projections of their own, each of which may be left out"),
+                    Field(description="optional signals, each with its own projection in every layer"),
                 ],
                 _NO_IDS,
             ),
@@ -136,7 +144,8 @@ KINDS: dict[str, KindInfo] = {
             ),
             "sampling_distribution_shift_options": (
                 Annotated[
-                    _Shift, Field(description="the same for the schedule of sampling, from generation 0.0.20 on")
+                    _Shift,
+                    Field(description="length-dependent shift of the sampling schedule (generation 0.0.20 on)"),
                 ],
                 None,
             ),
@@ -151,7 +160,7 @@ KINDS: dict[str, KindInfo] = {
             "sampling_version": (
                 Annotated[
                     Generation | None,
-                    Field(description="generation whose sampling defaults hold; found from the other keys if left out"),
+                    Field(description="generation whose sampling defaults apply; if omitted, the other keys decide"),
                 ],
                 None,
             ),
@@ -181,7 +190,7 @@ KINDS: dict[str, KindInfo] = {
             "codebook_pattern": (
                 Annotated[
                     Literal["delay", "parallel", "unroll", "musiclm", "coarse_first"],
-                    Field(description="in which order the codes of a frame are read and written"),
+                    Field(description="order in which the codes of a frame are read and written"),
                 ],
                 "delay",
             ),

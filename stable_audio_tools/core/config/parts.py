@@ -1,14 +1,15 @@
-"""Nodes of a config: checked whole, with every mistake reported at once, then built one by one."""
+"""Nodes of a config: checked together, so that all mistakes are reported at once, and built one by one."""
 
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.config.kinds import KINDS
 from stable_audio_tools.core.config.registry import (
     STRICT,
@@ -26,9 +27,9 @@ logger = logging.getLogger(__name__)
 
 Record = TypeVar("Record")
 
-KIND_MARK = "x-kind"  # stands in a JSON Schema where a tagged node does, until its definition is known
+KIND_MARK = "x-kind"  # placeholder for a tagged node in a JSON Schema whose definitions are incomplete
 
-# What torch and arithmetic raise for sizes that make no network; anything else is a bug and shows as one.
+# Errors of torch and arithmetic for sizes that give no valid network; any other error is a bug.
 _REFUSALS = (ValueError, RuntimeError, ZeroDivisionError, OverflowError, MemoryError)
 
 
@@ -48,16 +49,16 @@ class Part:
         return components(self.kind)[self.type]
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What is known of the component from its config alone."""
+    def facts(self) -> JsonObject:
+        """Facts about the component that follow from its config alone."""
         facts = self.component.facts or self.component.described_by.facts
         return facts(self.config) if facts else {}
 
     def build(self, **runtime: Any) -> Any:
-        """Call the constructor with the config and those runtime facts that it takes."""
+        """Call the constructor with the config and the runtime values it accepts."""
         component, kind = self.component, KINDS[self.kind]
         offered = {**vars(self.siblings), **runtime}
-        arguments: dict[str, Any] = {}
+        arguments: JsonObject = {}
         for name, _, default, from_program, key in parameters(component.target):
             if component.body is not None and name == "config":
                 arguments[name] = Part(*component.body, self.config, path=f"{self.path}.config")
@@ -72,7 +73,7 @@ class Part:
         except UserError:
             raise
         except _REFUSALS as error:
-            # Values that are right one by one and do not go together; the parts below have said so already.
+            # Each value is valid, but the combination is not. Errors of nested parts already carry their own path.
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ConfigError(
                 f"{self.path or self.kind}: {self.type!r} cannot be built from these values ({reason})"
@@ -81,33 +82,33 @@ class Part:
 
 
 class Kind:
-    """Annotation of a parameter: the value is a tagged node of that kind, received as a `Part`."""
+    """Annotation of a parameter whose value is a tagged node of this kind, passed on as a `Part`."""
 
     def __init__(self, name: str) -> None:
         if name not in KINDS:
             raise TypeError(f"no kind named {name!r}; declare it in stable_audio_tools/core/config/kinds.py")
         self.name = name
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         node = core_schema.no_info_plain_validator_function(self._receive)
         return core_schema.nullable_schema(node) if type(None) in get_args(source) else node
 
-    def __get_pydantic_json_schema__(self, source: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, source: Any, handler: GetJsonSchemaHandler) -> JsonObject:
         reference = {KIND_MARK: self.name}
         return {"anyOf": [reference, {"type": "null"}]} if source["type"] == "nullable" else reference
 
-    def _receive(self, value: Any) -> Part:
+    def _receive(self, value: object) -> Part:
         part, problems = _examine_node(self.name, value, "")
         if part is None:
-            # Only pydantic knows the path of this field; `sentences` puts it before each problem.
+            # `sentences` adds the path of this field, which only pydantic knows, to each problem.
             raise PydanticCustomError("part", "mistakes below", {"problems": problems})
         return part
 
 
-def validate(kind: str, node: Any, path: str = "", tag: str | None = None) -> Part:
-    """Check a node and everything below it; every mistake is in the one ConfigError.
+def validate(kind: str, node: object, path: str = "", tag: str | None = None) -> Part:
+    """Check a node and everything below it; one ConfigError lists every mistake.
 
-    With `tag` given, the node is the config itself, as in `{"model_type": tag, "model": node}`.
+    If `tag` is given, the node is the config itself, as in `{"model_type": tag, "model": node}`.
     """
     path = path or kind
     part, problems = examine_body(kind, tag, node, path) if tag is not None else _examine_node(kind, node, path)
@@ -117,32 +118,32 @@ def validate(kind: str, node: Any, path: str = "", tag: str | None = None) -> Pa
     return part
 
 
-def build(kind: str, node: Any, path: str = "", tag: str | None = None, **runtime: Any) -> Any:
+def build(kind: str, node: object, path: str = "", tag: str | None = None, **runtime: Any) -> Any:
     """Check a node and call its constructor."""
     return validate(kind, node, path, tag).build(**runtime)
 
 
-def as_record(kind: type[Record], value: Any, path: str) -> Record:
-    """The record that a Python caller gives, as itself or as the mapping of a config; None gives its defaults."""
+def as_record(kind: type[Record], value: Record | Mapping[str, object] | None, path: str) -> Record:
+    """Return `value` as a record: a record itself, the mapping of a config, or None for the defaults."""
     if isinstance(value, kind):
         return value
     model = create_model("record", __config__=STRICT, value=(accept_objects(kind), ...))
     try:
-        checked = model.model_validate({"value": {} if value is None else dict(value)})
+        checked = model.model_validate({"value": {} if value is None else dict(cast(Mapping[str, object], value))})
     except ValidationError as error:
         problems = [(f"{path}{where.removeprefix('.value')}", text) for where, text in sentences(error, "", model)]
         raise as_error(problems) from None
-    record: Record = getattr(checked, "value")  # noqa: B009 (the model is made above)
+    record: Record = getattr(checked, "value")  # noqa: B009 (the field is defined above)
     place(record, path, path)
     return record
 
 
 def as_error(problems: Iterable[Problem]) -> ConfigError:
-    """All mistakes in one exception, a line each."""
+    """Return one exception with a line for each mistake."""
     return ConfigError([f"{path.lstrip('.')}: {text}" for path, text in problems])
 
 
-def _examine_node(kind: str, node: Any, path: str) -> tuple[Part | None, list[Problem]]:
+def _examine_node(kind: str, node: object, path: str) -> tuple[Part | None, list[Problem]]:
     noun, known = kind.replace("_", " "), components(kind)
     if not isinstance(node, Mapping):
         return None, [(path, f'expected an object {{"type": ..., "config": {{...}}}}, got {show(node)}')]
@@ -168,7 +169,7 @@ def _examine_node(kind: str, node: Any, path: str) -> tuple[Part | None, list[Pr
 
 
 def _examine_siblings(
-    component: Component, beside: dict[str, Any], path: str
+    component: Component, beside: JsonObject, path: str
 ) -> tuple[SimpleNamespace | None, list[Problem]]:
     model = siblings_schema(component.kind)
     inside = schema(component.kind, component.tag).model_fields
@@ -186,8 +187,8 @@ def _examine_siblings(
     return SimpleNamespace(**{name: getattr(values, name) for name in model.model_fields}), problems
 
 
-def examine_body(kind: str, tag: str, config: Any, path: str) -> tuple[Part | None, list[Problem]]:
-    """Check what stands under `config` for a known tag -> (part, or None when it has mistakes; the mistakes)."""
+def examine_body(kind: str, tag: str, config: object, path: str) -> tuple[Part | None, list[Problem]]:
+    """Check the `config` of a known tag; return the part (None if there are mistakes) and the mistakes."""
     if not isinstance(config, Mapping):
         return None, [(path, f"expected an object, got {show(config)}")]
     component = components(kind)[tag]
@@ -211,8 +212,8 @@ def examine_body(kind: str, tag: str, config: Any, path: str) -> tuple[Part | No
     return (None, problems) if problems else (Part(kind, tag, namespace, notes=notes), [])
 
 
-def place(value: Any, path: str, config_path: str = "") -> None:
-    """Tell every part below where it stands in the file, and warn of its keys that have no effect."""
+def place(value: object, path: str, config_path: str = "") -> None:
+    """Record in every nested part its path in the file, and warn about keys without effect."""
     if isinstance(value, Part):
         value.path = path
         for key, text in value.notes:

@@ -1,4 +1,4 @@
-"""The registry: `@register(kind, tag)` enters a class or function whose signature is the schema of its JSON."""
+"""The registry: `@register(kind, tag)` adds a class or function, whose signature is the schema of its JSON."""
 
 import dataclasses
 import inspect
@@ -12,14 +12,18 @@ from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_ori
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, create_model
 from pydantic_core import core_schema
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.config.kinds import KINDS
 
 T = TypeVar("T")
-C = TypeVar("C", bound=Callable[..., Any])
+Factory = Callable[..., Any]  # a class or function that builds a component
+C = TypeVar("C", bound=Factory)
+Facts = Callable[[SimpleNamespace], JsonObject]
+Check = Callable[[SimpleNamespace], Iterable[tuple[str, str]]]
 
 
 class _RuntimeMarker:
-    """Marks a parameter that the JSON does not hold."""
+    """Marker of a parameter that the JSON does not contain."""
 
 
 Runtime = Annotated[T, _RuntimeMarker()]
@@ -27,23 +31,23 @@ Runtime = Annotated[T, _RuntimeMarker()]
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """How the JSON, or the program for a `Runtime` value, writes a parameter: its key, type or default there."""
+    """A different key, type or default for a parameter in the JSON, or among the `Runtime` values."""
 
     name: str = ""
-    type: Any = ...
-    default: Any = ...
+    type: object = ...
+    default: object = ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """One registered class or function, and what is known of its config without building it."""
+    """A registered class or function, with the facts and checks that need only its config."""
 
     kind: str
     tag: str
-    target: Callable[..., Any]
+    target: Factory
     ignored: frozenset[str]
-    facts: Callable[[SimpleNamespace], dict[str, Any]] | None
-    check: Callable[[SimpleNamespace], Iterable[tuple[str, str]]] | None
+    facts: Facts | None
+    check: Check | None
     body: tuple[str, str] | None
 
     @property
@@ -52,7 +56,7 @@ class Component:
 
     @property
     def described_by(self) -> "Component":
-        """The component whose signature this one's `config` follows: itself, unless `body` names another."""
+        """The component whose signature defines the `config`: this one, unless `body` names another."""
         return self if self.body is None else components(self.body[0])[self.body[1]].described_by
 
 
@@ -64,15 +68,15 @@ def register(
     tag: str,
     *,
     ignored: Iterable[str] = (),
-    facts: Callable[[SimpleNamespace], dict[str, Any]] | None = None,
-    check: Callable[[SimpleNamespace], Iterable[tuple[str, str]]] | None = None,
+    facts: Facts | None = None,
+    check: Check | None = None,
     body: tuple[str, str] | None = None,
 ) -> Callable[[C], C]:
-    """Enter a component under `{"type": tag}` of `kind`.
+    """Register a component under `{"type": tag}` of `kind`.
 
-    `ignored` keys are accepted with a warning that names them. `facts(config)` gives numbers known without building.
-    `check(config)` yields (key, sentence) for mistakes that only several keys together show. With `body` the node's
-    config is that other component's, and the target receives it as one parameter `config: Part`.
+    `ignored` keys are accepted with a warning. `facts(config)` returns facts that need no built component.
+    `check(config)` yields (key, sentence) for mistakes in the combination of several keys. If `body` names another
+    component, the node's config follows that component's signature and is passed as the parameter `config: Part`.
     """
     if kind not in KINDS:
         raise TypeError(f"no kind named {kind!r}; declare it in stable_audio_tools/core/config/kinds.py")
@@ -87,7 +91,7 @@ def register(
     return enter
 
 
-def _definition(target: Callable[..., Any]) -> tuple[str, str]:
+def _definition(target: Factory) -> tuple[str, str]:
     return target.__module__, target.__qualname__
 
 
@@ -99,14 +103,14 @@ def _discover(package: str) -> None:
 
 
 def components(kind: str) -> Mapping[str, Component]:
-    """Every registered component of a kind, by tag."""
+    """Return the registered components of a kind, by tag."""
     for package in KINDS[kind].packages:
         _discover(package)
     return _COMPONENTS.get(kind, {})
 
 
 def iterate_components() -> Iterator[Component]:
-    """Every registered component of every kind."""
+    """Yield the registered components of all kinds."""
     for kind in KINDS:
         yield from (component for _, component in sorted(components(kind).items()))
 
@@ -117,14 +121,14 @@ def iterate_components() -> Iterator[Component]:
 class Parameter(NamedTuple):
     name: str
     annotation: Any
-    default: Any  # ... where there is none
+    default: object  # ... if it has none
     runtime: bool
     key: str  # its name in the JSON
 
 
 @cache
-def parameters(target: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """The keyword parameters of a class or function."""
+def parameters(target: Factory) -> tuple[Parameter, ...]:
+    """Return the keyword parameters of a class or function."""
     function = target.__init__ if inspect.isclass(target) else target
     hints = get_type_hints(function, include_extras=True)
     rows = []
@@ -140,7 +144,7 @@ def parameters(target: Callable[..., Any]) -> tuple[Parameter, ...]:
 
 
 def _as_written(parameter: Parameter) -> Parameter:
-    """The parameter with key, type and default of the JSON."""
+    """Return the parameter with the key, type and default it has in the JSON."""
     if get_origin(parameter.annotation) is not Annotated:
         return parameter
     python_type, *marks = get_args(parameter.annotation)
@@ -157,25 +161,25 @@ STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, p
 
 @cache
 def schema(kind: str, tag: str) -> type[BaseModel]:
-    """The pydantic model of a component's `config`, from its signature."""
+    """Create the pydantic model of a component's `config` from its signature."""
     component = components(kind)[tag].described_by
-    fields: dict[str, Any] = {
+    fields: JsonObject = {
         p.key: (accept_objects(p.annotation), p.default) for p in parameters(component.target) if not p.runtime
     }
     return create_model(f"{kind}.{tag}", __config__=STRICT, __doc__=component.description, **fields)
 
 
 class _FromObject:
-    """Strict pydantic wants instances of a dataclass; JSON holds objects."""
+    """Annotation that lets strict pydantic build a dataclass from a JSON object."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         found = _open_records(handler(source), handler)
         assert found["type"] == "dataclass"
         return found
 
 
 def _open_records(node: Any, handler: GetCoreSchemaHandler) -> Any:
-    """A schema in which every record, at any depth, is made from an object, and every tuple from a list."""
+    """Return a schema that, at any depth, builds records from objects and tuples from lists."""
     if isinstance(node, list):
         return [_open_records(item, handler) for item in node]
     if not isinstance(node, dict):
@@ -187,7 +191,7 @@ def _open_records(node: Any, handler: GetCoreSchemaHandler) -> Any:
 
 
 def accept_objects(annotation: Any) -> Any:
-    """The annotation, with every record (dataclass) in it made from a JSON object."""
+    """Return the annotation, changed so that each dataclass in it is built from a JSON object."""
     if inspect.isclass(annotation) and dataclasses.is_dataclass(annotation):
         return Annotated[annotation, _FromObject()]
     if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
@@ -203,6 +207,6 @@ def accept_objects(annotation: Any) -> Any:
 
 @cache
 def siblings_schema(kind: str) -> type[BaseModel]:
-    """The pydantic model of the keys that stand beside `type` and `config`."""
-    fields: dict[str, Any] = dict(KINDS[kind].siblings)
+    """Create the pydantic model of the keys next to `type` and `config`."""
+    fields: JsonObject = dict(KINDS[kind].siblings)
     return create_model(f"{kind}.siblings", __config__=STRICT, **fields)

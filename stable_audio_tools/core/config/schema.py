@@ -1,10 +1,10 @@
-"""JSON Schemas for editors (completion, red underlines), from the same signatures that check the configs."""
+"""JSON Schemas for editors, derived from the signatures that check the configs."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from pydantic import BaseModel
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.config.kinds import KINDS
 from stable_audio_tools.core.config.parts import KIND_MARK
 from stable_audio_tools.core.config.registry import Component, components, schema, siblings_schema
@@ -13,17 +13,17 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCE = "#/$defs/{model}"
 
 
-Definitions = dict[str, Any]  # of the schema's records and kinds, by name
-Body = Callable[[str, Definitions], dict[str, Any]]  # (tag, definitions to add to) -> schema of an object
+Definitions = JsonObject  # schemas of records and kinds, by name
+Body = Callable[[str, Definitions], JsonObject]  # (tag, definitions to add to) -> schema of an object
 
 
 def body_of(kind: str) -> Body:
-    """The keys of a component, by its tag."""
+    """Return a function that gives the schema of a component's keys, by its tag."""
     return lambda tag, definitions: _body(components(kind)[tag], definitions)
 
 
-def tagged_schema(top: type[BaseModel], tag_key: str, kind: str, bodies: Mapping[str, Body]) -> dict[str, Any]:
-    """The schema of a file whose key `tag_key` names a component of `kind`, on which the keys of `bodies` depend."""
+def tagged_schema(top: type[BaseModel], tag_key: str, kind: str, bodies: Mapping[str, Body]) -> JsonObject:
+    """Return the schema of a file whose key `tag_key` names a component of `kind`, which decides about `bodies`."""
     definitions: Definitions = {}
     document = top.model_json_schema(ref_template=_REFERENCE)
     definitions.update(document.pop("$defs", {}))
@@ -40,9 +40,9 @@ def tagged_schema(top: type[BaseModel], tag_key: str, kind: str, bodies: Mapping
     return _finished(document, definitions)
 
 
-def flat_schema(title: str, kind: str, tag_key: str) -> dict[str, Any]:
-    """The schema of a file whose keys are those of the component that its key `tag_key` names."""
-    definitions: dict[str, Any] = {}
+def flat_schema(title: str, kind: str, tag_key: str) -> JsonObject:
+    """Return the schema of a file that holds the keys of one component, named by its key `tag_key`."""
+    definitions: JsonObject = {}
     variants = []
     for tag, component in sorted(components(kind).items()):
         body = _body(component, definitions)
@@ -52,19 +52,20 @@ def flat_schema(title: str, kind: str, tag_key: str) -> dict[str, Any]:
     return _finished({"title": title, "oneOf": variants}, definitions)
 
 
-def _finished(document: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Define every kind of node that the document mentions, and those that their definitions mention."""
+def _finished(document: JsonObject, definitions: JsonObject) -> JsonObject:
+    """Add the definitions of all kinds of node that the document refers to, directly or through definitions."""
     wanted = _mentioned(document) | _mentioned(definitions)
     while missing := wanted - set(definitions):
         for kind in missing:
             definitions[kind] = {"oneOf": [_node(c, definitions) for _, c in sorted(components(kind).items())]}
         wanted |= _mentioned(definitions)
     whole = {"$schema": _DIALECT, **document, "$defs": definitions}
-    finished: dict[str, Any] = _with_references(whole)
+    finished = _with_references(whole)
+    assert isinstance(finished, dict)
     return finished
 
 
-def _mentioned(node: Any) -> set[str]:
+def _mentioned(node: object) -> set[str]:
     if isinstance(node, list):
         return set().union(*(_mentioned(item) for item in node)) if node else set()
     if not isinstance(node, dict):
@@ -73,7 +74,7 @@ def _mentioned(node: Any) -> set[str]:
     return own.union(*(_mentioned(value) for value in node.values())) if node else own
 
 
-def _with_references(node: Any) -> Any:
+def _with_references(node: object) -> object:
     if isinstance(node, list):
         return [_with_references(item) for item in node]
     if not isinstance(node, dict):
@@ -82,7 +83,7 @@ def _with_references(node: Any) -> Any:
     return {"$ref": f"#/$defs/{node[KIND_MARK]}", **changed} if KIND_MARK in node else changed
 
 
-def _node(component: Component, definitions: dict[str, Any]) -> dict[str, Any]:
+def _node(component: Component, definitions: JsonObject) -> JsonObject:
     siblings = siblings_schema(component.kind).model_json_schema(ref_template=_REFERENCE)
     config = _body(component, definitions)
     return {
@@ -95,7 +96,7 @@ def _node(component: Component, definitions: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _body(component: Component, definitions: dict[str, Any]) -> dict[str, Any]:
+def _body(component: Component, definitions: JsonObject) -> JsonObject:
     body = schema(component.kind, component.tag).model_json_schema(ref_template=_REFERENCE)
     for name, definition in body.pop("$defs", {}).items():
         assert name not in KINDS, f"the record {name!r} has the name of a kind"

@@ -1,12 +1,13 @@
-"""What pydantic found, in sentences: where, what was found, what is allowed, the nearest right name."""
+"""Sentences for the findings of pydantic: the place, the value, what is allowed, the closest valid name."""
 
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 Problem = tuple[str, str]  # (path, sentence)
 
@@ -42,7 +43,7 @@ _UNION_MEMBERS = frozenset(
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name."""
+    """Return the end of a sentence about an unknown name: the closest known one, or all."""
     options = sorted(known)
     close = difflib.get_close_matches(str(name), options, n=1)
     if close:
@@ -50,8 +51,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"allowed: {', '.join(options)}" if options else "nothing is allowed here"
 
 
-def show(value: Any) -> str:
-    """A value as it stands in the JSON, shortened."""
+def show(value: object) -> str:
+    """Format a value as in the JSON, shortened."""
     if isinstance(value, Mapping):
         return f"an object with keys {', '.join(map(str, list(value)[:4]))}" if value else "an empty object"
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
@@ -61,7 +62,7 @@ def show(value: Any) -> str:
 def sentences(
     error: ValidationError, path: str, model: type[BaseModel], reserved: tuple[str, ...] = ()
 ) -> list[Problem]:
-    """Each finding of `error` as (path, sentence); alternatives of one value are joined by "or"."""
+    """Return each finding of `error` as (path, sentence); alternatives for one value are joined by "or"."""
     found: dict[str, list[str]] = {}
     for item in error.errors(include_url=False):
         steps = item["loc"]
@@ -79,7 +80,7 @@ def _is_key(step: int | str) -> bool:
     return isinstance(step, int) or not ("[" in step or step in _UNION_MEMBERS)
 
 
-def _ends_in_unknown_key(item: Any, index: int) -> bool:
+def _ends_in_unknown_key(item: ErrorDetails, index: int) -> bool:
     return index == len(item["loc"]) - 1 and item["type"] in ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -92,7 +93,7 @@ def _joined(texts: list[str]) -> str:
     return "; or ".join(texts)
 
 
-def _sentence(item: Any, model: type[BaseModel], reserved: tuple[str, ...]) -> str:
+def _sentence(item: ErrorDetails, model: type[BaseModel], reserved: tuple[str, ...]) -> str:
     error, context, got = item["type"], item.get("ctx") or {}, show(item["input"])
     if error in ("extra_forbidden", "unexpected_keyword_argument"):
         known = [*_fields_at(model, item["loc"][:-1]), *reserved]
@@ -112,18 +113,18 @@ def _sentence(item: Any, model: type[BaseModel], reserved: tuple[str, ...]) -> s
     return f"{message[:1].lower()}{message[1:]}, got {got}"
 
 
-def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """The keys allowed in the record that `location` leads to."""
-    fields: Mapping[str, Any] = model.model_fields
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Return the keys allowed in the record at `location`."""
+    fields: Mapping[str, object] = model.model_fields
     for step in location:
-        if step in fields:
+        if isinstance(step, str) and step in fields:
             entry = fields[step]
             fields = _record(entry.annotation if isinstance(entry, FieldInfo) else entry) or {}
     return list(fields)
 
 
-def _record(annotation: Any) -> Mapping[str, Any] | None:
-    """The fields of the first dataclass or TypedDict in an annotation."""
+def _record(annotation: object) -> Mapping[str, object] | None:
+    """Return the fields of the first dataclass or TypedDict in an annotation."""
     if inspect.isclass(annotation) and getattr(annotation, "__annotations__", None):
         return get_type_hints(annotation, include_extras=True)
     for inner in get_args(annotation):

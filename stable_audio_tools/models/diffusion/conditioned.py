@@ -12,7 +12,7 @@ from stable_audio_tools.core.config import Kind, Part, Runtime, register
 from stable_audio_tools.core.config.kinds import ModularSignal
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.generations import Generation, current_generation, generation
-from stable_audio_tools.core.late import LateMethod
+from stable_audio_tools.core.packages import LateMethod
 from stable_audio_tools.models.calls import is_compiled, is_touched, published_call, runs_published
 from stable_audio_tools.models.conditioners.base import find_condition, join_tokens, join_vectors
 from stable_audio_tools.models.conditioners.multi import Conditioning, MultiConditioner

@@ -11,7 +11,7 @@ from stable_audio_tools.core.config import Kind, Part, Runtime, components, regi
 from stable_audio_tools.core.config.parts import as_error, examine_body, place
 from stable_audio_tools.core.config.sentences import nearest, show
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.core.late import LateMethod
+from stable_audio_tools.core.packages import LateMethod
 from stable_audio_tools.models.diffusion.backbones import halve_parameters, takes_options_of
 from stable_audio_tools.models.diffusion.checks import (
     check_objective,

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from stable_audio_tools.core.late import LateMethod
+from stable_audio_tools.core.packages import LateMethod
 from stable_audio_tools.models.conditioners.multi import MultiConditioner
 from stable_audio_tools.models.diffusion.distribution_shift import Shift
 from stable_audio_tools.models.diffusion.objectives import HasObjective

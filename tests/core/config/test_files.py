@@ -15,7 +15,7 @@ from stable_audio_tools.core.errors import ConfigError
         ('{"a": 1, # why\n "b": 2}', "config:1:10: JSON has no comments"),
         ('{\n  "a": [1, 2,]\n}', "config:2:1.: trailing comma"),
         ('{\n  "a": 1,\n}', "config:.:.*: trailing comma"),
-        ("{'a': 1}", "config:1:2: JSON strings stand in double quotes"),
+        ("{'a': 1}", "config:1:2: JSON strings use double quotes"),
         ('{"a": 1, "a": 2}', "key 'a' is given twice"),
         ('{"a" 1}', "config:1:6: not valid JSON: expecting ':' delimiter"),
         ("[1]", "expected a JSON object"),

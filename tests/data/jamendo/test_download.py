@@ -135,7 +135,7 @@ def test_a_list_that_is_none(get: Get, tmp_path: Path) -> None:
 def test_the_command(mirror: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--audio-dir", str(tmp_path / "audio"), "--mirror", mirror.url, "--lists", mirror.url]
     assert main([*words, "--target", "4", "--workers", "3"]) == 0
-    assert "4 tracks fetched from 2 tars, 0 were there" in capsys.readouterr().out
+    assert "4 tracks fetched from 2 tars, 0 already present" in capsys.readouterr().out
     assert main([*words, "--target", "0", "--mirror", "elsewhere"]) == 2
     told = capsys.readouterr().err
     assert "--target: expected at least 1, got 0" in told

@@ -199,7 +199,7 @@ def test_processes_that_cannot_find_each_other_are_refused(monkeypatch: pytest.M
     check_launcher()
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="not told of each other; start them with torchrun"):
+    with pytest.raises(UserError, match="without MASTER_ADDR, MASTER_PORT; start them with torchrun"):
         check_launcher()
 
 
