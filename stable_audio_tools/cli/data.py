@@ -193,7 +193,7 @@ def run_dedup(settings: DedupSettings) -> int:
         f"{summary['exclude_output']}: {summary['excluded_files']} files to exclude"
     )
     if summary["against"]:
-        print(f"{summary['leaking_files']} files are in {summary['against']} too; see {summary['leaks_output']}")
+        print(f"{summary['leaking_files']} files are also in {summary['against']}; see {summary['leaks_output']}")
     return 1 if outcome.leaks else 0
 
 
