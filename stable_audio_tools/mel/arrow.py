@@ -10,7 +10,8 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from types import ModuleType
+from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -65,7 +66,7 @@ def count_rows(path: Path) -> int:
 def finish_dataset(root: Path, files: Sequence[str], column: Column, shape: tuple[int, int, int], key: str) -> None:
     """Write what names the files: with it the dataset can be opened."""
     info = {"citation": "", "description": "", "features": _features(column, shape), "homepage": "", "license": ""}
-    state: dict[str, Any] = {
+    state: dict[str, object] = {
         "_data_files": [{"filename": name} for name in files],
         "_fingerprint": key[:16],
         "_format_columns": None,
@@ -79,7 +80,7 @@ def finish_dataset(root: Path, files: Sequence[str], column: Column, shape: tupl
     write_text(root / "dataset_dict.json", json.dumps({"splits": ["train"]}))
 
 
-def _first_column(arrow: Any, bands: Tensor, transform: MelTransform) -> Any:
+def _first_column(arrow: ModuleType, bands: Tensor, transform: MelTransform) -> object:
     """One row of `image` or `mel`, from bands (c, mels, t)."""
     if not isinstance(transform, LogAmplitudeMel):
         image = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
@@ -99,7 +100,7 @@ def as_png(bands: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _features(column: Column, shape: tuple[int, int, int]) -> dict[str, Any]:
+def _features(column: Column, shape: tuple[int, int, int]) -> dict[str, object]:
     array = {"shape": list(shape), "dtype": "float32", "_type": "Array3D"}
     return {
         column: {"_type": "Image"} if column == "image" else array,
@@ -108,7 +109,7 @@ def _features(column: Column, shape: tuple[int, int, int]) -> dict[str, Any]:
     }
 
 
-def _schema(arrow: Any, column: Column, shape: tuple[int, int, int]) -> Any:
+def _schema(arrow: ModuleType, column: Column, shape: tuple[int, int, int]) -> object:
     if column == "image":
         first = arrow.field("image", arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())]))
     else:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import (
@@ -77,7 +77,7 @@ class BigVGANConfig(BaseModel):
         return self.sampling_rate / 2 if self.fmax is None else self.fmax
 
     @classmethod
-    def parse(cls, content: Mapping[str, Any], name: str) -> Self:
+    def parse(cls, content: Mapping[str, object], name: str) -> Self:
         """From JSON; `name` stands before each message."""
         try:
             return cls.model_validate(content)

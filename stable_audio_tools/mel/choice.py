@@ -1,14 +1,11 @@
 """The mel transform or the decoder that flags, a published vocoder or a model config ask for."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.mel.bigvgan import PUBLISHED
 from stable_audio_tools.mel.dataset import ImageSettings
 from stable_audio_tools.mel.decoding import LogMelDecoder
-from stable_audio_tools.mel.pretransform import MelPretransform, mel_node_of
+from stable_audio_tools.mel.pretransform import MelPretransform, Node, mel_node_of
 from stable_audio_tools.mel.settings import DecodeFlags, ImageFlags
 from stable_audio_tools.mel.vocoders import GriffinLimVocoder
 from stable_audio_tools.models.factory import create_pretransform_from_config
@@ -37,7 +34,7 @@ def image_settings(flags: ImageFlags) -> ImageSettings:
     )
 
 
-def _from_flags(flags: ImageFlags) -> tuple[dict[str, Any], int]:
+def _from_flags(flags: ImageFlags) -> tuple[Node, int]:
     """(node of the mel transform, sample rate)"""
     if flags.mel_spec_method == "bigvgan":
         return _from_vocoder(flags)
@@ -55,7 +52,7 @@ def _from_flags(flags: ImageFlags) -> tuple[dict[str, Any], int]:
     return {"type": "mel", "config": config}, flags.sample_rate or 22050
 
 
-def _from_vocoder(flags: ImageFlags) -> tuple[dict[str, Any], int]:
+def _from_vocoder(flags: ImageFlags) -> tuple[Node, int]:
     if flags.bigvgan_model is None:
         raise ConfigError(f"--bigvgan-model: is needed with --mel-spec-method bigvgan; one of {', '.join(PUBLISHED)}")
     name = flags.bigvgan_model.removeprefix("nvidia/")
@@ -83,14 +80,14 @@ def _from_vocoder(flags: ImageFlags) -> tuple[dict[str, Any], int]:
     return {"type": "mel", "config": config}, vocoder.sampling_rate
 
 
-def _from_model(flags: ImageFlags, path: str) -> tuple[dict[str, Any], int]:
+def _from_model(flags: ImageFlags, path: str) -> tuple[Node, int]:
     """As the model config has it, but without the vocoder, which need not be there yet."""
     node, rate = mel_node_of(path)
     config = {key: value for key, value in (node.get("config") or {}).items() if key != "vocoder"}
     transform = create_pretransform_from_config({"type": "mel", "config": config}, rate)
     assert isinstance(transform, MelPretransform)
     facts = transform.transform.settings
-    has = {"mel_spec_method": _METHODS[facts["variant"]], "num_channels": transform.io_channels}
+    has = {"mel_spec_method": _METHODS[str(facts["variant"])], "num_channels": transform.io_channels}
     has |= {name: facts[name] for name in ("hop_length", "n_fft", "sample_rate")}
     problems = flags.contradictions(has, path)
     if "," in flags.resolution and flags.mels != facts["n_mels"]:
@@ -103,13 +100,13 @@ def _from_model(flags: ImageFlags, path: str) -> tuple[dict[str, Any], int]:
     return {"type": "mel", "config": config}, rate
 
 
-def _vocoder_of(node: Mapping[str, Any]) -> str:
+def _vocoder_of(node: Node) -> str:
     """The source of a BigVGAN, or the type of another vocoder."""
     vocoder = (node.get("config") or {}).get("vocoder") or {"type": "griffin_lim"}
     return str((vocoder.get("config") or {}).get("source", vocoder.get("type"))).removeprefix("nvidia/")
 
 
-def decoder_of(flags: DecodeFlags) -> tuple[Pretransform, dict[str, Any]]:
+def decoder_of(flags: DecodeFlags) -> tuple[Pretransform, Node]:
     """(what decodes, how the files describe it)"""
     if flags.model_config is None:
         source = flags.bigvgan_model or _DEFAULT_VOCODER

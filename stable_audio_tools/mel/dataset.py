@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ from stable_audio_tools.latents.writing import (
     pre_encode,
 )
 from stable_audio_tools.mel import arrow
-from stable_audio_tools.mel.pretransform import MelPretransform
+from stable_audio_tools.mel.pretransform import MelPretransform, Node
 from stable_audio_tools.models.factory import create_pretransform_from_config
 
 
@@ -141,7 +141,7 @@ class ImageSettings:
 
     input_dir: str
     output_dir: str
-    pretransform: dict[str, Any]
+    pretransform: Node
     sample_rate: int
     frames: int
     format: Literal["latents", "arrow"] = "latents"
@@ -186,7 +186,7 @@ def open_slices(settings: ImageSettings) -> MelSlices:
     return MelSlices(settings.input_dir, pretransform, settings.frames)
 
 
-def _resume(settings: ImageSettings, slices: MelSlices) -> dict[str, Any]:
+def _resume(settings: ImageSettings, slices: MelSlices) -> dict[str, object]:
     """What must stay the same between the runs that fill one folder."""
     return {
         "the mel transform": settings.pretransform["config"],
@@ -260,7 +260,7 @@ def _as_it_is(made: int | UserError) -> int | UserError:
     return made
 
 
-def _agree(root: Path, plan: dict[str, Any]) -> None:
+def _agree(root: Path, plan: dict[str, object]) -> None:
     """Note how the dataset is made, or see that it is made in the same way as what is there."""
     path = root / PLAN
     if not path.exists():
@@ -287,7 +287,7 @@ def _shape(slices: MelSlices) -> tuple[int, int, int]:
     return channels, slices.pretransform.encoded_channels // channels, slices.frames
 
 
-class _ArrowShards(Dataset[Any]):
+class _ArrowShards(Dataset[int | UserError]):
     """Shards by number; to read one is to write it. Holds how many slices it has, or why it cannot be written."""
 
     def __init__(self, slices: MelSlices, root: Path, total: int, per_shard: int) -> None:

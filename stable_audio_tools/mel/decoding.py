@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".pt", ".npy", ".safetensors")
 UNIT_LIMIT = 1.5  # of values in [-1, 1]: models overshoot a little, and logarithms of sound reach far below
 
-Tell = Callable[[dict[str, Any]], None]
+Tell = Callable[[dict[str, object]], None]
 
 
 class LogMelDecoder(Pretransform):
@@ -41,7 +40,7 @@ class LogMelDecoder(Pretransform):
         self.downsampling_ratio = config.hop_size
         self.encoded_channels = config.num_mels
 
-    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
+    def decode(self, z: Tensor, **kwargs: object) -> Tensor:
         """(b, mels, t) to (b, 1, t * hop)"""
         return self.vocoder.decode_log_mel(z)[:, None]
 
@@ -87,7 +86,7 @@ def check_details(decoder: Pretransform, folder: Path, files: dict[str, str]) ->
 @torch.no_grad()
 def decode_folder(
     decoder: Pretransform,
-    about: dict[str, Any],
+    about: dict[str, object],
     folder: Path,
     files: dict[str, str],
     output: OutputFolder,
@@ -119,7 +118,7 @@ def decode_folder(
     return failed
 
 
-def _told(folder: Path, source: str) -> dict[str, Any]:
+def _told(folder: Path, source: str) -> dict[str, object]:
     status = (folder / source).stat()
     return {"source": source, "source_bytes": status.st_size, "source_time": status.st_mtime_ns}
 
@@ -161,14 +160,14 @@ def _read(path: Path) -> Tensor:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            content: Any = load_file(path)
+            content: object = load_file(path)
         else:
             content = read_pickle(path)
     except CheckpointError as error:
         raise AudioError(str(error)) from None
     except Exception as error:  # each reader has errors of its own for damaged files
         raise AudioError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
-    arrays: Sequence[Any] = list(content.values()) if isinstance(content, dict) else [content]
+    arrays: Sequence[object] = list(content.values()) if isinstance(content, dict) else [content]
     tensors = [array for array in arrays if isinstance(array, Tensor)]
     if len(tensors) != 1:
         raise AudioError(f"{path}: expected one tensor, found {len(tensors)}")

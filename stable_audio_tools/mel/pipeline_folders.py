@@ -9,18 +9,25 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from stable_audio_tools.core.config import build
 from stable_audio_tools.core.config import load as load_config
 from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.core.files import write_text
 from stable_audio_tools.core.packages import require
+from stable_audio_tools.mel.pretransform import Node
+from stable_audio_tools.models.autoencoders.kl_2d import KL2DDecoder, KL2DEncoder
 from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
+from stable_audio_tools.models.diffusion.unet2d import UNet2DCondWrapper, UNet2DUncondWrapper
+from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 from stable_audio_tools.models.factory import create_model_from_config
+from stable_audio_tools.models.pretransforms import AutoencoderPretransform
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +38,6 @@ _SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
 _CODEC = "AutoencoderKL"
 _BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
-_MEL = {"x_res": 256, "y_res": 256, "sample_rate": 22050, "n_fft": 2048, "hop_length": 512, "top_db": 80, "n_iter": 32}
 _SCHEDULE_AS = {  # what the samplers ddpm and ddim do; other values would be other steps
     "trained_betas": None,
     "thresholding": False,
@@ -53,6 +59,46 @@ _CODEC_AS = {  # what kl_2d is
 _WEIGHTS = "diffusion_pytorch_model"
 _WEIGHT_FILES = tuple(f"{_WEIGHTS}.{suffix}{more}" for suffix in ("safetensors", "bin") for more in (".index.json", ""))
 _CONDITION = "encoding"  # the id under which a conditional model is given its vector
+
+
+class MelImages(NamedTuple):
+    """The settings of a pipeline's `mel/mel_config.json`, with the defaults of diffusers."""
+
+    x_res: int = 256
+    y_res: int = 256
+    sample_rate: int = 22050
+    n_fft: int = 2048
+    hop_length: int = 512
+    top_db: float = 80
+    n_iter: int = 32
+
+
+class LoadingInfo(TypedDict):
+    """The part of diffusers' report on a loaded network that is read here."""
+
+    missing_keys: list[str]
+
+
+class SavedPart(Protocol):
+    """A part of a pipeline that diffusers writes."""
+
+    def save_pretrained(self, folder: Path) -> None: ...
+
+
+class DiffusersNetwork(SavedPart, Protocol):
+    """A network of diffusers; `config` holds every argument of its constructor."""
+
+    config: Any
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self: ...
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: Path, *, local_files_only: bool, output_loading_info: bool
+    ) -> tuple[Self, LoadingInfo]: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
 
 
 class PipelineFolders:
@@ -82,7 +128,7 @@ class PipelineFolders:
                 return f"{part}/{_WEIGHTS}.safetensors"
         return None
 
-    def read_config(self, folder: str | Path) -> dict[str, Any]:
+    def read_config(self, folder: str | Path) -> Node:
         """The model config that a pipeline folder stands for; its weights are not read."""
         folder = Path(folder)
         lost = self.missing_file(folder)
@@ -99,7 +145,7 @@ class PipelineFolders:
         _check_same(config, unet, folder)
         return config
 
-    def load(self, folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    def load(self, folder: str | Path) -> tuple[nn.Module, Node]:
         """The model in eval mode, and its config."""
         folder = Path(folder)
         config = self.read_config(folder)
@@ -118,13 +164,16 @@ class PipelineFolders:
 PIPELINES = PipelineFolders()
 
 
-def write_pipeline(model: Any, config: Mapping[str, Any], folder: str | Path) -> None:
+def write_pipeline(model: nn.Module, config: Mapping[str, Any], folder: str | Path) -> None:
     """Write a model as diffusers opens it."""
     folder = Path(folder)
     codec_node, mel_node, objective = _check_writable(config)
-    _check_size(config, codec_node, mel_node["config"], model.model.multiple)
+    assert isinstance(model, DiffusionWrapper)
+    backbone = model.model
+    assert isinstance(backbone, UNet2DUncondWrapper | UNet2DCondWrapper)
+    _check_size(config, codec_node, mel_node["config"], backbone.multiple)
     diffusers = require("diffusers", extra="mel")
-    unet, mel = model.model.unet, mel_node["config"]
+    unet, mel = backbone.unet, mel_node["config"]
     rate, hop, bands = config["sample_rate"], mel.get("hop_length", 256), mel.get("n_mels", 128)
     frames, shrink = config["sample_size"] // hop, _shrinkage(codec_node)
     size = (bands // shrink, frames // shrink)
@@ -136,7 +185,8 @@ def write_pipeline(model: Any, config: Mapping[str, Any], folder: str | Path) ->
         unet.register_to_config(sample_size=before)
     _scheduler(diffusers, objective).save_pretrained(folder / "scheduler")
     if codec_node is not None:
-        _diffusers_codec(diffusers, model.pretransform, codec_node, bands).save_pretrained(folder / "vqvae")
+        assert isinstance(model.pretransform, AutoencoderPretransform)
+        _diffusers_codec(diffusers, model.pretransform, bands).save_pretrained(folder / "vqvae")
     vocoder = mel.get("vocoder") or {}
     told = {
         "x_res": frames,
@@ -173,7 +223,7 @@ def _class_in(index: Mapping[str, Any], part: str, folder: Path) -> str | None:
     return None if entry[1] is None else str(entry[1])
 
 
-def _classes(folder: Path) -> tuple[Any, Any]:
+def _classes(folder: Path) -> tuple[type[DiffusersNetwork], type[DiffusersNetwork] | None]:
     """diffusers' classes of the U-Net and of the autoencoder, which may be None."""
     index = _content(folder / INDEX_NAME)
     known = {"unet": tuple(_UNETS), "scheduler": _SCHEDULERS, "vqvae": (_CODEC, None)}
@@ -187,18 +237,18 @@ def _classes(folder: Path) -> tuple[Any, Any]:
     return getattr(diffusers, str(_class_in(index, "unet", folder))), codec
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _content(path: Path) -> Node:
     try:
         return load_config(path)
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
 
 
-def _settings(path: Path) -> dict[str, Any]:
+def _settings(path: Path) -> Node:
     return {name: value for name, value in _content(path).items() if not name.startswith("_")}
 
 
-def _without_weights(kind: Any, folder: Path) -> Any:
+def _without_weights(kind: type[DiffusersNetwork], folder: Path) -> DiffusersNetwork:
     """A network of diffusers on the meta device, whose config has every default filled in."""
     path = folder / "config.json"
     told = _settings(path)
@@ -209,7 +259,7 @@ def _without_weights(kind: Any, folder: Path) -> Any:
         raise CheckpointError(f"{path}: no {kind.__name__} can be built of it ({_reason(error)})") from error
 
 
-def _weights(kind: Any, folder: Path) -> dict[str, Tensor]:
+def _weights(kind: type[DiffusersNetwork], folder: Path) -> dict[str, Tensor]:
     file = folder / next(name for name in _WEIGHT_FILES if (folder / name).is_file())
     try:
         network, told = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
@@ -218,26 +268,34 @@ def _weights(kind: Any, folder: Path) -> dict[str, Tensor]:
     if told["missing_keys"]:
         lost = sorted(told["missing_keys"])
         raise CheckpointError(f"{file}: {lost[0]!r} and {len(lost) - 1} more tensors are missing; copy the file again")
-    state: dict[str, Tensor] = network.state_dict()
-    return state
+    return network.state_dict()
 
 
 def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _number(value: Any, name: str, path: Path, whole: bool = False) -> float:
+def _number(value: object, name: str, path: Path, whole: bool = False) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf or (whole and value != int(value)):
+    if (
+        not isinstance(value, int | float)
+        or not is_number
+        or not 0 < value < math.inf
+        or (whole and value != int(value))
+    ):
         expected = "a whole number" if whole else "a number"
         raise CheckpointError(f"{path}: {name} is {value!r}; expected {expected} above 0")
     return int(value) if whole else float(value)
 
 
-def _mel_settings(folder: Path) -> dict[str, Any]:
+def _mel_settings(folder: Path) -> MelImages:
     path = folder / "mel" / "mel_config.json"
-    told = {**_MEL, **_settings(path)}
-    return {name: _number(told[name], name, path, whole=name != "top_db") for name in _MEL}
+    stored, defaults = _settings(path), MelImages()._asdict()
+    settings: dict[str, Any] = {
+        name: _number(stored.get(name, default), name, path, whole=name != "top_db")
+        for name, default in defaults.items()
+    }
+    return MelImages(**settings)
 
 
 def _refuse_others(told: Mapping[str, Any], known: Mapping[str, Any], path: Path) -> None:
@@ -247,7 +305,7 @@ def _refuse_others(told: Mapping[str, Any], known: Mapping[str, Any], path: Path
             raise CheckpointError(f"{path}: {name} is {told[name]!r}, and only {value!r} is known here")
 
 
-def _check_codec(codec: Any, path: Path) -> None:
+def _check_codec(codec: DiffusersNetwork, path: Path) -> None:
     """The autoencoder must be theirs in every setting that changes what it makes."""
     told = {name: list(value) if isinstance(value, tuple) else value for name, value in codec.config.items()}
     levels = len(told["block_out_channels"])
@@ -260,7 +318,7 @@ def _check_codec(codec: Any, path: Path) -> None:
     _number(told["scaling_factor"], "scaling_factor", path)
 
 
-def _objective(folder: Path) -> dict[str, Any]:
+def _objective(folder: Path) -> Node:
     path = folder / "scheduler" / "scheduler_config.json"
     told = _settings(path)
     known = {
@@ -271,9 +329,7 @@ def _objective(folder: Path) -> dict[str, Any]:
         if told.get(key, next(iter(names))) not in list(names):
             raise CheckpointError(f"{path}: {key} is {told[key]!r}; known are {', '.join(names)}")
     _refuse_others(told, _SCHEDULE_AS, path)
-    objective: dict[str, Any] = {
-        name: told[name] for name in ("num_train_timesteps", "beta_start", "beta_end") if name in told
-    }
+    objective: Node = {name: told[name] for name in ("num_train_timesteps", "beta_start", "beta_end") if name in told}
     objective["beta_schedule"] = _BETAS[told.get("beta_schedule", "linear")]
     objective["prediction_type"] = _PREDICTIONS[told.get("prediction_type", "epsilon")]
     if told.get("clip_sample", True):
@@ -281,19 +337,19 @@ def _objective(folder: Path) -> dict[str, Any]:
     return {"type": "ddpm", "config": objective}
 
 
-def _model_config(unet: Any, codec: Any, mel: Mapping[str, Any], objective: dict[str, Any]) -> dict[str, Any]:
-    bands, hop = mel["y_res"], mel["hop_length"]
-    pretransform: dict[str, Any] = {
+def _model_config(unet: DiffusersNetwork, codec: DiffusersNetwork | None, mel: MelImages, objective: Node) -> Node:
+    bands, hop = mel.y_res, mel.hop_length
+    pretransform: Node = {
         "type": "mel",
         "config": {
             "variant": "db_image",
-            "n_fft": mel["n_fft"],
+            "n_fft": mel.n_fft,
             "hop_length": hop,
             "n_mels": bands,
-            "top_db": mel["top_db"],
+            "top_db": mel.top_db,
             "ref": "slice_max",
             "quantize": 8,
-            "vocoder": {"type": "griffin_lim", "config": {"n_iter": mel["n_iter"]}},
+            "vocoder": {"type": "griffin_lim", "config": {"n_iter": mel.n_iter}},
         },
     }
     rows = bands
@@ -308,14 +364,14 @@ def _model_config(unet: Any, codec: Any, mel: Mapping[str, Any], objective: dict
         model = _conditioned(backbone, objective, unet.config.cross_attention_dim) | common
     return {
         "model_type": "diffusion_uncond" if backbone["type"] == "unet2d" else "diffusion_cond",
-        "sample_rate": mel["sample_rate"],
-        "sample_size": mel["x_res"] * hop,
+        "sample_rate": mel.sample_rate,
+        "sample_size": mel.x_res * hop,
         "audio_channels": 1,
         "model": model,
     }
 
 
-def _conditioned(backbone: dict[str, Any], objective: dict[str, Any], width: int) -> dict[str, Any]:
+def _conditioned(backbone: Node, objective: Node, width: int) -> Node:
     vector = {"id": _CONDITION, "type": "precomputed", "config": {"dim": width}}
     return {
         "io_channels": backbone["config"]["io_channels"],
@@ -324,9 +380,9 @@ def _conditioned(backbone: dict[str, Any], objective: dict[str, Any], width: int
     }
 
 
-def _unet_node(unet: Any, rows: int) -> dict[str, Any]:
+def _unet_node(unet: DiffusersNetwork, rows: int) -> Node:
     told = unet.config
-    node: dict[str, Any] = {
+    node: Node = {
         "io_channels": told.in_channels * rows,
         "image_channels": told.in_channels,
         "block_out_channels": list(told.block_out_channels),
@@ -341,7 +397,7 @@ def _unet_node(unet: Any, rows: int) -> dict[str, Any]:
     return {"type": "unet2d_cond", "config": {**node, **more}}
 
 
-def _codec_node(codec: Any, mel: dict[str, Any], bands: int, hop: int) -> dict[str, Any]:
+def _codec_node(codec: DiffusersNetwork, mel: Node, bands: int, hop: int) -> Node:
     told = codec.config
     downsamplings = len(told.block_out_channels) - 1
     part = {
@@ -376,13 +432,14 @@ def _codec_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def _check_same(config: dict[str, Any], unet: Any, folder: Path) -> None:
+def _check_same(config: Node, unet: DiffusersNetwork, folder: Path) -> None:
     """The U-Net that we build must be theirs in every setting, not only in the shapes of its weights."""
     try:
         with torch.device("meta"):
-            model: Any = create_model_from_config(config)
+            model = create_model_from_config(config)
     except ConfigError as error:
         raise CheckpointError(f"{folder}: the pipeline makes no model here: {'; '.join(error.problems)}") from None
+    assert isinstance(model.model, UNet2DUncondWrapper | UNet2DCondWrapper)
     ours = model.model.unet
     for key, value in unet.config.items():
         other = ours.config.get(key)
@@ -394,7 +451,7 @@ def _check_same(config: dict[str, Any], unet: Any, folder: Path) -> None:
 # ------------------------------------------------------------------ writing
 
 
-def _check_writable(config: Mapping[str, Any]) -> tuple[Any, Any, DDPMObjective]:
+def _check_writable(config: Mapping[str, Any]) -> tuple[Node | None, Node, DDPMObjective]:
     """Return the autoencoder's config or None, the mel's node, and the objective."""
     model = config["model"]
     backbone = model if config["model_type"] == "diffusion_uncond" else model.get("diffusion", {})
@@ -438,12 +495,12 @@ def _check_mel(mel: Mapping[str, Any], sample_rate: int) -> None:
             )
 
 
-def _shrinkage(codec: Any) -> int:
+def _shrinkage(codec: Node | None) -> int:
     """How many bands, and how many frames, are one of the images that the U-Net sees."""
     return 1 if codec is None else int(2 ** codec["encoder"]["config"].get("downsamplings", 2))
 
 
-def _check_size(config: Mapping[str, Any], codec: Any, mel: Mapping[str, Any], multiple: int) -> None:
+def _check_size(config: Mapping[str, Any], codec: Node | None, mel: Node, multiple: int) -> None:
     """Our U-Net fills images up to a multiple, and diffusers' does not."""
     step = multiple * _shrinkage(codec)
     bands, samples, hop = mel.get("n_mels", 128), config["sample_size"], mel.get("hop_length", 256)
@@ -459,7 +516,7 @@ def _check_size(config: Mapping[str, Any], codec: Any, mel: Mapping[str, Any], m
         )
 
 
-def _scheduler(diffusers: Any, objective: DDPMObjective) -> Any:
+def _scheduler(diffusers: ModuleType, objective: DDPMObjective) -> SavedPart:
     betas = {ours: theirs for theirs, ours in _BETAS.items()}
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
     return diffusers.DDIMScheduler(
@@ -473,25 +530,27 @@ def _scheduler(diffusers: Any, objective: DDPMObjective) -> Any:
     )
 
 
-def _diffusers_codec(diffusers: Any, pretransform: Any, config: Mapping[str, Any], bands: int) -> Any:
+def _diffusers_codec(diffusers: ModuleType, pretransform: AutoencoderPretransform, bands: int) -> SavedPart:
     encoder, decoder = pretransform.model.encoder, pretransform.model.decoder
-    told = encoder.encoder
-    widths = tuple(block.resnets[0].out_channels for block in told.down_blocks)
-    made = diffusers.AutoencoderKL(
+    assert isinstance(encoder, KL2DEncoder) and isinstance(decoder, KL2DDecoder)
+    network: Any = encoder.encoder
+    widths = tuple(block.resnets[0].out_channels for block in network.down_blocks)
+    codec: Any = diffusers.AutoencoderKL(
         in_channels=encoder.image_channels,
         out_channels=encoder.image_channels,
         down_block_types=("DownEncoderBlock2D",) * len(widths),
         up_block_types=("UpDecoderBlock2D",) * len(widths),
         block_out_channels=widths,
-        layers_per_block=len(told.down_blocks[0].resnets),
+        layers_per_block=len(network.down_blocks[0].resnets),
         latent_channels=decoder.latent_channels,
-        norm_num_groups=told.conv_norm_out.num_groups,
-        mid_block_add_attention=told.mid_block.attentions[0] is not None,
+        norm_num_groups=network.conv_norm_out.num_groups,
+        mid_block_add_attention=network.mid_block.attentions[0] is not None,
         scaling_factor=1 / pretransform.scale,
         sample_size=bands,
     )
-    made.load_state_dict({**encoder.state_dict(), **decoder.state_dict()})
-    return made
+    codec.load_state_dict({**encoder.state_dict(), **decoder.state_dict()})
+    saved: SavedPart = codec
+    return saved
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -22,6 +22,8 @@ from stable_audio_tools.mel.transforms import BIGVGAN_RANGE, DecibelMel, LogAmpl
 from stable_audio_tools.mel.vocoders import GriffinLimVocoder, Vocoder
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
 
+Node = dict[str, Any]  # of a model config, as JSON has it
+
 
 class MelPretransform(Pretransform):
     """A mel transform, and a vocoder for the way back; without parameters."""
@@ -37,14 +39,14 @@ class MelPretransform(Pretransform):
         self.downsampling_ratio = transform.framing.hop_length
         self.encoded_channels = channels * transform.bands.n_mels
 
-    def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
+    def encode(self, x: Tensor, **kwargs: object) -> Tensor:
         """Audio (b, c, n) to bands in [-1, 1], (b, c * mels, n // hop)."""
         with torch.autocast(x.device.type, enabled=False):
             audio = x if x.dtype == torch.float64 else x.float()
             bands = self.transform.encode(audio.flatten(0, 1))
         return bands.unflatten(0, x.shape[:2]).flatten(1, 2).to(x.dtype)
 
-    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
+    def decode(self, z: Tensor, **kwargs: object) -> Tensor:
         """Bands (b, c * mels, t) to audio (b, c, t * hop)."""
         bands = z.unflatten(1, (self.io_channels, -1)).flatten(0, 1)
         with torch.autocast(z.device.type, enabled=False):
@@ -77,7 +79,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
             yield key, f"has no meaning for the variant {config.variant!r}; leave it out"
 
 
-def _facts(config: SimpleNamespace) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, object]:
     return facts(
         io_channels=config.channels,
         encoded_channels=config.channels * config.n_mels,
@@ -136,7 +138,7 @@ def build_mel_pretransform(
     return MelPretransform(transform, GriffinLimVocoder() if vocoder is None else vocoder.build(), channels)
 
 
-def mel_node_of(path: str | Path) -> tuple[dict[str, Any], int]:
+def mel_node_of(path: str | Path) -> tuple[Node, int]:
     """The mel transform of a model config, alone or as the first stage of a chain, and its sample rate."""
     content = load(path)
     model = content.get("model")

@@ -9,7 +9,7 @@ Both give n // hop frames for n samples. With `quantize` 8 values are those of a
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -54,7 +54,7 @@ class MelTransform(ABC):
         return torch.tensor(mel_filterbank(self.bands), dtype=like.dtype, device=like.device)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Every number that the bands depend on, by its key in a config."""
         bands, framing = self.bands, self.framing
         return {
@@ -98,7 +98,7 @@ class DecibelMel(MelTransform):
         self.reference = full_scale_power(bands, win_length) if isinstance(ref, str) else float(ref)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         return {"variant": "db_image", **super().settings, "top_db": self.top_db, "ref": self.ref}
 
     def _to_unit(self, spectra: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class LogAmplitudeMel(MelTransform):
         self.range = range
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         return {"variant": "bigvgan", **super().settings, "range": list(self.range)}
 
     def log_mel(self, audio: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ class _PretransformBased(Conditioner):
             self.pretransform._apply(fn, recurse)
         return self
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
         """Load weights of a pretransform that is no part of the state dict, where a file holds them all the same."""
         start = f"{prefix}pretransform."
         if "pretransform" not in self._modules:

@@ -24,13 +24,13 @@ PaddingMode = Annotated[
 InputKind = Literal["text", "number", "integer", "choice", "audio", "other"]
 
 
-def reads(kind: InputKind) -> Callable[[Any], dict[str, Any]]:
+def reads(kind: InputKind) -> Callable[[SimpleNamespace], dict[str, object]]:
     """Return the `facts` of a conditioner that reads values of a kind; requests, flags and the app follow them.
 
     A choice names its values in the config key `options`.
     """
 
-    def facts(config: SimpleNamespace) -> dict[str, Any]:
+    def facts(config: SimpleNamespace) -> dict[str, object]:
         return {"input": kind, "options": tuple(config.options) if kind == "choice" else ()}
 
     return facts
@@ -45,6 +45,10 @@ class Condition(NamedTuple):
 
     tensor: Tensor
     mask: Tensor | None
+
+
+# One value per item of the batch, of the kind that the conditioner reads.
+Values = Sequence[Any]
 
 
 class Conditioner(nn.Module):
@@ -89,7 +93,7 @@ class Conditioner(nn.Module):
         self._requested_device = fn(torch.empty(0, device=self._requested_device)).device
         return self
 
-    def forward(self, values: Sequence[Any], device: torch.device | str | None = None) -> Condition:
+    def forward(self, values: Values, device: torch.device | str | None = None) -> Condition:
         """One value per item of the batch to a condition on `device`, or where the weights are."""
         if device is not None:
             self._requested_device = torch.device(device)
@@ -97,7 +101,7 @@ class Conditioner(nn.Module):
         wanted = self.device if device is None else self._requested_device
         return Condition(tensor.to(wanted), None if mask is None else mask.to(wanted))
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         """The work of a conditioner, on `self.device`."""
         raise NotImplementedError
 
@@ -122,12 +126,16 @@ def as_token(vectors: Tensor) -> Condition:
     return Condition(vectors[:, None], torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device))
 
 
-def require_texts(texts: Sequence[Any]) -> list[str]:
+def require_texts(texts: Values) -> list[str]:
     """The values as strings, if they are."""
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"a text condition must be a string, got {text!r}")
     return list(texts)
+
+
+# By id: a tensor, and its mask or None, which may be left out.
+ConditionTensors = Mapping[str, Sequence[Tensor | None]]
 
 
 class Tokens(NamedTuple):
@@ -137,16 +145,17 @@ class Tokens(NamedTuple):
     mask: Tensor
 
 
-def find_condition(conditions: Mapping[str, Any], id: str) -> tuple[Tensor, Tensor | None]:
+def find_condition(conditions: ConditionTensors, id: str) -> tuple[Tensor, Tensor | None]:
     """A condition and its mask; None stands for "everywhere"."""
     if id not in conditions:
         given = ", ".join(sorted(conditions)) or "none"
         raise ValueError(f"condition {id!r} is missing (conditions given: {given}); add it to the conditioning")
     tensor, *rest = conditions[id]
+    assert tensor is not None
     return tensor, rest[0] if rest else None
 
 
-def join_tokens(conditions: Mapping[str, Any], ids: Sequence[str]) -> Tokens | None:
+def join_tokens(conditions: ConditionTensors, ids: Sequence[str]) -> Tokens | None:
     """Conditions one after the other in time; a vector (b, d) is one token. None without ids."""
     if not ids:
         return None
@@ -161,7 +170,7 @@ def join_tokens(conditions: Mapping[str, Any], ids: Sequence[str]) -> Tokens | N
     return Tokens(torch.cat(tokens, dim=1), torch.cat(masks, dim=1))
 
 
-def join_vectors(conditions: Mapping[str, Any], ids: Sequence[str]) -> Tensor | None:
+def join_vectors(conditions: ConditionTensors, ids: Sequence[str]) -> Tensor | None:
     """Conditions of one vector per item beside each other, (b, sum of widths). None without ids."""
     if not ids:
         return None

@@ -18,6 +18,7 @@ from stable_audio_tools.models.conditioners.base import (
     Conditioner,
     OutputDim,
     ProjectOut,
+    Values,
     as_token,
     reads,
     require_texts,
@@ -87,7 +88,7 @@ class _CLAPConditioner(Conditioner):
         name = ("clap", self.side, str(self.clap_ckpt_path or self.clap_model_name))
         return self._frozen.on(name, self.device, torch.float32, self._load)
 
-    def in_float32(self) -> Any:
+    def in_float32(self) -> torch.autocast:
         """Keeps the autocast of a training step away from CLAP."""
         return torch.autocast(self.device.type, enabled=False)
 
@@ -138,7 +139,7 @@ class CLAPTextConditioner(_CLAPConditioner):
 
         return load_tokenizer(self.clap_model_name or "roberta-base", "the tokenizer of clap_text")
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         texts = require_texts(values)
         distinct = list(dict.fromkeys(texts))
         if self.finetune:

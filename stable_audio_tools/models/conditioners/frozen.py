@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 from weakref import WeakValueDictionary
 
 import torch
@@ -45,10 +45,10 @@ class FrozenEncoder:
         if self.module is not None:
             self.move(function(torch.empty(0, device=_device_of(self.module))).device)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenEncoder":
+    def __deepcopy__(self, memo: dict[int, object]) -> "FrozenEncoder":
         return self
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"module": None, "_key": None}
 
 
@@ -74,10 +74,10 @@ class RecentResults(Generic[Result]):
         self._results.move_to_end(key)
         return self._results[key]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "RecentResults[Result]":
+    def __deepcopy__(self, memo: dict[int, object]) -> "RecentResults[Result]":
         return RecentResults(self.size)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"size": self.size, "_results": OrderedDict()}
 
 

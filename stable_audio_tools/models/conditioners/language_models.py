@@ -20,6 +20,7 @@ from stable_audio_tools.models.conditioners.base import (
     OutputDim,
     PaddingMode,
     ProjectOut,
+    Values,
     reads,
     require_texts,
 )
@@ -115,7 +116,7 @@ class LanguageModelConditioner(Conditioner):
         self._frozen.follow(fn)
         return self
 
-    def tokenize(self, values: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    def tokenize(self, values: Values) -> tuple[Tensor, Tensor]:
         """Token ids and mask (b, max_length) of texts, or of {"input_ids": ..., "attention_mask": ...} made before."""
         if values and all(isinstance(value, Mapping) for value in values):
             ids, masks = ([torch.as_tensor(value[key]) for value in values] for key in ("input_ids", "attention_mask"))
@@ -129,7 +130,7 @@ class LanguageModelConditioner(Conditioner):
         )
         return tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device).bool()
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         ids, mask = self.tokenize(values)
         if self.enable_grad:
             hidden = self._read_states(ids, mask)

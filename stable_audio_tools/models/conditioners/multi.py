@@ -14,7 +14,7 @@ from stable_audio_tools.core.config.parts import as_error, place
 from stable_audio_tools.core.config.registry import accept_objects
 from stable_audio_tools.core.config.sentences import nearest, sentences
 from stable_audio_tools.core.errors import UserError
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, Values
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Conditioning:
         """The conditioners; `pretransform` is the model's own, for those that share it."""
         raise_if(check_conditioning(self, path))
         _warn_of_unused(self, path)
-        runtime: dict[str, Any] = {"cond_dim": self.cond_dim, "pretransform": pretransform}
+        runtime: dict[str, object] = {"cond_dim": self.cond_dim, "pretransform": pretransform}
         if sample_rate is not None:
             runtime["sample_rate"] = sample_rate
         built = {id: part.build(**runtime) for id, part in zip(self.ids, self.configs)}
@@ -118,7 +118,7 @@ class MultiConditioner(nn.Module):
             cast(Conditioner, conditioner).set_device(device)
 
     def forward(
-        self, batch_metadata: Sequence[Mapping[str, Any]], device: torch.device | str | None = None
+        self, batch_metadata: Sequence[Mapping[str, object]], device: torch.device | str | None = None
     ) -> dict[str, Condition]:
         """One metadata dict per item of the batch to one condition per conditioner."""
         device = self._requested_device if device is None else device
@@ -131,7 +131,7 @@ class MultiConditioner(nn.Module):
                 conditions[id] = _asked(cast(Conditioner, conditioner), values, device)
         return conditions
 
-    def _value(self, metadata: Mapping[str, Any], id: str, index: int) -> Any:
+    def _value(self, metadata: Mapping[str, object], id: str, index: int) -> Any:
         """What an item says for a conditioner; collation may have wrapped it in a list of one."""
         tried = [id]
         while tried[-1] not in metadata:
@@ -149,7 +149,7 @@ class MultiConditioner(nn.Module):
         return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
-def _asked(conditioner: Conditioner, values: list[Any], device: Any) -> Condition:
+def _asked(conditioner: Conditioner, values: Values, device: torch.device | str | None) -> Condition:
     """What it makes of the values, which are the user's."""
     try:
         condition: Condition = conditioner(values, device)
@@ -160,7 +160,7 @@ def _asked(conditioner: Conditioner, values: list[Any], device: Any) -> Conditio
         raise UserError(str(error)) from error
 
 
-def _stacked(values: Sequence[Any], id: str) -> torch.Tensor:
+def _stacked(values: Values, id: str) -> torch.Tensor:
     tensors = [torch.as_tensor(value) for value in values]
     shapes = sorted({tuple(tensor.shape) for tensor in tensors})
     if len(shapes) > 1:
@@ -177,7 +177,7 @@ class _Holder(BaseModel):
 
 
 def create_multi_conditioner_from_conditioning_config(
-    config: Mapping[str, Any], pretransform: nn.Module | None = None, sample_rate: int | None = None
+    config: Mapping[str, object], pretransform: nn.Module | None = None, sample_rate: int | None = None
 ) -> MultiConditioner:
     """Build the `conditioning` of a model config; `pretransform` is the model's own, for those that share it."""
     try:

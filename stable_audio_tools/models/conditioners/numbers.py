@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, register
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, as_token, reads
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, Values, as_token, reads
 from stable_audio_tools.models.diffusion.unet1d.embeddings import FourierEmbedding
 
 _FREQUENCIES = 128
@@ -37,7 +37,7 @@ class IntConditioner(Conditioner):
         self.max_val = max_val
         self.int_embedder = nn.Embedding(max_val - min_val + 1, self.output_dim)
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         numbers = torch.tensor([int(value) for value in values], device=self.device)
         return as_token(self.int_embedder(numbers.clamp(self.min_val, self.max_val) - self.min_val))
 
@@ -77,7 +77,7 @@ class NumberConditioner(Conditioner):
         self.max_val = max_val
         self.embedder = NumberEmbedder(self.output_dim, fourier_features_type)
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         # In float32 whatever the weights are in: float16 cannot tell 2047 of 4096 from 2048.
         numbers = torch.tensor([float(value) for value in values], dtype=torch.float32, device=self.device)
         scaled = (numbers.clamp(self.min_val, self.max_val) - self.min_val) / (self.max_val - self.min_val)
@@ -105,6 +105,6 @@ class ListConditioner(Conditioner):
         self.embedder = nn.Embedding(len(self.options) + 1, self.output_dim)
         self._rows = {name: row for row, name in reversed(list(enumerate(self.options, start=1)))}
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         rows = torch.tensor([self._rows.get(value, 0) for value in values], device=self.device)
         return as_token(self.embedder(rows))

@@ -1,6 +1,6 @@
 """Encodings that were computed beforehand, such as `scripts/encode_text.py` writes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import UserError
-from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, ProjectOut
+from stable_audio_tools.models.conditioners.base import Condition, Conditioner, OutputDim, ProjectOut, Values
 
 
 @register("conditioner", "precomputed")
@@ -36,7 +36,7 @@ class PrecomputedConditioner(Conditioner):
         self.path, self.max_length = path, max_length
         self._encodings: Mapping[str, Tensor] | None = None
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         tokens = torch.zeros(len(values), self.max_length, self.dim, device=self.device)
         mask = torch.zeros(len(values), self.max_length, dtype=torch.bool, device=self.device)
         for index, value in enumerate(values):

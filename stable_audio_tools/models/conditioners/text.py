@@ -23,6 +23,7 @@ from stable_audio_tools.models.conditioners.base import (
     OutputDim,
     PaddingMode,
     ProjectOut,
+    Values,
     reads,
     require_texts,
 )
@@ -143,7 +144,7 @@ class T5Conditioner(Conditioner):
         dtype = pick_dtype(self.device)
         return self._frozen.on(("t5", self.t5_model_name), self.device, dtype, partial(self._load, dtype))
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         texts = require_texts(values)
         distinct = list(dict.fromkeys(texts))
         if self.enable_grad:
@@ -216,7 +217,7 @@ class PhonemeConditioner(Conditioner):
 
         return require("g2p_en").G2p()
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         spoken = [self.g2p(text)[: self.max_length] for text in require_texts(values)]
         lengths = torch.tensor([len(phonemes) for phonemes in spoken], device=self.device)
         longest = max(1, int(lengths.max()))
@@ -275,7 +276,7 @@ class TokenizerLUTConditioner(Conditioner):
             tokenizer.add_special_tokens({"additional_special_tokens": self.special_tokens})
         return tokenizer
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         rows = self.token_embedder.num_embeddings
         if len(self.tokenizer) > rows:
             raise UserError(
@@ -327,7 +328,7 @@ class WordsConditioner(Conditioner):
         nn.init.normal_(self.pieces.weight, std=_INITIAL_STD)
         nn.init.normal_(self.positions.weight, std=_INITIAL_STD / 10)
 
-    def encode(self, values: Sequence[Any]) -> Condition:
+    def encode(self, values: Values) -> Condition:
         """Return one token for the start of each text and one per word, (b, 1 + longest, d), and which are real."""
         texts = [split_words(text)[: self.max_length] for text in require_texts(values)]
         lengths = torch.tensor([1 + len(words) for words in texts], device=self.device)

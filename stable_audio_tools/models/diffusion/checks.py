@@ -11,7 +11,7 @@ from stable_audio_tools.models.diffusion.distribution_shift import check_shift
 from stable_audio_tools.models.transformer.attention import context_widths
 
 
-def describe_transformer(config: SimpleNamespace) -> dict[str, Any]:
+def describe_transformer(config: SimpleNamespace) -> dict[str, object]:
     """Facts of a config, for checks against its surroundings."""
     return {
         "io_channels": getattr(config, "io_channels", None) or getattr(config, "in_channels", None),
@@ -54,8 +54,9 @@ def check_transformer(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
         yield "ff_kwargs.conv_kernel_size", f"is {kernel}, and must be odd to keep lengths: use {kernel + 1}"
 
 
-def _option(options: Mapping[str, Any] | None, name: str, default: Any) -> Any:
-    return (options or {}).get(name, default)
+def _option(options: Mapping[str, Any] | None, name: str, default: int) -> int:
+    value: int = (options or {}).get(name, default)
+    return value
 
 
 INPAINTING_IDS = ("inpaint_mask", "inpaint_masked_input")  # given by training and generation, not by conditioners
@@ -76,7 +77,7 @@ def shortest_input(backbone: Part, pretransform: Part | None) -> int | None:
     return None if ratio is None else ratio * backbone.facts.get("length_multiple", 1)
 
 
-def describe_conditioned(config: SimpleNamespace) -> dict[str, Any]:
+def describe_conditioned(config: SimpleNamespace) -> dict[str, object]:
     """Facts of a `diffusion_cond` config."""
     return {
         "use": "conditional diffusion",
@@ -116,7 +117,7 @@ def check_channels(io_channels: int, backbone: Part, pretransform: Part | None) 
         yield "io_channels", f"is {io_channels}, but the pretransform delivers {encoded} channels: use {encoded}"
 
 
-def check_objective(node: Any, path: str) -> Iterator[tuple[str, str]]:
+def check_objective(node: object, path: str) -> Iterator[tuple[str, str]]:
     """What is wrong with an objective that is a node."""
     if not isinstance(node, Mapping):
         return

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import torch
@@ -14,7 +15,7 @@ from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.generations import Generation, current_generation, generation
 from stable_audio_tools.core.packages import LateMethod
 from stable_audio_tools.models.calls import is_compiled, is_touched, published_call, runs_published
-from stable_audio_tools.models.conditioners.base import find_condition, join_tokens, join_vectors
+from stable_audio_tools.models.conditioners.base import ConditionTensors, find_condition, join_tokens, join_vectors
 from stable_audio_tools.models.conditioners.multi import Conditioning, MultiConditioner
 from stable_audio_tools.models.diffusion.backbones import takes_options_of
 from stable_audio_tools.models.diffusion.checks import (
@@ -24,7 +25,7 @@ from stable_audio_tools.models.diffusion.checks import (
     describe_transformer,
     unused_ids,
 )
-from stable_audio_tools.models.diffusion.denoising import GuidedTransformer, ObservedDenoiser, PlainDenoiser
+from stable_audio_tools.models.diffusion.denoising import GuidedTransformer, Inputs, ObservedDenoiser, PlainDenoiser
 from stable_audio_tools.models.diffusion.distribution_shift import LogSNRShift, Shift, create_shift
 from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance
 from stable_audio_tools.models.diffusion.objectives import HasObjective, Objective, parse_objective
@@ -34,8 +35,6 @@ from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.pretransforms import Pretransform
 
 logger = logging.getLogger(__name__)
-
-ConditionTensors = Mapping[str, Any]  # id -> (tensor, mask or None)
 
 
 class ConditionedDiffusionModel(nn.Module):
@@ -74,7 +73,7 @@ class ConditionedDiffusionModel(nn.Module):
         """x (b, d, n), t (b,) from 0 at data to 1 at noise -> (b, d, n)"""
         raise NotImplementedError
 
-    def denoiser(self, inputs: Mapping[str, Any], guidance: Guidance, objective: Objective) -> Denoiser:
+    def denoiser(self, inputs: Inputs, guidance: Guidance, objective: Objective) -> Denoiser:
         """This backbone with conditions, for one sampling run; `inputs` are conditions by the keywords of `forward`."""
         return PlainDenoiser(self, inputs, guidance, objective)
 
@@ -142,7 +141,7 @@ class DiTWrapper(HasObjective, ConditionedDiffusionModel):
             **options,
         )
 
-    def denoiser(self, inputs: Mapping[str, Any], guidance: Guidance, objective: Objective) -> Denoiser:
+    def denoiser(self, inputs: Inputs, guidance: Guidance, objective: Objective) -> Denoiser:
         published = PlainDenoiser(self, inputs, guidance, objective)
         if self.is_altered():
             return published
@@ -188,7 +187,7 @@ class ConditionedDiffusionModelWrapper(DiffusionWrapper):
         sample_rate: int,
         min_input_length: int,
         diffusion_objective: Objective | str = "v",
-        distribution_shift_options: Mapping[str, Any] | None = None,
+        distribution_shift_options: Mapping[str, object] | None = None,
         pretransform: Pretransform | None = None,
         cross_attn_cond_ids: Sequence[str] = (),
         global_cond_ids: Sequence[str] = (),
@@ -196,7 +195,7 @@ class ConditionedDiffusionModelWrapper(DiffusionWrapper):
         prepend_cond_ids: Sequence[str] = (),
         local_add_cond_ids: Sequence[str] = (),
         modular_local_cond_ids: Sequence[str] = (),
-        sampling_distribution_shift_options: Mapping[str, Any] | None = None,
+        sampling_distribution_shift_options: Mapping[str, object] | None = None,
         mask_padding_attention: bool = False,
         use_effective_length_for_schedule: bool = False,
         sampling_version: Generation | None = None,
@@ -233,8 +232,8 @@ class ConditionedDiffusionModelWrapper(DiffusionWrapper):
 
     def denoiser(
         self,
-        conditioning_inputs: Mapping[str, Any],
-        negative: Mapping[str, Any] | None = None,
+        conditioning_inputs: Inputs,
+        negative: Inputs | None = None,
         *,
         cfg_scale: float = 1.0,
         cfg_interval: tuple[float, float] = (0.0, 1.0),
@@ -304,12 +303,8 @@ def join_channels(conditions: ConditionTensors, ids: Sequence[str]) -> Tensor | 
     return torch.cat(list(signals.values()), dim=1)
 
 
-def _register(tag: str) -> Any:
-    return register("model", tag, facts=describe_conditioned, check=check_conditioned)
-
-
-@_register("diffusion_cond")
-@_register("diffusion_cond_inpaint")
+@register("model", "diffusion_cond", facts=describe_conditioned, check=check_conditioned)
+@register("model", "diffusion_cond_inpaint", facts=describe_conditioned, check=check_conditioned)
 def build_conditioned(
     io_channels: Annotated[int, Field(ge=1, description="channels that the backbone denoises")],
     diffusion: Annotated[Part, Kind("diffusion")],
@@ -346,7 +341,7 @@ def build_conditioned(
     )
 
 
-def _generation_of(routing: Any) -> Generation | None:
+def _generation_of(routing: SimpleNamespace) -> Generation | None:
     """The generation that a config comes from, where one of its keys is new in it."""
     news = (
         routing.sampling_distribution_shift_options,
@@ -359,7 +354,7 @@ def _generation_of(routing: Any) -> Generation | None:
     return "0.0.20" if any(news) else None
 
 
-def create_diffusion_cond_from_config(config: Mapping[str, Any]) -> ConditionedDiffusionModelWrapper:
+def create_diffusion_cond_from_config(config: Mapping[str, object]) -> ConditionedDiffusionModelWrapper:
     """Build the conditional diffusion model of a whole model config."""
     model = create_model_from_config(config)
     if not isinstance(model, ConditionedDiffusionModelWrapper):

@@ -168,7 +168,7 @@ def _attends(level: int, depth: int, n_attn_layers: int) -> bool:
     return n_attn_layers > 0 and level >= depth - n_attn_layers
 
 
-def _facts(config: SimpleNamespace) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> dict[str, object]:
     return {
         "io_channels": config.io_channels,
         "input_concat_dim": config.cond_dim,
@@ -254,7 +254,7 @@ class DiffusionAttnUnet1D(DiffusionModel):
         halve_parameters(self.net)
 
     def forward(
-        self, x: Tensor, t: Tensor, cond: Tensor | None = None, cond_aug_scale: float | None = None, **_: Any
+        self, x: Tensor, t: Tensor, cond: Tensor | None = None, cond_aug_scale: float | None = None, **_: object
     ) -> Tensor:
         """x (b, c, n), t (b,) from 0 at data to 1 at noise, cond (b, cond_dim, any length) -> (b, c, n)
 
@@ -332,8 +332,8 @@ class DAU1DCondWrapper(ConditionedDiffusionModel):
         cross_attn_cond: Tensor | None = None,
         cross_attn_mask: Tensor | None = None,
         input_concat_cond: Tensor | None = None,
-        *_: Any,
-        **__: Any,
+        *_: object,
+        **__: object,
     ) -> Tensor:
         """x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n); what else is given has no effect"""
         out: Tensor = self.model(x, t, cond=input_concat_cond)

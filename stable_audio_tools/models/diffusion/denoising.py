@@ -18,6 +18,9 @@ from stable_audio_tools.models.transformer.continuous import TransformerOutput
 
 _ProjectedKey = tuple[str, int, tuple[bool, ...]]  # of a pass: which, length of x, adapters that act
 
+# Conditions by the keywords of a backbone's `forward`: a tensor, None, or several tensors by id.
+Inputs = Mapping[str, Any]
+
 
 class ProjectingNetwork(Protocol):
     """A network that projects its conditions once for many calls: the diffusion transformer."""
@@ -38,7 +41,7 @@ class PlainDenoiser:
     def __init__(
         self,
         model: Callable[..., Tensor],
-        inputs: Mapping[str, Any],
+        inputs: Inputs,
         guidance: Guidance,
         objective: Objective,
     ) -> None:
@@ -64,11 +67,15 @@ class PlainDenoiser:
             options = {"batch_cfg": self.guidance.batched, "cfg_scale": 0.0, "rescale_cfg": False}
             return Guided(output, self.model(x, t, **self.inputs, **options))
 
-    def _options(self, level: Tensor) -> dict[str, Any]:
+    def _options(self, level: Tensor) -> dict[str, object]:
         """Of guidance, where it applies."""
         if not self.guidance.is_on or not self.guidance.covers(level):
             return {}
-        options = {"cfg_scale": self.guidance.scale, "batch_cfg": self.guidance.batched, "rescale_cfg": True}
+        options: dict[str, object] = {
+            "cfg_scale": self.guidance.scale,
+            "batch_cfg": self.guidance.batched,
+            "rescale_cfg": True,
+        }
         if self.guidance.works_on_data:
             options |= {"apg_scale": self.guidance.projection, "cfg_norm_threshold": self.guidance.norm_threshold}
         return options if self.guidance.rescale is None else {**options, "scale_phi": self.guidance.rescale}
@@ -107,13 +114,13 @@ class GuidedTransformer:
 
     def call(
         self, x: Tensor, t: Tensor, return_info: bool = False, **options: Any
-    ) -> Tensor | tuple[Tensor, dict[str, Any]]:
+    ) -> Tensor | tuple[Tensor, dict[str, object]]:
         """The published form of a call; `options` are those of `DiffusionTransformer.denoise`."""
         guided, hidden_states = self._run(x, t, keep_hidden_states=return_info, **options)
         guided = guided.to(self.model.dtype)
         if not return_info:
             return guided.output
-        info: dict[str, Any] = {"hidden_states": hidden_states}
+        info: dict[str, object] = {"hidden_states": hidden_states}
         if guided.unconditional is not guided.output:
             info["uncond_output"] = guided.unconditional
         return guided.output, info

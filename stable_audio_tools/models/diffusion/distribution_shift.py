@@ -6,8 +6,8 @@ times one by one; of any other number of items, each item gets a row of times: (
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ class LogSNRShift:
         return torch.where(t <= 0, torch.zeros_like(t), torch.where(t >= 1, torch.ones_like(t), moved))
 
 
-SHIFTS: dict[str, type[Any]] = {
+SHIFTS: dict[str, Callable[..., Shift]] = {
     "none": IdentityDistributionShift,
     "flux": FluxDistributionShift,
     "full": DistributionShift,
@@ -126,13 +126,13 @@ SHIFTS: dict[str, type[Any]] = {
 }
 
 
-def create_shift(options: Mapping[str, Any]) -> Shift:
+def create_shift(options: Mapping[str, object]) -> Shift:
     """The shift of a config section: its `type` ("full" if left out) and the type's own options."""
-    made: Shift = SHIFTS[options.get("type", "full")](**{key: value for key, value in options.items() if key != "type"})
-    return made
+    others = {key: value for key, value in options.items() if key != "type"}
+    return SHIFTS[str(options.get("type", "full"))](**others)
 
 
-def check_shift(options: Mapping[str, Any] | None, path: str) -> Iterator[tuple[str, str]]:
+def check_shift(options: Mapping[str, object] | None, path: str) -> Iterator[tuple[str, str]]:
     """Mistakes in a config section, as (path, sentence)."""
     kind = (options or {}).get("type", "full")
     if kind not in SHIFTS:

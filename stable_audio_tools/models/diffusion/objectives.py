@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -222,7 +222,7 @@ V = VObjective()
 RECTIFIED_FLOW = FlowObjective()
 
 
-def parse_objective(node: "Objective | str | Mapping[str, Any]", path: str = "diffusion_objective") -> Objective:
+def parse_objective(node: "Objective | str | Mapping[str, object]", path: str = "diffusion_objective") -> Objective:
     """Return the objective that a config names, by a string or a node `{"type": "ddpm", "config": {...}}`."""
     if isinstance(node, Objective):
         return node
@@ -240,5 +240,5 @@ class HasObjective:
         return self.objective.name
 
     @diffusion_objective.setter
-    def diffusion_objective(self, value: "Objective | str | Mapping[str, Any]") -> None:
+    def diffusion_objective(self, value: "Objective | str | Mapping[str, object]") -> None:
         self.objective = parse_objective(value)

@@ -92,7 +92,7 @@ class DiffusionModelWrapper(DiffusionWrapper):
         return PlainDenoiser(self.model, {}, Guidance(), self.objective)
 
 
-def describe_unconditional(config: SimpleNamespace) -> dict[str, Any]:
+def describe_unconditional(config: SimpleNamespace) -> dict[str, object]:
     """Facts of a `diffusion_uncond` config."""
     backbone, _ = examine_body("unconditional", config.type, config.config or {}, "config")
     assert backbone is not None, "checked before"
@@ -122,10 +122,10 @@ def check_unconditional(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 @register("model", "diffusion_uncond", facts=describe_unconditional, check=check_unconditional)
 def build_unconditional(
     type: Annotated[str, Field(description="the backbone: dit, adp_uncond_1d, DAU1d or unet2d")],
-    config: Annotated[dict[str, Any] | None, Field(description="keys of the backbone")] = None,
+    config: Annotated[dict[str, object] | None, Field(description="keys of the backbone")] = None,
     pretransform: Annotated[Part | None, Kind("pretransform")] = None,
     diffusion_objective: Annotated[
-        NamedObjective | dict[str, Any] | None,
+        NamedObjective | dict[str, object] | None,
         Field(
             description='what the network predicts: a name, {"type": "ddpm", "config": {...}}, or null: v, or what the '
             "backbone says"
@@ -155,7 +155,7 @@ def build_unconditional(
     )
 
 
-def create_diffusion_uncond_from_config(config: Mapping[str, Any]) -> DiffusionModelWrapper:
+def create_diffusion_uncond_from_config(config: Mapping[str, object]) -> DiffusionModelWrapper:
     """Build the unconditional diffusion model of a whole model config."""
     model = create_model_from_config(config)
     if not isinstance(model, DiffusionModelWrapper):

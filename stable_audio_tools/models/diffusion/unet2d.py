@@ -89,7 +89,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
             yield "attention_levels", f"names level {level}, and there are 0 to {len(channels) - 1}"
 
 
-def _describe(config: SimpleNamespace) -> dict[str, Any]:
+def _describe(config: SimpleNamespace) -> dict[str, object]:
     widths = {key: getattr(config, key) for key in ("cond_token_dim", "global_cond_dim") if hasattr(config, key)}
     return {"io_channels": config.io_channels, "length_multiple": 1, **widths}
 

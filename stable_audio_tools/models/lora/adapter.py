@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +38,7 @@ class LoraAdapter(nn.Module):
         return self.control.config
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """What its file tells of it: trigger text, step, base model."""
         return self.control.facts
 
@@ -114,7 +113,7 @@ class LoraAdapter(nn.Module):
         if self.control.is_merged:
             raise UserError(f"adapter {self.name!r} is merged into the weights; call unmerge_lora before changing it")
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         for name, tensor in self.named_factors():
             destination[f"{prefix}{name}"] = tensor if keep_vars else tensor.detach()
 
@@ -123,7 +122,7 @@ class LoraAdapter(nn.Module):
         self,
         state_dict: Mapping[str, Tensor],
         prefix: str,
-        local_metadata: Any,
+        local_metadata: object,
         strict: bool,
         missing_keys: list[str],
         unexpected_keys: list[str],
@@ -228,8 +227,8 @@ def draw_start(factors: LoraFactors, generator: torch.Generator | None) -> None:
 class NoiseIntervals:
     """The adapters of a backbone that have an interval, for one sampling run."""
 
-    def __init__(self, model: Any) -> None:
-        layers = adapted_layers(model).values() if hasattr(model, "named_modules") else ()
+    def __init__(self, model: object) -> None:
+        layers = adapted_layers(model).values() if isinstance(model, nn.Module) else ()
         controls = {id(factors.control): factors.control for layer in layers for factors in layer.factors()}
         self._controls = [control for control in controls.values() if control.interval is not None]
 

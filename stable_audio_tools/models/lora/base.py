@@ -6,6 +6,7 @@ model as its float32 file. Two models are compared in a precision that both reac
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
             tensor.data = tensor.data.to(dtype)
 
 
-def _quantized(bnb: Any, layer: nn.Module, precision: str) -> nn.Module:
+def _quantized(bnb: ModuleType, layer: nn.Module, precision: str) -> nn.Module:
     assert isinstance(layer, nn.Linear)
     sizes = {"input_features": layer.in_features, "output_features": layer.out_features, "bias": layer.bias is not None}
     made: nn.Module
@@ -86,14 +87,16 @@ _SAMPLES = 4096  # of each tensor, evenly spaced: a fine-tune moves nearly every
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def base_facts(model: nn.Module, paths: Iterable[str]) -> dict[str, Any]:
+def base_facts(model: nn.Module, paths: Iterable[str]) -> dict[str, object]:
     """What a file tells of its base: hashes of the weights at these paths, in every precision they can be had in."""
     return {"base_hashes": _hashes(model, paths)}
 
 
-def same_weights(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool | None:
+def same_weights(ours: Mapping[str, object], theirs: Mapping[str, object]) -> bool | None:
     """Do two `base_facts` tell of the same weights? None: they cannot be compared."""
-    mine, others = ours.get("base_hashes") or {}, theirs.get("base_hashes") or {}
+    mine, others = ours.get("base_hashes"), theirs.get("base_hashes")
+    if not isinstance(mine, Mapping) or not isinstance(others, Mapping):
+        return None
     shared = [name for name in mine if name in others]
     return all(mine[name] == others[name] for name in shared) if shared else None
 

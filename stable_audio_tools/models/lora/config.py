@@ -1,7 +1,7 @@
 """The `lora` section of a model config: LoRAW's keys and Stable Audio 3's, as one."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -65,7 +65,7 @@ class LoraConfig(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _settle(cls, given: Any) -> Any:
+    def _settle(cls, given: object) -> object:
         """LoRAW's names in ours, and nothing said twice."""
         if not isinstance(given, Mapping):
             return given
@@ -96,7 +96,7 @@ class LoraConfig(BaseModel):
         return 1.0 if self.alpha is None else self.alpha / rank
 
 
-def lora_config_from(section: Mapping[str, Any] | None, path: str = "lora") -> LoraConfig:
+def lora_config_from(section: Mapping[str, object] | None, path: str = "lora") -> LoraConfig:
     """Check a `lora` section; every mistake is in the one ConfigError."""
     try:
         return LoraConfig.model_validate(dict(section or {}))

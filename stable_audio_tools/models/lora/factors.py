@@ -36,7 +36,7 @@ class Control:
     in_interval: bool = True  # set by the sampler, from the noise level of the step
     is_merged: bool = False
     layer_filter: tuple[str, ...] | None = None
-    facts: dict[str, Any] = field(default_factory=dict)  # of its file: trigger, step, base model
+    facts: dict[str, object] = field(default_factory=dict)  # of its file: trigger, step, base model
     fingerprint: tuple[Any, str] | None = None  # of the factors, and the state of them that it was computed from
 
     @property
@@ -176,5 +176,5 @@ class LoraFactors(nn.Module):
                 self._squares = (made_of, (row_squares(weight), col_squares(weight)))
         return self._squares[1]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_squares": None, "_kept": {}}

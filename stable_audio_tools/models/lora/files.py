@@ -57,10 +57,11 @@ _OUR_NAMES = {
     "dora_scale": "magnitude",
 }
 _BACKBONE = "model.model."  # the transformer inside the wrapper of a conditional model
+Header = dict[str, Mapping[str, Any]]  # by the keys `lora` and `lora_config`
 COMFY_PREFIX, COMFY_DOTTED = "lora_unet_", "diffusion_model."
 
 
-def parse(path: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> LoraFile:
+def parse(path: str, tensors: Mapping[str, Tensor], header: Header) -> LoraFile:
     """Recognise a file by its tensor names."""
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
@@ -83,7 +84,7 @@ def parse(path: str, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     )
 
 
-def assemble(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def assemble(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
     """Tensors and header of a file in `lora.format`; the layers have our paths."""
     write = {"native": _as_native, "sa3": _as_sa3, "loraw": _as_loraw, "comfyui": _as_comfyui}[lora.format]
     return write(lora)
@@ -94,7 +95,7 @@ def _parse_as(
     path: str,
     tensors: Mapping[str, Tensor],
     found: Mapping[str, re.Match[str]],
-    header: Mapping[str, Any],
+    header: Header,
 ) -> LoraFile:
     layers: Layers = {}
     alphas: dict[str, float] = {}
@@ -173,12 +174,12 @@ def _with_common_alpha(lora: LoraFile) -> LoraFile:
     return replace(lora.with_alpha(float(lora.config.rank)), layers=layers, alphas={})
 
 
-def _as_native(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _as_native(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
     tensors = {f"{path}.{name}": tensor for path, held in lora.layers.items() for name, tensor in held.items()}
     return tensors, {"lora": native_header(lora), "lora_config": header_config(lora.config)}
 
 
-def _as_sa3(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _as_sa3(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
     tensors = {}
     for path, held in lora.layers.items():
         below = path.removeprefix("model.").removeprefix("conditioner.")
@@ -187,7 +188,7 @@ def _as_sa3(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {"lora_config": header_config(lora.config)}
 
 
-def _as_loraw(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _as_loraw(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
     """Its scale is lost on the way: it is folded into the up factor, so that alpha = rank there."""
     _refuse(lora, ("lora", "dora-rows"), "LoRAW")
     tensors = {}
@@ -201,7 +202,7 @@ def _as_loraw(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, {}
 
 
-def _as_comfyui(lora: LoraFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _as_comfyui(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
     _refuse(lora, ("lora", "dora-rows"), "ComfyUI")
     outside = [path for path in lora.layers if not path.startswith(_BACKBONE)]
     if outside:
@@ -287,9 +288,9 @@ _NOUNS = {
 }
 
 
-def _header(stored: StoredWeights) -> dict[str, Any]:
+def _header(stored: StoredWeights) -> Header:
     """What the file says of its tensors: JSON in a safetensors header, objects in a .ckpt."""
-    header: dict[str, Any] = {}
+    header: Header = {}
     for key in ("lora", "lora_config"):
         value = stored.extra.get(key)
         if isinstance(value, str):
@@ -304,19 +305,19 @@ def _header(stored: StoredWeights) -> dict[str, Any]:
     return header
 
 
-def _write_safetensors(tensors: dict[str, Tensor], header: Mapping[str, Any], path: Path) -> None:
+def _write_safetensors(tensors: dict[str, Tensor], header: Header, path: Path) -> None:
     from safetensors.torch import save_file
 
     metadata = {"format": "pt", **{key: json.dumps(value) for key, value in header.items()}}
     save_file(tensors, path, {**metadata, CHECKSUM: checksum(tensors, metadata)})
 
 
-def _write_pickle(tensors: dict[str, Tensor], header: Mapping[str, Any], path: Path, bare: bool) -> None:
+def _write_pickle(tensors: dict[str, Tensor], header: Header, path: Path, bare: bool) -> None:
     with path.open("wb") as file:
         torch.save(tensors if bare else {"state_dict": tensors, **header}, file)
 
 
-def _told(value: Any) -> str:
+def _told(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return str(value)

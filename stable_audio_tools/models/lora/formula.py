@@ -12,11 +12,12 @@ vectors of W (Bałazy et al. 2024). Norms are those of the sum, with gradients t
 added for them: |W_i + s B_i A|^2 = |W_i|^2 + 2 s B_i (A W_i^T) + s^2 B_i (A A^T) B_i^T costs a rank-wide product.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 
 _SEPARATE = 1e-6  # of singular values, the smallest kept to the largest
 TINY = 1e-12  # of squared norms: a row of zeros stays one
@@ -82,8 +83,8 @@ def singular_bases(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         left, right = matrix @ left / values, left
     signs = left.gather(0, left.abs().argmax(0, keepdim=True)).sign()
     signs = torch.where(signs == 0, 1.0, signs)
-    place: Any = {"device": weight.device, "dtype": _wide(weight)}
-    return (left * signs).to(**place), (right * signs).to(**place)
+    dtype = _wide(weight)
+    return (left * signs).to(weight.device, dtype), (right * signs).to(weight.device, dtype)
 
 
 def leading_vectors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -137,11 +138,11 @@ class _WeightedSquares(Function):
         return row_weights @ weight.to(row_weights.dtype).square()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+    def backward(ctx: BackwardCFunction, *gradients: Tensor) -> tuple[None, Tensor]:
         (weight,) = ctx.saved_tensors
         return None, weight.to(gradients[0].dtype).square() @ gradients[0]
 
@@ -161,12 +162,13 @@ class _Enlarged(Function):
         return torch.addcmul(x, x, more)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
-        x, more = ctx.saved_tensors
+    def backward(ctx: BackwardCFunction, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        x, more = saved
         (gradient,) = gradients
         of_x = torch.addcmul(gradient, gradient, more) if ctx.needs_input_grad[0] else None
         return of_x, (gradient * x).sum_to_size(more.shape)

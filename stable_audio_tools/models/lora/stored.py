@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -25,7 +25,7 @@ class LoraFile:
     layers: Layers  # names as in the file, factors by our names
     config: LoraConfig
     alphas: dict[str, float] = field(default_factory=dict)  # of formats that say it layer by layer
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
     knows_alpha: bool = True
 
     @property
@@ -45,17 +45,18 @@ class LoraFile:
         return replace(self, config=self.config.model_copy(update={"alpha": alpha}), knows_alpha=True)
 
 
-def header_config(config: LoraConfig) -> dict[str, Any]:
+def header_config(config: LoraConfig) -> dict[str, object]:
     """What a file says of a config: all that differs from the default, and type and rank in any case."""
     said = config.model_dump(exclude_defaults=True, exclude={"lr", "multiplier", "base_precision"})
     return {"adapter_type": config.adapter_type, "rank": config.rank, "alpha": config.alpha or config.rank, **said}
 
 
-def config_of(section: Mapping[str, Any], path: str) -> LoraConfig:
+def config_of(section: Mapping[str, object], path: str) -> LoraConfig:
     """A config as a file tells it; what only training reads is left."""
     known = {key: section[key] for key in LoraConfig.model_fields if key in section}
-    if isinstance(known.get("alpha"), int):
-        known["alpha"] = float(known["alpha"])
+    alpha = known.get("alpha")
+    if isinstance(alpha, int):
+        known["alpha"] = float(alpha)
     try:
         return lora_config_from(known, "lora_config")
     except ConfigError as error:
@@ -85,6 +86,6 @@ def check_shapes(lora: LoraFile) -> None:
             raise CheckpointError(f"{lora.path}: the factors of {path} do not fit each other ({told})")
 
 
-def native_header(lora: LoraFile) -> dict[str, Any]:
+def native_header(lora: LoraFile) -> dict[str, object]:
     """The `lora` object of our own header."""
     return {"config": header_config(lora.config), "targets": list(lora.layers), **lora.facts, "version": __version__}

@@ -44,7 +44,7 @@ class RotaryEmbedding(nn.Module):
     def _frequencies(self, device: torch.device | None = None) -> Tensor:
         return 1.0 / (self.base ** (torch.arange(0, self.dim, 2, device=device).float() / self.dim))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
         """Load the frequencies; those that half precision rounded become exact again, whatever type holds them now."""
         name = f"{prefix}inv_freq"
         stored = state_dict.get(name)

@@ -22,7 +22,7 @@ from stable_audio_tools.models.precision import weight_dtype
 _TRANSFORMER_GROUPS = 32
 
 
-def describe(config: SimpleNamespace) -> dict[str, Any]:
+def describe(config: SimpleNamespace) -> dict[str, object]:
     """Facts of a config, for checks against its surroundings."""
     hop = (config.stft_hop_length or 256) if config.use_stft else 1
     return {
@@ -299,7 +299,7 @@ class UNetCFG1DWrapper(ConditionedDiffusionModel):
         scale_phi: float = 0.4,
         negative_cross_attn_cond: Tensor | None = None,
         negative_cross_attn_mask: Tensor | None = None,
-        **_: Any,
+        **_: object,
     ) -> Tensor:
         """x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n)
 
@@ -346,8 +346,8 @@ class UNet1DCondWrapper(ConditionedDiffusionModel):
         cross_attn_mask: Tensor | None = None,
         input_concat_cond: Tensor | None = None,
         global_cond: Tensor | None = None,
-        *_: Any,
-        **__: Any,
+        *_: object,
+        **__: object,
     ) -> Tensor:
         """x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n); arguments of guidance have no effect"""
         dtype = weight_dtype(self.model)
