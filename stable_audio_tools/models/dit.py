@@ -4,7 +4,7 @@ x (b, c, n) and channel conditions -> patches (b, t, d), with the noise level an
 by adaptive layer norm, by cross-attention -> transformer -> prediction (b, c, n)
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from stable_audio_tools.models.diffusion.denoising import GuidedTransformer
 from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance, Projected
 from stable_audio_tools.models.diffusion.objectives import HasObjective, NamedObjective, parse_objective
 from stable_audio_tools.models.fourier import ExpoFourierFeatures, FourierFeatures, normalised_log_snr
+from stable_audio_tools.models.lora.parametrization import AdapterSelection, chosen_loras
 from stable_audio_tools.models.precision import weight_dtype
 from stable_audio_tools.models.transformer.attention import Attention
 from stable_audio_tools.models.transformer.blocks import (
@@ -247,6 +248,9 @@ class DiffusionTransformer(HasObjective, nn.Module):
         padding_mask: Tensor | None = None,
         apg_scale: float | None = None,
         cfg_norm_threshold: float = 0.0,
+        lora_interval: Sequence[float] | None = None,
+        lora_layer_filter: str | None = None,
+        lora_configs: Sequence[AdapterSelection] | None = None,
         **options: Any,
     ) -> Tensor | tuple[Tensor, dict[str, Any]]:
         """x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n), guided where `cfg_scale` is not 1.
@@ -258,7 +262,9 @@ class DiffusionTransformer(HasObjective, nn.Module):
         The info of `return_info` holds the hidden states of all layers, (b, memory + prepended + t, d) each, and under
         guidance the `uncond_output`. With `exit_layer_ix` the states after that layer are returned, (b, prepended + t,
         d). `cfg_dropout_prob` drops conditions of random items, for training. Guidance keeps the global condition, so
-        `negative_global_embed` has no effect, as in the original. Other options go to the transformer.
+        `negative_global_embed` has no effect, as in the original. `lora_interval`, `lora_layer_filter` and
+        `lora_configs` choose adapters of `add_lora` for this pass (`chosen_loras`). Other options go to the
+        transformer.
         """
         if causal:
             raise ValueError("causal: a diffusion transformer is made causal by its config, not by a call")
@@ -275,22 +281,35 @@ class DiffusionTransformer(HasObjective, nn.Module):
             modular_local_cond,
         )
         guidance = Guidance(cfg_scale, cfg_interval, scale_phi, batch_cfg, apg_scale, cfg_norm_threshold)
-        if exit_layer_ix is None and guidance.is_on:
-            negative = (negative_cross_attn_cond, negative_cross_attn_mask)
-            guided = self._bind_guidance(conditions, guidance, *negative)
-            return guided.call(x, t, return_info, use_checkpointing=use_checkpointing, **options)
+        negative = (negative_cross_attn_cond, negative_cross_attn_mask)
+        options |= {"use_checkpointing": use_checkpointing, "exit_layer_ix": exit_layer_ix}
+        if lora_interval is None and not lora_layer_filter and lora_configs is None:
+            return self._predict(x, t, conditions, guidance, negative, cfg_dropout_prob, return_info, options)
+        with chosen_loras(
+            self, lambda: float(self.objective.noise_level(t[0])), lora_interval, lora_layer_filter, lora_configs
+        ):
+            return self._predict(x, t, conditions, guidance, negative, cfg_dropout_prob, return_info, options)
+
+    def _predict(
+        self,
+        x: Tensor,
+        t: Tensor,
+        conditions: Conditions,
+        guidance: Guidance,
+        negative: tuple[Tensor | None, Tensor | None],
+        cfg_dropout_prob: float,
+        return_info: bool,
+        options: dict[str, Any],
+    ) -> Tensor | tuple[Tensor, dict[str, Any]]:
+        exits = options["exit_layer_ix"] is not None
+        if guidance.is_on and not exits:
+            del options["exit_layer_ix"]
+            return self._bind_guidance(conditions, guidance, *negative).call(x, t, return_info, **options)
         conditions = conditions.to(self.dtype)
-        if exit_layer_ix is None and cfg_dropout_prob > 0:
+        if cfg_dropout_prob > 0 and not exits:
             conditions = conditions.dropped(cfg_dropout_prob)
-        result = self.denoise(
-            x,
-            t,
-            self.project(conditions, x.shape[-1]),
-            use_checkpointing=use_checkpointing,
-            keep_hidden_states=return_info,
-            exit_layer_ix=exit_layer_ix,
-            **options,
-        )
+        projected = self.project(conditions, x.shape[-1])
+        result = self.denoise(x, t, projected, keep_hidden_states=return_info, **options)
         return (result.output, {"hidden_states": result.hidden_states}) if return_info else result.output
 
     @property

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 
 import numpy as np
 import torch
 
-from support.next_cases import case, next_generation
+from support.next_cases import STEADY, build, case, conditions, diffusion, next_generation
 from support.parity_figures import fill, load_weights, noise, tone
 
 ADAPTERS = ["lora", "dora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs"]
@@ -43,6 +44,101 @@ def fill_adapters(module):
 def through(net, x=None):
     x = noise("lora", 2, 8, 12) if x is None else x
     return net.mix(x) + net.project(noise("lora-in", 2, 6, 10)).mean(1)[:, :, None]
+
+
+@case("lora-adapters")
+def _():
+    from stable_audio_tools.models.lora import add_lora, disable_lora, enable_lora, merge_lora, set_lora_strength
+
+    keys, out, bare = {}, {}, through(small_net())
+    with torch.no_grad():
+        for kind in ADAPTERS:
+            net = small_net()
+            add_lora(net, adapters(kind))
+            fresh = through(net)
+            fill_adapters(net)
+            keys |= {f"{kind}.{k}": list(v.shape) for k, v in net.state_dict().items()}
+            out |= {f"{kind}/weight": net.project.weight.clone(), f"{kind}/out": through(net)}
+            set_lora_strength(net, 0.5)
+            out[f"{kind}/half"] = through(net)
+            disable_lora(net)
+            assert torch.allclose(fresh, bare, atol=1e-5) and torch.allclose(through(net), bare, atol=1e-5), kind
+            enable_lora(net)
+            set_lora_strength(net, 1.0)
+            merge_lora(net)
+            assert not hasattr(net.project, "parametrizations")
+            out[f"{kind}/merged"] = through(net)
+    return keys, out
+
+
+@case("lora-model", tolerance=5e-3)
+def _():
+    from stable_audio_tools.models.lora import add_lora, remove_lora_by_index, set_lora_strength
+
+    model = build(diffusion({**STEADY, "local_add_cond_dim": None}))
+    net, cond, x = model.model, conditions(model, 16), noise("x", 2, 8, 16)
+    add_lora(
+        net, adapters("lora", rank=2, alpha=2), include=["layers.[0-1].self_attn", "to_cond_embed"], exclude=["to_out"]
+    )
+    add_lora(net, adapters("dora-rows", rank=3, alpha=1, index=1), include=["layers.1"])
+    t = torch.tensor([0.3, 0.3])
+    with torch.no_grad():
+        fill_adapters(net)
+
+        def run(**kw):
+            return model(x, t, cond=cond, **kw)
+
+        out = {
+            "both": run(),
+            "interval": run(lora_interval=(0.5, 1.0)),
+            "filtered": run(lora_layer_filter="layers.0, cross_attn"),
+            "each": run(
+                lora_configs=[
+                    {"lora_index": 0, "interval": (0.0, 0.4), "layer_filter": "to_qkv"},
+                    {"lora_index": 1, "interval": (0.5, 1.0)},
+                ]
+            ),
+        }
+        set_lora_strength(net, 0.3, lora_index=1)
+        out["weaker"] = run()
+        keys = {k: list(v.shape) for k, v in model.state_dict().items()}
+        remove_lora_by_index(net, 0)
+        out["one"] = run()
+    return keys, out
+
+
+@case("lora-files", tolerance=5e-3)
+def _():
+    from stable_audio_tools.models.lora import (
+        add_lora,
+        get_lora_state_dict,
+        load_and_apply_loras,
+        load_lora_checkpoint,
+        resolve_adapter_type,
+        save_lora_safetensors,
+    )
+
+    config = diffusion({**STEADY, "local_add_cond_dim": None})
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        paths = []
+        for name, kind, include in (("bright", "bora", ["self_attn"]), ("old", "dora-cols", None)):
+            donor = build(config)
+            add_lora(donor.model, adapters(kind, rank=2, alpha=4), include=include)
+            state = {k: v.clone() for k, v in get_lora_state_dict(fill_adapters(donor.model)).items()}
+            settings = {"rank": 2, "alpha": 4, "adapter_type": kind, "include": include}
+            if name == "old":
+                state = {k: v[None] if k.endswith(".magnitude") else v for k, v in state.items()}
+                settings["adapter_type"] = "dora"
+            paths.append(f"{folder}/{name}.safetensors")
+            save_lora_safetensors(state, settings, paths[-1])
+        model = build(config)
+        names = load_and_apply_loras(model, paths, "diffusion_cond_inpaint")
+        state, settings = load_lora_checkpoint(paths[1])
+        assert (
+            names == ["bright", "old"] and resolve_adapter_type("dora", state) == "dora-cols" and settings["rank"] == 2
+        ), (names, settings)
+        y = model(noise("x", 2, 8, 16), torch.tensor([0.3, 0.8]), cond=conditions(model, 16))
+        return {k: list(v.shape) for k, v in model.state_dict().items()}, {"y": y}
 
 
 def pair(channels=2, samples=1024, batch=1):

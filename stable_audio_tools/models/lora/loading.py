@@ -63,14 +63,6 @@ def load_lora(
     return adapter
 
 
-def load_and_apply_loras(model: nn.Module, lora_ckpt_paths: Sequence[str | Path], model_type: str) -> list[str]:
-    """Put adapter files onto a model at full strength; returns their names, in the order of the files.
-
-    `model_type` has no effect: adapters find their layers by name.
-    """
-    return [load_lora(model, path).name for path in lora_ckpt_paths]
-
-
 def fill_lora(adapter: LoraAdapter, source: Source) -> None:
     """Start an attached adapter from a file of the same type, ranks and layers; another alpha changes no output."""
     lora = source if isinstance(source, LoraFile) else read_lora(source)

@@ -13,6 +13,7 @@ from stable_audio_tools.models.lora.config import LoraConfig
 from stable_audio_tools.models.lora.factors import Control
 from stable_audio_tools.models.lora.formula import TINY, leading_vectors
 from stable_audio_tools.models.lora.layers import AdaptedLayer
+from stable_audio_tools.models.lora.parametrization import remove_parametrizations
 from stable_audio_tools.models.lora.stored import LoraFile
 from stable_audio_tools.models.lora.targets import find_targets, rank_of
 
@@ -29,9 +30,12 @@ def merge_lora(model: nn.Module) -> int:
     """Add all adapters, at their strengths, to the base weights -> number of layers.
 
     Passes then cost what the base's do, and `state_dict` holds the sum. `unmerge_lora` gives the base back, bit by bit,
-    from a copy on the CPU.
+    from a copy on the CPU. Adapters of `add_lora` are merged for good, and removed.
     """
+    parametrized = remove_parametrizations(model, keep_adapted=True)
     layers = adapted_layers(model)
+    if parametrized and not layers:
+        return parametrized
     if not layers:
         raise UserError("this model has no adapters to merge")
     refuse_merged(model)
@@ -53,7 +57,7 @@ def merge_lora(model: nn.Module) -> int:
         _write(layer, merged)
     for control in controls:
         control.is_merged = True
-    return len(layers)
+    return len(layers) + parametrized
 
 
 @torch.no_grad()
