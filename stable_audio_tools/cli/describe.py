@@ -64,7 +64,7 @@ def run_schema(settings: SchemaSettings) -> int:
     from stable_audio_tools.core.config.schema import body_of, flat_schema, tagged_schema
     from stable_audio_tools.core.files import write_text
     from stable_audio_tools.models.factory import ModelFile
-    from stable_audio_tools.training.section_schema import training_body
+    from stable_audio_tools.training.factory import training_body
 
     schemas = {
         "model": tagged_schema(

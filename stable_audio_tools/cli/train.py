@@ -7,8 +7,7 @@ from pathlib import Path
 from stable_audio_tools.cli.command import Command
 from stable_audio_tools.core.settings import Settings, option
 from stable_audio_tools.models.lora_choice import LoraChoice, lora_choice
-from stable_audio_tools.training.lora_settings import LoraSettings
-from stable_audio_tools.training.settings import TrainSettings
+from stable_audio_tools.training.settings import LoraSettings, TrainSettings
 
 
 def run(settings: TrainSettings) -> None:

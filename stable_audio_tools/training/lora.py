@@ -20,11 +20,10 @@ from stable_audio_tools.models.lora import (
 )
 from stable_audio_tools.training.callbacks.adapters import AdapterCheckpoints, AdapterDemos, AdapterFiles, AdapterGuard
 from stable_audio_tools.training.lora_checkpoint import CHECKPOINT_KEY, check_resumed
-from stable_audio_tools.training.lora_settings import LoraSettings
 from stable_audio_tools.training.memory import MemoryEstimate
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.run import Recipe, build_model, fit
-from stable_audio_tools.training.settings import TrainSettings
+from stable_audio_tools.training.settings import LoraSettings, TrainSettings
 
 logger = logging.getLogger(__name__)
 

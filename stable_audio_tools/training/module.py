@@ -1,7 +1,7 @@
 """What every training module shares: averaged weights, a state per process, an export."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,7 +19,6 @@ from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.checkpoints.upgrades import Target, apply_upgrades
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.ema import WeightAverage
-from stable_audio_tools.training.foreign_checkpoints import fitted_optimizers, is_foreign
 from stable_audio_tools.training.gradients import clip_gradients, gradient_norm, unscale, with_gradients
 from stable_audio_tools.training.timesteps import TimestepLaw
 
@@ -215,3 +214,47 @@ def same_length(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Both cut to the shorter, on the last axis."""
     length = min(a.shape[-1], b.shape[-1])
     return a[..., :length], b[..., :length]
+
+
+STAMP = "stable_audio_tools"  # the key under which a checkpoint of ours holds what only ours has
+
+
+def is_foreign(checkpoint: Mapping[str, Any]) -> bool:
+    """Did another program write it?"""
+    return STAMP not in checkpoint
+
+
+def fitted_optimizers(checkpoint: Mapping[str, Any], module: nn.Module) -> list[dict[str, Any]]:
+    """Return optimiser states of the original stable-audio-tools, numbered as the parameters of `module` are.
+
+    Its optimisers number the parameters of a network in the order of its own code, frozen ones included, which never
+    get a state. The names in the checkpoint have the same order, so states find their parameters by name.
+    """
+    networks = {name: _names(checkpoint["state_dict"], name, child) for name, child in module.named_children()}
+    made = []
+    for state in checkpoint.get("optimizer_states", ()):
+        numbered = sum(len(group["params"]) for group in state["param_groups"])
+        name = next((name for name, names in networks.items() if len(names) == numbered), None)
+        if name is None:
+            logger.warning("an optimiser of the checkpoint has %d parameters, as no network here has", numbered)
+            made.append(dict(state))
+            continue
+        here = [own for own, p in module.get_submodule(name).named_parameters() if p.requires_grad]
+        made.append(renumbered(state, networks.pop(name), here))
+    return made
+
+
+def renumbered(state: Mapping[str, Any], there: Sequence[str], here: Sequence[str]) -> dict[str, Any]:
+    """A state whose numbers are places in `there`, as one group whose numbers are places in `here`."""
+    place = {name: index for index, name in enumerate(there)}
+    entries = {number: state["state"][place[name]] for number, name in enumerate(here) if place[name] in state["state"]}
+    group = {**state["param_groups"][0], "params": list(range(len(here)))}
+    return {"state": entries, "param_groups": [group]}
+
+
+def _names(stored: Mapping[str, Any], network: str, child: nn.Module) -> list[str]:
+    """The parameters of a network in the order of the checkpoint."""
+    own = {name for name, _ in child.named_parameters()}
+    prefix = f"{network}."
+    names = [name.removeprefix(prefix) for name in stored if name.startswith(prefix)]
+    return [name for name in names if name in own]

@@ -13,11 +13,13 @@ overrides the optimiser's config.
 
 import inspect
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple, TypeVar
 
 import torch
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
@@ -27,11 +29,16 @@ from stable_audio_tools.core.config.sentences import nearest, show
 from stable_audio_tools.core.errors import ConfigError, explained
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.training import optims
-from stable_audio_tools.training.muon import Muon, matrices_apart
+from stable_audio_tools.training.optims import Group
 
 logger = logging.getLogger(__name__)
 
-Parameters = nn.Module | Iterable[Any]  # a module, or parameters, pairs (name, parameter), groups
+T = TypeVar("T")
+
+Named = tuple[str, Tensor]
+Entry = Tensor | Named | Group
+Parameters = nn.Module | Iterable[Entry]
+Node = Mapping[str, Any]  # an object of the JSON config
 
 _QUANTISED = ("AdamW8bit", "Adam8bit", "Lion8bit", "PagedAdamW8bit", "PagedAdam8bit", "PagedLion8bit", "SGD8bit")
 _SCHEDULE_FREE = ("AdamWScheduleFree", "RAdamScheduleFree", "SGDScheduleFree")
@@ -66,15 +73,15 @@ class InverseLR(LRScheduler):
 
 
 class Timing(NamedTuple):
-    """When a schedule goes on."""
+    """The times at which a schedule changes the rate."""
 
     interval: str  # "step" (of its optimiser) or "epoch"
     frequency: int
     monitor: str  # the value that ReduceLROnPlateau looks at
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Timing":
-        """The timing in a `scheduler` node."""
+    def of(cls, config: Node) -> "Timing":
+        """Read the timing of a `scheduler` node."""
         config = _mapping(config, "scheduler")
         interval, frequency = config.get("interval", "step"), config.get("frequency", 1)
         if interval not in ("step", "epoch"):
@@ -90,19 +97,19 @@ class Timing(NamedTuple):
 
 
 def resolve_optimizer(
-    configs: Mapping[str, Any] | None, name: str, learning_rate: float | None, default: str, **default_config: Any
-) -> dict[str, Any]:
-    """The optimiser (and scheduler) of `name`, or the default optimiser at `learning_rate`."""
+    configs: Node | None, name: str, learning_rate: float | None, default: str, **default_config: object
+) -> Node:
+    """Return the optimiser (and scheduler) of `name`, or the default optimiser at `learning_rate`."""
     if configs is None:
         if learning_rate is None:
             raise ConfigError("training: give learning_rate, or optimizer_configs")
         return {"optimizer": {"type": default, "config": {"lr": learning_rate, **default_config}}}
     if learning_rate is not None:
-        logger.warning("training.learning_rate is ignored: optimizer_configs tells the rates")
+        logger.warning("training.learning_rate is ignored: optimizer_configs sets the rates")
     return optimizer_entry(configs, name)
 
 
-def optimizer_entry(configs: Any, name: str) -> dict[str, Any]:
+def optimizer_entry(configs: Node, name: str) -> Node:
     """Return the entry of one network in `optimizer_configs`, which holds an 'optimizer' and perhaps a 'scheduler'."""
     chosen = _mapping(configs, "training.optimizer_configs").get(name)
     if not isinstance(chosen, Mapping) or "optimizer" not in chosen:
@@ -111,21 +118,25 @@ def optimizer_entry(configs: Any, name: str) -> dict[str, Any]:
     return dict(chosen)
 
 
-def configure_optimizer(config: Mapping[str, Any], module: nn.Module) -> Any:
-    """What a LightningModule's `configure_optimizers` returns: the schedule goes on with every optimiser step."""
+def configure_optimizer(config: Node, module: nn.Module) -> OptimizerLRScheduler:
+    """Build the optimiser, and the schedule that follows its steps, for `configure_optimizers` of a LightningModule."""
     optimizer = create_optimizer_from_config(config["optimizer"], module)
     node = config.get("scheduler")
     if node is None:
         return optimizer
     timing = Timing.of(node)
-    schedule = {"scheduler": create_scheduler_from_config(node, optimizer), **timing._asdict()}
-    if not timing.monitor:
-        del schedule["monitor"]
+    schedule: LRSchedulerConfigType = {
+        "scheduler": create_scheduler_from_config(node, optimizer),
+        "interval": timing.interval,
+        "frequency": timing.frequency,
+    }
+    if timing.monitor:
+        schedule["monitor"] = timing.monitor
     return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
-def create_optimizer_from_config(optimizer_config: Mapping[str, Any], parameters: Parameters) -> Optimizer:
-    """The optimiser of a `{"type", "config", "param_groups"}` node; of a module it gets what is trainable."""
+def create_optimizer_from_config(optimizer_config: Node, parameters: Parameters) -> Optimizer:
+    """Build the optimiser of a `{"type", "config", "param_groups"}` node for the trainable parameters of a module."""
     _check_keys(optimizer_config, _OPTIMIZER_KEYS, "optimizer")
     kind = _optimizer_class(optimizer_config["type"])
     options = dict(_mapping(optimizer_config.get("config") or {}, "optimizer.config"))
@@ -133,52 +144,42 @@ def create_optimizer_from_config(optimizer_config: Mapping[str, Any], parameters
     overrides = optimizer_config.get("param_groups") or ()
     if not isinstance(overrides, list | tuple):
         raise ConfigError(f"optimizer.param_groups: expected a list, got {show(overrides)}")
-    groups = _listed(parameters) if _takes_names(kind, overrides) else _group(_listed(parameters), overrides)
-    if kind is Muon:
-        modules = parameters.modules() if isinstance(parameters, nn.Module) else ()
-        groups = matrices_apart(groups, {id(m.weight) for m in modules if isinstance(m, nn.Embedding)})
+    groups: Sequence[Entry]
+    if not issubclass(kind, optims.MuonAdamW):
+        groups = _group(_listed(parameters), overrides)
+        if kind is optims.Muon:
+            modules = parameters.modules() if isinstance(parameters, nn.Module) else ()
+            groups = optims.matrices_apart(groups, {id(m.weight) for m in modules if isinstance(m, nn.Embedding)})
+    elif overrides:
+        raise ConfigError("optimizer.param_groups: MuonAdamW makes its own groups; remove the key")
+    else:
+        groups = _listed(parameters)
     for group in groups:
-        if isinstance(group, Mapping):
+        if isinstance(group, dict):
             _check_options(kind, {key: group[key] for key in group if key != "params"}, "param_groups", first="params")
-    optimizer: Optimizer = _call(kind, "optimizer", groups, _fused_on_cpu(kind, groups, options))
-    return optimizer
+    return _call(kind, "optimizer", groups, _fused_on_cpu(kind, groups, options))
 
 
-def create_scheduler_from_config(scheduler_config: Mapping[str, Any], optimizer: Optimizer) -> LRScheduler:
-    """The schedule of a `{"type", "config"}` node."""
+def create_scheduler_from_config(scheduler_config: Node, optimizer: Optimizer) -> LRScheduler:
+    """Build the schedule of a `{"type", "config"}` node."""
     _check_keys(scheduler_config, _SCHEDULER_KEYS, "scheduler")
-    known: dict[str, type[Any]] = {**_classes(torch.optim.lr_scheduler, LRScheduler), "InverseLR": InverseLR}
-    given = scheduler_config["type"]
-    kind = known.get(given) if isinstance(given, str) else None
+    known = {**_classes(torch.optim.lr_scheduler, LRScheduler), "InverseLR": InverseLR}
+    name = scheduler_config["type"]
+    kind = known.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise ConfigError(f"scheduler.type: no schedule named {show(given)}; {nearest(str(given), known)}")
+        raise ConfigError(f"scheduler.type: no schedule named {show(name)}; {nearest(str(name), known)}")
     options = dict(_mapping(scheduler_config.get("config") or {}, "scheduler.config"))
     _check_options(kind, options, "scheduler", first="optimizer")
-    schedule: LRScheduler = _call(kind, "scheduler", optimizer, options)
-    return schedule
+    return _call(kind, "scheduler", optimizer, options)
 
 
-def _takes_names(kind: type[Any], overrides: Any) -> bool:
-    """Whether an optimiser splits the parameters into groups itself, by their names and axes."""
-    if not issubclass(kind, optims.MuonAdamW):
-        return False
-    if overrides:
-        raise ConfigError("optimizer.param_groups: MuonAdamW makes its own groups; remove the key")
-    return True
-
-
-def _optimizer_class(name: Any) -> type[Any]:
-    if name == "Muon":  # torch's own class of this name takes matrices alone
-        return Muon
-    if name in _SCHEDULE_FREE:
-        schedule_free: type[Any] = getattr(require("schedulefree", extra="optimizers"), name)
-        return schedule_free
-    if name == "Prodigy":
-        prodigy: type[Any] = require("prodigyopt", extra="optimizers").Prodigy
-        return prodigy
+def _optimizer_class(name: object) -> type[Optimizer]:
+    packages = {**dict.fromkeys(_SCHEDULE_FREE, "schedulefree"), "Prodigy": "prodigyopt"}
+    if name in packages:
+        return _classes(require(packages[str(name)], extra="optimizers"), Optimizer)[str(name)]
     if name == "FusedAdam":
-        fused: type[Any] = require("deepspeed.ops.adam").FusedAdam
-        return fused
+        return _classes(require("deepspeed.ops.adam"), Optimizer)["FusedAdam"]
+    # Muon of this package hides that of torch, which takes matrices alone.
     known = {**_classes(torch.optim, Optimizer), **_classes(optims, Optimizer)}
     if isinstance(name, str) and name in known:
         return known[name]
@@ -187,11 +188,11 @@ def _optimizer_class(name: Any) -> type[Any]:
         if name in quantised:
             return quantised[name]
         known = quantised
-    names = {*known, *_QUANTISED, *_SCHEDULE_FREE, "FusedAdam", "Muon", "Prodigy"}
+    names = {*known, *_QUANTISED, *packages, "FusedAdam", "Muon"}
     raise ConfigError(f"optimizer.type: no optimiser named {show(name)}; {nearest(str(name), names)}")
 
 
-def _classes(module: Any, base: type[Any]) -> dict[str, type[Any]]:
+def _classes(module: ModuleType, base: type[T]) -> dict[str, type[T]]:
     return {
         name: value
         for name, value in vars(module).items()
@@ -199,21 +200,21 @@ def _classes(module: Any, base: type[Any]) -> dict[str, type[Any]]:
     }
 
 
-def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+def _mapping(value: object, where: str) -> Node:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{where}: expected an object, got {show(value)}")
     return value
 
 
-def _check_keys(node: Any, known: tuple[str, ...], where: str) -> None:
+def _check_keys(node: object, known: tuple[str, ...], where: str) -> None:
     for key in _mapping(node, where):
         if key not in known:
             raise ConfigError(f"{where}.{key}: unknown key; {nearest(key, known)}")
-    if "type" not in node:
+    if "type" not in _mapping(node, where):
         raise ConfigError(f"{where}.type: missing; it names the class, for instance 'AdamW' or 'InverseLR'")
 
 
-def _check_options(kind: type[Any], options: Mapping[str, Any], where: str, first: str) -> None:
+def _check_options(kind: type[object], options: Iterable[str], where: str, first: str) -> None:
     parameters = inspect.signature(kind).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
@@ -223,20 +224,18 @@ def _check_options(kind: type[Any], options: Mapping[str, Any], where: str, firs
             raise ConfigError(f"{where}: {kind.__name__} has no option {name!r}; {nearest(name, known)}")
 
 
-def _call(kind: type[Any], where: str, first: Any, options: Mapping[str, Any]) -> Any:
-    # JSON has lists where torch wants tuples (betas).
+def _call(kind: Callable[..., T], where: str, first: object, options: Node) -> T:
+    # JSON has lists where torch expects tuples (betas).
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     with explained(f"{where} {kind.__name__}"):
         return kind(first, **values)
 
 
-def _fused_on_cpu(kind: type[Any], groups: list[Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The options, with torch's one-pass step where a loop over tensors is its default: a fifth of the time."""
+def _fused_on_cpu(kind: type[Optimizer], groups: Sequence[Entry], options: Group) -> Group:
+    """Add torch's one-pass step to the options if a loop over tensors is the default: it takes a fifth of the time."""
     known = inspect.signature(kind).parameters
-    chosen = {"fused", "foreach", "differentiable"} & {
-        *options,
-        *(key for group in groups if isinstance(group, dict) for key in group),
-    }
+    apart = [group for group in groups if isinstance(group, dict)]
+    chosen = {"fused", "foreach", "differentiable"} & {*options, *(key for group in apart for key in group)}
     if "fused" not in known or chosen:
         return options
     tensors = [tensor for group in groups for tensor in (group["params"] if isinstance(group, dict) else [group])]
@@ -248,26 +247,27 @@ def _fused_on_cpu(kind: type[Any], groups: list[Any], options: dict[str, Any]) -
     return {**options, "fused": True} if on_cpu else options
 
 
-def _listed(parameters: Parameters) -> list[Any]:
+def _listed(parameters: Parameters) -> list[Entry]:
     if not isinstance(parameters, nn.Module):
         return list(parameters)
-    trainable = [(name, parameter) for name, parameter in parameters.named_parameters() if parameter.requires_grad]
+    trainable: list[Entry] = [(name, p) for name, p in parameters.named_parameters() if p.requires_grad]
     if not trainable:
         raise ConfigError("nothing to train: all parameters are frozen; see requires_grad in the model config")
     return trainable
 
 
-def _group(parameters: list[Any], overrides: Iterable[Mapping[str, Any]]) -> list[Any]:
-    """Groups for the optimiser; without overrides the parameters themselves."""
+def _group(parameters: Sequence[Entry], overrides: Sequence[object]) -> list[Tensor | Group]:
+    """Sort parameters into groups for the optimiser; without overrides return them without their names."""
     named = [entry for entry in parameters if isinstance(entry, tuple)]
     if not overrides:
         return [entry[1] if isinstance(entry, tuple) else entry for entry in parameters]
     if len(named) != len(parameters):
         raise ConfigError("param_groups select by name; give the module or its named_parameters()")
-    left: dict[str, Any] = dict(named)
-    groups: list[dict[str, Any]] = []
+    left = dict(named)
+    groups: list[Tensor | Group] = []
     for index, override in enumerate(overrides):
-        pattern = _mapping(override, f"param_groups[{index}]").get("pattern")
+        options = dict(_mapping(override, f"param_groups[{index}]"))
+        pattern = options.pop("pattern", None)
         if not isinstance(pattern, str):
             raise ConfigError(f"param_groups[{index}].pattern: missing; it is a glob over parameter names")
         taken = [name for name in left if fnmatchcase(name, pattern)]
@@ -278,6 +278,5 @@ def _group(parameters: list[Any], overrides: Iterable[Mapping[str, Any]]) -> lis
                 + (" that earlier patterns left" if earlier else "")
                 + f"; names are like {', '.join(name for name, _ in named[:3])}"
             )
-        options = {key: value for key, value in override.items() if key != "pattern"}
         groups.append({"params": [left.pop(name) for name in taken], **options})
     return [{"params": list(left.values())}, *groups] if left else groups

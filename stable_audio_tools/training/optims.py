@@ -1,4 +1,4 @@
-"""The optimisers of stable-audio-tools 0.0.20: cautious AdamW and Lion, and Muon with AdamW for vectors."""
+"""Muon beside AdamW, and the optimisers of stable-audio-tools 0.0.20: cautious AdamW and Lion, `MuonAdamW`."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -7,17 +7,71 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
 
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # of the quintic polynomial, for fast convergence
+Group = dict[str, Any]  # parameters under "params", beside the options of their steps
+Closure = Callable[[], float] | None
+
+# Coefficients of the quintic iteration that brings singular values close to 1 in few steps.
+_QUINTIC = (3.4445, -4.7750, 2.0315)
+_RMS_OF_ADAMW = 0.2  # typical size of an AdamW update, so that both parts take one learning rate (Liu et al. 2025)
 
 
-class CAdamW(Optimizer):
+class _EachParameter(Optimizer):
+    """An optimiser whose step treats each parameter alone."""
+
+    def update(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
+        """Change one parameter in place."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Closure = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self.update(parameter, parameter.grad, group)
+        return loss
+
+    def count(self, parameter: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Return the running means of the gradient and of its square, and the number of this step."""
+        state = self.state[parameter]
+        if not state:
+            state.update(step=0, exp_avg=torch.zeros_like(gradient), exp_avg_sq=torch.zeros_like(gradient))
+        state["step"] += 1
+        return state["exp_avg"], state["exp_avg_sq"], state["step"]
+
+    def adamw(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
+        """AdamW (Loshchilov and Hutter 2019)."""
+        momentum, variance, step = self.count(parameter, gradient)
+        first, second = group["betas"]
+        momentum.lerp_(gradient, 1 - first)
+        variance.mul_(second).addcmul_(gradient, gradient, value=1 - second)
+        deviation = (variance / (1 - second**step)).sqrt_().add_(group["eps"])
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.addcdiv_(momentum, deviation, value=-group["lr"] / (1 - first**step))
+
+    def momentum(self, parameter: Tensor, gradient: Tensor, group: Group) -> Tensor:
+        """Return the update of Muon before its matrices are made orthogonal."""
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(gradient)
+        average: Tensor = state["momentum_buffer"]
+        average.lerp_(gradient, 1 - group["momentum"])
+        return gradient.lerp(average, group["momentum"]) if group["nesterov"] else average
+
+
+class CAdamW(_EachParameter):
     """AdamW whose update keeps only what agrees with the gradient in sign (Liang et al. 2024)."""
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
@@ -30,39 +84,26 @@ class CAdamW(Optimizer):
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "correct_bias": correct_bias}
         )
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = _evaluated(closure)
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        return loss
-
-    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(gradient), exp_avg_sq=torch.zeros_like(gradient))
-        state["step"] += 1
+    def update(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
+        momentum, variance, step = self.count(parameter, gradient)
         first, second = group["betas"]
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        momentum, variance = state["exp_avg"], state["exp_avg_sq"]
         momentum.mul_(first).add_(gradient, alpha=1 - first)
         variance.mul_(second).addcmul_(gradient, gradient, value=1 - second)
         size = group["lr"]
         if group["correct_bias"]:
-            size *= math.sqrt(1 - second ** state["step"]) / (1 - first ** state["step"])
+            size *= math.sqrt(1 - second**step) / (1 - first**step)
         agrees = (momentum * gradient > 0).to(gradient.dtype)
         agrees /= agrees.mean().clamp(min=1e-3)
         parameter.addcdiv_(momentum * agrees, variance.sqrt() + group["eps"], value=-size)
 
 
-class CLion(Optimizer):
+class CLion(_EachParameter):
     """Lion (Chen et al. 2023) whose update keeps only what agrees with the gradient in sign."""
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: ParamsT,
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
@@ -71,36 +112,27 @@ class CLion(Optimizer):
         _check_betas(betas)
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = _evaluated(closure)
-        for group in self.param_groups:
-            first, second = group["betas"]
-            for parameter in group["params"]:
-                gradient = parameter.grad
-                if gradient is None:
-                    continue
-                state = self.state[parameter]
-                momentum = state.setdefault("exp_avg", torch.zeros_like(parameter))
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                update = (momentum * first + gradient * (1 - first)).sign()
-                agrees = (update * gradient > 0).to(gradient.dtype)
-                parameter.add_(update * agrees * (agrees.numel() / (agrees.sum() + 1)), alpha=-group["lr"])
-                momentum.mul_(second).add_(gradient, alpha=1 - second)
-        return loss
+    def update(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
+        first, second = group["betas"]
+        momentum = self.state[parameter].setdefault("exp_avg", torch.zeros_like(parameter))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        update = (momentum * first + gradient * (1 - first)).sign()
+        agrees = (update * gradient > 0).to(gradient.dtype)
+        parameter.add_(update * agrees * (agrees.numel() / (agrees.sum() + 1)), alpha=-group["lr"])
+        momentum.mul_(second).add_(gradient, alpha=1 - second)
 
 
-class MuonAdamW(Optimizer):
+class MuonAdamW(_EachParameter):
     """Muon (Jordan et al. 2024) for tensors of two or more axes, AdamW for vectors and scalars.
 
     Matrices whose name matches one of `fused_layer_patterns` (shell-style globs) and that are taller than wide hold
     several maps on top of each other (queries, keys and values): square blocks of them are orthogonalised one by one.
-    Names are known where pairs (name, parameter) or a module were given.
+    Names are known if pairs (name, parameter) or a module are given.
     """
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Iterable[Tensor | tuple[str, Tensor]],
         muon_lr: float = 0.02,
         muon_momentum: float = 0.95,
         muon_nesterov: bool = True,
@@ -130,21 +162,11 @@ class MuonAdamW(Optimizer):
         ]
         super().__init__([group for group in groups if group["params"]], {**muon, "fused": False})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = _evaluated(closure)
-        for group in self.param_groups:
-            update = self._muon if group["use_muon"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update(parameter, parameter.grad, group)
-        return loss
-
-    def _muon(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        beta = group["momentum"]
-        momentum = self.state[parameter].setdefault("momentum_buffer", torch.zeros_like(gradient))
-        momentum.lerp_(gradient, 1 - beta)
-        update = gradient.lerp(momentum, beta) if group["nesterov"] else momentum
+    def update(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
+        if not group["use_muon"]:
+            self.adamw(parameter, gradient, group)
+            return
+        update = self.momentum(parameter, gradient, group)
         matrix = update.flatten(1) if update.ndim == 4 else update  # kernels of one axis go row by row
         if group["fused"] and len(matrix) > matrix.shape[1]:
             blocks = [orthogonalise(block, group["ns_steps"]) for block in matrix.split(matrix.shape[1])]
@@ -155,22 +177,63 @@ class MuonAdamW(Optimizer):
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(matrix.reshape(parameter.shape).to(parameter.dtype), alpha=-group["lr"])
 
-    def _adam(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[parameter]
-        if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(gradient), exp_avg_sq=torch.zeros_like(gradient))
-        state["step"] += 1
-        first, second = group["betas"]
+
+class Muon(_EachParameter):
+    """Muon in groups with `muon: true`, which hold matrices; AdamW in the others.
+
+    Convolutions count as matrices of output channels against the rest. An update is scaled to the size of one of
+    AdamW, so rates and decays of AdamW carry over.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        ns_steps: int = 5,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        muon: bool = True,
+    ) -> None:
+        if lr < 0 or weight_decay < 0:
+            raise ValueError(f"lr and weight_decay must be at least 0, got {lr:g} and {weight_decay:g}")
+        if not 0 <= momentum < 1 or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"momentum and betas must be at least 0 and less than 1, got {momentum:g} and {betas}")
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+            "ns_steps": ns_steps,
+            "betas": betas,
+            "eps": eps,
+            "muon": muon,
+        }
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            vectors = [p for p in group["params"] if group["muon"] and p.ndim < 2]
+            if vectors:
+                raise ValueError(f"a group with muon: true holds a parameter of shape {tuple(vectors[0].shape)}")
+
+    def update(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
+        if not group["muon"]:
+            self.adamw(parameter, gradient, group)
+            return
+        update = self.momentum(parameter, gradient, group)
+        whole = update.full_tensor() if isinstance(update, DTensor) else update
+        rows = whole.flatten(1)
+        turned = orthogonalized(rows, group["ns_steps"]).to(parameter.dtype).view_as(whole)
+        if isinstance(update, DTensor):
+            turned = distribute_tensor(turned, update.device_mesh, update.placements)
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        state["exp_avg"].lerp_(gradient, 1 - first)
-        state["exp_avg_sq"].mul_(second).addcmul_(gradient, gradient, value=1 - second)
-        deviation = (state["exp_avg_sq"] / (1 - second ** state["step"])).sqrt() + group["eps"]
-        parameter.addcdiv_(state["exp_avg"], deviation, value=-group["lr"] / (1 - first ** state["step"]))
+        parameter.add_(turned, alpha=-group["lr"] * _RMS_OF_ADAMW * max(rows.shape) ** 0.5)
 
 
 def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
-    """Nearest orthogonal matrix over the last two axes, roughly, by Newton-Schulz steps in bfloat16."""
-    a, b, c = _NEWTON_SCHULZ
+    """Return nearly the nearest orthogonal matrix over the last two axes, by Newton-Schulz steps in bfloat16."""
+    a, b, c = _QUINTIC
     x = matrix.bfloat16()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
@@ -181,11 +244,35 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     return x.mT if tall else x
 
 
-def _evaluated(closure: Callable[[], Any] | None) -> Any:
-    if closure is None:
-        return None
-    with torch.enable_grad():
-        return closure()
+def orthogonalized(matrix: Tensor, steps: int) -> Tensor:
+    """Return the same for one matrix, with the rounding of `torch.optim.Muon`."""
+    a, b, c = _QUINTIC
+    x = matrix.bfloat16()
+    tall = x.shape[0] > x.shape[1]
+    x = x.mT if tall else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        square = x @ x.mT
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+def matrices_apart(groups: Iterable[Tensor | Group], tables: set[int]) -> list[Group]:
+    """Split parameters, or groups of them, into matrices and others; ids in `tables` are not matrices."""
+    given = list(groups)
+    parts = [entry for entry in given if isinstance(entry, dict)]
+    if len(parts) < len(given):
+        parts = [{"params": given}]
+    parted: list[Group] = []
+    for group in parts:
+        if group.get("muon") is False:
+            parted.append(group)
+            continue
+        for muon in (True, False):
+            chosen = [p for p in group["params"] if (p.ndim >= 2 and id(p) not in tables) is muon]
+            if chosen:
+                parted.append({**group, "muon": muon, "params": chosen})
+    return parted
 
 
 def _check(**values: float) -> None:

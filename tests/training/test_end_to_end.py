@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from stable_audio_tools.cli import unwrap
+from stable_audio_tools.cli.train import unwrap
 from stable_audio_tools.core.config import load
 from stable_audio_tools.inference.generation import (
     generate_diffusion_cond,
@@ -69,7 +69,7 @@ def test_trains_exports_and_runs(
 
     target = tmp_path / "exported"
     arguments = ["--ckpt-path", str(checkpoint_of(folder)), "--name", str(target), "--use-safetensors"]
-    assert unwrap.main([*arguments, "--model-config", str(path)]) == 0
+    assert unwrap([*arguments, "--model-config", str(path)]) == 0
     model = load_model(load(path), f"{target}.safetensors").eval()
     with torch.no_grad():
         audio = heard(json.loads(path.read_text()), model)

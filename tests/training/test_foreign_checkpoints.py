@@ -8,7 +8,7 @@ import torch
 
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
-from stable_audio_tools.training.foreign_checkpoints import STAMP, renumbered
+from stable_audio_tools.training.module import STAMP, renumbered
 from tests.training.conftest import training_config
 
 CONSTANTS = ("sdstft.mrstft.stft_losses.0.prefilter.fir.weight", "losses_gen.losses.0.weight", "lrstft.x")

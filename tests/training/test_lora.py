@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from support.small_models import CONFIGS, SmallModel, narrowed, small_model
 from training.test_resume import differences
 
-from stable_audio_tools.cli import train, unwrap
+from stable_audio_tools.cli import train
+from stable_audio_tools.cli.train import unwrap
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.factory import create_model_from_config
@@ -23,7 +24,7 @@ from stable_audio_tools.models.lora import AdapterType, BasePrecision, LoraFile,
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.lora import with_rate
 from stable_audio_tools.training.lora_checkpoint import adapter_in
-from stable_audio_tools.training.lora_settings import ADAPTER_TYPES, BASE_PRECISIONS, LoraSettings
+from stable_audio_tools.training.settings import ADAPTER_TYPES, BASE_PRECISIONS, LoraSettings
 
 NAMES = (
     "tiny_diffusion_cond",
@@ -233,19 +234,19 @@ def test_checkpoints_unwrap_to_adapters_and_to_merged_models(
     base = base_of("tiny_diffusion_cond")
     assert train.train_lora(words(base, dataset, tmp_path / "runs", 2)) == 0
     run = next((tmp_path / "runs").glob("*/*"))
-    assert unwrap.main(["--ckpt-path", str(run), "--name", str(tmp_path / "mine")]) == 0
+    assert unwrap(["--ckpt-path", str(run), "--name", str(tmp_path / "mine")]) == 0
     written = tmp_path / "mine.safetensors"
     ours, theirs = read_lora(written), read_lora(next(run.glob("adapters/*")))
     assert ours.facts == theirs.facts and ours.config == theirs.config
     assert all(torch.equal(value, tensors_of(theirs)[name]) for name, value in tensors_of(ours).items())
 
     merged = ["--ckpt-path", str(run), "--name", str(tmp_path / "merged"), "--merge-lora"]
-    assert unwrap.main(merged) == 2
+    assert unwrap(merged) == 2
     assert "give the weights of its model with --base-ckpt-path" in capsys.readouterr().err
-    assert unwrap.main([*merged, "--base-ckpt-path", str(base.weights)]) == 0
-    assert unwrap.main(["--ckpt-path", str(base.weights), *merged[2:3], str(tmp_path / "same"), "--merge-lora"]) == 2
+    assert unwrap([*merged, "--base-ckpt-path", str(base.weights)]) == 0
+    assert unwrap(["--ckpt-path", str(base.weights), *merged[2:3], str(tmp_path / "same"), "--merge-lora"]) == 2
     again = ["--model-config", str(base.config), "--ckpt-path", str(base.weights), "--name", str(tmp_path / "same")]
-    assert unwrap.main([*again, "--merge-lora", f"{written}:1"]) == 0
+    assert unwrap([*again, "--merge-lora", f"{written}:1"]) == 0
 
     live = load_model(base.config, base.weights)
     load_lora(live, written)

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.training.muon import orthogonalized
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
+from stable_audio_tools.training.optims import orthogonalized
 from stable_audio_tools.training.utils import InverseLR, create_optimizer_from_config, create_scheduler_from_config
 
 

@@ -10,11 +10,12 @@ import torch
 from support.small_sounds import RATE, tone
 from torch import nn
 
-from stable_audio_tools.cli import evaluate, unwrap
+from stable_audio_tools.cli import evaluate
+from stable_audio_tools.cli.train import unwrap
 from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.training.callbacks import song_describer
-from stable_audio_tools.training.callbacks.best import BestCheckpoint
+from stable_audio_tools.training.callbacks.song_describer import BestCheckpoint
 from stable_audio_tools.training.factory import check_training_config, create_song_describer_callback_from_config
 
 WORDS = ("drums", "bass", "chords", "rain", "bells")
@@ -106,7 +107,7 @@ def test_scores_in_training_are_those_of_the_script(
 
     target = tmp_path / "exported"
     arguments = ["--ckpt-path", str(checkpoint_of(folder)), "--name", str(target), "--use-safetensors"]
-    assert unwrap.main([*arguments, "--model-config", str(path)]) == 0
+    assert unwrap([*arguments, "--model-config", str(path)]) == 0
     words = ["--model-config", str(path), "--ckpt-path", f"{target}.safetensors", "--steps", "2", "--device", "cpu"]
     words += ["--precomputed-embeddings-path", str(references), "--limit", "4", "--output", str(tmp_path / "scores")]
     assert evaluate.song_describer(words) == 0

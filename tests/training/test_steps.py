@@ -95,8 +95,7 @@ def test_the_search_for_a_scale_is_no_fault_and_ends(tmp_path: Path) -> None:
     endless = guard("stop", tmp_path)
     endless.in_a_row = 18
     verdicts = [torch.tensor([False, True])] * 2
-    from stable_audio_tools.training.callbacks.guards import _Verdict
-    from stable_audio_tools.training.late_values import LateValue
+    from stable_audio_tools.training.callbacks.guards import LateValue, _Verdict
 
     endless._verdict = _Verdict(LateValue(verdicts[0]), 7, ["a.wav"], True)
     endless._judge(trainer)

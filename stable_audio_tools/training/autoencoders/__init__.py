@@ -5,9 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from stable_audio_tools.training.autoencoders.demos import AutoencoderDemoCallback
 from stable_audio_tools.training.autoencoders.recipe import bottleneck_losses
-from stable_audio_tools.training.autoencoders.wrapper import AutoencoderTrainingWrapper
+from stable_audio_tools.training.autoencoders.wrapper import AutoencoderDemoCallback, AutoencoderTrainingWrapper
 from stable_audio_tools.training.losses import LossModule
 
 __all__ = [

@@ -1,10 +1,13 @@
 """The adversarial training of an autoencoder: generator on even steps, discriminator on odd ones."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import pytorch_lightning as pl
 import torch
+from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -23,6 +26,7 @@ from stable_audio_tools.training.autoencoders.recipe import (
     generator_losses,
     image_losses,
 )
+from stable_audio_tools.training.callbacks.demos import Demo, DemoCallback
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MultiLoss, ValueLoss
 from stable_audio_tools.training.losses.metrics import evaluation_metrics
@@ -259,3 +263,43 @@ def _with_default(configs: Mapping[str, Any] | None, lr: float | None, names: li
         raise ConfigError("training: give learning_rate, or optimizer_configs")
     adam = {"optimizer": {"type": "AdamW", "config": {"lr": lr, "betas": list(_BETAS)}}}
     return dict.fromkeys(names, adam)
+
+
+class AutoencoderDemoCallback(DemoCallback):
+    """Reconstructs the first items of a batch."""
+
+    def __init__(
+        self,
+        demo_dl: Any = None,
+        demo_every: int = 2000,
+        sample_size: int = 65536,
+        sample_rate: int = 44100,
+        max_demos: int = 8,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__(demo_every, sample_rate, folder, demo_dl)
+        self.sample_size, self.max_demos = sample_size, max_demos
+
+    def make(self, trainer: pl.Trainer, module: Any, batch: Any) -> Iterator[Demo]:
+        reals = unwrap_batch(batch)[0][: self.max_demos].to(module.device)
+        if module.pre_encoded:
+            reals = module.autoencoder.pretransform.decode(reals)
+        latents = module.autoencoder.encode(reals.mean(1, keepdim=True) if module.force_input_mono else reals)
+        decoded, reals = same_length(module.autoencoder.decode(latents), reals)
+        pairs = rearrange([reals.expand_as(decoded), decoded], "i b c n -> c (b i n)")
+        yield Demo("recon", audio=pairs, caption="each original, then its reconstruction")
+        yield Demo("embeddings", latents=rearrange(latents, "b d t -> d (b t)"))
+
+
+@register("demo", "autoencoder", ignored=("log_duration",))
+def autoencoder_demo(
+    demo_every: Annotated[int, Field(ge=1, description="steps between demos")] = 2000,
+    max_num_sample: Annotated[int, Field(ge=1, description="items of a demo")] = 8,
+    *,
+    sample_size: Runtime[int],
+    sample_rate: Runtime[int],
+    folder: Runtime[Path | None] = None,
+    demo_dl: Runtime[Any] = None,
+) -> AutoencoderDemoCallback:
+    """Items of a batch and their reconstructions."""
+    return AutoencoderDemoCallback(demo_dl, demo_every, sample_size, sample_rate, max_num_sample, folder)

@@ -11,12 +11,34 @@ from torch.optim import Optimizer
 
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.training.gradients import are_finite, scaler_of, with_gradients
-from stable_audio_tools.training.late_values import LateValue
 from stable_audio_tools.training.run_folder import checkpoints_in
 
 logger = logging.getLogger(__name__)
 
 MOST_IN_A_ROW = 20
+
+
+class LateValue:
+    """A small tensor on its way to the host."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._event: torch.cuda.Event | None = None
+        if value.device.type == "cuda":
+            value = value.to("cpu", non_blocking=True)  # into pinned memory
+            self._event = torch.cuda.Event()
+            self._event.record()
+        self._value = value
+
+    @property
+    def at_hand(self) -> bool:
+        """Can it be read at once, as on a CPU?"""
+        return self._event is None
+
+    def read(self) -> Tensor:
+        """The value. A step later it has arrived, unless the host is a whole step ahead of the device."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._value
 
 
 class NonFiniteGuard(pl.Callback):

@@ -1,6 +1,7 @@
 """Scores on captioned music during training: every process generates its share, all know the result."""
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ from stable_audio_tools.evaluation.song_describer.references import (
 )
 from stable_audio_tools.evaluation.song_describer.scores import score_captions
 from stable_audio_tools.training import random_state
-from stable_audio_tools.training.callbacks.best import BestCheckpoint
 from stable_audio_tools.training.distributed import gather
+from stable_audio_tools.training.run_folder import remove_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,41 @@ class CaptionPlan:
     monitor: Monitor
     on_error: Literal["warn", "stop"]
     sample_size: int
+
+
+class BestCheckpoint:
+    """Scores are better when lower. All processes call `judge` with the same score."""
+
+    def __init__(self, folder: Path | None, keep: bool, patience: int | None) -> None:
+        self.folder, self.keep, self.patience = folder, keep, patience
+        self.score, self.step, self.without = math.inf, -1, 0
+
+    def judge(self, trainer: pl.Trainer, score: float) -> bool:
+        """Take note of a score -> has patience run out?"""
+        if score < self.score:
+            self.score, self.step, self.without = score, trainer.global_step, 0
+            if self.keep:
+                self._save(trainer)
+            return False
+        self.without += 1
+        return self.patience is not None and self.without >= self.patience
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        """One file; the one before goes when the new one is whole."""
+        folder = self.folder or Path(trainer.default_root_dir) / "checkpoints" / "best"
+        path = folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero and path.exists():
+            for older in folder.glob("*.ckpt"):
+                if older != path:
+                    remove_checkpoint(older)
+            logger.info("the best checkpoint is that of step %d", trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"score": self.score, "step": self.step, "without": self.without}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.score, self.step, self.without = state["score"], state["step"], state["without"]
 
 
 class SongDescriberCallback(pl.Callback):

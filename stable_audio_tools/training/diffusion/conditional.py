@@ -1,12 +1,14 @@
 """Training of conditional diffusion models, inpainting included."""
 
 import dataclasses
+import logging
 import random
 from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any
 
 import torch
+import torch.distributed as dist
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -19,7 +21,7 @@ from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 from stable_audio_tools.models.inpainting import random_inpaint_mask
 from stable_audio_tools.models.padding import padding_masks
-from stable_audio_tools.training.diffusion.latent_scale import measure_scale
+from stable_audio_tools.models.pretransforms import AutoencoderPretransform
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
@@ -46,6 +48,8 @@ from stable_audio_tools.training.module import (
 )
 from stable_audio_tools.training.optimizers import configure_optimizer, resolve_optimizer
 from stable_audio_tools.training.timesteps import TimestepLaw
+
+logger = logging.getLogger(__name__)
 
 NOISE_LEVEL_BUCKETS = 10
 HOST = torch.device("cpu")  # where masks are looked at, because looking at the device means waiting for it
@@ -325,6 +329,31 @@ def encode(model: DiffusionWrapper, audio: Tensor, pre_encoded: bool) -> Tensor:
         pretransform.train(pretransform.enable_grad)
         encoded: Tensor = pretransform.encode(audio)
     return encoded
+
+
+@torch.no_grad()
+def measure_scale(pretransform: nn.Module, batch: Tensor, pre_encoded: bool) -> None:
+    """Set a scale that is `auto` to the deviation of the latents of this batch, over all processes.
+
+    The batch is audio (b, c, n), or with `pre_encoded` latents (b, d, t) as the autoencoder made them.
+    """
+    waiting = [
+        part for part in pretransform.modules() if isinstance(part, AutoencoderPretransform) and part.needs_scale
+    ]
+    if not waiting:
+        return
+    for part in waiting:
+        part.set_scale(1.0)
+    latents = batch if pre_encoded else pretransform.eval().encode(batch)  # type: ignore[operator]
+    variance = latents.float().var()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(variance)
+        variance /= dist.get_world_size()
+    scale = float(variance.sqrt())
+    if not scale > 0:
+        raise ValueError("the latents of the first batch do not vary, so they have no scale; check the data")
+    waiting[-1].set_scale(scale)
+    logger.info("scale of the latents: %.5g, measured on the first batch", scale)
 
 
 class DiffusionCondInpaintTrainingWrapper(DiffusionCondTrainingWrapper):

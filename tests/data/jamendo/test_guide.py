@@ -10,7 +10,8 @@ import torch
 
 import stable_audio_tools
 from stable_audio_tools.cli import data as data_commands
-from stable_audio_tools.cli import dedup, generate, train, unwrap
+from stable_audio_tools.cli import dedup, generate, train
+from stable_audio_tools.cli.train import unwrap
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.data.path_lists import read_path_list
 from stable_audio_tools.models import create_model_from_config
@@ -95,7 +96,7 @@ def changed(before: Path, after: Path) -> set[str]:
 
 def unwrapped(name: str, folder: Path, tmp_path: Path) -> Path:
     words = ["--model-config", str(tmp_path / f"{name}.json"), "--ckpt-path", str(folder)]
-    assert unwrap.main([*words, "--name", str(tmp_path / f"{name}_unwrap")]) == 0
+    assert unwrap([*words, "--name", str(tmp_path / f"{name}_unwrap")]) == 0
     return next(tmp_path.glob(f"{name}_unwrap.*"))
 
 
