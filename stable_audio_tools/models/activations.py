@@ -7,7 +7,7 @@ _TINY = 1e-9  # keeps the reciprocal finite
 
 
 def snake(x: Tensor, frequency: Tensor, sharpness: Tensor) -> Tensor:
-    """x + sin^2(frequency * x) / sharpness (Ziyin et al. 2020, eq. 3), on tensors that broadcast to (b, c, n)."""
+    """Return x + sin^2(frequency * x) / sharpness (Ziyin et al. 2020, eq. 3); the tensors broadcast to (b, c, n)."""
     gain = (sharpness + _TINY).reciprocal()
     if torch.is_grad_enabled():
         return x + gain * torch.sin(x * frequency).pow(2)

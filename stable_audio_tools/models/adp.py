@@ -20,7 +20,7 @@ __all__ = [
 
 
 def XUNet1d(type: Literal["base", "cfg"] = "base", **options: Any) -> UNet1d:
-    """The plain net, or the one with classifier-free guidance."""
+    """Build the plain U-Net, or the one with classifier-free guidance."""
     if type not in ("base", "cfg"):
         raise ValueError(f"no kind of U-Net named {type!r}; allowed: base, cfg")
     return UNet1d(**options) if type == "base" else UNetCFG1d(**options)

@@ -9,5 +9,5 @@ __all__ = ["ConvDiscriminator", "ConvNeXtDiscriminator", "get_relativistic_losse
 
 
 def get_relativistic_losses(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses of the discriminator and of the generator."""
+    """Return the losses of the discriminator and of the generator."""
     return RELATIVISTIC.critic(score_real, score_fake), RELATIVISTIC.generator(score_real, score_fake)

@@ -1,4 +1,4 @@
-"""Published blocks of one-dimensional networks, for code of other people that builds on them."""
+"""Published blocks of one-dimensional networks, which other people's code builds on."""
 
 import math
 from collections.abc import Iterable
@@ -84,7 +84,7 @@ SelfAttention1d = ResidualAttention1d  # published name
 
 
 def expand_to_planes(x: Tensor, shape: torch.Size) -> Tensor:
-    """Vectors (b, c) as constant signals (b, c, n) of the length of a shape (b, c', n)."""
+    """Expand vectors (b, c) to constant signals (b, c, n), n from the shape (b, c', n)."""
     return x[..., None].expand(-1, -1, shape[2])
 
 
@@ -108,7 +108,7 @@ class _Resampler(nn.Module):
         raise NotImplementedError
 
     def weight(self, x: Tensor) -> Tensor:
-        """One filter per channel of x (b, c, n)."""
+        """Return one filter per channel of x (b, c, n)."""
         return self.kernel.to(x).expand(x.shape[1], 1, -1)
 
 
@@ -136,7 +136,7 @@ class Upsample1d(_Resampler):
 
 
 def Downsample1d_2(in_channels: int, out_channels: int, factor: int, kernel_multiplier: int = 2) -> nn.Module:
-    """A learned, strided convolution, (b, c, n) -> (b, c', n / factor)."""
+    """Build a learned, strided convolution, (b, c, n) -> (b, c', n / factor)."""
     if kernel_multiplier % 2:
         raise ValueError(f"kernel_multiplier is {kernel_multiplier}; it must be even")
     return nn.Conv1d(
@@ -149,7 +149,7 @@ def Downsample1d_2(in_channels: int, out_channels: int, factor: int, kernel_mult
 
 
 def Upsample1d_2(in_channels: int, out_channels: int, factor: int, use_nearest: bool = False) -> nn.Module:
-    """A learned step up, (b, c, n) -> (b, c', n * factor): transposed, or repeated and convolved."""
+    """Build a learned upsampling, (b, c, n) -> (b, c', n * factor): transposed, or repeated and convolved."""
     if factor == 1 or use_nearest:
         conv = nn.Conv1d(in_channels, out_channels, kernel_size=3, padding=1)
         return conv if factor == 1 else nn.Sequential(nn.Upsample(scale_factor=factor, mode="nearest"), conv)
@@ -167,7 +167,7 @@ def zero_init(layer: nn.Linear | nn.Conv1d) -> nn.Linear | nn.Conv1d:
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """x (..., c), divided by its root mean square and multiplied by `scale`; computed in float32 or more."""
+    """Divide x (..., c) by its root mean square and multiply by `scale`; computed in float32 or more."""
     precise = torch.promote_types(torch.promote_types(x.dtype, scale.dtype), torch.float32)
     power = x.to(precise).square().mean(-1, keepdim=True)
     return x * (scale.to(precise) * (power + eps).rsqrt()).to(x.dtype)
@@ -194,7 +194,7 @@ RMSNorm = ShapedRMSNorm  # published name
 
 
 def normalize(x: Tensor, eps: float = 1e-4) -> Tensor:
-    """x (b, ...), each entry of the first axis brought to a root mean square of one (Karras et al. 2023)."""
+    """Scale each entry of the first axis of x to a root mean square of one (Karras et al. 2023)."""
     norm = torch.linalg.vector_norm(x, dim=list(range(1, x.ndim)), keepdim=True)
     return x / (eps + norm * math.sqrt(norm.numel() / x.numel()))
 
@@ -214,7 +214,7 @@ class ForcedWNConv1d(nn.Module):
 
 
 def linear_geglu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """A projection to twice the width, of which one half gates the other by GELU."""
+    """Project to twice the width, and gate one half by the GELU of the other."""
     value, gate = F.linear(x, weight, bias).chunk(2, dim=-1)
     return value * F.gelu(gate)
 
@@ -231,5 +231,5 @@ class LinearGEGLU(nn.Linear):
 
 
 def snake_beta(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """x + sin^2(alpha * x) / beta."""
+    """Return x + sin^2(alpha * x) / beta."""
     return snake(x, alpha, beta)

@@ -1,7 +1,7 @@
-"""The published calls of modules, which other people's code replaces, wraps and hooks.
+"""Published calls of modules, which other people's code replaces, wraps and hooks.
 
-Sampling projects its conditions once and skips some of these calls. That is only right while every call does what this
-package wrote, so a network whose calls were altered is run call by call.
+Sampling projects its conditions once and skips some of these calls. That is only correct while every call runs the code
+of this package, so a network with altered calls is run call by call.
 """
 
 from collections.abc import Callable
@@ -15,27 +15,27 @@ _CALLS: set[Callable[..., Any]] = set()
 
 
 def published_call(function: _Call) -> _Call:
-    """Record a method as one that other code may replace, on the class or on an instance."""
+    """Register a method that other code may replace, on the class or on an instance."""
     _CALLS.add(function)
     return function
 
 
 def runs_published(module: nn.Module, *names: str) -> bool:
-    """Whether `forward`, or the methods of these names, are still those of this package in the module's class."""
+    """Return whether `forward`, or the named methods, of the module's class are still the ones of this package."""
     return all(getattr(type(module), name, None) in _CALLS for name in names or ("forward",))
 
 
 def is_touched(module: nn.Module) -> bool:
-    """Whether this very module has hooks on its call, or another call than its class."""
+    """Return whether this module has hooks on its call, or a call that differs from its class."""
     own = vars(module)
     return "forward" in own or "apply_attn" in own or bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether the call of this module as a whole was compiled in place."""
+    """Return whether the whole call of this module was compiled in place."""
     return module._compiled_call_impl is not None
 
 
 def used(**options: Any) -> dict[str, Any]:
-    """The options that are not None: what a module put in place of ours need not know stays out of its call."""
+    """Return the options that are not None, so that a replaced module need not accept the others."""
     return {name: value for name, value in options.items() if value is not None}

@@ -25,11 +25,11 @@ class Pattern(CodePattern):
 
     @property
     def num_sequence_steps(self) -> int:
-        """Steps of the sequence, without the one that holds mask tokens alone."""
+        """Number of steps of the sequence, without the one that holds only mask tokens."""
         return self.num_steps - 1
 
     def build_pattern_sequence(self, z: Tensor, special_token: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes (b, q, t) to the sequence (b, q, s), the frame behind each step, and where there is one."""
+        """Convert codes (b, q, t) to the sequence (b, q, s), the frame of each step, and a mask of those steps."""
         sequence = self.build_sequence(z, special_token)
         frames = z.new_full((self.num_codebooks, self.num_steps), self.timesteps)
         steps = self.steps.to(z.device)
@@ -37,13 +37,13 @@ class Pattern(CodePattern):
         return sequence, frames, frames < self.timesteps
 
     def revert_pattern_sequence(self, s: Tensor, special_token: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The sequence (b, q, s) back to codes (b, q, t), the step of each, and a mask that is true everywhere."""
+        """Convert the sequence (b, q, s) to codes (b, q, t), the step of each, and a mask that is true everywhere."""
         steps = self.steps.to(s.device)
         return self.revert_sequence(s), steps, steps >= 0
 
     @staticmethod
     def _frames(steps: Tensor) -> Tensor:
-        """The frame of each code, (q, t)."""
+        """Return the frame of each code, (q, t)."""
         return steps.new_ones(steps.shape).cumsum(1) - 1
 
 

@@ -1,4 +1,4 @@
-"""`torch.compile`, for training and for generation. Names of weights stay as they are."""
+"""`torch.compile` for training and generation, in place: the names of weights do not change."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ _CODERS = ("encoder", "decoder", "diffusion")  # of an autoencoder, which itself
 
 
 def compile_network(model: nn.Module, **options: Any) -> list[nn.Module]:
-    """Have a model's network compiled at its first call -> the parts that will be.
+    """Compile a model's network at its first call, and return the parts to be compiled.
 
-    Layers of a transformer are alike, so that one is compiled for all: a minute where the whole would take many.
-    `options` are those of `torch.compile`.
+    The layers of a transformer are alike, so one is compiled for all of them, in a minute instead of many. `options` go
+    to `torch.compile`.
     """
     attention_backend()  # choosing it logs a line, which would split what is compiled
     inner = [getattr(model, name, None) for name in _BACKBONES]
@@ -29,7 +29,7 @@ def compile_network(model: nn.Module, **options: Any) -> list[nn.Module]:
 
 
 def compile_decoder(model: nn.Module, **options: Any) -> list[nn.Module]:
-    """Have the decoder of a model's codec compiled at its first call -> the decoder, if the codec has one."""
+    """Compile the decoder of a model's codec at its first call, and return the decoder, if the codec has one."""
     codec = getattr(getattr(model, "pretransform", None), "model", None)
     decoder = getattr(codec, "decoder", None)
     if not isinstance(decoder, nn.Module):

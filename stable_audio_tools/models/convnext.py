@@ -1,4 +1,4 @@
-"""Published ConvNeXt coders for audio, without a JSON tag: for code of other people that builds them."""
+"""Published ConvNeXt coders for audio, without a JSON tag, for other people's code."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -72,7 +72,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
             Annotated[int, Field(ge=1)] | None, Field(description="channels of the noise level with input_concat")
         ] = None,
         diffusion_objective: Annotated[
-            NamedObjective, Field(description="tells the noise level that belongs to t")
+            NamedObjective, Field(description="objective, which maps t to a noise level")
         ] = "v",
         timestep_features_type: Annotated[
             Literal["learned", "expo"] | None,
@@ -85,7 +85,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
             Annotated[int, Field(ge=2)] | None, Field(description="features of the noise level, even; 256 if left out")
         ] = None,
         timestep_features_logsnr: Annotated[
-            bool, Field(description="give the noise level as its log-SNR, from -12 to 5, scaled to 0..1")
+            bool, Field(description="pass the noise level as its log-SNR, from -12 to 5, scaled to 0..1")
         ] = False,
         local_add_cond_dim: Annotated[
             Annotated[int, Field(ge=1)] | None,
@@ -93,9 +93,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
         ] = None,
         modular_local_cond_configs: Annotated[
             list[ModularSignal] | None,
-            Field(
-                description="local conditions with projections of their own; the model's diffusion section sets them"
-            ),
+            Field(description="local conditions with separate projections; the model's diffusion section sets them"),
         ] = None,
         *,
         rotary_pos_emb: Annotated[bool, Field(description="rotary positions")] = True,
@@ -126,9 +124,9 @@ class DiffusionTransformer(HasObjective, nn.Module):
         remove_norms: Annotated[
             bool, Field(description="dynamic tanh instead of layer norm, with a steeper start than norm_type dyt")
         ] = False,
-        add_rope: Annotated[bool, Field(description="rotary positions of each layer's own, without rotary_pos_emb")] = (
-            False
-        ),
+        add_rope: Annotated[
+            bool, Field(description="separate rotary positions in each layer, without rotary_pos_emb")
+        ] = (False),
         adaln_layout: Annotated[
             AdaLNLayout,
             Field(description="per_layer: weights of friendly-stable-audio-tools, a projection in every layer"),
@@ -253,11 +251,11 @@ class DiffusionTransformer(HasObjective, nn.Module):
         lora_configs: Sequence[AdapterSelection] | None = None,
         **options: Any,
     ) -> Tensor | tuple[Tensor, dict[str, Any]]:
-        """x (b, c, n), t (b,) from 0 at data to 1 at noise -> (b, c, n), guided where `cfg_scale` is not 1.
+        """Predict (b, c, n) from x (b, c, n) and t (b,), from 0 at data to 1 at noise, guided if `cfg_scale` is not 1.
 
-        With a `padding_mask` (b, n), True at real frames, every item is what it would be alone; frames of padding come
-        out as they may. `mask` is the same for transformers whose config says `use_padding_mask`, else it has no
-        effect. `apg_scale` and `cfg_norm_threshold` are those of `Guidance`.
+        With a `padding_mask` (b, n), True at real frames, the result of an item does not depend on its padding; padded
+        frames are undefined. `mask` does the same for transformers with `use_padding_mask` in their config, else it has
+        no effect. `apg_scale` and `cfg_norm_threshold` are described in `Guidance`.
 
         The info of `return_info` holds the hidden states of all layers, (b, memory + prepended + t, d) each, and under
         guidance the `uncond_output`. With `exit_layer_ix` the states after that layer are returned, (b, prepended + t,
@@ -267,7 +265,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
         transformer.
         """
         if causal:
-            raise ValueError("causal: a diffusion transformer is made causal by its config, not by a call")
+            raise ValueError("causal: set causal in the config of the transformer; a call cannot change it")
         conditions = Conditions(
             cross_attn_cond,
             cross_attn_cond_mask,
@@ -320,11 +318,11 @@ class DiffusionTransformer(HasObjective, nn.Module):
     def _bind_guidance(
         self, conditions: Conditions, guidance: Guidance, negative: Tensor | None, negative_mask: Tensor | None
     ) -> GuidedTransformer:
-        """A denoiser for one call; compilers cannot trace that it is made inside of one."""
+        """Build a denoiser for one call; compilers cannot trace its construction."""
         return GuidedTransformer(self, conditions, guidance, negative, negative_mask, call_by_call=self.is_altered())
 
     def is_altered(self) -> bool:
-        """Whether other code replaced, wrapped or hooked calls inside, so that each of them must happen."""
+        """Return whether other code replaced, wrapped or hooked inner calls, so that each of them must run."""
         stack = self.transformer
         if not (runs_published(self) and isinstance(stack, ContinuousTransformer) and runs_published(stack)):
             return True
@@ -340,16 +338,22 @@ class DiffusionTransformer(HasObjective, nn.Module):
         return any(is_touched(module) for module in self.modules())
 
     def project(self, conditions: Conditions, length: int, for_many_calls: bool = False) -> Projected:
-        """Conditions for x of `length` frames; `for_many_calls` also projects keys and values of every layer."""
+        """Project conditions for x of `length` frames; `for_many_calls` also projects all keys and values."""
         given = conditions.to(self.dtype)
         self._check_conditions(given)
         context = None if given.cross_attn is None else self.to_cond_embed(given.cross_attn)
+        input_concat = given.input_concat
+        if input_concat is not None and input_concat.shape[-1] != length:
+            input_concat = F.interpolate(input_concat, length, mode="nearest")
+        context_mask = given.cross_attn_mask if self.use_cross_attn_mask else None
+        if context_mask is not None:  # a condition without real tokens is seen whole: softmax needs at least one token
+            context_mask = context_mask | ~context_mask.any(dim=-1, keepdim=True)
         projected = Projected(
-            input_concat=_stretch(given.input_concat, length),
+            input_concat=input_concat,
             global_embed=None if given.global_embed is None else self.to_global_embed(given.global_embed),
             prepend=None if given.prepend is None else self.to_prepend_embed(given.prepend),
             context=context,
-            context_mask=_seen(given.cross_attn_mask) if self.use_cross_attn_mask else None,
+            context_mask=context_mask,
             mask=self._token_mask(self._frame_mask(given)),
             local=self._local_conditions(given),
             prepend_mask=given.prepend_mask if self.use_padding_mask else None,
@@ -371,7 +375,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
         exit_layer_ix: int | None = None,
         **options: Any,
     ) -> TransformerOutput:
-        """One pass: x (b, c, n), t (b,) -> (b, c, n), or on an early exit the hidden states (b, prepended + t, d).
+        """Run one pass: x (b, c, n), t (b,) -> (b, c, n), or on an early exit the hidden states (b, prepended + t, d).
 
         Other options go to the transformer.
         """
@@ -416,13 +420,13 @@ class DiffusionTransformer(HasObjective, nn.Module):
         return TransformerOutput(x + self.postprocess_conv(x), hidden_states)
 
     def _embed_time(self, t: Tensor) -> Tensor:
-        """(b,) -> (b, d); the features are of times in float32 or more."""
+        """Embed times (b,) to (b, d); their features are computed in float32 or more."""
         t = normalised_log_snr(t) if self.timestep_features_logsnr else t
         embedded: Tensor = self.to_timestep_embed(self.timestep_features(t[:, None]).to(self.dtype))
         return embedded
 
     def _prepended(self, projected: Projected) -> int:
-        """Tokens before those of x."""
+        """Return the number of tokens before the tokens of x."""
         carries_global = self.timestep_cond_type == "global" or projected.global_embed is not None
         conditions = 0 if projected.prepend is None else projected.prepend.shape[1]
         return conditions + (self.global_cond_type == "prepend" and carries_global)
@@ -441,7 +445,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
         return LocalConditions(joined, given.modular and {id: x.transpose(1, 2) for id, x in given.modular.items()})
 
     def _token_mask(self, mask: Tensor | None) -> Tensor | None:
-        """A token is real if any of its frames is."""
+        """Convert a mask of frames to a mask of tokens; a token is real if any of its frames is."""
         return None if mask is None else rearrange(mask, "b (t p) -> b t p", p=self.patch_size).any(dim=-1)
 
     def _check_input(self, x: Tensor) -> None:
@@ -455,7 +459,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
             )
 
     def _check_conditions(self, given: Conditions) -> None:
-        """Every condition has the width that the config announced; only cross-attention tokens may be left out."""
+        """Check that conditions have the widths in the config; only cross-attention tokens may be left out."""
         announced = {
             "cross_attn": ("cond_token_dim", self.cond_token_dim, -1),
             "global_embed": ("global_cond_dim", self.global_cond_dim, -1),
@@ -473,7 +477,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
             raise ValueError(f"input_concat_dim is {self.given_channels}, and no such condition was given")
 
     def _prepends_otherwise(self) -> bool:
-        """Whether other code put its own projection of prepended tokens here."""
+        """Return whether other code replaced the projection of prepended tokens."""
         layers = self._modules.get("to_prepend_embed")
         entry = layers[0] if isinstance(layers, nn.Sequential) else layers
         return entry is not None and getattr(entry, "in_features", None) != self.prepend_cond_dim
@@ -487,12 +491,3 @@ def _zero_convolution(channels: int) -> nn.Conv1d:
     conv = nn.Conv1d(channels, channels, 1, bias=False)
     nn.init.zeros_(conv.weight)
     return conv
-
-
-def _stretch(x: Tensor | None, length: int) -> Tensor | None:
-    return x if x is None or x.shape[-1] == length else F.interpolate(x, length, mode="nearest")
-
-
-def _seen(mask: Tensor | None) -> Tensor | None:
-    """A condition without any real token is all padding: it is seen whole, since a softmax over nothing is not."""
-    return None if mask is None else mask | ~mask.any(dim=-1, keepdim=True)

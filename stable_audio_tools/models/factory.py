@@ -1,4 +1,4 @@
-"""From a model config to a model: the top level of the JSON, and the published entry points."""
+"""The top level of a model config, and the published functions that build models from configs."""
 
 import logging
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from stable_audio_tools.core.config import Part, build, components, load
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.config.parts import as_error, examine_body, place
 from stable_audio_tools.core.config.sentences import Problem, nearest, sentences, show
 from stable_audio_tools.core.errors import ConfigError
@@ -16,7 +17,7 @@ from stable_audio_tools.core.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 
-# How a model is used; its facts say so under "use", and engine and app follow.
+# How a model is used: the entry "use" of its facts, which engine and app read.
 ModelUse = Literal["conditional diffusion", "unconditional diffusion", "codec", "language model"]
 
 
@@ -29,13 +30,13 @@ class ModelFile(BaseModel):
     sample_rate: Annotated[int, Field(ge=1, description="samples per second of the audio")]
     sample_size: Annotated[int | None, Field(ge=1, description="samples of a training or generation window")] = None
     audio_channels: Annotated[int, Field(ge=1, description="channels that the data loader delivers")] = 2
-    model: Annotated[dict[str, Any], Field(description="the model itself, by the keys of its type")]
-    training: Annotated[dict[str, Any] | None, Field(description="how train.py trains it")] = None
-    lora: Annotated[dict[str, Any] | None, Field(description="low-rank adapters for train_lora.py")] = None
+    model: Annotated[JsonObject, Field(description="the model itself, by the keys of its type")]
+    training: Annotated[JsonObject | None, Field(description="how train.py trains it")] = None
+    lora: Annotated[JsonObject | None, Field(description="low-rank adapters for train_lora.py")] = None
 
 
 def check_model_config(config: Mapping[str, Any]) -> tuple[ModelFile, Part]:
-    """Check a whole model config; every mistake is in the one ConfigError."""
+    """Check a whole model config; one ConfigError lists every mistake."""
     problems: list[Problem] = []
     top, part = None, None
     try:

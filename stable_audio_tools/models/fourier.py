@@ -35,8 +35,8 @@ class FourierFeatures(FullPrecision, nn.Module):
 class ExpoFourierFeatures(nn.Module):
     """Cosines and sines at fixed frequencies, evenly spaced on a log scale: (b,) or (b, 1) -> (b, dim).
 
-    The fastest turn thousands of times between 0 and 1, so everything is computed in float32, in the order in which
-    published weights were trained.
+    The fastest have thousands of periods between 0 and 1, so everything is computed in float32, in the order of
+    operations with which published weights were trained.
     """
 
     def __init__(self, dim: int, min_freq: float = 0.5, max_freq: float = 10000.0) -> None:
@@ -59,6 +59,6 @@ class ExpoFourierFeatures(nn.Module):
 
 
 def normalised_log_snr(t: Tensor, low: float = -12.0, high: float = 5.0) -> Tensor:
-    """log((1 - t) / t), clipped to [low, high], as a number from 0 at data to 1 at noise."""
+    """Return log((1 - t) / t), clipped to [low, high] and scaled from 0 at data to 1 at noise."""
     t = t.float().clamp(1e-7, 1 - 1e-7)
     return (high - torch.log((1 - t) / t).clamp(low, high)) / (high - low)

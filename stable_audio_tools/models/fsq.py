@@ -12,7 +12,7 @@ __all__ = ["DitheredFSQ", "leaky_hard_clip", "round_ste"]
 
 
 def leaky_hard_clip(x: Tensor, alpha: float = 1e-3) -> Tensor:
-    """x within [-1, 1], and a slope of `alpha` beyond."""
+    """Clip x to [-1, 1], with a slope of `alpha` outside."""
     return torch.lerp(x.clamp(-1, 1), x, alpha)
 
 
@@ -42,7 +42,7 @@ class DitheredFSQ(DitheredQuantizer):
         return super().forward(x, skip_tanh)
 
     def indices_to_codes(self, indices: Tensor) -> Tensor:
-        """Codes (b, t, q) to values (b, t, q * d)."""
+        """Convert codes (b, t, q) to values (b, t, q * d)."""
         if indices.shape[-1] != self.num_codebooks:
             raise ValueError(f"expected {self.num_codebooks} codes on the last axis, got {tuple(indices.shape)}")
         return self.lookup(indices.long())

@@ -13,7 +13,7 @@ DEFAULT_PROBABILITIES = (0.1, 0.8, 0.1)
 
 
 class MaskType(Enum):
-    """What is taken away: some segments, everything, everything after some frame, or spans of a drawn share."""
+    """The masked part: some segments, everything, everything after some frame, or spans of a random share."""
 
     RANDOM_SEGMENTS = 0
     FULL_MASK = 1
@@ -50,20 +50,23 @@ def random_inpaint_mask(
     mask_ratio_range: Sequence[float] = (0.2, 1.0),
     span_count_weights: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Latents (b, d, t) to (masked latents, mask (b, 1, t)), drawn for each item with Python's generator or `rng`.
+    """Return (masked latents, mask (b, 1, t)) of latents (b, d, t), drawn per item with Python's generator or `rng`.
 
-    `padding_masks` (b, t) is 1 on what is no padding. Segments and the cut of a causal mask lie within that; a full
-    mask takes the padding too, as every mask does with `mask_padding`. `padding_masks` on the host spares a wait for
-    the device. The probabilities are those of the members of `MaskType`, in their order; three leave out spans. Spans
-    do not overlap, and together cover a share of the item drawn from `mask_ratio_range`; `span_count_weights` say how
-    often there are one, two and so on, up to `max_spans`.
+    `padding_masks` (b, t) is 1 at frames that are not padding. Segments and the cut of a causal mask are within these
+    frames; a full mask includes the padding, as every mask does with `mask_padding`. `padding_masks` on the host avoid
+    a wait for the device. `mask_type_probabilities` follow the order of `MaskType`; three of them leave out spans.
+    Spans do not overlap, and together cover a share of the item drawn from `mask_ratio_range`; `span_count_weights` are
+    the frequencies of one span, two spans and so on, up to `max_spans`.
     """
     weights = _checked_probabilities(mask_type_probabilities)
     if max_mask_segments < 1:
         raise ValueError(f"max_mask_segments is {max_mask_segments}; at least one segment must be possible")
+    shape = (len(sequence), sequence.shape[-1])
+    if padding_masks.shape != shape:
+        raise ValueError(f"padding_masks must be shaped (batch, frames) = {shape}, got {tuple(padding_masks.shape)}")
     draw: random.Random = rng if rng is not None else random  # type: ignore[assignment]
     mask = torch.ones(len(sequence), 1, sequence.shape[-1])
-    for row, length in zip(mask[:, 0], _real_lengths(sequence, padding_masks)):
+    for row, length in zip(mask[:, 0], (padding_masks == 1).sum(dim=-1).tolist()):
         kind = force_mask_type or draw.choices(list(MaskType)[: len(weights)], weights=weights)[0]
         if kind is MaskType.FULL_MASK:
             row.zero_()
@@ -84,7 +87,7 @@ def random_inpaint_mask(
 
 
 def _segments(length: int, most: int, draw: random.Random) -> list[tuple[int, int]]:
-    """Segments that together cover at most `length`, if they do not overlap."""
+    """Draw segments that together cover at most `length` if they do not overlap."""
     count = draw.randint(1, most)
     longest = max(1, length // count)
     segments = []
@@ -101,7 +104,7 @@ _SPAN_WEIGHTS = (4.0, 2.0, 1.0, 1.0)  # of one, two, three and four spans; more 
 def _spans(
     length: int, most: int, share: Sequence[float], weights: Sequence[float] | None, draw: random.Random
 ) -> list[tuple[int, int]]:
-    """Spans that do not overlap and together cover a drawn share of `length`; the longest is placed first."""
+    """Draw spans that do not overlap and cover a random share of `length`; the longest is placed first."""
     budget = max(1, int(draw.uniform(share[0], share[1]) * length))
     given = list(weights or _SPAN_WEIGHTS)[:most]
     given += [given[-1]] * (most - len(given))
@@ -120,7 +123,7 @@ def _spans(
 
 
 def _free_place(size: int, length: int, taken: Sequence[tuple[int, int]], draw: random.Random) -> int | None:
-    """A random start that overlaps nothing, after many misses the first one; None where there is no room."""
+    """Draw a start that overlaps nothing; after many misses take the first free one, or None if there is no room."""
 
     def is_free(start: int) -> bool:
         return all(end <= start or begin >= start + size for begin, end in taken)
@@ -130,11 +133,3 @@ def _free_place(size: int, length: int, taken: Sequence[tuple[int, int]], draw: 
         if is_free(start):
             return start
     return next((start for start in range(length - size + 1) if is_free(start)), None)
-
-
-def _real_lengths(sequence: Tensor, padding_masks: Tensor) -> list[int]:
-    """Frames without padding, for each item."""
-    wanted = (len(sequence), sequence.shape[-1])
-    if padding_masks.shape != wanted:
-        raise ValueError(f"padding_masks must be shaped (batch, frames) = {wanted}, got {tuple(padding_masks.shape)}")
-    return [int(count) for count in (padding_masks == 1).sum(dim=-1).tolist()]

@@ -1,4 +1,4 @@
-"""`--lora PATH[:STRENGTH]`, as several commands take it."""
+"""The option `--lora PATH[:STRENGTH]` of several commands."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ from stable_audio_tools.core.errors import UserError
 
 
 class LoraChoice(NamedTuple):
-    """An adapter file, and how strongly it acts."""
+    """An adapter file and its strength."""
 
     path: Path
     strength: float
@@ -20,7 +20,8 @@ class LoraChoice(NamedTuple):
 def lora_choice(text: str) -> LoraChoice:
     """Read `PATH[:STRENGTH]`; the strength is 1 unless a number follows the last colon.
 
-    Other colons are the path's (`C:\\loras\\a.safetensors`), and all are where a file of the whole name exists.
+    Other colons belong to the path (`C:\\loras\\a.safetensors`), and so do all of them if a file of the whole name
+    exists.
     """
     path, _, number = text.rpartition(":")
     if not path or Path(text).exists():

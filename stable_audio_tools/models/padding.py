@@ -1,4 +1,4 @@
-"""Which frames of an item hold sound: the loader tells it in samples or frames, networks ask in frames of theirs."""
+"""Padding masks, converted from the samples or frames of the loader to the frames of a network."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -12,9 +12,9 @@ from stable_audio_tools.core.devices import send
 
 
 def padding_masks(metadata: Sequence[Mapping[str, Any]], length: int, device: torch.device) -> Tensor | None:
-    """Which of `length` frames hold sound: (b, length) bool, or None where the loader gives no masks.
+    """Return a mask (b, length) of the frames that hold sound, or None if the loader supplies no masks.
 
-    A frame is what the mask says at the frame's first sample, so few of its values are looked at or copied.
+    A frame takes the value of the mask at its first sample, so few values are read or copied.
     """
     if any("padding_mask" not in entry for entry in metadata):
         return None
@@ -28,6 +28,6 @@ def padding_masks(metadata: Sequence[Mapping[str, Any]], length: int, device: to
 
 @lru_cache(maxsize=64)
 def first_samples(samples: int, frames: int) -> Tensor:
-    """Where each of `frames` equal stretches of `samples` begins, as nearest-neighbour interpolation has it."""
+    """Return the start of each of `frames` equal stretches of `samples`, as in nearest-neighbour interpolation."""
     positions = torch.arange(samples, dtype=torch.float64)[None, None]
     return F.interpolate(positions, size=frames, mode="nearest")[0, 0].long()

@@ -16,20 +16,20 @@ __all__ = [
 
 
 def design_kaiser_lowpass(angular_cutoff: float, attenuation: float) -> Tensor:
-    """A low-pass of odd length under a Kaiser window, (taps,)."""
+    """Return a low-pass of odd length under a Kaiser window, (taps,)."""
     return torch.from_numpy(design_lowpass(angular_cutoff, attenuation))
 
 
 def design_prototype_filter(attenuation: float, num_bands: int) -> Tensor:
-    """The low-pass that all bands are moved from, (taps,)."""
+    """Return the low-pass from which all bands are modulated, (taps,)."""
     return torch.from_numpy(design_prototype(attenuation, num_bands))
 
 
 def generate_modulated_filter_bank(prototype_filter: Tensor, num_bands: int) -> Tensor:
-    """One filter for each band, (bands, taps), zeros around them up to a power of two."""
+    """Return one filter per band, (bands, taps), zero-padded to a power of two."""
     return torch.from_numpy(modulate(prototype_filter.detach().cpu().double().numpy(), num_bands))
 
 
 def pad_signal(signal: Tensor, num_bands: int) -> Tensor:
-    """A signal (..., n), filled up with silence to a multiple of `num_bands`."""
+    """Pad a signal (..., n) with silence to a multiple of `num_bands`."""
     return F.pad(signal, (0, -signal.shape[-1] % num_bands))

@@ -7,7 +7,7 @@ from torch import nn
 class FullPrecision:
     """Mixin of modules that stay in float32 when the network around them is held in half precision.
 
-    Features of the noise level are an example: in bfloat16, neighbouring levels would become one.
+    Features of the noise level are an example: in bfloat16, neighbouring levels would be equal.
     """
 
 
@@ -22,7 +22,7 @@ def weight_dtype(module: nn.Module, default: torch.dtype = torch.float32) -> tor
 
 
 def hold_in(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Convert weights and buffers to `dtype`, once, so that no pass has to; parts of `FullPrecision` get float32."""
+    """Convert weights and buffers to `dtype` once instead of in every pass; parts of `FullPrecision` get float32."""
     module.to(dtype)
     for part in module.modules():
         if isinstance(part, FullPrecision) and isinstance(part, nn.Module):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from stable_audio_tools.core.config import load
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.devices import parse_dtype, pick_device
 from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints import StoredWeights, load_into, open_weights, parameters_on_meta
@@ -22,24 +23,28 @@ logger = logging.getLogger(__name__)
 
 
 class FolderFormat(Protocol):
-    """Reads the folders of a format."""
+    """A folder format of another package, next to our own of `model_config.json` and weights.
+
+    Formats are objects of the subjects they belong to, named in `_FORMATS` and imported when a folder holds their
+    index.
+    """
 
     index_name: str  # the file that marks such a folder
 
     def file_patterns(self, suffix: Literal["safetensors", "bin"]) -> list[str]:
-        """Patterns of the files that a model consists of, in a repository that may hold more."""
+        """Return patterns of the files that a model consists of, in a repository that may hold more."""
         ...
 
     def missing_file(self, folder: str | Path) -> str | None:
-        """The first file that the folder's index names and that does not exist."""
+        """Return the first file that the index names and that does not exist."""
         ...
 
-    def read_config(self, folder: str | Path) -> dict[str, Any]:
-        """The model config that the folder stands for, without its weights."""
+    def read_config(self, folder: str | Path) -> JsonObject:
+        """Return the model config of the folder."""
         ...
 
-    def load(self, folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-        """The model in eval mode, and its config."""
+    def load(self, folder: str | Path) -> tuple[nn.Module, JsonObject]:
+        """Return the model in eval mode, and its config."""
         ...
 
 
@@ -75,11 +80,11 @@ def load_model(
     ema: bool | None = False,
     partial: bool = False,
 ) -> nn.Module:
-    """Build a model and load its weights, in a fraction of the time and memory of a build followed by a load.
+    """Build a model in eval mode with its weights, in a fraction of the time and memory of a build and a load.
 
-    `config`: dict, path, or None to take the one stored with the weights. `device`: None is the CPU, where weights stay
-    mapped from the file until they are touched. `dtype`: None keeps the types that the model is built with. `ema` and
-    `partial` as in `load_into`; a partial load initialises the rest as a new model. The model is in eval mode.
+    `config`: dict, path, or None for the config stored with the weights. `device`: None is the CPU, where weights stay
+    mapped from the file until they are accessed. `dtype`: None keeps the types of a new model. `ema` and `partial` as
+    in `load_into`; a partial load initialises the other tensors as in a new model.
     """
     stored = weights if isinstance(weights, StoredWeights) else open_weights(weights)
     model_config = fit_config(_config_of(config, stored), stored)
@@ -94,7 +99,7 @@ def load_model(
     tensors = [*model.named_parameters(), *model.named_buffers()]
     empty = [tensor_name for tensor_name, tensor in tensors if tensor.is_meta]
     if empty:
-        raise CheckpointError(f"{stored.path}: gives no values for {empty[0]} and {len(empty) - 1} more tensors")
+        raise CheckpointError(f"{stored.path}: holds no values for {empty[0]} and {len(empty) - 1} more tensors")
     return model.to(device=place, dtype=precision).eval()
 
 
@@ -105,26 +110,25 @@ def get_pretrained_model(
     dtype: DType = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
-) -> tuple[nn.Module, dict[str, Any]]:
-    """A model and its config, from a local folder or a Hugging Face repository (`stabilityai/stable-audio-open-1.0`).
+) -> tuple[nn.Module, JsonObject]:
+    """Return a model and its config from a local folder or a Hugging Face repository.
 
-    Both hold `model_config.json` beside `model.safetensors` (preferred, also in shards) or `model.ckpt`. What was
-    downloaded before is used without asking the network; `revision` picks another version. Both may also be an audio
-    diffusion pipeline of diffusers.
+    Both hold `model_config.json` beside `model.safetensors` (preferred, also in shards) or `model.ckpt`, or an audio
+    diffusion pipeline of diffusers. Cached downloads are used without network access; `revision` selects a version.
     """
     folder = Path(name).expanduser()
     config_path, weights_path = _in_folder(folder) if folder.is_dir() else _from_hub(str(name), revision, cache_dir)
     if config_path.name in INDEX_NAMES:
-        model, told = format_of_index(config_path.name).load(weights_path)
+        model, described = format_of_index(config_path.name).load(weights_path)
         place = torch.device("cpu") if device is None else pick_device(device)
-        return model.to(device=place, dtype=None if dtype is None else parse_dtype(dtype)), told
+        return model.to(device=place, dtype=None if dtype is None else parse_dtype(dtype)), described
     stored = open_weights(weights_path)
     config = fit_config(load(config_path), stored)
     return load_model(config, stored, device, dtype), config
 
 
-def fit_config(config: Mapping[str, Any], stored: StoredWeights) -> dict[str, Any]:
-    """The config that these weights were trained with, where they tell that it left something unsaid."""
+def fit_config(config: Mapping[str, Any], stored: StoredWeights) -> JsonObject:
+    """Return the config completed by settings that the names of the weights imply."""
     fitted = copy.deepcopy(dict(config))
     options = fitted.get("model")
     for key in ("diffusion", "config"):
@@ -147,7 +151,7 @@ def _config_of(config: Mapping[str, Any] | str | Path | None, stored: StoredWeig
 
 
 def _in_folder(folder: Path) -> tuple[Path, Path]:
-    """Config and weights, or the index of another format and its folder."""
+    """Return config and folder, or the index of another format and its folder."""
     for filename in (CONFIG_NAME, *INDEX_NAMES):
         if (folder / filename).exists():
             return folder / filename, folder
@@ -155,7 +159,7 @@ def _in_folder(folder: Path) -> tuple[Path, Path]:
 
 
 def _from_hub(name: str, revision: str | None, cache_dir: str | Path | None) -> tuple[Path, Path]:
-    """As `_in_folder`, from the local cache, downloaded when they are not there yet."""
+    """Return config and weights from the local cache, or download them."""
     from huggingface_hub.utils import HFValidationError
 
     try:
@@ -165,9 +169,9 @@ def _from_hub(name: str, revision: str | None, cache_dir: str | Path | None) -> 
                 return found
     except HFValidationError:
         raise CheckpointError(f"{name}: neither a folder here nor a name of the form 'owner/model'") from None
-    wanted, indices = " or ".join(WEIGHT_NAMES), " or ".join(INDEX_NAMES)
+    weights, indices = " or ".join(WEIGHT_NAMES), " or ".join(INDEX_NAMES)
     raise CheckpointError(
-        f"{name}: the repository on huggingface.co holds no {CONFIG_NAME} with {wanted}, and no {indices}"
+        f"{name}: the repository on huggingface.co holds no {CONFIG_NAME} with {weights}, and no {indices}"
     )
 
 
@@ -175,45 +179,42 @@ def _hub_model(name: str, revision: str | None, cache_dir: str | Path | None, wh
     config = _hub_file(name, CONFIG_NAME, revision, cache_dir, where)
     for filename in WEIGHT_NAMES if config is not None else ():
         weights = _hub_file(name, filename, revision, cache_dir, where)
-        if config is not None and weights is not None:
-            return config, _with_shards(name, weights, revision, cache_dir, where)
+        if config is None or weights is None:
+            continue
+        shards = load(weights).get("weight_map", {}).values() if weights.name.endswith(".index.json") else ()
+        for shard in sorted(set(shards)):
+            if _hub_file(name, shard, revision, cache_dir, where) is None:
+                raise CheckpointError(f"{name}: {weights.name} names {shard!r}, which does not exist")
+        return config, weights
     return None
 
 
 def _hub_folder(
     name: str, revision: str | None, cache_dir: str | Path | None, where: Where
 ) -> tuple[Path, Path] | None:
-    """The index and the folder of a model in another format, complete; pickles if there is nothing else."""
+    """Return index and folder of a complete model in another format; pickles only if there is nothing else."""
     for index_name in INDEX_NAMES:
         index = _hub_file(name, index_name, revision, cache_dir, where)
         if index is None:
             continue
         files = format_of_index(index_name)
-        lost = files.missing_file(index.parent)  # other kinds of pipelines are refused before they are downloaded
+        missing = files.missing_file(index.parent)  # other kinds of pipelines are refused before they are downloaded
         for suffix in _SUFFIXES:
             folder = _hub_files(name, files.file_patterns(suffix), revision, cache_dir, where)
-            lost = index_name if folder is None else files.missing_file(folder)
-            if folder is not None and lost is None:
+            missing = index_name if folder is None else files.missing_file(folder)
+            if folder is not None and missing is None:
                 return folder / index_name, folder
         if where == "network":
             raise CheckpointError(
-                f"{name}: the repository on huggingface.co holds no {lost}, and its {index_name} asks for it"
+                f"{name}: the repository on huggingface.co holds no {missing}, which its {index_name} names"
             )
     return None
-
-
-def _with_shards(name: str, weights: Path, revision: str | None, cache_dir: str | Path | None, where: Where) -> Path:
-    if weights.name.endswith(".index.json"):
-        for shard in sorted(set(load(weights).get("weight_map", {}).values())):
-            if _hub_file(name, shard, revision, cache_dir, where) is None:
-                raise CheckpointError(f"{name}: {weights.name} names {shard!r}, which is not there")
-    return weights
 
 
 def fetch_from_hub(
     name: str, filename: str, *, revision: str | None = None, cache_dir: str | Path | None = None
 ) -> Path:
-    """One file of a repository on huggingface.co, from the local cache where it is there."""
+    """Return one file of a repository on huggingface.co, from the local cache or downloaded."""
     from huggingface_hub.utils import HFValidationError
 
     try:
@@ -229,26 +230,26 @@ def fetch_from_hub(
 def _hub_file(
     name: str, filename: str, revision: str | None, cache_dir: str | Path | None, where: Where
 ) -> Path | None:
-    """One file of a repository, or None where it has no such file (or the cache has not)."""
+    """Return one file of a repository, or None if it (or the cache) has no such file."""
     from huggingface_hub import hf_hub_download
 
-    options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": where == "cache"}
+    options: JsonObject = {"revision": revision, "cache_dir": cache_dir, "local_files_only": where == "cache"}
     return _explained(functools.partial(hf_hub_download, name, filename, **options), name, filename, revision, where)
 
 
 def _hub_files(
     name: str, patterns: list[str], revision: str | None, cache_dir: str | Path | None, where: Where
 ) -> Path | None:
-    """The folder of a repository's files, or None where the cache has none."""
+    """Return the folder of a repository's files, or None if the cache has none."""
     from huggingface_hub import snapshot_download
 
-    options: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "local_files_only": where == "cache"}
+    options: JsonObject = {"revision": revision, "cache_dir": cache_dir, "local_files_only": where == "cache"}
     fetch = functools.partial(snapshot_download, name, allow_patterns=patterns, **options)
     return _explained(fetch, name, "the pipeline", revision, where)
 
 
 def _explained(fetch: Callable[[], str], name: str, filename: str, revision: str | None, where: Where) -> Path | None:
-    """What the hub's client returns, None where there is no such file, and one sentence for other trouble."""
+    """Return the result of the hub's client, None if there is no such file; other errors become one sentence."""
     from huggingface_hub import utils as errors  # their one home in every release
 
     page = f"https://huggingface.co/{name}"

@@ -1,4 +1,4 @@
-"""What a model config builds: parameters per part, latent rate, memory; found on the meta device, without weights."""
+"""Summary of a model config: parameters per part, latent rate and memory, computed on the meta device."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,14 +6,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.factory import ModelFile, check_model_config
 
 _GIB, _MIB = 2**30, 2**20
 
 
-def summarise_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts that `stable-audio-tools check` prints; every mistake of the config is in the ConfigError."""
+def summarise_model_config(config: Mapping[str, Any]) -> JsonObject:
+    """Return the facts that `stable-audio-tools check` prints; one ConfigError lists every mistake of the config."""
     top, part = check_model_config(config)
     try:
         with torch.device("meta"):
@@ -24,12 +25,13 @@ def summarise_model_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if problem is not None:
         raise ConfigError(problem)
     counts = {name: count_parameters(child) for name, child in model.named_children()}
-    summary: dict[str, Any] = {
+    summary: JsonObject = {
         "model type": top.model_type,
         "sample rate": f"{top.sample_rate} Hz",
         "parameters": {"total": count_parameters(model), **{k: v for k, v in counts.items() if v}},
     }
-    ratio = _downsampling_ratio(model)
+    owners = (model, getattr(model, "pretransform", None))
+    ratio = next((found for owner in owners if isinstance(found := getattr(owner, "downsampling_ratio", None), int)), 0)
     if ratio:
         summary["latent rate"] = f"{top.sample_rate / ratio:.2f} Hz (one latent frame per {ratio} samples)"
     if top.sample_size:
@@ -55,19 +57,19 @@ def _channel_problem(model: nn.Module, top: ModelFile) -> str | None:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Parameters, each counted once."""
+    """Count parameters, shared ones once."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_tensors(module: nn.Module) -> int:
-    """Parameters and buffers."""
+    """Count parameters and buffers."""
     return count_parameters(module) + sum(buffer.numel() for buffer in module.buffers())
 
 
-def memory_estimate(model: nn.Module, training: dict[str, Any]) -> dict[str, str]:
-    """Bytes that the weights need; activations come on top and grow with batch and window.
+def memory_estimate(model: nn.Module, training: JsonObject) -> dict[str, str]:
+    """Estimate the memory of the weights; activations need more, which grows with batch and window.
 
-    Training holds float32 weights, and for each trained parameter a gradient, two Adam moments and, when averaging, a
+    Training holds float32 weights, and for each trained parameter a gradient, two Adam moments and, with averaging, a
     copy.
     """
     total = count_parameters(model)
@@ -78,14 +80,6 @@ def memory_estimate(model: nn.Module, training: dict[str, Any]) -> dict[str, str
         "inference, float32": _format_bytes(4 * total),
         "training, before activations": _format_bytes(4 * total + 4 * copies * trained),
     }
-
-
-def _downsampling_ratio(model: nn.Module) -> int | None:
-    for owner in (model, getattr(model, "pretransform", None)):
-        ratio = getattr(owner, "downsampling_ratio", None)
-        if isinstance(ratio, int):
-            return ratio
-    return None
 
 
 def _format_bytes(count: int) -> str:

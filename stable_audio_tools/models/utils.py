@@ -26,7 +26,7 @@ __all__ = [
 def multinomial(
     input: Tensor, num_samples: int, replacement: bool = False, *, generator: torch.Generator | None = None
 ) -> Tensor:
-    """Indices (..., num_samples), drawn with the probabilities on the last axis."""
+    """Draw indices (..., num_samples) with the probabilities on the last axis."""
     if num_samples == 1:
         return sample_tokens(input.log(), generator=generator)[..., None]
     rows: Any = torch.multinomial(input.reshape(-1, input.shape[-1]), num_samples, replacement, generator=generator)
@@ -35,20 +35,20 @@ def multinomial(
 
 
 def sample_top_k(probs: Tensor, k: int) -> Tensor:
-    """One of the k likeliest tokens, (..., 1), drawn with its probability."""
+    """Draw one of the k likeliest tokens, (..., 1), with its probability."""
     return sample_tokens(probs.log(), top_k=k)[..., None]
 
 
 def sample_top_p(probs: Tensor, p: float) -> Tensor:
-    """One of the likeliest tokens whose probabilities add up to p, (..., 1)."""
+    """Draw one of the likeliest tokens whose probabilities add up to p, (..., 1)."""
     return sample_tokens(probs.log(), top_p=p)[..., None]
 
 
 def next_power_of_two(n: int) -> int:
-    """The smallest power of two that is at least n."""
+    """Return the smallest power of two that is at least n."""
     return 1 << (n - 1).bit_length()
 
 
 def next_multiple_of_64(n: int) -> int:
-    """The smallest multiple of 64 that is at least n."""
+    """Return the smallest multiple of 64 that is at least n."""
     return -(-n // 64) * 64

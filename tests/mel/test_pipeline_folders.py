@@ -367,7 +367,7 @@ def test_older_pipelines_of_the_hub_have_pickles_only(hub: Hub, folder: Path) ->
 
 def test_half_a_pipeline_on_the_hub_is_told(hub: Hub) -> None:
     (hub.repository / "mel/mel_config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"owner/pipeline: .* holds no mel/mel_config.json, and its model_index"):
+    with pytest.raises(CheckpointError, match=r"owner/pipeline: .* holds no mel/mel_config.json, which its model"):
         get_pretrained_model("owner/pipeline")
 
 

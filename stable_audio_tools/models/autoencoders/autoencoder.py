@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from stable_audio_tools.models.pretransforms.base import Pretransform
 
 
-# Of this thread alone: others may use the same codec.
+# Per thread, since other threads may use the same codec.
 _REPLAYS: ContextVar["Mapping[AudioAutoencoder, Replay]"] = ContextVar("replays", default={})  # noqa: B039
 
 
 @contextmanager
 def analysed_once(codec: nn.Module | None) -> Iterator[Callable[[], None]]:
-    """Inside, one clip is encoded several times, and the encoder of a codec runs in the first pass only.
+    """Run the encoder of a codec only in the first of several passes over the same clip.
 
-    The draws of its bottleneck differ from pass to pass. Call what is yielded before each pass.
+    The bottleneck still draws noise in every pass. Call the yielded function before each pass.
     """
     parts = [] if codec is None else [part for part in codec.modules() if isinstance(part, AudioAutoencoder)]
     replays = {part: Replay() for part in parts}
@@ -56,7 +56,7 @@ class Replay:
         self.position = 0
 
     def next(self, compute: Callable[[], Tensor]) -> Tensor:
-        """The result of the next call, computed in the first pass."""
+        """Return the result of the next call; it is computed in the first pass."""
         if self.position == len(self._results):
             self._results.append(compute())
         self.position += 1
@@ -97,7 +97,7 @@ class AudioAutoencoder(nn.Module):
 
     @property
     def audio_channels(self) -> int:
-        """Channels of the audio that `encode` takes."""
+        """Number of channels of the audio that `encode` takes."""
         return self.in_channels if self.pretransform is None else self.pretransform.io_channels
 
     # ------------------------------------------------------------------ one pass
@@ -112,11 +112,11 @@ class AudioAutoencoder(nn.Module):
         override_stride: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Audio (b, c, n) to latents (b, d, t), with `return_info` also what the bottleneck tells.
+        """Encode audio (b, c, n) to latents (b, d, t); with `return_info`, also return the info of the bottleneck.
 
-        `iterate_batch` runs the networks on that many items at a time (True: one). `override_stride` goes to an
-        encoder of variable strides, further keywords to the bottleneck. The audio of a model with a pretransform is
-        already transformed where that is skipped.
+        `iterate_batch` runs the networks on that many items at a time (True: one). `override_stride` goes to an encoder
+        of variable strides, other keywords to the bottleneck. With `skip_pretransform`, `audio` is the output of the
+        pretransform.
         """
         features = self._analyse(audio, skip_pretransform, iterate_batch, override_stride)
         latents, info = self._compress(features, skip_bottleneck, **kwargs)
@@ -130,15 +130,15 @@ class AudioAutoencoder(nn.Module):
         skip_pretransform: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        """Latents (b, d, t) to audio (b, c, n), or to what the pretransform turns into audio.
+        """Decode latents (b, d, t) to audio (b, c, n), or with `skip_pretransform` to the input of the pretransform.
 
-        Further keywords go to the decoder.
+        Other keywords go to the decoder.
         """
         expanded = self._expand(latents, skip_bottleneck, iterate_batch)
         return self._synthesise(expanded, iterate_batch, skip_pretransform, **kwargs)
 
     def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
-        """The codes of a discrete bottleneck, as its `encode` tells them, to audio (b, c, n)."""
+        """Decode codes, in the layout of the bottleneck's `encode`, to audio (b, c, n)."""
         if not isinstance(self.bottleneck, DiscreteBottleneck):
             name = "absent" if self.bottleneck is None else type(self.bottleneck).__name__
             raise ValueError(f"only a discrete bottleneck has tokens to decode; this model's bottleneck is {name}")
@@ -154,7 +154,7 @@ class AudioAutoencoder(nn.Module):
         iterate_batch: bool | int = False,
         override_stride: Sequence[int] | None = None,
     ) -> Tensor:
-        """The part of encoding that draws no noise: pretransform and encoder."""
+        """Apply the deterministic part of encoding: pretransform and encoder."""
         self._check_audio(audio, skip_pretransform)
         replay = _REPLAYS.get().get(self)
         if replay is not None:
@@ -176,12 +176,12 @@ class AudioAutoencoder(nn.Module):
         options = {} if override_stride is None else {"override_stride": override_stride}
         return _in_turn(partial(self.encoder, **options), audio, iterate_batch)
 
-    def _compress(self, features: Tensor, skip_bottleneck: bool, **kwargs: Any) -> tuple[Tensor, dict[str, Any]]:
-        info: dict[str, Any] = {"pre_bottleneck_latents": features}
+    def _compress(self, features: Tensor, skip_bottleneck: bool, **kwargs: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        info: dict[str, Tensor] = {"pre_bottleneck_latents": features}
         if self.bottleneck is None or skip_bottleneck:
             return features, info
-        latents, told = self.bottleneck.encode(features, return_info=True, **kwargs)
-        return latents, {**info, **told}
+        latents, details = self.bottleneck.encode(features, return_info=True, **kwargs)
+        return latents, {**info, **details}
 
     def _expand(self, latents: Tensor, skip_bottleneck: bool = False, iterate_batch: bool | int = False) -> Tensor:
         self._check_latents(latents, skip_bottleneck)
@@ -192,7 +192,7 @@ class AudioAutoencoder(nn.Module):
     def _synthesise(
         self, latents: Tensor, iterate_batch: bool | int = False, skip_pretransform: bool = False, **kwargs: Any
     ) -> Tensor:
-        """The part of decoding that draws no noise: decoder and pretransform."""
+        """Apply the deterministic part of decoding: decoder and pretransform."""
         assert self.decoder is not None
         audio = _in_turn(partial(self.decoder, **kwargs), latents, iterate_batch)
         if self.pretransform is not None and not skip_pretransform:
@@ -229,13 +229,13 @@ class AudioAutoencoder(nn.Module):
     # ------------------------------------------------------------------ preparation
 
     def preprocess_audio_for_encoder(self, audio: Tensor, in_sr: int) -> Tensor:
-        """One clip (c, n) at `in_sr` Hz as (1, c, n): resampled, mixed to the model's channels, whole frames."""
+        """Convert a clip (c, n) at `in_sr` Hz to the rate and channels of the model, in whole frames: (1, c, n)."""
         return self.preprocess_audio_list_for_encoder([audio], [in_sr])
 
     def preprocess_audio_list_for_encoder(
         self, audio_list: Sequence[Tensor], in_sr_list: int | Sequence[int]
     ) -> Tensor:
-        """Clips (c, n) of any rates, lengths and channels as one batch (b, c, n), the shorter followed by silence."""
+        """Convert clips (c, n) of any rate, length and channel count to one batch (b, c, n), padded with silence."""
         rates = [in_sr_list] * len(audio_list) if isinstance(in_sr_list, int) else list(in_sr_list)
         if not audio_list:
             raise AudioError("the list of clips is empty")
@@ -260,32 +260,32 @@ class AudioAutoencoder(nn.Module):
         iterate_batch: bool | int = False,
         **kwargs: Any,
     ) -> Any:
-        """`encode`, on request in chunks of `chunk_size` frames that overlap by `overlap` frames.
+        """Encode whole, or in chunks of `chunk_size` frames that overlap by `overlap` frames.
 
         At most `max_batch_size` chunks go through the encoder at once (None: as many as chunking.MAX_BATCH_SAMPLES
         allows). `crossfade` blends neighbours over the whole overlap instead of cutting in its middle.
         """
         items = _items_at_once(max_batch_size, iterate_batch)
         if not chunked:
-            # Only what was asked for: other code may have put a simpler `encode` here.
-            asked: dict[str, Any] = {
+            # Pass only options that are set: other code may replace `encode` by a simpler one.
+            options: dict[str, Any] = {
                 "skip_bottleneck": skip_bottleneck,
                 "return_info": return_info,
                 "skip_pretransform": skip_pretransform,
                 "iterate_batch": items,
             }
-            return self.encode(audio, **{name: value for name, value in asked.items() if value}, **kwargs)
+            return self.encode(audio, **{name: value for name, value in options.items() if value}, **kwargs)
         self._check_audio(audio, skip_pretransform)
         step = self._samples_per_frame(skip_pretransform)
         plan = ChunkPlan(audio.shape[-1] // step, chunk_size, overlap, crossfade)
         with folded_weight_norm(self):
             analyse = partial(self._analyse, skip_pretransform=skip_pretransform)
             features = in_batches(analyse, plan.split(audio, step), self.downsampling_ratio / step, items)
-            made = [self._compress(chunk, skip_bottleneck, **kwargs) for chunk in features]
-        latents = plan.join([chunk for chunk, _ in made], 1)
+            compressed = [self._compress(chunk, skip_bottleneck, **kwargs) for chunk in features]
+        latents = plan.join([chunk for chunk, _ in compressed], 1)
         if not return_info:
             return latents
-        return latents, join_info(plan, [info for _, info in made], [chunk.shape[-1] for chunk in features])
+        return latents, join_info(plan, [info for _, info in compressed], [chunk.shape[-1] for chunk in features])
 
     def decode_audio(
         self,
@@ -300,11 +300,11 @@ class AudioAutoencoder(nn.Module):
         iterate_batch: bool | int = False,
         **kwargs: Any,
     ) -> Tensor:
-        """`decode`, on request in chunks; the options are those of `encode_audio`."""
+        """Decode whole or in chunks; the options are the same as in `encode_audio`."""
         items = _items_at_once(max_batch_size, iterate_batch)
         if not chunked:
-            asked: dict[str, Any] = {"skip_bottleneck": skip_bottleneck, "iterate_batch": items}
-            return self.decode(latents, **{name: value for name, value in asked.items() if value}, **kwargs)
+            options: dict[str, Any] = {"skip_bottleneck": skip_bottleneck, "iterate_batch": items}
+            return self.decode(latents, **{name: value for name, value in options.items() if value}, **kwargs)
         self._check_latents(latents, skip_bottleneck)
         plan = ChunkPlan(latents.shape[-1], chunk_size, overlap, crossfade)
         with folded_weight_norm(self):
@@ -332,8 +332,8 @@ class AudioAutoencoder(nn.Module):
         self._check_audio(audio, skip_pretransform=False)
         plan = ChunkPlan(audio.shape[-1] // self.downsampling_ratio, chunk_size, overlap, crossfade=True)
         with folded_weight_norm(self):
-            made = in_batches(pass_through, plan.split(audio, self.downsampling_ratio), 1.0, max_batch_size)
-        return plan.join(made, self.downsampling_ratio)
+            decoded = in_batches(pass_through, plan.split(audio, self.downsampling_ratio), 1.0, max_batch_size)
+        return plan.join(decoded, self.downsampling_ratio)
 
     def _samples_per_frame(self, skip_pretransform: bool) -> int:
         if self.pretransform is None or not skip_pretransform:
@@ -349,5 +349,5 @@ def _in_turn(function: Callable[[Tensor], Tensor], x: Tensor, items: bool | int)
 
 
 def _items_at_once(max_batch_size: int | None, iterate_batch: bool | int) -> int | None:
-    """How many clips go through the networks together; None where nothing was asked."""
+    """Return how many clips go through the networks together; None if the caller set no limit."""
     return int(iterate_batch) if iterate_batch else max_batch_size

@@ -1,19 +1,18 @@
 """Overlapping chunks: long audio in bounded memory.
 
 Times are counted in frames of the latents. A chunk begins every `size - overlap` frames, and the last one is moved left
-to end with the clip. Of every overlap the first half comes from the chunk before, the second from the one after:
+to end with the clip. The first half of every overlap comes from the earlier chunk, the second half from the later one:
 
     chunk 0   |----------------|
     chunk 1               |----------------|
     chunk 2                     |----------------|        the last one overlaps more
     kept      |0000000000000|1111111|222222222222|
 
-Where the overlap covers the receptive field twice, the result equals that of one pass over the whole clip.
+If the overlap covers the receptive field twice, the result equals a single pass over the whole clip.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ MAX_BATCH_SAMPLES = 2**18  # audio samples in one call of a network, unless one 
 
 @dataclass(frozen=True)
 class ChunkPlan:
-    """Where the chunks of a clip of `frames` frames begin, and how they are joined."""
+    """Positions of the chunks of a clip of `frames` frames, and how the chunks are joined."""
 
     frames: int
     size: int
@@ -44,14 +43,15 @@ class ChunkPlan:
         return starts if starts[-1] == last else [*starts, last]
 
     def split(self, x: Tensor, step: int) -> list[Tensor]:
-        """Cut the last axis, of `step` entries per frame; what is past the last frame stays with the last chunk."""
+        """Cut the last axis, of `step` entries per frame; entries past the last frame belong to the last chunk."""
         starts = self.starts
         return [x[..., s * step : (s + self.size) * step] for s in starts[:-1]] + [x[..., starts[-1] * step :]]
 
     def join(self, chunks: Sequence[Tensor], step: int) -> Tensor:
-        """Put chunks of `step` entries per frame together again.
+        """Join chunks of `step` entries per frame.
 
-        A chunk may end a little early (odd strides) or late (a last, partial frame); only the last one's end counts.
+        A chunk may end a little early (odd strides) or late (a partial last frame); only the end of the last one
+        counts.
         """
         starts = [s * step for s in self.starts]
         joined = chunks[-1].new_zeros(*chunks[-1].shape[:-1], starts[-1] + chunks[-1].shape[-1])
@@ -74,18 +74,18 @@ def in_batches(
     for group in _groups(chunks, samples_per_entry, max_items):
         clips, size = len(group[0]), _limit(group[0], samples_per_entry, max_items)
         stacked = torch.cat(group) if len(group) > 1 else group[0]
-        made = [function(part) for part in stacked.split(size)]
-        results += (torch.cat(made) if len(made) > 1 else made[0]).split(clips)
+        parts = [function(part) for part in stacked.split(size)]
+        results += (torch.cat(parts) if len(parts) > 1 else parts[0]).split(clips)
     return results
 
 
 def _limit(chunk: Tensor, samples_per_entry: float, max_items: int | None) -> int:
-    """How many clips of the length of `chunk` go into one call."""
+    """Return how many clips of the length of `chunk` go into one call."""
     return max_items or max(1, int(MAX_BATCH_SAMPLES / max(chunk.shape[-1] * samples_per_entry, 1)))
 
 
 def _groups(chunks: Sequence[Tensor], samples_per_entry: float, max_items: int | None) -> Iterator[list[Tensor]]:
-    """Neighbours of equal length, as many as one call takes, and at least one."""
+    """Yield neighbours of equal length, as many as one call takes, and at least one."""
     group: list[Tensor] = []
     for chunk in chunks:
         room = _limit(chunk, samples_per_entry, max_items) // max(len(chunk), 1)
@@ -97,19 +97,20 @@ def _groups(chunks: Sequence[Tensor], samples_per_entry: float, max_items: int |
         yield group
 
 
-def join_info(plan: ChunkPlan, infos: Sequence[dict[str, Any]], frames: Sequence[int]) -> dict[str, Any]:
-    """One info dict out of one per chunk: losses are averaged, tensors with a time axis are joined, others listed."""
+def join_info(plan: ChunkPlan, infos: Sequence[dict[str, Tensor]], frames: Sequence[int]) -> dict[str, object]:
+    """Merge the info dicts of all chunks: average losses, join tensors with a time axis, list other values."""
     return {key: _join_entry(plan, [info[key] for info in infos], frames) for key in infos[0]}
 
 
-def _join_entry(plan: ChunkPlan, values: Sequence[Any], frames: Sequence[int]) -> Any:
-    hard = ChunkPlan(plan.frames, plan.size, plan.overlap)  # codes cannot be faded
-    if not all(isinstance(value, Tensor) for value in values):
+def _join_entry(plan: ChunkPlan, values: Sequence[object], frames: Sequence[int]) -> object:
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    if len(tensors) < len(values):
         return list(values)
-    if values[0].ndim == 0:
-        return torch.stack(list(values)).mean()
-    if all(value.shape[-1] == length for value, length in zip(values, frames)):
-        return hard.join(values, 1)
-    if values[0].ndim == 3 and all(value.shape[1] == length for value, length in zip(values, frames)):
-        return hard.join([value.mT for value in values], 1).mT
-    return list(values)
+    if tensors[0].ndim == 0:
+        return torch.stack(tensors).mean()
+    hard = ChunkPlan(plan.frames, plan.size, plan.overlap)  # codes cannot be faded
+    if all(value.shape[-1] == length for value, length in zip(tensors, frames)):
+        return hard.join(tensors, 1)
+    if tensors[0].ndim == 3 and all(value.shape[1] == length for value, length in zip(tensors, frames)):
+        return hard.join([value.mT for value in tensors], 1).mT
+    return tensors

@@ -1,18 +1,20 @@
 """Encoder and decoder of the Descript Audio Codec (Kumar et al. 2023), with descript-audio-codec's state-dict names.
 
-Like Oobleck's, a decoder level of odd stride makes one sample fewer than it should.
+As in Oobleck, a decoder level of odd stride outputs one sample too few.
 """
 
 import math
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.models.activations import Snake1d
+from stable_audio_tools.models.autoencoders.levels import describe_coder
 from stable_audio_tools.models.autoencoders.oobleck import DILATIONS, downsampling_conv, upsampling_conv
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 
@@ -92,22 +94,13 @@ class DACDecoder(nn.Module):
         return self.model(x).contiguous()
 
 
-def encoder_facts(config: SimpleNamespace) -> dict[str, Any]:
+def encoder_facts(config: SimpleNamespace) -> JsonObject:
     widest = config.d_model * 2 ** len(config.strides)
     return {
         "in_channels": config.in_channels,
         "latent_dim": widest if config.latent_dim is None else config.latent_dim,
         "ratio": math.prod(config.strides),
         "ratio_key": "strides",
-    }
-
-
-def decoder_facts(config: SimpleNamespace) -> dict[str, Any]:
-    return {
-        "out_channels": config.out_channels,
-        "latent_dim": config.latent_dim,
-        "ratio": math.prod(config.rates),
-        "ratio_key": "rates",
     }
 
 
@@ -121,7 +114,8 @@ class DACEncoderWrapper(nn.Module):
         strides: Annotated[_Strides, Field(min_length=1, description="stride of each level, from audio to latents")],
         in_channels: Annotated[int, Field(ge=1, description="audio channels")] = 1,
         latent_dim: Annotated[
-            int | None, Field(ge=1, description="output channels, twice the model's for a vae; null: those of the net")
+            int | None,
+            Field(ge=1, description="output channels, twice the model's for a vae; null: the channels of the network"),
         ] = None,
     ) -> None:
         super().__init__()
@@ -135,7 +129,7 @@ class DACEncoderWrapper(nn.Module):
         return self.proj_out(self.encoder(x)).contiguous()
 
 
-@register("decoder", "dac", facts=decoder_facts)
+@register("decoder", "dac", facts=lambda config: describe_coder(config, "out_channels", ratio_key="rates"))
 class DACDecoderWrapper(nn.Module):
     """Descript Audio Codec's decoder."""
 

@@ -1,7 +1,7 @@
 """An autoencoder whose decoder is a diffusion model: the latents, spread over time, steer the denoising of audio.
 
 audio -> pretransform -> encoder -> bottleneck -> latents
-latents -> bottleneck -> decoder, where there is one -> repeated to the rate of the audio -> diffusion -> pretransform
+latents -> bottleneck -> optional decoder -> repeated to the rate of the audio -> diffusion -> pretransform
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.core.config import Kind, Part, Runtime, build, register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.diffusion.backbones import halve_parameters
@@ -41,7 +42,7 @@ class DiffusionAutoencoder(AudioAutoencoder):
             halve_parameters(self.encoder)  # latents far from where a bottleneck saturates
 
     def condition_on(self, latents: Tensor, length: int | None = None) -> Tensor:
-        """Latents (b, d, t), after the bottleneck, to what steers the diffusion, (b, d', length, or t * frame_size)."""
+        """Expand latents (b, d, t), after the bottleneck, to the condition of the diffusion, (b, d', length)."""
         length = latents.shape[-1] * self.frame_size if length is None else length
         if self.decoder is not None:
             latents = self.decoder(latents)
@@ -66,7 +67,7 @@ class DiffusionAutoencoder(AudioAutoencoder):
         return audio if self.pretransform is None or skip_pretransform else self.pretransform.decode(audio)
 
     def _denoise(self, x: Tensor, condition: Tensor, steps: int, **kwargs: Any) -> Tensor:
-        """DDIM for the v objective (Salimans & Ho 2022, appendix D), from pure noise, without fresh noise."""
+        """Sample by deterministic DDIM for the v objective (Salimans & Ho 2022, appendix D), from pure noise."""
         times = torch.linspace(1, 0, steps + 1)[:-1]
         alphas, sigmas = (values.tolist() for values in V.mix(times))
         data = x
@@ -81,20 +82,20 @@ class DiffusionAutoencoder(AudioAutoencoder):
 
 
 def _ratios(config: SimpleNamespace) -> tuple[int | None, int | None]:
-    """Downsampling by the encoder and by the pretransform, as far as the config tells."""
+    """Return the downsampling ratios of encoder and pretransform; None where the config does not specify one."""
     inner = None if config.encoder is None else config.encoder.facts.get("ratio")
     outer = 1 if config.pretransform is None else config.pretransform.facts.get("downsampling_ratio")
     return inner, outer
 
 
 def _samples_per_frame(config: SimpleNamespace) -> int:
-    """Published configs count `downsampling_ratio` in the space of the pretransform, others in samples of audio."""
+    """Return samples of audio per frame; published configs count them after the pretransform."""
     inner, outer = _ratios(config)
     ratio: int = config.downsampling_ratio if inner is None or outer is None else inner * outer
     return ratio
 
 
-def _facts(config: SimpleNamespace) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> JsonObject:
     ratio = _samples_per_frame(config)
     return {
         "latent_dim": config.latent_dim,
@@ -128,12 +129,12 @@ def _check_ratio(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 
 def _check_latents(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    told = {} if config.bottleneck is None else config.bottleneck.facts
-    if told.get("dim", config.latent_dim) != config.latent_dim:
-        yield "latent_dim", f"is {config.latent_dim}, but bottleneck.config makes {told['dim']} channels; use that"
+    known = {} if config.bottleneck is None else config.bottleneck.facts
+    if known.get("dim", config.latent_dim) != config.latent_dim:
+        yield "latent_dim", f"is {config.latent_dim}, but bottleneck.config outputs {known['dim']} channels; use that"
     wanted = {
-        "encoder": config.latent_dim * told.get("encoder_multiple", 1),
-        "decoder": _steering_channels(config, told),
+        "encoder": config.latent_dim * known.get("encoder_multiple", 1),
+        "decoder": _steering_channels(config, known),
     }
     for name, channels in wanted.items():
         part: Part | None = getattr(config, name)
@@ -144,10 +145,10 @@ def _check_latents(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 
 def _check_condition(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """The diffusion model takes the channels of the decoder, or of the latents where there is none."""
+    """Compare the condition of the diffusion model with the channels of the decoder, or else of the latents."""
     taken = config.diffusion.facts.get("input_concat_dim")
-    told = {} if config.bottleneck is None else config.bottleneck.facts
-    given = _steering_channels(config, told) if config.decoder is None else config.decoder.facts.get("out_channels")
+    known = {} if config.bottleneck is None else config.bottleneck.facts
+    given = _steering_channels(config, known) if config.decoder is None else config.decoder.facts.get("out_channels")
     if taken is None or given is None or taken == given:
         return
     key = "cond_dim" if hasattr(config.diffusion.config, "cond_dim") else "input_concat_dim"

@@ -8,14 +8,15 @@ from pydantic import Field
 from torch import nn
 
 from stable_audio_tools.core.config import Kind, Part, Runtime, build, register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 
 _Channels = Annotated[int | None, Field(ge=1)]
 
 
-def autoencoder_facts(config: SimpleNamespace) -> dict[str, Any]:
-    """What a model that holds this autoencoder needs to know of it."""
+def autoencoder_facts(config: SimpleNamespace) -> JsonObject:
+    """Return the facts that a model containing this autoencoder reads."""
     return {
         "latent_dim": config.latent_dim,
         "downsampling_ratio": config.downsampling_ratio,
@@ -26,7 +27,7 @@ def autoencoder_facts(config: SimpleNamespace) -> dict[str, Any]:
 
 
 def check_autoencoder(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """Encoder, decoder and the numbers beside them must tell of the same latents."""
+    """Check that encoder, decoder and the numbers beside them describe the same latents."""
     yield from check_ratio(config, "encoder")
     yield from check_ratio(config, "decoder")
     yield from _check_latents(config)
@@ -35,7 +36,7 @@ def check_autoencoder(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 
 def check_ratio(config: SimpleNamespace, part_name: str) -> Iterator[tuple[str, str]]:
-    """The product of the strides, times a pretransform's ratio, is the model's downsampling ratio."""
+    """Check that the strides, times the ratio of the pretransform, multiply to the model's downsampling ratio."""
     part: Part | None = getattr(config, part_name, None)
     strides = part.facts.get("ratio") if part is not None else None
     outer = _facts_of(config.pretransform).get("downsampling_ratio", 1 if config.pretransform is None else None)
@@ -51,15 +52,15 @@ def check_ratio(config: SimpleNamespace, part_name: str) -> Iterator[tuple[str, 
 
 
 def _check_latents(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    told = _facts_of(config.bottleneck)
-    if told.get("dim", config.latent_dim) != config.latent_dim:
+    known = _facts_of(config.bottleneck)
+    if known.get("dim", config.latent_dim) != config.latent_dim:
         yield (
             "latent_dim",
-            f"is {config.latent_dim}, but bottleneck.config makes {told['dim']} channels; use that",
+            f"is {config.latent_dim}, but bottleneck.config outputs {known['dim']} channels; use that",
         )
     wanted = {
-        "encoder": (config.latent_dim * told.get("encoder_multiple", 1), "the bottleneck splits into mean and scale"),
-        "decoder": (config.latent_dim + told.get("extra_channels", 0), "with the noise channels of the bottleneck"),
+        "encoder": (config.latent_dim * known.get("encoder_multiple", 1), "the bottleneck splits into mean and scale"),
+        "decoder": (config.latent_dim + known.get("extra_channels", 0), "with the noise channels of the bottleneck"),
     }
     for name, (channels, why) in wanted.items():
         part: Part = getattr(config, name)
@@ -76,15 +77,15 @@ def _check_channels(config: SimpleNamespace, part_name: str, key: str) -> Iterat
     found, beside = part.facts.get(key), getattr(config, key)
     wanted, wanted_key = (config.io_channels, "io_channels") if beside is None else (beside, key)
     if config.pretransform is not None and beside is None:
-        # io_channels counts the channels of the audio, or those that the pretransform makes of them.
-        wanted, wanted_key = _facts_of(config.pretransform).get("encoded_channels"), "what the pretransform makes"
+        # io_channels counts the channels of the audio, or the outputs of the pretransform.
+        wanted, wanted_key = _facts_of(config.pretransform).get("encoded_channels"), "the output of the pretransform"
     if found is None or wanted is None or found == wanted:
         return
     inner = f"{part_name}.config.{part.facts.get('channels_key', key)}"
     yield inner, f"is {found}, but {wanted_key} is {wanted}: set {inner} to {wanted}, or {key} beside it to {found}"
 
 
-def _facts_of(part: Part | None) -> dict[str, Any]:
+def _facts_of(part: Part | None) -> JsonObject:
     return {} if part is None else part.facts
 
 

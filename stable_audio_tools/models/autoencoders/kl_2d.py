@@ -6,13 +6,14 @@ repeated up to what can be halved. State-dict names are those of diffusers' Auto
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.packages import require
 
 Size = Literal["small", "medium", "large"]
@@ -25,8 +26,8 @@ _MULTIPLES: dict[Size, tuple[int, ...]] = {  # of the levels below the first
 }
 
 _Bands = Annotated[int, Field(ge=1, description="bands of the spectrogram")]
-_ImageChannels = Annotated[int, Field(ge=1, description="channels of the spectrogram, each with bands of its own")]
-_LatentChannels = Annotated[int, Field(ge=1, description="channels of the latents, each with rows of its own")]
+_ImageChannels = Annotated[int, Field(ge=1, description="channels of the spectrogram, each with its own bands")]
+_LatentChannels = Annotated[int, Field(ge=1, description="channels of the latents, each with its own rows")]
 _Downsamplings = Annotated[int, Field(ge=0, le=11, description="how often bands and frames are halved")]
 _Size = Annotated[Size, Field(description="how fast the channels grow from level to level, beginning with 32")]
 _Channels = Annotated[
@@ -39,14 +40,8 @@ _Groups = Annotated[int, Field(ge=1, description="groups of the normalisation")]
 
 
 def level_widths(size: Size, downsamplings: int) -> tuple[int, ...]:
-    """Channels of the levels, the finest first."""
+    """Return the channels of each level, the finest first."""
     return (_WIDTH, *(_WIDTH * multiple for multiple in _MULTIPLES[size][:downsamplings]))
-
-
-def _widths_of(config: SimpleNamespace) -> tuple[int, ...]:
-    if config.block_out_channels is not None:
-        return tuple(config.block_out_channels)
-    return level_widths(config.size, config.downsamplings)
 
 
 def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
@@ -56,7 +51,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
             "block_out_channels",
             f"has {len(given)} levels, and downsamplings is {config.downsamplings}: give {config.downsamplings + 1}",
         )
-    for width in _widths_of(config):
+    for width in given or level_widths(config.size, config.downsamplings):
         if width < 1 or width % config.norm_groups:
             yield "norm_groups", f"is {config.norm_groups}; the {width} channels of a level must be a multiple of it"
 
@@ -66,7 +61,7 @@ def _latent_dim(config: SimpleNamespace) -> int:
     return channels
 
 
-def _describe_encoder(config: SimpleNamespace) -> dict[str, Any]:
+def _describe_encoder(config: SimpleNamespace) -> JsonObject:
     return {
         "in_channels": config.image_channels * config.bands,
         "channels_key": "bands",
@@ -77,7 +72,7 @@ def _describe_encoder(config: SimpleNamespace) -> dict[str, Any]:
     }
 
 
-def _describe_decoder(config: SimpleNamespace) -> dict[str, Any]:
+def _describe_decoder(config: SimpleNamespace) -> JsonObject:
     return {
         "out_channels": config.image_channels * config.bands,
         "channels_key": "bands",

@@ -19,30 +19,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.models.autoencoders.levels import Count, check_lengths, describe_coder
 from stable_audio_tools.models.transformer import Attention, FeedForward, LayerNorm, Rotary, RotaryEmbedding
 from stable_audio_tools.models.transformer.rotary import rotate
 
 SMALLEST_BLOCK = 64  # queries that share a stretch of keys
 
-_Count = Annotated[int, Field(ge=1)]
-_Counts = Annotated[Sequence[_Count], Field(min_length=1)]
+_Counts = Annotated[Sequence[Count], Field(min_length=1)]
 _Heads = Annotated[_Counts, Field(description="attention heads of each level")]
 _Depths = Annotated[_Counts, Field(description="layers of each level")]
 _Ratios = Annotated[_Counts, Field(description="change of rate at each level")]
 _Window = Annotated[int, Field(ge=1, description="positions that each one attends to, at its level's rate")]
-_Mult = Annotated[float, Field(gt=0, description="width of the feed-forward over that of the level")]
+_Mult = Annotated[float, Field(gt=0, description="width of the feed-forward relative to the width of the level")]
 _Causal = Annotated[bool, Field(description="attend to no later position")]
 _CondDim = Annotated[int, Field(ge=0, description="width of a vector that scales the norms, given as cond; 0: none")]
 _ContextDim = Annotated[int, Field(ge=0, description="width of tokens to attend to, given as cross_attn_cond; 0: none")]
 
 
 def window_starts(positions: Tensor, length: int, window: int) -> Tensor:
-    """First key of the window of each position; a window of even size has one more before its position than after."""
+    """Return the first key of each position's window; a window of even size has one more key before than after."""
     return (positions - window // 2).clamp(0, length - window)
 
 
 def neighbourhood_attention(q: Tensor, k: Tensor, v: Tensor, window: int, causal: bool = False) -> Tensor:
-    """Attention of (b, h, n, d) over the `window` nearest positions, in time and memory linear in n.
+    """Attend from (b, h, n, d) to the `window` nearest positions, in time and memory linear in n.
 
     Queries are taken in blocks, and each block meets the stretch of keys that covers the windows of all of them.
     """
@@ -68,9 +68,9 @@ def neighbourhood_attention(q: Tensor, k: Tensor, v: Tensor, window: int, causal
 
 @lru_cache(maxsize=16)
 def _blocks(length: int, window: int, block: int, causal: bool, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Keys that each block meets (blocks, w), and which of them each query sees (blocks, block, w).
+    """Return the keys of each block (blocks, w), and which of them each query sees (blocks, block, w).
 
-    Cached, so made outside of inference mode, for training too.
+    The result is cached, so it is computed outside inference mode and can serve training too.
     """
     with torch.inference_mode(False):
         stretch = min(block + window - 1, length)
@@ -175,7 +175,7 @@ class LocalTransformer(nn.Module):
             yield tuple(layer)
 
     def _scaling(self, cond: Tensor | None, cross_attn_cond: Tensor | None) -> tuple[Tensor, ...]:
-        """What the norms take beside x."""
+        """Check the conditions, and return the arguments of the norms besides x."""
         given = {"cond": (cond, self.cond_dim), "cross_attn_cond": (cross_attn_cond, self.cross_attn_cond_dim)}
         for name, (value, width) in given.items():
             if (value is None) != (width == 0):
@@ -218,11 +218,8 @@ class UpsampleBlock(nn.Module):
 
 
 def check_levels(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """Lists of one length; widths that divide into heads."""
-    levels = len(config.depths)
-    for key in ("embed_dims", "heads", "ratios"):
-        if len(getattr(config, key)) != levels:
-            yield key, f"has {len(getattr(config, key))} entries for {levels} depths; give one per level"
+    """Check that the lists have one length, and that widths divide into heads."""
+    yield from check_lengths(config, ("embed_dims", "heads", "ratios"), "depths")
     for index, (width, heads) in enumerate(zip(config.embed_dims, config.heads)):
         if width % (2 * heads):
             valid = max(round(width / (2 * heads)), 1) * 2 * heads
@@ -232,21 +229,10 @@ def check_levels(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
             )
 
 
-def _facts(config: SimpleNamespace, audio_side: str, latent_side: str, audio_key: str) -> dict[str, Any]:
-    return {
-        audio_key: getattr(config, audio_side),
-        "channels_key": audio_side,
-        "latent_dim": getattr(config, latent_side),
-        "latent_key": latent_side,
-        "ratio": math.prod(config.ratios),
-        "ratio_key": "ratios",
-    }
-
-
 def _transformers(
     embed_dims: Sequence[int], depths: Sequence[int], heads: Sequence[int], **options: Any
 ) -> Iterator[tuple[int, int, LocalTransformer]]:
-    """(width before, width, transformer) of each level."""
+    """Yield (width before, width, transformer) of each level."""
     for before, dim, depth, count in zip([embed_dims[0], *embed_dims], embed_dims, depths, heads):
         yield before, dim, LocalTransformer(dim, depth, count, **options)
 
@@ -254,7 +240,7 @@ def _transformers(
 @register(
     "encoder",
     "local_attn",
-    facts=lambda config: _facts(config, "in_channels", "out_channels", "in_channels"),
+    facts=lambda config: describe_coder(config, "in_channels", "in_channels", "out_channels", "ratios"),
     check=check_levels,
 )
 class TransformerEncoder1D(nn.Module):
@@ -299,7 +285,7 @@ class TransformerEncoder1D(nn.Module):
         self.project_out = nn.Linear(embed_dims[-1], out_channels, bias=False)
 
     def forward(self, x: Tensor, cond: Tensor | None = None, cross_attn_cond: Tensor | None = None) -> Tensor:
-        """(b, c, n) -> (b, d, t); samples past the last whole frame are left out."""
+        """Encode (b, c, n) to (b, d, t); samples past the last whole frame are dropped."""
         x = self.project_in(x[..., : x.shape[-1] // self.ratio * self.ratio].transpose(1, 2))
         for layer in self.layers:
             x = layer(x, cond=cond, cross_attn_cond=cross_attn_cond)
@@ -309,7 +295,7 @@ class TransformerEncoder1D(nn.Module):
 @register(
     "decoder",
     "local_attn",
-    facts=lambda config: _facts(config, "out_channels", "in_channels", "out_channels"),
+    facts=lambda config: describe_coder(config, "out_channels", "out_channels", "in_channels", "ratios"),
     check=check_levels,
 )
 class TransformerDecoder1D(nn.Module):

@@ -1,29 +1,32 @@
 """Oobleck, the convolutional autoencoder of Stable Audio: strided, weight-normalised, zero-padded.
 
-A level of odd stride s loses one sample on decoding: its transposed convolution makes n * s - 1 samples out of n. Even
+A level of odd stride s loses one sample on decoding: its transposed convolution turns n samples into n * s - 1. Even
 strides keep every sample.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import register
 from stable_audio_tools.models.autoencoders.layers import Activation, make_activation, run_layer
+from stable_audio_tools.models.autoencoders.levels import (
+    Multiples,
+    Recompute,
+    Snake,
+    Strides,
+    check_lengths,
+    describe_coder,
+)
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConvTranspose1d
 
 DILATIONS = (1, 3, 9)
 
-_Count = Annotated[int, Field(ge=1)]
 _Width = Annotated[int, Field(ge=1, description="width at the rate of the audio")]
-_Multiples = Annotated[Sequence[_Count], Field(min_length=1, description="width of each level, in units of channels")]
-_Strides = Annotated[Sequence[_Count], Field(min_length=1, description="stride of each level, from audio to latents")]
-_Snake = Annotated[bool, Field(description="SnakeBeta activations instead of ELU")]
-_Recompute = Annotated[bool, Field(description="in training, recompute activations in the backward pass: less memory")]
 
 
 class ResidualUnit(nn.Module):
@@ -45,12 +48,12 @@ class ResidualUnit(nn.Module):
 
 
 def downsampling_conv(in_channels: int, out_channels: int, stride: int) -> WNConv1d:
-    """Strided convolution with windows of two strides; n / stride frames out of n samples."""
+    """Build a strided convolution with windows of two strides: n samples to n / stride frames."""
     return WNConv1d(in_channels, out_channels, kernel_size=2 * stride, stride=stride, padding=math.ceil(stride / 2))
 
 
 def upsampling_conv(in_channels: int, out_channels: int, stride: int) -> WNConvTranspose1d:
-    """The transpose of `downsampling_conv`: n * stride samples, one fewer where the stride is odd."""
+    """Build the transpose of `downsampling_conv`: n frames to n * stride samples, one fewer if the stride is odd."""
     return WNConvTranspose1d(
         in_channels, out_channels, kernel_size=2 * stride, stride=stride, padding=math.ceil(stride / 2)
     )
@@ -105,31 +108,12 @@ class DecoderBlock(nn.Module):
         return self.layers(x)
 
 
-def check_levels(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """One stride for each multiple."""
-    if len(config.strides) != len(config.c_mults):
-        yield "strides", f"{len(config.strides)} strides for {len(config.c_mults)} c_mults; give one stride per level"
+def check_strides(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
+    """Check that there is one stride per level."""
+    yield from check_lengths(config, ("strides",))
 
 
-def encoder_facts(config: SimpleNamespace) -> dict[str, Any]:
-    return {
-        "in_channels": config.in_channels,
-        "latent_dim": config.latent_dim,
-        "ratio": math.prod(config.strides),
-        "ratio_key": "strides",
-    }
-
-
-def decoder_facts(config: SimpleNamespace) -> dict[str, Any]:
-    return {
-        "out_channels": config.out_channels,
-        "latent_dim": config.latent_dim,
-        "ratio": math.prod(config.strides),
-        "ratio_key": "strides",
-    }
-
-
-@register("encoder", "oobleck", facts=encoder_facts, check=check_levels)
+@register("encoder", "oobleck", facts=lambda config: describe_coder(config, "in_channels"), check=check_strides)
 class OobleckEncoder(nn.Module):
     """Convolutional encoder of Stable Audio: audio to latents."""
 
@@ -138,11 +122,11 @@ class OobleckEncoder(nn.Module):
         in_channels: Annotated[int, Field(ge=1, description="audio channels")] = 2,
         channels: _Width = 128,
         latent_dim: Annotated[int, Field(ge=1, description="output channels; twice the model's for a vae")] = 32,
-        c_mults: _Multiples = (1, 2, 4, 8),
-        strides: _Strides = (2, 4, 8, 8),
-        use_snake: _Snake = False,
+        c_mults: Multiples = (1, 2, 4, 8),
+        strides: Strides = (2, 4, 8, 8),
+        use_snake: Snake = False,
         antialias_activation: Annotated[bool, Field(description="run the last activation at twice the rate")] = False,
-        checkpointing: _Recompute = False,
+        checkpointing: Recompute = False,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
@@ -161,7 +145,7 @@ class OobleckEncoder(nn.Module):
         return self.layers(x).contiguous()
 
 
-@register("decoder", "oobleck", facts=decoder_facts, check=check_levels)
+@register("decoder", "oobleck", facts=lambda config: describe_coder(config, "out_channels"), check=check_strides)
 class OobleckDecoder(nn.Module):
     """Convolutional decoder of Stable Audio: latents to audio."""
 
@@ -170,9 +154,9 @@ class OobleckDecoder(nn.Module):
         out_channels: Annotated[int, Field(ge=1, description="audio channels")] = 2,
         channels: _Width = 128,
         latent_dim: Annotated[int, Field(ge=1, description="channels of the latents")] = 32,
-        c_mults: _Multiples = (1, 2, 4, 8),
-        strides: _Strides = (2, 4, 8, 8),
-        use_snake: _Snake = False,
+        c_mults: Multiples = (1, 2, 4, 8),
+        strides: Strides = (2, 4, 8, 8),
+        use_snake: Snake = False,
         antialias_activation: Annotated[
             bool, Field(description="run the activation before each step up, and the last, at twice the rate")
         ] = False,
@@ -180,7 +164,7 @@ class OobleckDecoder(nn.Module):
             bool, Field(description="step up by repetition and a convolution instead of a transposed convolution")
         ] = False,
         final_tanh: Annotated[bool, Field(description="end in tanh: audio within [-1, 1]")] = True,
-        checkpointing: _Recompute = False,
+        checkpointing: Recompute = False,
     ) -> None:
         super().__init__()
         self.out_channels = out_channels

@@ -1,4 +1,4 @@
-"""Audio as an encoder wants it: its rate, its channels, whole frames."""
+"""Conversion of audio to the input of an encoder: its rate, its channels, whole frames."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def unfold_channels_from_batch(x: Tensor, channels: int) -> Tensor:
 
 
 def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
-    """Band-limited resampling of the last axis."""
+    """Resample the last axis, band-limited."""
     if from_rate == to_rate:
         return audio
     from torchaudio.transforms import Resample
@@ -45,7 +45,7 @@ def resample(audio: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 
 def as_clip(audio: Tensor) -> Tensor:
-    """One clip as (c, n), out of (n,), (c, n) or (1, c, n)."""
+    """Return a clip of shape (n,), (c, n) or (1, c, n) as (c, n)."""
     if audio.ndim == 3 and audio.shape[0] == 1:
         audio = audio[0]
     if audio.ndim == 1:
@@ -60,7 +60,7 @@ def as_clip(audio: Tensor) -> Tensor:
 
 
 def batch_clips(clips: Sequence[Tensor], rates: Sequence[int], sample_rate: int, channels: int, step: int) -> Tensor:
-    """Clips (c, n) of any rate, length and channel count as one batch (b, c, n), n a multiple of `step`.
+    """Convert clips (c, n) of any rate, length and channel count to one batch (b, c, n), n a multiple of `step`.
 
     Shorter clips are followed by silence.
     """

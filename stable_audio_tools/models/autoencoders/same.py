@@ -1,22 +1,22 @@
 """SAME, the autoencoder of Stable Audio 3: transformers that resample by query tokens, without strided convolutions.
 
-Every `stride` frames of a stage share one learned query (encoder), or one frame owns `stride` queries (decoder). They
-stand next to each other in the sequence, attention runs over all, and the queries are what the stage puts out:
+Every `stride` frames of a stage share one learned query (encoder), or one frame has `stride` queries (decoder). Frames
+and queries are neighbours in the sequence, attention runs over both, and the queries are the output of the stage:
 
     encoder, stride 4    | x x x x q | x x x x q |  ->  q q
     decoder, stride 4    | x q q q q | x q q q q |  ->  q q q q q q q q
 
 Attention stays within a sliding window of such groups, or within chunks of `chunk_size` frames. With a midpoint shift
-the second half of the layers sees the chunks moved by half of one, so that information crosses their borders:
+the second half of the layers sees the chunks shifted by half a chunk, so that information crosses their borders:
 
     first half           |  chunk 0  |  chunk 1  |
-    second half    | 0a' 0a | 0b  1a | 1b  1b' |        (ends repeat themselves, and are cut off again)
+    second half    | 0a' 0a | 0b  1a | 1b  1b' |        (ends are repeated, and removed afterwards)
 
-In chunks lengths are padded with silence to whole chunks, and stay so.
+With chunks, lengths are padded with silence to whole chunks, and stay padded.
 """
 
-import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -28,6 +28,17 @@ from torch.nn import functional as F
 
 from stable_audio_tools.core.config import register
 from stable_audio_tools.models.autoencoders.layers import run_layer
+from stable_audio_tools.models.autoencoders.levels import (
+    Conformer,
+    Depths,
+    LayerScale,
+    Multiples,
+    Strides,
+    Width,
+    check_lengths,
+    check_widths,
+    describe_coder,
+)
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 from stable_audio_tools.models.calls import used
 from stable_audio_tools.models.transformer import TransformerBlock
@@ -36,12 +47,6 @@ from stable_audio_tools.models.transformer.feedforward import Transpose
 Side = Literal["encoder", "decoder"]
 
 _EPS = 1e-3  # of every norm
-_Count = Annotated[int, Field(ge=1)]
-_Depth = Annotated[int, Field(ge=0)]
-_Width = Annotated[int, Field(ge=1, description="unit of c_mults, which give the width of each stage")]
-_Multiples = Annotated[Sequence[_Count], Field(min_length=1, description="width of each stage, in units of channels")]
-_Strides = Annotated[Sequence[_Count], Field(min_length=1, description="stride of each stage, from audio to latents")]
-_Depths = Annotated[Sequence[_Depth], Field(min_length=1, description="transformer layers of each stage")]
 _Window = Annotated[
     Annotated[Sequence[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)] | None,
     Field(description="coarse frames that attention reaches back and ahead; null: chunks instead of a window"),
@@ -49,8 +54,6 @@ _Window = Annotated[
 _Chunk = Annotated[int, Field(ge=1, description="fine frames of a chunk, a multiple of every stride; without a window")]
 _Shift = Annotated[bool, Field(description="move the chunks by half of one in the second half of the layers")]
 _Recompute = Annotated[bool, Field(description="recompute activations in the backward pass: less memory, slower")]
-_Conformer = Annotated[bool, Field(description="a convolution module in each transformer layer")]
-_LayerScale = Annotated[bool, Field(description="a learned gain on each residual branch, near zero at first")]
 _Heads = Annotated[int, Field(ge=1, description="channels of an attention head")]
 _Differential = Annotated[bool, Field(description="differential attention")]
 _Variable = Annotated[bool, Field(description="one query for all positions, so that strides can change per call")]
@@ -64,7 +67,7 @@ _Frozen = Annotated[bool, Field(description="train only what maps between widths
 
 
 class _Groups(NamedTuple):
-    """How a pass lays out its sequence, in tokens."""
+    """Layout of the sequence of a pass, in tokens."""
 
     inputs: int  # of x in a group
     outputs: int  # queries in a group
@@ -106,7 +109,7 @@ class TransformerResamplingBlock(nn.Module):
         conv_mapping: bool = False,
         freeze_backbone: bool = False,
     ) -> None:
-        """`sinusoidal_blocks` n gives the last n - 1 layers sine gates, as published."""
+        """Build the layers; `sinusoidal_blocks` n gives the last n - 1 of them sine gates, as published."""
         super().__init__()
         if type not in ("encoder", "decoder"):
             raise ValueError(f"type is {type!r}; a stage is of an 'encoder' or of a 'decoder'")
@@ -160,15 +163,18 @@ class TransformerResamplingBlock(nn.Module):
         prepend_cond: Tensor | None = None,
         cross_attn_cond: Tensor | None = None,
     ) -> Any:
-        """x (b, c, n) -> (b, c', m), with `return_features` also the hidden states of every layer.
+        """Resample x (b, c, n) to (b, c', m); with `return_features`, also return the hidden states of every layer.
 
-        `stride` replaces that of the config. `override_new_tokens` (b, m, d) is added to the queries in place of
-        noise, `prepend_cond` (b, p, d) stands before every group. Features are (b, tokens, d), the first one without
-        queries; in chunks without a shift (b * chunks, tokens, d).
+        `stride` replaces the stride of the config. `override_new_tokens` (b, m, d) is added to the queries in place of
+        noise, `prepend_cond` (b, p, d) precedes every group. Features are (b, tokens, d), the first without queries;
+        with chunks and no shift, (b * chunks, tokens, d).
         """
         if stride not in (None, self.stride) and not self.variable_stride:
-            raise ValueError(f"a stride of {stride} needs variable_stride; this stage has a query for each of its own")
-        groups = self._groups(self.stride if stride is None else stride, _tokens(prepend_cond))
+            raise ValueError(
+                f"a stride of {stride} needs variable_stride; this stage has queries for a stride of {self.stride} only"
+            )
+        prepended = 0 if prepend_cond is None else prepend_cond.shape[1]
+        groups = self._groups(self.stride if stride is None else stride, prepended)
         if self.side == "encoder":
             # Silence is mapped like sound, so it is added first.
             x = self.mapping(self._padded(x, groups) if self.transformer_depth else x)
@@ -188,7 +194,7 @@ class TransformerResamplingBlock(nn.Module):
 
     @property
     def frames_per_chunk(self) -> int | None:
-        """Coarse frames in a chunk; None with a window."""
+        """Number of coarse frames in a chunk; None with a window."""
         return None if self.sliding_window is not None else self.chunk_size // self.stride
 
     def _groups(self, stride: int, prepended: int) -> _Groups:
@@ -201,13 +207,13 @@ class TransformerResamplingBlock(nn.Module):
         return _Groups(inputs, outputs, prepended, None, self.chunk_size // stride * (stride + 1 + prepended))
 
     def _padded(self, x: Tensor, groups: _Groups) -> Tensor:
-        """(b, c, n) with zeros at the end up to a whole number of groups, or of chunks."""
+        """Pad (b, c, n) with zeros at the end to a whole number of groups, or of chunks."""
         per_group = groups.inputs
         multiple = per_group if groups.chunk is None else groups.chunk // groups.size * per_group
         return F.pad(x, (0, -x.shape[-1] % multiple))
 
     def _with_queries(self, x: Tensor, groups: _Groups, given: Tensor | None, prepended: Tensor | None) -> Tensor:
-        """x (b, n, d) -> (b, tokens, d)"""
+        """Interleave x (b, n, d) with queries and prepended tokens: (b, tokens, d)."""
         batch = len(x)
         frames = rearrange(x, "b (n c) d -> (b n) c d", c=groups.inputs)
         queries = self.new_tokens.expand(len(frames), groups.outputs, -1)
@@ -221,7 +227,7 @@ class TransformerResamplingBlock(nn.Module):
         return rearrange(torch.cat(parts, dim=1), "(b n) c d -> b (n c) d", b=batch)
 
     def _attend(self, x: Tensor, groups: _Groups, context: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        """x (b, tokens, d) through the layers -> the same, and the hidden states."""
+        """Run x (b, tokens, d) through the layers; also return the hidden states."""
         layers = list(self.transformers)
         if groups.chunk is None:
             return self._run(layers, x, context, groups.window)
@@ -260,27 +266,13 @@ class TransformerResamplingBlock(nn.Module):
         return x, features
 
 
-def _tokens(condition: Tensor | None) -> int:
-    return 0 if condition is None else condition.shape[1]
-
-
 def check_stages(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """As many strides and depths as widths; widths that divide into heads, chunks that divide into strides."""
+    """Check the lengths of the lists, that widths divide into heads, and chunks into strides."""
     keys = ["strides", "transformer_depths"]
     if isinstance(getattr(config, "sinusoidal_blocks", None), Sequence):
         keys.append("sinusoidal_blocks")
-    for key in keys:
-        if len(getattr(config, key)) != len(config.c_mults):
-            yield key, f"has {len(getattr(config, key))} entries for {len(config.c_mults)} c_mults; give one per stage"
-    for index, multiple in enumerate(config.c_mults):
-        width = multiple * config.channels
-        if width > config.dim_heads and width % config.dim_heads:
-            nearest = round(width / config.dim_heads) * config.dim_heads
-            yield (
-                f"c_mults[{index}]",
-                f"makes a stage {width} wide with channels {config.channels}; attention heads are {config.dim_heads} "
-                f"wide (dim_heads), so a width above that must be a multiple of it, such as {nearest}",
-            )
+    yield from check_lengths(config, keys)
+    yield from check_widths(config, config.dim_heads, " (dim_heads)")
     if config.sliding_window is not None:
         return
     for index, stride in enumerate(config.strides):
@@ -294,16 +286,9 @@ def check_stages(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
             )
 
 
-def _facts(config: SimpleNamespace, channels_key: str) -> dict[str, Any]:
-    return {
-        channels_key: getattr(config, channels_key),
-        "latent_dim": config.latent_dim,
-        "ratio": math.prod(config.strides),
-        "ratio_key": "strides",
-    }
-
-
-_IGNORED = ("causal", "mapping_style", "use_flash")  # in published configs, without effect there too
+_describe_encoder = partial(describe_coder, channels="in_channels")
+_describe_decoder = partial(describe_coder, channels="out_channels")
+_IGNORED = ("causal", "mapping_style", "use_flash")  # keys of published configs that have no effect upstream either
 
 
 def _check_strides(strides: Sequence[int] | None, stages: int) -> Sequence[int | None]:
@@ -314,9 +299,15 @@ def _check_strides(strides: Sequence[int] | None, stages: int) -> Sequence[int |
     return strides
 
 
-@register("encoder", "same", ignored=_IGNORED, facts=lambda config: _facts(config, "in_channels"), check=check_stages)
 @register(
-    "encoder", "taae_v2", ignored=_IGNORED, facts=lambda config: _facts(config, "in_channels"), check=check_stages
+    "encoder", "same", ignored=_IGNORED, facts=lambda config: describe_coder(config, "in_channels"), check=check_stages
+)
+@register(
+    "encoder",
+    "taae_v2",
+    ignored=_IGNORED,
+    facts=lambda config: describe_coder(config, "in_channels"),
+    check=check_stages,
 )
 class SAMEEncoder(nn.Module):
     """Transformer encoder of Stable Audio 3: patches of audio to latents."""
@@ -326,15 +317,15 @@ class SAMEEncoder(nn.Module):
     def __init__(
         self,
         in_channels: Annotated[int, Field(ge=1, description="channels of the patches")] = 2,
-        channels: _Width = 128,
+        channels: Width = 128,
         latent_dim: Annotated[int, Field(ge=1, description="channels of the latents")] = 32,
-        c_mults: _Multiples = (1, 2, 4, 8),
-        strides: _Strides = (2, 4, 8, 8),
-        transformer_depths: _Depths = (3, 3, 3, 3),
+        c_mults: Multiples = (1, 2, 4, 8),
+        strides: Strides = (2, 4, 8, 8),
+        transformer_depths: Depths = (3, 3, 3, 3),
         sliding_window: _Window = None,
         checkpointing: _Recompute = False,
-        conformer: _Conformer = False,
-        layer_scale: _LayerScale = False,
+        conformer: Conformer = False,
+        layer_scale: LayerScale = False,
         differential: _Differential = True,
         variable_stride: _Variable = False,
         mask_noise: _Noise = 0.0,
@@ -388,16 +379,16 @@ class SAMEEncoder(nn.Module):
 
     @property
     def draws_noise(self) -> bool:
-        """Does a pass draw random numbers?"""
+        """Whether a pass draws random numbers."""
         return any(stage.mask_noise > 0 and stage.transformer_depth > 0 for stage in _stages(self.layers))
 
     @property
     def frames_per_chunk(self) -> int | None:
-        """Latents of the first stage's chunks; None with a window."""
+        """Number of latents in a chunk of the first stage; None with a window."""
         return next(_stages(self.layers)).frames_per_chunk
 
     def forward(self, x: Tensor, override_stride: Sequence[int] | None = None, return_features: bool = False) -> Any:
-        """x (b, c, n) -> (b, d, t), with `return_features` also the hidden states of the last stage."""
+        """Encode x (b, c, n) to (b, d, t); with `return_features`, also return the hidden states of the last stage."""
         strides = iter(_check_strides(override_stride, self.depth))
         features: list[Tensor] = []
         for layer in self.layers:
@@ -408,9 +399,15 @@ class SAMEEncoder(nn.Module):
         return (x, features) if return_features else x
 
 
-@register("decoder", "same", ignored=_IGNORED, facts=lambda config: _facts(config, "out_channels"), check=check_stages)
 @register(
-    "decoder", "taae_v2", ignored=_IGNORED, facts=lambda config: _facts(config, "out_channels"), check=check_stages
+    "decoder", "same", ignored=_IGNORED, facts=lambda config: describe_coder(config, "out_channels"), check=check_stages
+)
+@register(
+    "decoder",
+    "taae_v2",
+    ignored=_IGNORED,
+    facts=lambda config: describe_coder(config, "out_channels"),
+    check=check_stages,
 )
 class SAMEDecoder(nn.Module):
     """Transformer decoder of Stable Audio 3: latents to patches of audio."""
@@ -418,15 +415,15 @@ class SAMEDecoder(nn.Module):
     def __init__(
         self,
         out_channels: Annotated[int, Field(ge=1, description="channels of the patches")] = 2,
-        channels: _Width = 128,
+        channels: Width = 128,
         latent_dim: Annotated[int, Field(ge=1, description="channels of the latents")] = 32,
-        c_mults: _Multiples = (1, 2, 4, 8),
-        strides: _Strides = (2, 4, 8, 8),
-        transformer_depths: _Depths = (3, 3, 3, 3),
+        c_mults: Multiples = (1, 2, 4, 8),
+        strides: Strides = (2, 4, 8, 8),
+        transformer_depths: Depths = (3, 3, 3, 3),
         sliding_window: _Window = None,
         checkpointing: _Recompute = False,
-        conformer: _Conformer = False,
-        layer_scale: _LayerScale = False,
+        conformer: Conformer = False,
+        layer_scale: LayerScale = False,
         differential: _Differential = True,
         variable_stride: _Variable = False,
         sinusoidal_blocks: Annotated[
@@ -481,11 +478,11 @@ class SAMEDecoder(nn.Module):
 
     @property
     def draws_noise(self) -> bool:
-        """Does a pass draw random numbers?"""
+        """Whether a pass draws random numbers."""
         return any(stage.mask_noise > 0 and stage.transformer_depth > 0 for stage in _stages(self.layers))
 
     def forward(self, latents: Tensor, override_stride: Sequence[int] | None = None) -> Tensor:
-        """latents (b, d, t) -> (b, c, n); strides are given in the order of the stages, from latents to audio."""
+        """Decode latents (b, d, t) to (b, c, n); `override_stride` is in the order from latents to audio."""
         strides = iter(_check_strides(override_stride, self.depth))
         x = latents
         for layer in self.layers:

@@ -1,18 +1,19 @@
 """SEANet, the encoder and decoder of EnCodec (Défossez et al. 2022), with encodec's state-dict names.
 
 A convolution pads its input so that its last window is full: ceil(n / ratio) frames for any length n, and exactly
-t * ratio samples back, odd ratios included. With `causal`, the fixed padding is all on the left, and what a transposed
-convolution makes too much is cut on the right: nothing depends on later input, but that `pad_mode` "reflect" mirrors
-the first samples to the left of the clip ("constant" does not). Stepping up by r = 2, with kernel 2r:
+t * ratio samples back, odd ratios included. With `causal`, the fixed padding is all on the left, and the surplus of a
+transposed convolution is cut on the right. Nothing depends on later input, except that `pad_mode` "reflect" mirrors the
+first samples to the left of the clip ("constant" does not). Upsampling by r = 2, with kernel 2r:
 
     frames    a     b     c
-    made      a  a  ab ab bc bc c  c
+    output    a  a  ab ab bc bc c  c
     causal    a  a  ab ab bc bc             cut on the right
-    else         a  ab ab bc bc c           cut by half on either side
+    centred      a  ab ab bc bc c           cut by half on either side
 """
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
@@ -22,27 +23,28 @@ from torch.nn import functional as F
 from torch.nn.utils import spectral_norm
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.models.autoencoders.layers import (
     Conv1d,
     ConvTranspose1d,
     as_image,
     keeps_channels_innermost,
 )
+from stable_audio_tools.models.autoencoders.levels import Count, describe_coder
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConvTranspose1d
 
 Norm = Literal["none", "weight_norm", "spectral_norm", "time_layer_norm", "layer_norm", "time_group_norm"]
 PadMode = Literal["reflect", "replicate", "circular", "constant"]
 
-_Count = Annotated[int, Field(ge=1)]
-_Ratios = Annotated[Sequence[_Count], Field(min_length=1)]
-_Params = dict[str, Any] | None
-_Norm = Annotated[Norm, Field(description="of the convolutions; encodec's time_layer_norm normalises nothing")]
+_Ratios = Annotated[Sequence[Count], Field(min_length=1)]
+_Params = JsonObject | None
+_Norm = Annotated[Norm, Field(description="norm of the convolutions; encodec's time_layer_norm normalises nothing")]
 _Activation = Annotated[str, Field(description="class in torch.nn")]
-_ActivationParams = Annotated[_Params, Field(description="its keywords; null: alpha 1 for ELU")]
+_ActivationParams = Annotated[_Params, Field(description="keywords of the activation; null: alpha 1 for ELU")]
 _Lstm = Annotated[int, Field(ge=0, description="layers of recurrence between the convolutions and the latents")]
 _Compress = Annotated[int, Field(ge=1, description="residual branches are this many times narrower")]
 _TrueSkip = Annotated[bool, Field(description="residual units add their input as it is, without a convolution")]
-_Dilation = Annotated[int, Field(ge=1, description="dilation of a residual unit over that of the one before")]
+_Dilation = Annotated[int, Field(ge=1, description="ratio of the dilations of successive residual units")]
 
 
 class ConvLayerNorm(nn.LayerNorm):
@@ -52,8 +54,8 @@ class ConvLayerNorm(nn.LayerNorm):
         return super().forward(x.mT).mT
 
 
-def make_norm(channels: int, norm: Norm, params: dict[str, Any]) -> nn.Module:
-    """The module after a convolution; the norms of weights need none."""
+def make_norm(channels: int, norm: Norm, params: JsonObject) -> nn.Module:
+    """Build the norm after a convolution; norms of weights need none."""
     if norm == "layer_norm":
         return ConvLayerNorm(channels, **params)
     if norm == "time_group_norm":
@@ -64,10 +66,10 @@ def make_norm(channels: int, norm: Norm, params: dict[str, Any]) -> nn.Module:
 class NormConv1d(nn.Module):
     """A convolution and its norm."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm: Norm, params: dict[str, Any], **options: Any) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm, params: JsonObject, **options: Any) -> None:
         super().__init__()
-        make = WNConv1d if norm == "weight_norm" else Conv1d
-        conv = make(in_channels, out_channels, **options)
+        conv_class = WNConv1d if norm == "weight_norm" else Conv1d
+        conv = conv_class(in_channels, out_channels, **options)
         self.conv = spectral_norm(conv) if norm == "spectral_norm" else conv
         self.norm = make_norm(out_channels, norm, params)
 
@@ -78,10 +80,10 @@ class NormConv1d(nn.Module):
 class NormConvTranspose1d(nn.Module):
     """A transposed convolution and its norm."""
 
-    def __init__(self, in_channels: int, out_channels: int, norm: Norm, params: dict[str, Any], **options: Any) -> None:
+    def __init__(self, in_channels: int, out_channels: int, norm: Norm, params: JsonObject, **options: Any) -> None:
         super().__init__()
-        make = WNConvTranspose1d if norm == "weight_norm" else ConvTranspose1d
-        convtr = make(in_channels, out_channels, **options)
+        conv_class = WNConvTranspose1d if norm == "weight_norm" else ConvTranspose1d
+        convtr = conv_class(in_channels, out_channels, **options)
         self.convtr = spectral_norm(convtr) if norm == "spectral_norm" else convtr
         self.norm = make_norm(out_channels, norm, params)
 
@@ -90,7 +92,7 @@ class NormConvTranspose1d(nn.Module):
 
 
 class ConvStyle:
-    """What all convolutions of one network have in common."""
+    """Settings that all convolutions of a network share."""
 
     def __init__(self, norm: Norm, norm_params: _Params, causal: bool, pad_mode: PadMode) -> None:
         self.norm = norm
@@ -134,7 +136,7 @@ class SConv1d(nn.Module):
 
 
 def pad(x: Tensor, left: int, right: int, mode: PadMode) -> Tensor:
-    """`F.pad`; to reflect a signal shorter than the padding, silence is put behind it first and cut off after."""
+    """Pad like `F.pad`; a signal shorter than its reflection is extended by silence first, and cut afterwards."""
     missing = max(left, right) + 1 - x.shape[-1] if mode == "reflect" else 0
     if missing > 0:
         return pad(F.pad(x, (0, missing)), left, right, mode)[..., :-missing]
@@ -164,8 +166,8 @@ class SConvTranspose1d(nn.Module):
         self.trim_left = surplus - self.trim_right
 
     def forward(self, x: Tensor) -> Tensor:  # (b, c, t) -> (b, c', t * stride)
-        made = self.convtr(x)
-        return made[..., self.trim_left : made.shape[-1] - self.trim_right]
+        upsampled = self.convtr(x)
+        return upsampled[..., self.trim_left : upsampled.shape[-1] - self.trim_right]
 
 
 class SLSTM(nn.Module):
@@ -208,7 +210,7 @@ class SEANetResnetBlock(nn.Module):
 
 
 class ActivationMaker:
-    """Makes one kind of activation, again and again."""
+    """A factory for one kind of activation."""
 
     def __init__(self, name: str, params: _Params) -> None:
         self.make = getattr(nn, name)
@@ -222,31 +224,29 @@ class ActivationMaker:
 def check_seanet(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     for key in ("activation", "final_activation"):
         name = getattr(config, key, None)
-        made = getattr(nn, name, None) if name else nn.Identity
-        if not (isinstance(made, type) and issubclass(made, nn.Module)):
-            yield key, f"torch.nn has no activation {name!r}; ELU, ReLU, GELU and Tanh are some it has"
+        activation = getattr(nn, name, None) if name else nn.Identity
+        if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
+            yield key, f"torch.nn has no activation {name!r}; examples: ELU, ReLU, GELU, Tanh"
     if config.causal and config.norm == "time_group_norm":
         yield "norm", "time_group_norm takes statistics over all time, so it cannot be causal; set causal to false"
     if not config.causal and getattr(config, "trim_right_ratio", 1.0) != 1.0:
         yield "trim_right_ratio", "has a meaning only where causal is true; set causal to true or leave it at 1.0"
 
 
-def facts(config: SimpleNamespace, channels_key: str) -> dict[str, Any]:
-    return {
-        channels_key: config.channels,
-        "channels_key": "channels",
-        "latent_dim": config.dimension,
-        "latent_key": "dimension",
-        "ratio": math.prod(config.ratios),
-        "ratio_key": "ratios",
-    }
+def _describe(channels: str, config: SimpleNamespace) -> JsonObject:
+    return describe_coder(config, channels, channels_key="channels", latent_key="dimension", ratio_key="ratios")
 
 
-@register("encoder", "seanet", facts=lambda config: facts(config, "in_channels"), check=check_seanet)
+@register(
+    "encoder",
+    "seanet",
+    facts=partial(_describe, "in_channels"),
+    check=check_seanet,
+)
 class SEANetEncoder(nn.Module):
     """EnCodec's encoder."""
 
-    pads_to_frames = True  # audio of any length makes ceil(n / ratio) frames
+    pads_to_frames = True  # ceil(n / ratio) frames for audio of any length
 
     def __init__(
         self,
@@ -259,9 +259,9 @@ class SEANetEncoder(nn.Module):
         activation_params: _ActivationParams = None,
         norm: _Norm = "weight_norm",
         norm_params: _Params = None,
-        kernel_size: _Count = 7,
-        last_kernel_size: _Count = 7,
-        residual_kernel_size: _Count = 3,
+        kernel_size: Count = 7,
+        last_kernel_size: Count = 7,
+        residual_kernel_size: Count = 3,
         dilation_base: _Dilation = 2,
         causal: Annotated[bool, Field(description="pad on the left only; needs no later input")] = False,
         pad_mode: PadMode = "reflect",
@@ -292,7 +292,12 @@ class SEANetEncoder(nn.Module):
         return self.model(x).contiguous()
 
 
-@register("decoder", "seanet", facts=lambda config: facts(config, "out_channels"), check=check_seanet)
+@register(
+    "decoder",
+    "seanet",
+    facts=partial(_describe, "out_channels"),
+    check=check_seanet,
+)
 class SEANetDecoder(nn.Module):
     """EnCodec's decoder."""
 
@@ -309,9 +314,9 @@ class SEANetDecoder(nn.Module):
         final_activation_params: _Params = None,
         norm: _Norm = "weight_norm",
         norm_params: _Params = None,
-        kernel_size: _Count = 7,
-        last_kernel_size: _Count = 7,
-        residual_kernel_size: _Count = 3,
+        kernel_size: Count = 7,
+        last_kernel_size: Count = 7,
+        residual_kernel_size: Count = 3,
         dilation_base: _Dilation = 2,
         causal: Annotated[bool, Field(description="pad on the left only; needs no later input")] = False,
         pad_mode: PadMode = "reflect",

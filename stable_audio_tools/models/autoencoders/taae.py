@@ -1,19 +1,30 @@
 """TAAE, the autoencoder of Stable Codec (Parker et al. 2024): transformer layers between strided convolutions.
 
-At each level attention reaches `sliding_window` frames back and ahead, whatever computes it, so that the cost grows
-linearly with the length. A level of odd stride makes one sample fewer on decoding, as in Oobleck.
+At each level attention reaches `sliding_window` frames back and ahead, whichever kernel computes it, so that the cost
+grows linearly with the length. A level of odd stride loses one sample on decoding, as in Oobleck.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import register
 from stable_audio_tools.models.autoencoders.layers import Activation, make_activation, run_layer
+from stable_audio_tools.models.autoencoders.levels import (
+    Conformer,
+    Depths,
+    LayerScale,
+    Multiples,
+    Recompute,
+    Strides,
+    Width,
+    check_lengths,
+    check_widths,
+    describe_coder,
+)
 from stable_audio_tools.models.autoencoders.oobleck import DILATIONS, ResidualUnit, downsampling_conv, upsampling_conv
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 from stable_audio_tools.models.transformer import TransformerBlock
@@ -21,25 +32,16 @@ from stable_audio_tools.models.transformer.feedforward import Transpose
 
 HEAD_WIDTH = 128
 
-_Count = Annotated[int, Field(ge=1)]
-_Depth = Annotated[int, Field(ge=0)]
-_Width = Annotated[int, Field(ge=1, description="unit of c_mults, which give the width of each level")]
-_Multiples = Annotated[Sequence[_Count], Field(min_length=1, description="width of each level, in units of channels")]
-_Strides = Annotated[Sequence[_Count], Field(min_length=1, description="stride of each level, from audio to latents")]
-_Depths = Annotated[Sequence[_Depth], Field(min_length=1, description="transformer layers of each level")]
 _Snake = Annotated[bool, Field(description="SnakeBeta activations around the convolutions instead of none")]
 _Window = Annotated[
     Annotated[Sequence[Annotated[int, Field(ge=-1)]], Field(min_length=2, max_length=2)] | None,
     Field(description="frames that attention reaches back and ahead; -1, or null for both: no limit"),
 ]
-_Recompute = Annotated[bool, Field(description="in training, recompute activations in the backward pass: less memory")]
-_Conformer = Annotated[bool, Field(description="a convolution module in each transformer layer")]
-_LayerScale = Annotated[bool, Field(description="a learned gain on each residual branch, near zero at first")]
 _DilatedConv = Annotated[bool, Field(description="residual units of dilated convolutions at each level, as in Oobleck")]
 
 
 def transformer_layers(width: int, depth: int, conformer: bool, layer_scale: bool) -> nn.ModuleList:
-    """Attention over time with its own rotary positions; the ends turn (b, c, t) into (b, t, c) and back."""
+    """Build layers of attention over time between two transpositions, (b, c, t) to (b, t, c) and back."""
     layers = [
         TransformerBlock(
             width,
@@ -58,7 +60,7 @@ def transformer_layers(width: int, depth: int, conformer: bool, layer_scale: boo
 
 
 class TAAEBlock(nn.Module):
-    """One level: what `layers` lists, in order; among them a `ModuleList` of transformer layers."""
+    """One level: `layers` in order, among them a `ModuleList` of transformer layers."""
 
     def __init__(self, layers: Sequence[nn.Module], sliding_window: Sequence[int] | None, checkpointing: bool) -> None:
         super().__init__()
@@ -88,47 +90,28 @@ def _activation(use_snake: bool) -> Activation:
 
 
 def check_levels(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """As many strides and depths as multiples; widths that divide into attention heads."""
-    for key in ("strides", "transformer_depths"):
-        if len(getattr(config, key)) != len(config.c_mults):
-            yield key, f"has {len(getattr(config, key))} entries for {len(config.c_mults)} c_mults; give one per level"
-    for index, multiple in enumerate(config.c_mults):
-        width = multiple * config.channels
-        if width > HEAD_WIDTH and width % HEAD_WIDTH:
-            nearest = round(width / HEAD_WIDTH) * HEAD_WIDTH
-            yield (
-                f"c_mults[{index}]",
-                f"makes a level {width} wide with channels {config.channels}; attention heads are {HEAD_WIDTH} wide, "
-                f"so a width above that must be a multiple of it, such as {nearest}",
-            )
+    """Check the lengths of the lists, and that widths divide into attention heads."""
+    yield from check_lengths(config, ("strides", "transformer_depths"))
+    yield from check_widths(config, HEAD_WIDTH)
 
 
-def _facts(config: SimpleNamespace, channels_key: str) -> dict[str, Any]:
-    return {
-        channels_key: getattr(config, channels_key),
-        "latent_dim": config.latent_dim,
-        "ratio": math.prod(config.strides),
-        "ratio_key": "strides",
-    }
-
-
-@register("encoder", "taae", facts=lambda config: _facts(config, "in_channels"), check=check_levels)
+@register("encoder", "taae", facts=lambda config: describe_coder(config, "in_channels"), check=check_levels)
 class TAAEEncoder(nn.Module):
     """Transformer encoder of Stable Codec: audio to latents."""
 
     def __init__(
         self,
         in_channels: Annotated[int, Field(ge=1, description="audio channels")] = 2,
-        channels: _Width = 128,
+        channels: Width = 128,
         latent_dim: Annotated[int, Field(ge=1, description="output channels; twice the model's for a vae")] = 32,
-        c_mults: _Multiples = (1, 2, 4, 8),
-        strides: _Strides = (2, 4, 8, 8),
-        transformer_depths: _Depths = (3, 3, 3, 3),
+        c_mults: Multiples = (1, 2, 4, 8),
+        strides: Strides = (2, 4, 8, 8),
+        transformer_depths: Depths = (3, 3, 3, 3),
         use_snake: _Snake = False,
         sliding_window: _Window = (63, 64),
-        checkpointing: _Recompute = False,
-        conformer: _Conformer = False,
-        layer_scale: _LayerScale = True,
+        checkpointing: Recompute = False,
+        conformer: Conformer = False,
+        layer_scale: LayerScale = True,
         use_dilated_conv: _DilatedConv = False,
     ) -> None:
         super().__init__()
@@ -157,23 +140,23 @@ class TAAEEncoder(nn.Module):
         return self.layers(x).contiguous()
 
 
-@register("decoder", "taae", facts=lambda config: _facts(config, "out_channels"), check=check_levels)
+@register("decoder", "taae", facts=lambda config: describe_coder(config, "out_channels"), check=check_levels)
 class TAAEDecoder(nn.Module):
     """Transformer decoder of Stable Codec: latents to audio."""
 
     def __init__(
         self,
         out_channels: Annotated[int, Field(ge=1, description="audio channels")] = 2,
-        channels: _Width = 128,
+        channels: Width = 128,
         latent_dim: Annotated[int, Field(ge=1, description="channels of the latents")] = 32,
-        c_mults: _Multiples = (1, 2, 4, 8),
-        strides: _Strides = (2, 4, 8, 8),
-        transformer_depths: _Depths = (3, 3, 3, 3),
+        c_mults: Multiples = (1, 2, 4, 8),
+        strides: Strides = (2, 4, 8, 8),
+        transformer_depths: Depths = (3, 3, 3, 3),
         use_snake: _Snake = False,
         sliding_window: _Window = (63, 64),
-        checkpointing: _Recompute = False,
-        conformer: _Conformer = False,
-        layer_scale: _LayerScale = True,
+        checkpointing: Recompute = False,
+        conformer: Conformer = False,
+        layer_scale: LayerScale = True,
         use_dilated_conv: _DilatedConv = False,
     ) -> None:
         super().__init__()

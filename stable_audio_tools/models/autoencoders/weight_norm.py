@@ -2,7 +2,7 @@
 
 Files hold `weight_g` and `weight_v`, the names of every published checkpoint. The product is computed in each forward
 pass; `fold_weight_norm` keeps it between passes at inference without touching parameters or state dict, and
-`remove_weight_norm_from_model` replaces the pair by one plain `weight` for good.
+`remove_weight_norm_from_model` replaces the pair permanently by one plain `weight`.
 """
 
 from collections.abc import Iterator
@@ -23,14 +23,14 @@ _OTHER_NAMES = (("parametrizations.weight.original0", "weight_g"), ("parametriza
 
 
 class _Folded(NamedTuple):
-    """A product, and the state of the two parameters that it was made of."""
+    """A product, and the state of the two parameters that it was computed from."""
 
     weight: Tensor
-    made_of: tuple[Tensor, int, Tensor, int]
+    sources: tuple[Tensor, int, Tensor, int]
 
-    def is_current(self, made_of: tuple[Tensor, int, Tensor, int]) -> bool:
-        g, g_version, v, v_version = self.made_of
-        return g is made_of[0] and v is made_of[2] and (g_version, v_version) == (made_of[1], made_of[3])
+    def is_current(self, sources: tuple[Tensor, int, Tensor, int]) -> bool:
+        g, g_version, v, v_version = self.sources
+        return g is sources[0] and v is sources[2] and (g_version, v_version) == (sources[1], sources[3])
 
 
 class WeightNormed(nn.Module):
@@ -60,18 +60,18 @@ class WeightNormed(nn.Module):
     def _normed_weight(self) -> Tensor:
         if not self._keeps_product or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return torch._weight_norm(self.weight_v, self.weight_g, 0)
-        made_of = (self.weight_g, _version(self.weight_g), self.weight_v, _version(self.weight_v))
-        if self._folded is None or not self._folded.is_current(made_of):
-            self._folded = _Folded(torch._weight_norm(self.weight_v, self.weight_g, 0), made_of)
+        sources = (self.weight_g, _version(self.weight_g), self.weight_v, _version(self.weight_v))
+        if self._folded is None or not self._folded.is_current(sources):
+            self._folded = _Folded(torch._weight_norm(self.weight_v, self.weight_g, 0), sources)
         return self._folded.weight
 
     def fold_weight_norm(self, keep: bool = True) -> None:
-        """Keep the product from the next pass on, or stop keeping it."""
+        """Keep the product between passes, or stop keeping it."""
         self._keeps_product = keep
         self._folded = None
 
     def remove_weight_norm(self) -> None:
-        """Replace gain and direction by the one weight they make."""
+        """Replace gain and direction by their product."""
         if not self.is_weight_normed:
             return
         with torch.no_grad():
@@ -135,7 +135,7 @@ def _normed_layers(model: nn.Module) -> Iterator[WeightNormed]:
 def fold_weight_norm(model: M) -> M:
     """Compute each weight once and reuse it in eval mode without gradients, until the parameters change.
 
-    Parameters and state dict stay as they are. A change through `parameter.data` goes unseen while folded.
+    Parameters and state dict do not change. A change through `parameter.data` is not noticed while folded.
     """
     for layer in _normed_layers(model):
         layer.fold_weight_norm()
@@ -151,7 +151,7 @@ def unfold_weight_norm(model: M) -> M:
 
 @contextmanager
 def folded_weight_norm(model: nn.Module) -> Iterator[None]:
-    """`fold_weight_norm` for the length of a `with` block; layers that were folded before stay so."""
+    """Fold weight norm inside a `with` block; layers that were already folded stay folded."""
     layers = [layer for layer in _normed_layers(model) if not layer._keeps_product]
     for layer in layers:
         layer.fold_weight_norm()
@@ -163,17 +163,14 @@ def folded_weight_norm(model: nn.Module) -> Iterator[None]:
 
 
 def remove_weight_norm_from_model(model: M) -> M:
-    """Replace every weight norm below `model`, torch's own two kinds included, by the plain weight it makes."""
+    """Replace every weight norm below `model`, including torch's own two kinds, by a plain weight."""
     for module in model.modules():
         if isinstance(module, WeightNormed):
             module.remove_weight_norm()
         elif any(isinstance(hook, HookedWeightNorm) for hook in module._forward_pre_hooks.values()):
             nn.utils.remove_weight_norm(module)
-        elif parametrize.is_parametrized(module, "weight") and _is_weight_norm(module):
-            parametrize.remove_parametrizations(module, "weight")
+        elif parametrize.is_parametrized(module, "weight"):
+            steps = getattr(module, "parametrizations").weight  # noqa: B009
+            if any(type(step).__name__ == "_WeightNorm" for step in steps):
+                parametrize.remove_parametrizations(module, "weight")
     return model
-
-
-def _is_weight_norm(module: nn.Module) -> bool:
-    chain = getattr(module, "parametrizations").weight  # noqa: B009
-    return any(type(step).__name__ == "_WeightNorm" for step in chain)

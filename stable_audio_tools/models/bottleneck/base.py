@@ -1,4 +1,4 @@
-"""What every bottleneck is: the step between encoder and decoder that gives the latents their distribution."""
+"""Base classes of the bottlenecks, which shape the distribution of the latents between encoder and decoder."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -6,27 +6,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.core.config.json_files import JsonObject
+
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
 class Compressed(NamedTuple):
-    """What a bottleneck makes of an encoder's output."""
+    """The output of a bottleneck."""
 
     latents: Tensor  # (b, d, t)
-    info: dict[str, Any]  # losses by their name, codes under the bottleneck's `tokens_id`
+    info: dict[str, Tensor]  # losses by their name, codes under the bottleneck's `tokens_id`
 
 
 class Bottleneck(nn.Module):
-    """Subclasses define `compress`, and `decode` where the decoder does not take the latents as they are."""
+    """Base of the bottlenecks: subclasses define `compress`, and `decode` if the decoder takes other values."""
 
-    is_residual = False  # do the first few codebooks alone describe the latents, less precisely?
+    is_residual = False  # whether the first few codebooks alone describe the latents, less precisely
 
     def __init__(self, is_discrete: bool = False) -> None:
         super().__init__()
         self.is_discrete = is_discrete
 
     def encode(self, x: Tensor, return_info: bool = False, n_quantizers: int | None = None) -> Any:
-        """Encoder output (b, d or 2d, t) to latents (b, d, t), with `return_info` also losses and codes.
+        """Convert encoder output (b, d or 2d, t) to latents (b, d, t); with `return_info`, also return losses and
+        codes.
 
         `n_quantizers` keeps the first codebooks of a residual quantiser only; in training all are used.
         """
@@ -38,21 +41,21 @@ class Bottleneck(nn.Module):
         return (latents, info) if return_info else latents
 
     def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
-        """`encode`; `losses` asks for those that are costly or draw noise."""
+        """Implement `encode`; `losses` requests losses that are costly or draw noise."""
         raise NotImplementedError
 
     def decode(self, x: Tensor) -> Tensor:
-        """Latents (b, d, t) to what the decoder takes, (b, d', t)."""
+        """Convert latents (b, d, t) to the input of the decoder, (b, d', t)."""
         return x
 
 
 class DiscreteBottleneck(Bottleneck):
     """A bottleneck whose latents are also codes: `num_quantizers` numbers below `codebook_size` for each frame.
 
-    Quantising decides by small differences: it runs in float32, where its weights stay when the model is cast lower.
+    Quantising depends on small differences, so it runs in float32, and its weights stay there when the model is cast.
     """
 
-    codebooks_first = True  # `encode` tells codes as (b, q, t); False: as (b, t, q)
+    codebooks_first = True  # codes of `encode` are (b, q, t); False: (b, t, q)
 
     def __init__(self, num_quantizers: int, codebook_size: int, tokens_id: str) -> None:
         super().__init__(is_discrete=True)
@@ -61,7 +64,7 @@ class DiscreteBottleneck(Bottleneck):
         self.tokens_id = tokens_id
 
     def encode(self, x: Tensor, return_info: bool = False, n_quantizers: int | None = None) -> Any:
-        """As for any bottleneck; the codes are in the info under `tokens_id`."""
+        """Encode as every bottleneck does; the codes are in the info under `tokens_id`."""
         if n_quantizers is not None and self.is_residual and not 1 <= n_quantizers <= self.num_quantizers:
             raise ValueError(f"n_quantizers must be from 1 to {self.num_quantizers} for this model, got {n_quantizers}")
         with torch.autocast(x.device.type, enabled=False):
@@ -69,17 +72,17 @@ class DiscreteBottleneck(Bottleneck):
         latents = latents.to(x.dtype)
         return (latents, info) if return_info else latents
 
-    def tokens(self, info: dict[str, Any]) -> Tensor:
-        """The codes that an info of `encode` tells, always (b, q, t)."""
+    def tokens(self, info: dict[str, Tensor]) -> Tensor:
+        """Return the codes in an info of `encode`, always as (b, q, t)."""
         codes: Tensor = info[self.tokens_id]
         return codes if self.codebooks_first else codes.mT
 
     def decode_tokens(self, codes: Tensor) -> Tensor:
-        """The published form of `decode_codes`."""
+        """Decode codes; published name of `decode_codes`."""
         return self.decode_codes(codes)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Codes in the layout that `encode` tells to what the decoder takes: `decode` of the latents they stand for."""
+        """Convert codes, in the layout of `encode`, to the input of the decoder."""
         axis = 1 if self.codebooks_first else 2
         count = codes.shape[axis] if codes.ndim == 3 else 0
         if not (1 <= count <= self.num_quantizers if self.is_residual else count == self.num_quantizers):
@@ -92,15 +95,15 @@ class DiscreteBottleneck(Bottleneck):
             return self.expand(self.lookup(codes.long()))
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes in the layout that `encode` tells to the latents (b, d, t) that it gave."""
+        """Convert codes, in the layout of `encode`, to the latents (b, d, t) that it returned."""
         raise NotImplementedError
 
     def expand(self, latents: Tensor) -> Tensor:
-        """What `decode` does to latents that are already quantised."""
+        """Apply the part of `decode` that follows quantisation."""
         return latents
 
     def decode(self, x: Tensor) -> Tensor:
-        """Latents (b, d, t) to what the decoder takes, (b, d', t)."""
+        """Convert latents (b, d, t) to the input of the decoder, (b, d', t)."""
         return self.expand(x)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DiscreteBottleneck":
@@ -113,14 +116,14 @@ class DiscreteBottleneck(Bottleneck):
 
 
 def in_full_precision(x: Tensor) -> Tensor:
-    """float32 instead of float16 or bfloat16; float32 and float64 as they are."""
+    """Convert float16 and bfloat16 to float32; return float32 and float64 unchanged."""
     return x.float() if x.dtype in _LOW_PRECISION else x
 
 
 def append_noise(x: Tensor, channels: int, scale: Tensor | None = None) -> Tensor:
-    """(b, d, t) to (b, d + channels, t): channels that the decoder may use as it likes.
+    """Append noise channels for the decoder: (b, d, t) to (b, d + channels, t).
 
-    Drawn on the CPU, so that every device gets the same noise for a seed.
+    The noise is drawn on the CPU, so that a seed gives the same noise on every device.
     """
     if channels == 0:
         return x
@@ -131,12 +134,13 @@ def append_noise(x: Tensor, channels: int, scale: Tensor | None = None) -> Tenso
 
 def facts(
     *, dim: int | None = None, encoder_multiple: int = 1, extra_channels: int = 0, codes: tuple[int, int] | None = None
-) -> dict[str, Any]:
-    """What an autoencoder needs to know: encoder channels per latent channel, decoder channels beside the latents'.
+) -> JsonObject:
+    """Return the facts that an autoencoder reads; `dim` is the number of latent channels if the bottleneck fixes it.
 
-    `dim` is the number of latent channels where the bottleneck fixes it, `codes` (codebooks, entries of each).
+    `encoder_multiple` is encoder channels per latent channel, `extra_channels` are decoder channels besides the
+    latents, `codes` is (codebooks, entries of each).
     """
-    known: dict[str, Any] = {
+    known: JsonObject = {
         "encoder_multiple": encoder_multiple,
         "extra_channels": extra_channels,
         "is_discrete": False,

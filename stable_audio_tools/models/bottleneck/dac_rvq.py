@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 from stable_audio_tools.models.bottleneck.base import (
     Compressed,
@@ -34,7 +35,7 @@ _OnDecode = Annotated[bool, Field(description="leave the latents continuous and 
 
 
 class Quantized(NamedTuple):
-    """Losses are per item where one codebook made this, averaged and summed over codebooks where several did."""
+    """Output of one codebook, with losses per item, or of several, with losses averaged and summed over codebooks."""
 
     values: Tensor  # (b, d, t)
     codes: Tensor  # (b, t), of several codebooks (b, q, t)
@@ -75,7 +76,7 @@ class Codebook(nn.Module):
 
 
 class DACResidualVQ(nn.Module):
-    """Codebooks that each quantise what the ones before left over."""
+    """Codebooks in sequence, each of which quantises the residual of the previous ones."""
 
     def __init__(
         self,
@@ -91,7 +92,7 @@ class DACResidualVQ(nn.Module):
         self.quantizer_dropout = quantizer_dropout
 
     def forward(self, x: Tensor, n_quantizers: int | None = None) -> Quantized:
-        """The first `n_quantizers` codebooks at inference, in training all but for dropout."""
+        """Quantise by the first `n_quantizers` codebooks at inference, and in training by all, except for dropout."""
         used, counts = self._codebooks_of_each_item(x, n_quantizers)
         residual, values = x, torch.zeros_like(x)
         commitment = codebook = x.new_zeros(())
@@ -117,7 +118,7 @@ class DACResidualVQ(nn.Module):
         return values
 
     def _codebooks_of_each_item(self, x: Tensor, n_quantizers: int | None) -> tuple[int, Tensor]:
-        """How many codebooks run, and how many of them count for each item (b,)."""
+        """Return how many codebooks run, and how many of them count for each item (b,)."""
         total = len(self.quantizers)
         if not self.training:
             used = n_quantizers or total
@@ -137,23 +138,23 @@ class DACBottleneck(DiscreteBottleneck):
     quantize_on_decode: bool
 
     def quantize(self, x: Tensor, n_quantizers: int | None) -> Compressed:
-        """Values (b, d, t) to latents and codes, or to themselves where quantising waits for `decode`."""
+        """Quantise values (b, d, t), or return them unchanged if quantising happens in `decode`."""
         if self.quantize_on_decode:
             if n_quantizers is not None:
                 raise ValueError("n_quantizers: this bottleneck quantises on decode (quantize_on_decode); leave it out")
             return Compressed(x, {"pre_quantizer": x})
-        made = self.quantizer(x, n_quantizers)
+        quantized = self.quantizer(x, n_quantizers)
         info = {
             "pre_quantizer": x,
-            "z": made.values,
-            "codes": made.codes,
-            "latents": made.projected,
-            "vq/commitment_loss": made.commitment_loss / self.num_quantizers,
-            "vq/codebook_loss": made.codebook_loss / self.num_quantizers,
+            "z": quantized.values,
+            "codes": quantized.codes,
+            "latents": quantized.projected,
+            "vq/commitment_loss": quantized.commitment_loss / self.num_quantizers,
+            "vq/codebook_loss": quantized.codebook_loss / self.num_quantizers,
         }
-        return Compressed(made.values, info)
+        return Compressed(quantized.values, info)
 
-    def tokens(self, info: dict[str, Any]) -> Tensor:
+    def tokens(self, info: dict[str, Tensor]) -> Tensor:
         if self.quantize_on_decode:
             codes: Tensor = self.quantizer(info["pre_quantizer"]).codes
             return codes
@@ -169,7 +170,7 @@ class DACBottleneck(DiscreteBottleneck):
         return self.expand(x)
 
 
-def _facts(config: SimpleNamespace, encoder_multiple: int = 1) -> dict[str, Any]:
+def _facts(config: SimpleNamespace, encoder_multiple: int = 1) -> JsonObject:
     return facts(
         dim=config.input_dim,
         encoder_multiple=encoder_multiple,
@@ -215,7 +216,7 @@ class DACRVQBottleneck(DACBottleneck):
 
 @register("bottleneck", "dac_rvq_vae", facts=lambda config: _facts(config, encoder_multiple=2), check=_check)
 class DACRVQVAEBottleneck(DACBottleneck):
-    """A draw as of a VAE, then Descript Audio Codec's residual vector quantisation."""
+    """A sample as in a VAE, then Descript Audio Codec's residual vector quantisation."""
 
     def __init__(
         self,

@@ -6,13 +6,14 @@ The code of a frame is the number whose digits, lowest first, are the levels of 
 import math
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.models.bottleneck.base import Compressed, DiscreteBottleneck, append_noise, facts
 from stable_audio_tools.models.bottleneck.simple import NoiseChannels
 
@@ -20,7 +21,7 @@ _Level = Annotated[int, Field(ge=2)]
 _Levels = Annotated[
     int | Sequence[_Level], Field(description="levels of each channel of a codebook; a number: of each of dim channels")
 ]
-_Codebooks = Annotated[int, Field(ge=1, description="codes per frame, each of its own channels")]
+_Codebooks = Annotated[int, Field(ge=1, description="codes per frame, each from separate channels")]
 _BOUND_MARGIN = 1e-3
 
 
@@ -30,13 +31,13 @@ def round_straight_through(x: Tensor) -> Tensor:
 
 
 def digits_to_codes(digits: Tensor, levels: Sequence[int]) -> Tensor:
-    """Levels (..., d), counted from 0, to codes (...)."""
+    """Convert levels (..., d), counted from 0, to codes (...)."""
     places = [math.prod(levels[:index]) for index in range(len(levels))]
     return (digits.long() * torch.tensor(places, device=digits.device)).sum(-1)
 
 
 def codes_to_digits(codes: Tensor, levels: Sequence[int]) -> Tensor:
-    """Codes (...) to levels (..., d), counted from 0."""
+    """Convert codes (...) to levels (..., d), counted from 0."""
     digits = []
     for level in levels:
         digits.append(codes % level)
@@ -100,7 +101,7 @@ def _check_fsq(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
         yield "dim", f"is {config.dim}, not a multiple of num_codebooks ({config.num_codebooks})"
 
 
-def _fsq_facts(config: SimpleNamespace) -> dict[str, Any]:
+def _fsq_facts(config: SimpleNamespace) -> JsonObject:
     levels = _fsq_levels(config.levels, config.dim, config.num_codebooks)
     return facts(
         dim=config.dim or len(levels) * config.num_codebooks,
@@ -133,7 +134,7 @@ class FSQBottleneck(DiscreteBottleneck):
             Field(ge=1, description="channels of the latents; projected where the levels are of fewer or more"),
         ] = None,
         num_codebooks: _Codebooks = 1,
-        projection_has_bias: Annotated[bool, Field(description="of the projections, where there are any")] = True,
+        projection_has_bias: Annotated[bool, Field(description="add a bias to the projections")] = True,
     ) -> None:
         per_codebook = _fsq_levels(levels, dim, num_codebooks)
         super().__init__(num_codebooks, math.prod(per_codebook), tokens_id="quantizer_indices")
@@ -154,8 +155,8 @@ class FSQBottleneck(DiscreteBottleneck):
 class DitheredQuantizer(nn.Module):
     """Values (b, t, q * d), squashed by tanh, to values on even levels from -scale to scale and codes (b, t, q).
 
-    In training most items get noise of one step's width instead of rounding, which looks alike to the decoder and
-    passes gradients.
+    In training most items get noise of one step's width instead of rounding, which the decoder sees as similar and
+    which passes gradients.
     """
 
     def __init__(self, levels: Sequence[int], num_codebooks: int, noise_dropout: float, scale: float = 1.0) -> None:
@@ -177,7 +178,7 @@ class DitheredQuantizer(nn.Module):
         return (digits * self._step(digits) - self.scale).flatten(-2)
 
     def _dither(self, x: Tensor, step: Tensor) -> Tensor:
-        """Two draws per item: noise unless the second one drops it; then rounded unless the first one drops that."""
+        """Draw twice per item: round unless the first draw drops it, add noise unless the second one drops that."""
         unrounded = self._draw_per_item(x)
         values = torch.where(unrounded, x, self._round(x, step))
         undithered = self._draw_per_item(x)
@@ -208,14 +209,17 @@ def _check_dithered(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
         )
 
 
-def _dithered_facts(config: SimpleNamespace) -> dict[str, Any]:
-    size = math.prod(_levels_of(config.levels, config.dim))
-    return facts(dim=config.dim * config.num_codebooks, codes=(config.num_codebooks, size))
-
-
-@register("bottleneck", "dithered_fsq", facts=_dithered_facts, check=_check_dithered)
+@register(
+    "bottleneck",
+    "dithered_fsq",
+    facts=lambda config: facts(
+        dim=config.dim * config.num_codebooks,
+        codes=(config.num_codebooks, math.prod(_levels_of(config.levels, config.dim))),
+    ),
+    check=_check_dithered,
+)
 class DitheredFSQBottleneck(DiscreteBottleneck):
-    """Every channel rounded to evenly spaced levels; in training, noise mostly stands in for the rounding."""
+    """Every channel rounded to evenly spaced levels; in training, noise mostly replaces the rounding."""
 
     codebooks_first = False
 
@@ -244,5 +248,5 @@ class DitheredFSQBottleneck(DiscreteBottleneck):
         return self.quantizer.lookup(codes).mT
 
     def decode_tokens(self, codes: Tensor) -> Tensor:
-        """Codes (b, t, q) to values (b, t, d), in the published layout, which callers transpose."""
+        """Convert codes (b, t, q) to values (b, t, d), in the published layout, which callers transpose."""
         return self.decode_codes(codes).mT

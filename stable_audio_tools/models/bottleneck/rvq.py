@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.bottleneck.base import Compressed, DiscreteBottleneck, facts
 from stable_audio_tools.models.bottleneck.vae import sample_encoded
@@ -20,7 +21,7 @@ _Weight = Annotated[float, Field(ge=0)]
 
 
 class ResidualVQBottleneck(DiscreteBottleneck):
-    """Codebooks that each quantise what the ones before left over; the base of `rvq` and `rvq_vae`.
+    """Codebooks in sequence, each of which quantises the residual of the previous ones; base of `rvq` and `rvq_vae`.
 
     The options are those of vector-quantize-pytorch's `ResidualVQ` and `VectorQuantize`.
     """
@@ -34,7 +35,7 @@ class ResidualVQBottleneck(DiscreteBottleneck):
         dim: Annotated[int, Field(ge=1, description="channels of the latents")] = 128,
         codebook_size: Annotated[int, Field(ge=1, description="entries of each codebook")] = 1024,
         num_quantizers: Annotated[int, Field(ge=1, description="codebooks")] = 8,
-        decay: Annotated[_Decay, Field(description="of the moving averages that the codebooks are")] = 0.99,
+        decay: Annotated[_Decay, Field(description="decay of the moving averages in the codebooks")] = 0.99,
         kmeans_init: Annotated[bool, Field(description="start from the clusters of the first batch")] = True,
         kmeans_iters: Annotated[int, Field(ge=1, description="iterations of that clustering")] = 50,
         threshold_ema_dead_code: Annotated[
@@ -87,7 +88,7 @@ class ResidualVQBottleneck(DiscreteBottleneck):
         self.quantizer = make_residual_vq(options)
 
     def quantize(self, x: Tensor, n_quantizers: int | None) -> Compressed:
-        """Values (b, d, t) to the sums of their entries (b, d, t) and codes (b, t, q)."""
+        """Quantise values (b, d, t) to sums of codebook entries (b, d, t) and codes (b, t, q)."""
         values, codes, loss = self.quantizer(x.mT, freeze_codebook=self.freeze_codebook)
         latents = values.mT
         if n_quantizers is not None and not self.training:
@@ -97,25 +98,23 @@ class ResidualVQBottleneck(DiscreteBottleneck):
 
     def lookup(self, codes: Tensor) -> Tensor:  # (b, t, q) -> (b, d, t)
         if self.affine_param:
-            raise ValueError(
-                "codes of affine_param codebooks stand for values that the batch decides; keep the latents"
-            )
-        summed: Any = 0.0
+            raise ValueError("codes of affine_param codebooks depend on the batch; store the latents instead")
+        summed: Tensor | float = 0.0
         for layer, indices in zip(self.quantizer.layers, codes.unbind(-1)):
             used = indices >= 0  # left out by quantize_dropout where negative
             summed = summed + layer._codebook.embed[0][indices.clamp(min=0)] * used[..., None]
         values: Tensor = self.quantizer.project_out(summed)
         return values.mT
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Releases of vector-quantize-pytorch save `initted` as one number or as a list of one."""
+    def _load_from_state_dict(self, state_dict: JsonObject, prefix: str, *args: Any) -> None:
+        """Accept `initted` as a number or a list of one, since releases of vector-quantize-pytorch differ."""
         for name in [name for name in state_dict if name.startswith(prefix) and name.endswith("._codebook.initted")]:
             state_dict[name] = _as_list_of_one(state_dict[name])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-def make_residual_vq(options: dict[str, Any]) -> Any:
-    """`ResidualVQ` of the installed release, whichever it is, with the same defaults and tensor shapes."""
+def make_residual_vq(options: JsonObject) -> Any:
+    """Build `ResidualVQ` of the installed release, with the same defaults and tensor shapes for every release."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # some releases use torch's old autocast
         from vector_quantize_pytorch import ResidualVQ, VectorQuantize
@@ -150,7 +149,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
         yield "affine_param", "does not go with use_cosine_sim: directions have no statistics to match"
 
 
-def _facts(config: SimpleNamespace, encoder_multiple: int = 1) -> dict[str, Any]:
+def _facts(config: SimpleNamespace, encoder_multiple: int = 1) -> JsonObject:
     codes = (config.num_quantizers, config.codebook_size)
     return facts(dim=config.dim, encoder_multiple=encoder_multiple, codes=codes)
 
@@ -165,7 +164,7 @@ class RVQBottleneck(ResidualVQBottleneck):
 
 @register("bottleneck", "rvq_vae", facts=lambda config: _facts(config, encoder_multiple=2), check=_check)
 class RVQVAEBottleneck(ResidualVQBottleneck):
-    """A draw as of a VAE, then residual vector quantisation."""
+    """A sample as in a VAE, then residual vector quantisation."""
 
     def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
         sample, kl = sample_encoded(x)

@@ -1,7 +1,7 @@
 """Continuous bottlenecks: bounded by tanh, on a sphere, pulled to a normal distribution by MMD, scaled per channel."""
 
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -9,13 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.models.bottleneck.base import Bottleneck, Compressed, append_noise, facts, in_full_precision
 
 NoiseChannels = Annotated[int, Field(ge=0, description="channels of noise that the decoder takes beside the latents")]
-
-
-def _noise_facts(config: SimpleNamespace) -> dict[str, Any]:
-    return facts(extra_channels=config.noise_augment_dim)
 
 
 @register("bottleneck", "tanh", facts=lambda config: facts())
@@ -41,14 +38,14 @@ class L2Bottleneck(Bottleneck):
         return F.normalize(in_full_precision(x), dim=1).to(x.dtype)
 
 
-@register("bottleneck", "wasserstein", facts=_noise_facts)
+@register("bottleneck", "wasserstein", facts=lambda config: facts(extra_channels=config.noise_augment_dim))
 class WassersteinBottleneck(Bottleneck):
-    """Latents free, but in training told how far their distribution is from the normal (Tolstikhin et al. 2018)."""
+    """Unbounded latents, with the distance of their distribution from the normal as a loss (Tolstikhin et al. 2018)."""
 
     def __init__(
         self,
         noise_augment_dim: NoiseChannels = 0,
-        bypass_mmd: Annotated[bool, Field(description="do not compute the distance; tell 0")] = False,
+        bypass_mmd: Annotated[bool, Field(description="report a distance of 0 instead of computing it")] = False,
         use_tanh: Annotated[bool, Field(description="bound the latents by tanh_scale")] = False,
         tanh_scale: Annotated[float, Field(gt=0, description="bound of the latents")] = 5.0,
     ) -> None:
@@ -59,7 +56,7 @@ class WassersteinBottleneck(Bottleneck):
         self.tanh_scale = tanh_scale
 
     def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
-        info: dict[str, Any] = {}
+        info: dict[str, Tensor] = {}
         if losses:
             info["mmd"] = x.new_zeros(()) if self.bypass_mmd else compute_mmd(x)
         if self.use_tanh:
@@ -71,7 +68,7 @@ class WassersteinBottleneck(Bottleneck):
 
 
 def compute_mmd(latents: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy between the frames of latents (b, d, t) and as many normal draws."""
+    """Return the squared maximum mean discrepancy between frames of latents (b, d, t) and as many normal draws."""
     frames = latents.mT.reshape(-1, latents.shape[1])
     normal = torch.randn_like(frames)
     own, drawn = compute_mean_kernel(frames, frames), compute_mean_kernel(normal, normal)
@@ -79,13 +76,13 @@ def compute_mmd(latents: Tensor) -> Tensor:
 
 
 def compute_mean_kernel(x: Tensor, y: Tensor) -> Tensor:
-    """Mean of exp(-|x - y|^2 / d^2) over all pairs of rows (n, d), without the n * n * d differences."""
+    """Return the mean of exp(-|x - y|^2 / d^2) over all pairs of rows (n, d), without the n * n * d differences."""
     x, y = in_full_precision(x), in_full_precision(y)
     squares = x.pow(2).sum(1)[:, None] + y.pow(2).sum(1)[None] - 2 * x @ y.T
     return torch.exp(-squares.clamp(min=0) / x.shape[1] ** 2).mean()
 
 
-def soft_norm_facts(config: SimpleNamespace) -> dict[str, Any]:
+def soft_norm_facts(config: SimpleNamespace) -> JsonObject:
     """Return the facts of a bottleneck with one scale for each of `dim` channels."""
     dim = config.dim if config.dim > 1 else None  # 1: one scale for all channels
     return facts(dim=dim, extra_channels=config.noise_augment_dim)
@@ -123,7 +120,7 @@ class SoftNormBottleneck(Bottleneck):
 
 
 def divergence_from_normal(x: Tensor, axis: int) -> Tensor:
-    """Twice the KL divergence of N(mean, variance over `axis`) from N(0, 1), averaged over the other axes."""
+    """Return twice the KL divergence of N(mean, variance over `axis`) from N(0, 1), averaged over the other axes."""
     x = in_full_precision(x)
     mean, variance = x.mean(axis), x.std(axis).pow(2).clamp(min=1e-4)
     return (mean.pow(2) + variance - variance.log() - 1).mean()
@@ -188,7 +185,7 @@ class RunningSoftNormBottleneck(Bottleneck):
         return append_noise(x, self.noise_augment_dim, self.noise_scaling_factor)
 
     def requires_grad_(self, requires_grad: bool = True) -> "RunningSoftNormBottleneck":
-        """The running deviation never trains, and of a frozen one nothing does."""
+        """Set `requires_grad`, except for the running deviation, and not at all for a frozen bottleneck."""
         super().requires_grad_(requires_grad and not self.freeze)
         if self.auto_scale:
             self.running_std.requires_grad_(False)

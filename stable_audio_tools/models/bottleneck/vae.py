@@ -1,6 +1,9 @@
-"""The variational bottleneck (Kingma & Welling 2013): the encoder tells mean and scale, the latents are a draw."""
+"""Variational bottlenecks (Kingma & Welling 2013): the encoder outputs a distribution, the latents are a sample.
 
-from typing import Annotated, Any, NamedTuple
+`vae` takes mean and scale, `kl` mean and log variance, as in latent diffusion (Rombach et al. 2022).
+"""
+
+from typing import Annotated, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,7 +17,7 @@ MIN_STD = 1e-4
 
 
 class SampledLatents(NamedTuple):
-    """A draw, and the divergence of the distribution that it was drawn from."""
+    """A sample, and the divergence of its distribution."""
 
     latents: Tensor  # (b, d, t)
     kl: Tensor  # scalar
@@ -23,8 +26,8 @@ class SampledLatents(NamedTuple):
 def vae_sample(mean: Tensor, scale: Tensor) -> SampledLatents:
     """Draw from N(mean, softplus(scale)^2); means and scales (b, d, t).
 
-    The divergence from N(0, 1) is summed over channels, averaged over items and frames, and not halved: the weights
-    of published configs count on that.
+    The divergence from N(0, 1) is summed over channels, averaged over items and frames, and not halved: the loss
+    weights of published configs assume this.
     """
     std = F.softplus(scale) + MIN_STD
     latents = torch.randn_like(mean) * std + mean
@@ -34,7 +37,7 @@ def vae_sample(mean: Tensor, scale: Tensor) -> SampledLatents:
 
 
 def sample_encoded(x: Tensor) -> SampledLatents:
-    """Encoder output (b, 2d, t), means before scales, to a draw (b, d, t)."""
+    """Sample (b, d, t) from encoder output (b, 2d, t), means before scales."""
     if x.shape[1] % 2:
         raise ValueError(
             f"the encoder gives {x.shape[1]} channels, but a vae splits them into means and scales: make its "
@@ -45,11 +48,11 @@ def sample_encoded(x: Tensor) -> SampledLatents:
 
 @register("bottleneck", "vae", facts=lambda config: facts(encoder_multiple=2))
 class VAEBottleneck(Bottleneck):
-    """A draw from the normal distribution that the encoder tells, in training and at inference."""
+    """A sample from the normal distribution that the encoder outputs, in training and at inference."""
 
     def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
         latents, kl = sample_encoded(x)
-        info: dict[str, Any] = {"kl": kl}
+        info: dict[str, Tensor] = {"kl": kl}
         return Compressed(latents, info)
 
 
@@ -58,7 +61,7 @@ _LOG_VARIANCES = (-30.0, 20.0)
 
 @register("bottleneck", "kl", facts=lambda config: facts(encoder_multiple=2))
 class KLBottleneck(VAEBottleneck):
-    """A draw from N(mean, exp(log variance)), or its mean at inference; as in diffusers' AutoencoderKL."""
+    """A sample from N(mean, exp(log variance)), or its mean at inference, as in diffusers' AutoencoderKL."""
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class KLBottleneck(VAEBottleneck):
         self.sample = sample
 
     def compress(self, x: Tensor, *, losses: bool, n_quantizers: int | None) -> Compressed:
-        """The divergence is that from N(0, 1), summed over channels, averaged over items and frames."""
+        """Sample; the divergence from N(0, 1) is summed over channels, averaged over items and frames."""
         mean, log_variance = x.chunk(2, dim=1)
         log_variance = log_variance.clamp(*_LOG_VARIANCES)
         latents = mean

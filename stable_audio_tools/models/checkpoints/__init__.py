@@ -1,4 +1,4 @@
-"""Every way in and out of weight files."""
+"""Reading and writing of weight files."""
 
 from stable_audio_tools.models.checkpoints.formats import StoredWeights, open_weights
 from stable_audio_tools.models.checkpoints.loading import LoadReport, WrongShape, load_into, read_weights

@@ -1,8 +1,7 @@
-"""What a path holds, recognised by content: a file, shards with an index, a folder, a checkpoint of
-several processes.
+"""Recognition of weights by content: a file, shards with an index, a folder, a checkpoint of several processes.
 
-Every failure on a damaged or foreign file is a CheckpointError of one sentence. Tensors are mapped from disk: they cost
-memory when they are first touched, and writing to them never reaches the file.
+A damaged or foreign file raises a CheckpointError of one sentence. Tensors are mapped from disk: they use memory when
+they are first accessed, and writing to them never changes the file.
 """
 
 import json
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.core.config import load
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.models.checkpoints.pickles import PICKLE_MAGICS, VERIFY_BELOW, ZIP_MAGIC, read_pickle
 from stable_audio_tools.models.checkpoints.sharded import WEIGHTS, is_sharded, read_run, read_tensors
@@ -27,7 +27,7 @@ CHECKSUM = "crc32"  # key in the metadata of a safetensors file
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """CRC-32 over metadata, names, types, shapes and values."""
+    """Return the CRC-32 of metadata, names, types, shapes and values."""
     crc = zlib.crc32(repr(sorted(metadata.items())).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -58,15 +58,15 @@ _FOREIGN = (
 
 @dataclass(frozen=True)
 class StoredWeights:
-    """What a path holds, by the names in the file."""
+    """Weights in a path, by the names in the file."""
 
     path: str
     kind: str  # as in "epoch=3.ckpt is {kind}"
     tensors: dict[str, Tensor]
-    model_config: dict[str, Any] | None = None
+    model_config: JsonObject | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     is_training: bool = False
-    extra: Mapping[str, Any] = field(default_factory=dict)  # a safetensors header, or what a pickle holds besides
+    extra: Mapping[str, Any] = field(default_factory=dict)  # a safetensors header, or other entries of a pickle
 
     @property
     def name(self) -> str:
@@ -74,9 +74,9 @@ class StoredWeights:
 
 
 def open_weights(path: str | Path, verify: bool = False) -> StoredWeights:
-    """Recognise and map whatever weights `path` holds.
+    """Recognise and map the weights in `path`.
 
-    Checksums, where the file has them, are compared when it is below 64 MiB, or when `verify` asks for it.
+    Checksums in the file are compared if it is below 64 MiB, or if `verify` is set.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -105,7 +105,7 @@ def open_weights(path: str | Path, verify: bool = False) -> StoredWeights:
 
 
 def weights_in_folder(folder: Path) -> Path:
-    """The weight file of a model folder: the usual names first, else the only one there is."""
+    """Return the weight file of a model folder: one of the usual names, or else the only one."""
     for name in WEIGHT_NAMES:
         if (folder / name).exists():
             return folder / name
@@ -113,11 +113,11 @@ def weights_in_folder(folder: Path) -> Path:
     found = indices or sorted(file for file in folder.iterdir() if file.suffix in _SUFFIXES)
     if len(found) == 1:
         return found[0]
-    wanted = " or ".join(WEIGHT_NAMES)
+    usual = " or ".join(WEIGHT_NAMES)
     if not found:
-        raise CheckpointError(f"{folder}: no weights in this folder; expected {wanted}")
+        raise CheckpointError(f"{folder}: no weights in this folder; expected {usual}")
     names = ", ".join(file.name for file in found[:5])
-    raise CheckpointError(f"{folder}: several weight files ({names}) and none named {wanted}; name the file itself")
+    raise CheckpointError(f"{folder}: several weight files ({names}) and none named {usual}; name the file itself")
 
 
 def _open_folder(folder: Path, verify: bool) -> StoredWeights:
@@ -219,7 +219,7 @@ def _only_tensors(content: Any) -> dict[str, Tensor]:
     return {key: value.data for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
 
 
-def _json(text: str | None) -> dict[str, Any] | None:
+def _json(text: str | None) -> JsonObject | None:
     try:
         value = json.loads(text) if text else None
     except ValueError:
@@ -229,7 +229,7 @@ def _json(text: str | None) -> dict[str, Any] | None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises on a damaged file into one sentence."""
+    """Convert any error of a reader on a damaged file to one sentence."""
     try:
         yield
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Weights into models: recognised, upgraded, compared, and only then called loaded."""
+"""Loading of weights into models, with a report of what fitted, what was missing and what was left over."""
 
 import logging
 from collections import Counter
@@ -29,7 +29,7 @@ class WrongShape(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """Tensors of one part of the model."""
+    """Counts of tensors in one part of the model."""
 
     loaded: int
     of: int
@@ -37,7 +37,7 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True)
 class LoadReport:
-    """Names are the model's; `sizes` holds the number of values of each of its tensors."""
+    """Result of a load by the names of the model; `sizes` is the number of values of each of its tensors."""
 
     source: str
     recognised: str
@@ -50,7 +50,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Every tensor of the model was loaded, and every tensor of the file was used."""
+        """Whether every tensor of the model was loaded, and every tensor of the file was used."""
         return not (self.missing or self.unexpected or self.wrong_shape)
 
     @property
@@ -69,7 +69,7 @@ class LoadReport:
         return {prefix: Tally(got[prefix], count) for prefix, count in expected.items()}
 
     def summary(self) -> str:
-        """Three lines."""
+        """Return a text of three lines."""
         largest = sorted(self.by_prefix.items(), key=lambda item: -item[1].of)[:6]
         parts = ", ".join(f"{prefix} {tally.loaded} of {tally.of}" for prefix, tally in largest)
         upgraded = "".join(f"; {name.replace('_', ' ')}: {count}" for name, count in self.upgrades.items())
@@ -92,13 +92,13 @@ def _listed(names: Collection[str]) -> str:
         return ", ".join(names)
     depth = _splitting_depth(names)
     groups = Counter(_prefix(name, depth) for name in names).most_common(4)
-    rest = len(names) - sum(count for _, count in groups)
+    others = len(names) - sum(count for _, count in groups)
     text = ", ".join(f"{prefix} {count}" for prefix, count in groups)
-    return f"{len(names)} ({text}{f', others {rest}' if rest else ''})"
+    return f"{len(names)} ({text}{f', others {others}' if others else ''})"
 
 
 def _splitting_depth(names: Collection[str]) -> int:
-    """How many parts of the names to show until they tell two groups apart."""
+    """Return how many parts of the names distinguish two groups."""
     for depth in range(1, 6):
         if len({_prefix(name, depth) for name in names}) > 1:
             return depth
@@ -115,12 +115,17 @@ Source = str | Path | StoredWeights | Mapping[str, Tensor]
 def read_weights(
     source: Source, ema: bool | None = False, expected: Mapping[str, Tensor] | None = None
 ) -> StoredWeights:
-    """The model's own weights out of any weight file, training checkpoints unwrapped.
+    """Read the weights of the model itself from any weight file; training checkpoints are unwrapped.
 
-    `ema`: take the averaged weights of a training checkpoint; None takes them where there are some. `expected` (a
-    model's state dict) settles which part of the file is meant.
+    `ema`: take the averaged weights of a training checkpoint; None takes them if the file has some. `expected` (the
+    state dict of a model) selects the part of the file.
     """
-    stored = _open(source)
+    if isinstance(source, str | Path):
+        stored = open_weights(source)
+    elif isinstance(source, StoredWeights):
+        stored = source
+    else:
+        stored = StoredWeights("the given state dict", "a state dict", dict(source))
     view = best_view(list(stored.tensors), stored.is_training, expected)
     averaged = has_averaged(stored.tensors, view.wrapper)
     if ema and not averaged:
@@ -144,11 +149,11 @@ def load_into(
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> LoadReport:
-    """Load weights into a model, and tell what was done; anything but a complete fit is an error.
+    """Load weights into a model and return a report; anything but a complete fit is an error.
 
-    `partial` takes what fits by name and shape, and fails when nothing does. Tensors of a model on the meta device are
-    replaced by those of the file, on `device` and in `dtype` (or the model's own); others are overwritten in place.
-    After an error the model's weights are undefined.
+    `partial` loads the tensors that fit by name and shape, and fails if none does. Tensors of a model on the meta
+    device are replaced by the tensors of the file, on `device` and in `dtype` (or the model's own); others are
+    overwritten in place. After an error the weights of the model are undefined.
     """
     target = Target.of(model)
     weights = read_weights(source, ema, target.tensors)
@@ -171,11 +176,15 @@ def load_into(
         upgrades=upgrades,
         sizes={name: tensor.numel() for name, tensor in target.tensors.items()},
     )
-    _judge(report, partial, weights, target)
+    if not partial and not report.complete:
+        raise CheckpointError(
+            f"{weights.path}: does not fit the model\n{report.summary()}\n"
+            f"{_hint(weights, target)}; pass partial=True to load the tensors that fit"
+        )
     broken = [name for name in report.loaded if not _is_finite(fitting[name])]
     if broken:
         logger.warning(
-            "%s: %d tensors hold NaN or infinite values, so that outputs will too: %s%s",
+            "%s: %d tensors hold NaN or infinite values, so outputs will too: %s%s",
             weights.name,
             len(broken),
             ", ".join(broken[:3]),
@@ -186,7 +195,7 @@ def load_into(
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Return whether all values are finite, which the extreme ones show."""
+    """Return whether all values are finite, judging by the extreme ones."""
     if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
         return True
     least, greatest = torch.aminmax(tensor)
@@ -194,23 +203,18 @@ def _is_finite(tensor: Tensor) -> bool:
 
 
 def _upgraded(weights: StoredWeights, target: Target) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The weights by the names and shapes of the model, where an upgrade knows them, and which upgrades ran."""
+    """Convert weights to the names and shapes of the model; also return the count of each upgrade that ran."""
     state = dict(weights.tensors)
     upgrades = apply_upgrades(state, target)
     for name, first in _twins(target).items():
-        _share(state, name, first)
+        if name in state:  # a file may hold a shared tensor under either name
+            state.setdefault(first, state[name])
+        elif first in state:
+            state[name] = state[first]
     if target.tensors and not any(_fits(value, target.tensors.get(name)) for name, value in state.items()):
         count = len(weights.tensors)
         raise CheckpointError(f"{weights.path}: none of its {count} tensors fits the model; {_hint(weights, target)}")
     return state, upgrades | apply_upgrades(state, target, COMPLETIONS)
-
-
-def _open(source: Source) -> StoredWeights:
-    if isinstance(source, StoredWeights):
-        return source
-    if isinstance(source, str | Path):
-        return open_weights(source)
-    return StoredWeights("the given state dict", "a state dict", dict(source))
 
 
 def _sentence(stored: StoredWeights, view: View, averaged: bool, use_averaged: bool) -> str:
@@ -228,19 +232,11 @@ def _sentence(stored: StoredWeights, view: View, averaged: bool, use_averaged: b
 
 
 def _twins(target: Target) -> dict[str, str]:
-    """Names that share one parameter with an earlier name, and that name."""
+    """Map each name that shares a parameter with an earlier name to that name."""
     first: dict[int, str] = {}
     return {
         name: first[id(tensor)] for name, tensor in target.tensors.items() if first.setdefault(id(tensor), name) != name
     }
-
-
-def _share(state: dict[str, Tensor], name: str, first: str) -> None:
-    """Where a file names a shared tensor once, both names are loaded from it."""
-    if name in state:
-        state.setdefault(first, state[name])
-    elif first in state:
-        state[name] = state[first]
 
 
 def _fits(value: Tensor, own: Tensor | None) -> bool:
@@ -275,16 +271,8 @@ def _converted(value: Tensor, own: Tensor | None, device: torch.device | None, d
     return value.to(device=device, dtype=wanted)
 
 
-def _judge(report: LoadReport, partial: bool, weights: StoredWeights, target: Target) -> None:
-    if not partial and not report.complete:
-        raise CheckpointError(
-            f"{weights.path}: does not fit the model\n{report.summary()}\n"
-            f"{_hint(weights, target)}; pass partial=True to load what fits and keep the rest as it is"
-        )
-
-
 def _hint(weights: StoredWeights, target: Target) -> str:
-    """The likeliest reason, from the first parts of the names."""
+    """Return the likeliest reason, judging by the first parts of the names."""
     holds, wants = _noun(weights.tensors), _noun(target.tensors)
     if any(name.endswith("to_scale_shift_gate.1.weight") for name in weights.tensors):
         return (
@@ -308,10 +296,10 @@ def _noun(tensors: Mapping[str, Tensor]) -> str:
 
 
 def load_ckpt_state_dict(ckpt_path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a weight file by the names they have there; training checkpoints stay wrapped."""
+    """Return the tensors of a weight file by their names in the file; training checkpoints stay wrapped."""
     return open_weights(ckpt_path).tensors
 
 
 def copy_state_dict(model: nn.Module, state_dict: Mapping[str, Tensor]) -> LoadReport:
-    """Load what fits by name and shape; nothing fitting is an error."""
+    """Load the tensors that fit by name and shape; it is an error if none fits."""
     return load_into(model, state_dict, partial=True)

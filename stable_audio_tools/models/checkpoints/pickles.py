@@ -1,8 +1,8 @@
-"""Pickled weight files (.ckpt, .pt, .pth, .bin), read with `torch.load(weights_only=True)` and nothing else.
+"""Pickled weight files (.ckpt, .pt, .pth, .bin), read only with `torch.load(weights_only=True)`.
 
-That reader runs no code from a file. Before it sees a file, the archive is checked, so that a forged header cannot ask
-for more memory than the file is long; after it, every tensor is checked against the file's length. Classes that
-training programs leave in their checkpoints and that no weights depend on are replaced by placeholders.
+This reader runs no code from a file. The archive is checked first, so that a forged header cannot request more memory
+than the length of the file; afterwards every tensor is checked against that length. Classes that training programs
+store in their checkpoints, and on which no weights depend, are replaced by placeholders.
 """
 
 import re
@@ -45,7 +45,7 @@ _DROPPED_MAPPINGS = (
 
 
 class Dropped:
-    """Stands for a value that no weights depend on; whatever the file passes to it is thrown away."""
+    """A placeholder for a value on which no weights depend; its arguments are discarded."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -55,18 +55,18 @@ class Dropped:
 
 
 class _EmptyDict:
-    """Makes a plain dict, the only mapping that torch's reader fills."""
+    """A class whose instances are plain dicts, the only mapping that torch's reader fills."""
 
     def __new__(cls, *_: Any) -> dict[str, Any]:  # type: ignore[misc]
         return {}
 
 
 class _Number(int):
-    """An enumeration of whole numbers, as its number."""
+    """A placeholder for an enumeration of integers, with the value of the member."""
 
 
 def read_pickle(path: Path, verify: bool = False) -> Any:
-    """The object in a torch file; tensors are mapped from disk where the format allows."""
+    """Return the object in a torch file; tensors are mapped from disk if the format allows it."""
     with path.open("rb") as file:
         is_zip = file.read(4) == ZIP_MAGIC
     if is_zip:
@@ -89,12 +89,12 @@ def _placeholders() -> list[Any]:
         (_EmptyDict, _DROPPED_MAPPINGS),
         (_Number, ("deepspeed.runtime.zero.config.ZeroStageEnum",)),
     )
-    made = []
+    placeholders = []
     for base, names in kinds:
         for full_name in names:
             module, name = full_name.rsplit(".", 1)
-            made.append(type(name, (base,), {"__module__": module, "__qualname__": name}))
-    return made
+            placeholders.append(type(name, (base,), {"__module__": module, "__qualname__": name}))
+    return placeholders
 
 
 def _check_archive(path: Path, verify: bool) -> None:
@@ -128,10 +128,10 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
     text = str(error)
     name = re.search(r"GLOBAL ([\w.]+)", text)
     if name or "reduce for unrecognized function" in text:
-        what = f"{name.group(1)!r}" if name else "a function"
+        culprit = f"{name.group(1)!r}" if name else "a function"
         return CheckpointError(
-            f"{path}: refused, and nothing in it was run: the pickle names {what}, which weights do not need and which "
-            "could be code. If you trust its author, ask for a .safetensors file, or save its state_dict() alone"
+            f"{path}: refused, and nothing in it was run: the pickle names {culprit}, which weights do not need and "
+            "which could be code. If you trust its author, ask for a .safetensors file, or save its state_dict() alone"
         )
     reason = text.partition("WeightsUnpickler error: ")[2] or _first_line(error)
     return CheckpointError(
@@ -140,7 +140,7 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
 
 
 def _check_tensors(path: Path, content: Any) -> None:
-    """Only plain tensors in memory, together no longer than the file."""
+    """Check that all tensors are plain ones in memory, together no longer than the file."""
     size = path.stat().st_size
     storages: dict[int, int] = {}
     for name, tensor in _tensors(content):
@@ -158,7 +158,7 @@ def _check_tensors(path: Path, content: Any) -> None:
 
 
 def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor anywhere in the object, with its name; each container is visited once."""
+    """Yield every tensor in the object with its name; each container is visited once."""
     pending, seen = [("", content)], set()
     while pending:
         name, value = pending.pop()

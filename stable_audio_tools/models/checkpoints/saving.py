@@ -1,4 +1,4 @@
-"""Weights out of models: .safetensors or .ckpt, with the model config and where they come from, whole or not at all."""
+"""Writing of weights as .safetensors or .ckpt, with model config and provenance, complete or not at all."""
 
 import json
 import logging
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.models.checkpoints.formats import CHECKSUM, checksum, open_weights
@@ -29,10 +30,10 @@ def save_weights(
     provenance: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
-    """Write weights to a .safetensors or .ckpt file, by its suffix; a kill or a full disk leaves an old file whole.
+    """Write weights to a .safetensors or .ckpt file, by its suffix; a kill or a full disk leaves an old file intact.
 
-    `provenance` says where they come from (source file, step); the version of this package is added. `dtype` converts
-    floating-point tensors.
+    `provenance` is the origin of the weights (source file, step); the version of this package is added. `dtype`
+    converts floating-point tensors.
     """
     path = Path(path)
     if path.suffix != ".safetensors" and path.suffix not in _PICKLED:
@@ -49,8 +50,8 @@ def save_weights(
     except CheckpointError:
         raise
     except Exception as error:
-        kept = "; the file that was there is untouched" if path.exists() else ""
-        raise CheckpointError(f"{path}: could not be written ({error}){kept}") from error
+        note = "; the old file is unchanged" if path.exists() else ""
+        raise CheckpointError(f"{path}: could not be written ({error}){note}") from error
     logger.info("wrote %d tensors to %s", len(tensors), path)
     return path
 
@@ -72,7 +73,7 @@ def export_weights(
 
 
 def describe_weights(path: str | Path) -> str:
-    """What a weight file is and holds, over a few lines; its checksums are compared."""
+    """Describe type and contents of a weight file in a few lines; its checksums are compared."""
     stored = open_weights(path, verify=True)
     chosen = read_weights(stored)
     values = sum(value.numel() for value in stored.tensors.values())
@@ -108,7 +109,12 @@ def _write_safetensors(
 def _write_pickle(
     tensors: Mapping[str, Tensor], path: Path, model_config: Mapping[str, Any] | None, source: Mapping[str, Any]
 ) -> None:
-    content: dict[str, Any] = {"state_dict": _owning(tensors), "provenance": dict(source)}
+    # A pickle stores the whole memory behind a tensor, so slices of a larger one are copied.
+    owned = {
+        name: value if value.untyped_storage().nbytes() == value.numel() * value.element_size() else value.clone()
+        for name, value in tensors.items()
+    }
+    content: JsonObject = {"state_dict": owned, "provenance": dict(source)}
     if model_config is not None:
         content["model_config"] = dict(model_config)
     with path.open("wb") as file:  # given a path, torch would write the temporary name into the archive
@@ -116,7 +122,7 @@ def _write_pickle(
 
 
 def _apart(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Contiguous tensors, none in the memory of another: shared ones are written once for each of their names."""
+    """Return contiguous tensors that share no memory; shared ones are copied for each of their names."""
     apart: dict[str, Tensor] = {}
     shared = _overlapping(state)
     for name, value in state.items():
@@ -129,7 +135,7 @@ def _apart(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> dict[str, 
 
 
 def _overlapping(state: Mapping[str, Tensor]) -> set[str]:
-    """Names whose memory begins inside that of another name."""
+    """Return the names whose memory begins inside the memory of another name."""
     spans = sorted(
         (str(value.device), value.data_ptr(), value.data_ptr() + value.numel() * value.element_size(), name)
         for name, value in state.items()
@@ -141,11 +147,3 @@ def _overlapping(state: Mapping[str, Tensor]) -> set[str]:
             shared.add(name)
         device, end = place, max(stop, end if place == device else 0)
     return shared
-
-
-def _owning(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A pickle stores the whole memory behind a tensor, so slices of a larger one are copied out."""
-    return {
-        name: value if value.untyped_storage().nbytes() == value.numel() * value.element_size() else value.clone()
-        for name, value in tensors.items()
-    }

@@ -1,8 +1,8 @@
 """Training checkpoints that several processes write: a folder in the format of `torch.distributed.checkpoint`.
 
-Each process writes the shards that it holds (`__<rank>_0.distcp`), `.metadata` says which tensor is where, and `run.pt`
-holds everything of the checkpoint that is not a tensor of the model or of an optimiser. Any number of processes can
-read it: all of it, or the part of each tensor that is theirs.
+Each process writes its shards (`__<rank>_0.distcp`), `.metadata` maps tensors to files, and `run.pt` holds the parts of
+the checkpoint that are not tensors of the model or of an optimiser. Any number of processes can read it: all of it, or
+each its own part of every tensor.
 
 Tensors are named `state_dict/<name>` and `optimizer/<number>/<parameter>/<entry>`.
 """
@@ -52,7 +52,7 @@ def is_sharded(folder: Path) -> bool:
 
 
 def missing_shards(folder: Path) -> str | None:
-    """Return a sentence about the first shard that is not there or too short."""
+    """Return a sentence about the first shard that is missing or too short."""
     ends: dict[str, int] = {}
     for info in _read_metadata(folder).storage_data.values():
         ends[info.relative_path] = max(ends.get(info.relative_path, 0), info.offset + info.length)
@@ -83,7 +83,7 @@ def stored_shapes(folder: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
 
 
 def fill(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Read values into tensors by name; of a DTensor the part that this process holds. Waits for no other process."""
+    """Read values into tensors by name, of a DTensor its local part; waits for no other process."""
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
     with torch.no_grad():
@@ -101,7 +101,7 @@ def read_sharded(folder: Path) -> Checkpoint:
 
 
 def split(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Tensor]]:
-    """Divide a checkpoint into what `run.pt` holds and named tensors."""
+    """Divide a checkpoint into the contents of `run.pt` and named tensors."""
     rest = {key: value for key, value in checkpoint.items() if key not in ("state_dict", "optimizer_states")}
     tensors = {f"{WEIGHTS}{name}": value for name, value in checkpoint["state_dict"].items()}
     optimizers = []
@@ -143,7 +143,7 @@ def _reader(folder: Path) -> "FileSystemReader":
     from torch.distributed.checkpoint import FileSystemReader
 
     class ShardReader(FileSystemReader):
-        """Torch's reader would run whatever code `.metadata` asks for."""
+        """A reader that runs no code from `.metadata`, which torch's own reader would."""
 
         def read_metadata(self, *_: object, **__: object) -> "Metadata":
             return _read_metadata(folder)

@@ -1,8 +1,8 @@
-"""Models built without memory for their weights, to be filled from a file.
+"""Construction of models without memory for their weights, which are then filled from a file.
 
-Parameters go to the meta device at the moment a module registers them, and filling them with random numbers is skipped.
-Buffers and every other tensor of a constructor are computed as always, so that tables which files do not hold (rotary
-frequencies, filters, windows) are exactly those of a normal build.
+Parameters go to the meta device when a module registers them, and random initialisation is skipped. Buffers and all
+other tensors of a constructor are computed normally, so that tables which are not in files (rotary frequencies,
+filters, windows) equal the ones of a normal build.
 """
 
 import threading
@@ -38,7 +38,7 @@ _thread = threading.local()
 
 
 class _SkipValues(TorchFunctionMode):
-    """On the meta device these only import for a second: fills do nothing, and a norm is known by its shape."""
+    """A mode that skips fills and norms of meta tensors, which cost a second of imports and have no values."""
 
     def __torch_function__(
         self,
@@ -61,18 +61,18 @@ class _SkipValues(TorchFunctionMode):
 
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
-    """Modules built inside (by this thread) have parameters without values, and buffers with values."""
+    """Build modules inside the block, in this thread, with parameters without values and buffers with values."""
     thread = threading.get_ident()
-    made: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}  # one registered twice stays shared
+    replacements: dict[int, tuple[weakref.ref[nn.Parameter], nn.Parameter]] = {}  # shared parameters stay shared
 
     def hook(module: nn.Module, name: str, parameter: nn.Parameter) -> nn.Parameter | None:
         elsewhere = threading.get_ident() != thread or getattr(_thread, "keeps_values", False)
         if elsewhere or parameter.is_meta or is_lazy(parameter):
             return None
-        known, replacement = made.get(id(parameter), (None, None))
+        known, replacement = replacements.get(id(parameter), (None, None))
         if known is None or known() is not parameter or replacement is None:
             replacement = nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-            made[id(parameter)] = (weakref.ref(parameter), replacement)
+            replacements[id(parameter)] = (weakref.ref(parameter), replacement)
         return replacement
 
     handle = register_module_parameter_registration_hook(hook)  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def parameters_on_meta() -> Iterator[None]:
 
 @contextmanager
 def parameters_with_values() -> Iterator[None]:
-    """Inside `parameters_on_meta`, parameters registered here keep their values: a part that is loaded on its own."""
+    """Keep the values of parameters registered inside `parameters_on_meta`, for a part that is loaded separately."""
     before = getattr(_thread, "keeps_values", False)
     _thread.keeps_values = True
     try:

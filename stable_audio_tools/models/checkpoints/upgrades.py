@@ -1,8 +1,8 @@
-"""What older and related programs write differently, one named function each.
+"""Upgrades of weights that older and related programs wrote in another form, one named function each.
 
-An upgrade changes names or shapes of `state` in place, never values that were learnt, and only where the model at hand
-expects the other form. It returns how many tensors it touched; the report says which upgrades ran. Completions, which
-run last, take over from the model what some programs do not store.
+An upgrade changes names or shapes of `state` in place, never learnt values, and only if the model expects the other
+form. It returns how many tensors it changed; the report lists the upgrades that ran. Completions run last and copy from
+the model what some programs do not store.
 """
 
 import re
@@ -17,11 +17,11 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Target:
-    """The names and tensors of the model that is loaded into."""
+    """Names and tensors of the model that weights are loaded into."""
 
-    tensors: Mapping[str, Tensor]  # what its state dict holds
+    tensors: Mapping[str, Tensor]  # entries of its state dict
     parameters: frozenset[str]
-    recomputed: frozenset[str]  # buffers that it makes itself and that files need not hold
+    recomputed: frozenset[str]  # buffers that the model computes and files need not hold
 
     @classmethod
     def of(cls, model: nn.Module) -> "Target":
@@ -31,30 +31,30 @@ class Target:
         held = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
         return cls(held, parameters, frozenset(buffers - set(held)))
 
-    def lacks(self, state: State, name: str) -> bool:
-        """The model has this tensor, the file does not."""
+    def is_missing(self, state: State, name: str) -> bool:
+        """Return whether the model has this tensor and the file does not."""
         return name in self.tensors and name not in state
 
 
 def weight_norm_names(state: State, target: Target) -> int:
-    """`parametrizations.weight.original0/1`, the names of torch's newer weight norm, and `weight_g/v`, both ways."""
+    """Convert between `weight_g/v` and `parametrizations.weight.original0/1` of torch's newer weight norm."""
     pairs = ((".parametrizations.weight.original0", ".weight_g"), (".parametrizations.weight.original1", ".weight_v"))
     changed = 0
     for ours, theirs in (*pairs, *((old, new) for new, old in pairs)):
         for name in [name for name in target.tensors if name.endswith(theirs)]:
             other = name[: -len(theirs)] + ours
-            if target.lacks(state, name) and other in state and other not in target.tensors:
+            if target.is_missing(state, name) and other in state and other not in target.tensors:
                 state[name] = state.pop(other)
                 changed += 1
     return changed
 
 
 def weight_norm_removed_from_file(state: State, target: Target) -> int:
-    """The file holds plain weights where the model holds gain and direction: w = |w| * w / |w|."""
+    """Split plain weights of the file into gain and direction of the model: w = |w| * w / |w|."""
     changed = 0
     for name in [name for name in target.tensors if name.endswith(".weight_v")]:
         stem = name[: -len("_v")]
-        if target.lacks(state, name) and target.lacks(state, f"{stem}_g") and stem in state:
+        if target.is_missing(state, name) and target.is_missing(state, f"{stem}_g") and stem in state:
             weight = state.pop(stem)
             state[name], state[f"{stem}_g"] = weight, torch.norm_except_dim(weight, 2, 0)
             changed += 1
@@ -62,11 +62,11 @@ def weight_norm_removed_from_file(state: State, target: Target) -> int:
 
 
 def weight_norm_removed_from_model(state: State, target: Target) -> int:
-    """The file holds gain and direction where the model's weight norm was removed."""
+    """Multiply gain and direction of the file for a model whose weight norm was removed."""
     changed = 0
     for name in [name for name in state if name.endswith(".weight_v")]:
         stem = name[: -len("_v")]
-        if name not in target.tensors and target.lacks(state, stem) and f"{stem}_g" in state:
+        if name not in target.tensors and target.is_missing(state, stem) and f"{stem}_g" in state:
             direction, gain = state.pop(name), state.pop(f"{stem}_g")
             state[stem] = torch._weight_norm(direction.float(), gain.float(), 0).to(direction.dtype)
             changed += 1
@@ -74,7 +74,7 @@ def weight_norm_removed_from_model(state: State, target: Target) -> int:
 
 
 def one_element_flags(state: State, target: Target) -> int:
-    """`_codebook.initted` and the counters of weight averaging: a scalar here, one element in a list there."""
+    """Convert `_codebook.initted` and counters of weight averaging between scalars and lists of one element."""
     changed = 0
     for name in [name for name in state if name.endswith((".initted", "_ema.step"))]:
         expected = target.tensors.get(name)
@@ -87,7 +87,7 @@ def one_element_flags(state: State, target: Target) -> int:
 
 
 def constants_not_in_file(state: State, target: Target) -> int:
-    """Buffers that no training changes, left out by some programs: rotary frequencies, the zero offset of norms."""
+    """Take buffers that no training changes from the model: rotary frequencies, the zero offset of norms."""
     changed = 0
     for name, own in target.tensors.items():
         constant = name.endswith((".inv_freq", ".beta")) and name not in target.parameters
@@ -98,7 +98,7 @@ def constants_not_in_file(state: State, target: Target) -> int:
 
 
 def constants_not_in_model(state: State, target: Target) -> int:
-    """Buffers that the model makes itself, kept in files by older releases of some libraries."""
+    """Drop buffers that the model computes, and that older releases of some libraries store."""
     names = (".position_ids", ".implicit_codebook", "._levels", "._basis", ".zero")
     surplus = [
         name
@@ -111,10 +111,10 @@ def constants_not_in_model(state: State, target: Target) -> int:
 
 
 def clap_parts_not_in_model(state: State, target: Target) -> int:
-    """Some programs store the rest of CLAP beside a text encoder that was trained with the model."""
+    """Drop the rest of CLAP, which some programs store beside a text encoder that was trained with the model."""
     owners = {name.split(".text_branch.")[0] for name in target.tensors if ".text_branch." in name}
-    rest = ("text_transform.", "audio_transform.", "audio_projection.", "logit_scale_")
-    prefixes = tuple(f"{owner}.{part}" for owner in owners for part in rest)
+    parts = ("text_transform.", "audio_transform.", "audio_projection.", "logit_scale_")
+    prefixes = tuple(f"{owner}.{part}" for owner in owners for part in parts)
     surplus = [name for name in state if name.startswith(prefixes) and name not in target.tensors]
     for name in surplus:
         del state[name]
@@ -122,12 +122,12 @@ def clap_parts_not_in_model(state: State, target: Target) -> int:
 
 
 def loss_module_names(state: State, target: Target) -> int:
-    """friendly-stable-audio-tools calls the `loss_module` of a training checkpoint `auraloss_module`."""
+    """Rename `auraloss_module` of friendly-stable-audio-tools to `loss_module`."""
     return _rename(state, target, lambda name: name.replace(".auraloss_module.", ".loss_module."))
 
 
 def loss_weights_not_in_file(state: State, target: Target) -> int:
-    """Weights of the losses come from the config; friendly-stable-audio-tools does not store them."""
+    """Take loss weights from the model, since friendly-stable-audio-tools does not store them."""
     pattern = re.compile(r"(^|\.)losses\w*\.losses\.\d+\.weight$")
     absent = [name for name in target.tensors if pattern.search(name) and name not in state]
     for name in absent:
@@ -137,7 +137,7 @@ def loss_weights_not_in_file(state: State, target: Target) -> int:
 
 
 def online_copy_in_averaging(state: State, target: Target) -> int:
-    """Training checkpoints of autoencoders and language models store the online weights twice."""
+    """Drop the second copy of the online weights in checkpoints of autoencoders and language models."""
     surplus = [name for name in state if "_ema.online_model." in name and name not in target.tensors]
     for name in surplus:
         del state[name]
@@ -145,12 +145,12 @@ def online_copy_in_averaging(state: State, target: Target) -> int:
 
 
 def names_with_one_part_too_many(state: State, target: Target) -> int:
-    """Checkpoints of wrapped modules have a part inside some names (`encoder.inner.layers` for `encoder.layers`)."""
+    """Drop an extra part of names in checkpoints of wrapped modules (`encoder.inner.layers` to `encoder.layers`)."""
     renamed = 0
     for name in [name for name in state if name not in target.tensors]:
         parts = name.split(".")
         shorter = (".".join(parts[:cut] + parts[cut + 1 :]) for cut in range(1, len(parts)))
-        found = next((other for other in shorter if target.lacks(state, other)), None)
+        found = next((other for other in shorter if target.is_missing(state, other)), None)
         if found is not None and state[name].shape == target.tensors[found].shape:
             state[found] = state.pop(name)
             renamed += 1
@@ -174,13 +174,13 @@ COMPLETIONS: tuple[Upgrade, ...] = (constants_not_in_file, loss_weights_not_in_f
 
 
 def apply_upgrades(state: State, target: Target, upgrades: Sequence[Upgrade] = UPGRADES) -> dict[str, int]:
-    """Run the upgrades; how many tensors each touched, those that touched none left out."""
+    """Run the upgrades and return how many tensors each changed, without those that changed none."""
     counts = {upgrade.__name__: upgrade(state, target) for upgrade in upgrades}
     return {name: count for name, count in counts.items() if count}
 
 
 def widen_codebook_flags(state: Mapping[str, Tensor]) -> State:
-    """`_codebook.initted` as files in the wild have it: one element, not a scalar."""
+    """Return `_codebook.initted` as one element instead of a scalar, as in published files."""
     return {
         name: value.reshape(1) if name.endswith("_codebook.initted") and value.dim() == 0 else value
         for name, value in state.items()
@@ -191,7 +191,7 @@ def _rename(state: State, target: Target, rename: Callable[[str], str]) -> int:
     changed = 0
     for name in list(state):
         new = rename(name)
-        if new != name and name not in target.tensors and target.lacks(state, new):
+        if new != name and name not in target.tensors and target.is_missing(state, new):
             state[new] = state.pop(name)
             changed += 1
     return changed

@@ -1,4 +1,4 @@
-"""Training checkpoints: which tensors are the model's, and which its averaged copy.
+"""Layout of training checkpoints: the tensors of the model, and of its averaged copy.
 
 | trained | the model | its averaged copy |
 |---|---|---|
@@ -7,7 +7,7 @@
 | diffusion autoencoder | `diffae.` | `diffae_ema.ema_model.` |
 | language model | `model.` | `model_ema.ema_model.` |
 
-Everything else (critic, losses, teacher) serves training only.
+All other tensors (critic, losses, teacher) serve training only.
 """
 
 from collections.abc import Collection, Mapping
@@ -48,7 +48,7 @@ _TRAINING_ONLY = {
 
 
 class View(NamedTuple):
-    """A way to read the names of a file as those of a model."""
+    """A mapping from the names in a file to the names of a model."""
 
     noun: str
     strip: str
@@ -56,12 +56,12 @@ class View(NamedTuple):
     wrapper: Wrapper | None = None
 
     def names(self, names: Collection[str]) -> dict[str, str]:
-        """Name for the model -> name in the file."""
+        """Return the name in the file for each name of the model."""
         return {self.add + name[len(self.strip) :]: name for name in names if name.startswith(self.strip)}
 
 
 def strip_engine_names(state: State) -> dict[str, Tensor]:
-    """Remove what parallel engines and the compiler put before or into names."""
+    """Remove the prefixes and infixes that parallel engines and the compiler add to names."""
     renamed = dict(state)
     for prefix in _ENGINES:
         if renamed and all(name.startswith(prefix) for name in renamed):
@@ -70,7 +70,7 @@ def strip_engine_names(state: State) -> dict[str, Tensor]:
 
 
 def find_wrapper(names: Collection[str], is_training: bool) -> Wrapper | None:
-    """The wrapper whose names these are. Without Lightning's own keys, only clear cases count."""
+    """Return the wrapper with these names; without Lightning's own keys, only unambiguous cases count."""
     tops = {name.split(".", 1)[0] for name in names}
     for wrapper in WRAPPERS:
         online, averaged = wrapper.online[:-1], wrapper.averaged[:-1]
@@ -85,7 +85,7 @@ def find_wrapper(names: Collection[str], is_training: bool) -> Wrapper | None:
 
 
 def views(names: Collection[str], is_training: bool) -> list[View]:
-    """Every way to read the file, the likeliest first."""
+    """Return all views of the file, the likeliest first."""
     wrapper = find_wrapper(names, is_training)
     roots = [View("", "")]
     if wrapper is not None:
@@ -99,21 +99,21 @@ def views(names: Collection[str], is_training: bool) -> list[View]:
 
 
 def best_view(names: Collection[str], is_training: bool, expected: Collection[str] | None) -> View:
-    """The view under which most names are the model's; without a model, the likeliest."""
+    """Return the view with most names of the model; without a model, the likeliest."""
     choices = views(names, is_training)
     if expected is None:
         return choices[0]
-    wanted = set(expected)
-    return max(choices, key=lambda view: len(wanted & set(view.names(names))))
+    model_names = set(expected)
+    return max(choices, key=lambda view: len(model_names & set(view.names(names))))
 
 
 def has_averaged(state: State, wrapper: Wrapper | None) -> bool:
-    """Is an averaged copy stored beside the model?"""
+    """Return whether an averaged copy is stored beside the model."""
     return wrapper is not None and any(name.startswith(wrapper.averaged + "ema_model.") for name in state)
 
 
 def with_averaged(state: State, wrapper: Wrapper) -> dict[str, Tensor]:
-    """The same names, with the averaged values in place of the online ones, wherever they were averaged."""
+    """Replace the online values by the averaged ones, wherever there are any; the names stay."""
     root = wrapper.averaged + "ema_model."
     averaged = {name[len(root) :]: value for name, value in state.items() if name.startswith(root)}
     places = (wrapper.online, wrapper.online + "model.")

@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO folders: the float32 weights of stages 1, 2 and 3, put together from the files of every rank.
+"""DeepSpeed ZeRO folders: the float32 weights of stages 1, 2 and 3, joined from the files of every rank.
 
 Layout: `<folder>/latest` names a subfolder with one `*_optim_states.pt` per rank (flat float32 master weights) and the
 `*_model_states.pt` files (names, shapes, buffers, frozen weights). In stages 1 and 2 the flat vectors of a parameter
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
 
@@ -24,13 +25,13 @@ _OTHER_WAY = "run the zero_to_fp32.py that DeepSpeed left in the folder, and loa
 
 class ZeroWeights(NamedTuple):
     tensors: dict[str, Tensor]
-    client: dict[str, Any]  # what the training program stored beside the weights
+    client: JsonObject  # entries that the training program stored beside the weights
     stage: int
     ranks: int
 
 
 def zero_folder(folder: Path) -> Path | None:
-    """The subfolder with the files of the ranks, if this is a ZeRO folder."""
+    """Return the subfolder with the files of the ranks, if this is a ZeRO folder."""
     if any(folder.glob("*_model_states.pt")):
         return folder
     latest = folder / "latest"
@@ -45,7 +46,7 @@ def zero_folder(folder: Path) -> Path | None:
 
 
 def require_all_ranks(folder: Path) -> None:
-    """Raise CheckpointError where files of ranks are missing; the folder is that of `zero_folder`."""
+    """Raise CheckpointError if files of ranks are missing in a folder found by `zero_folder`."""
     files = _by_rank(folder, "*_optim_states.pt")
     if files:
         state = _part(read_pickle(files[0]), "optimizer_state_dict", files[0])
@@ -62,7 +63,9 @@ def read_zero(folder: Path) -> ZeroWeights:
     optimizers = [_part(read_pickle(file), "optimizer_state_dict", file) for file in files]
     stage, ranks = _stage_and_ranks(folder, optimizers)
     key = "fp32_flat_groups" if stage == 3 else "single_partition_of_fp32_groups"
-    groups = [[_flat(group, folder) for group in _part(state, key, folder)] for state in optimizers]
+    groups = [list(_part(state, key, folder)) for state in optimizers]
+    if not all(isinstance(group, Tensor) and group.dim() == 1 for owned in groups for group in owned):
+        raise CheckpointError(f"{folder}: a group of master weights is not a flat tensor; {_OTHER_WAY}")
     names = set(first["buffer_names"])
     tensors = {
         name: value.float() for name, value in first["module"].items() if name in names and isinstance(value, Tensor)
@@ -88,7 +91,7 @@ def _by_rank(folder: Path, pattern: str) -> list[Path]:
     return [file for _, file in sorted(ranked)]
 
 
-def _read_states(file: Path) -> dict[str, Any]:
+def _read_states(file: Path) -> JsonObject:
     states = read_pickle(file)
     missing = [key for key in ("module", "buffer_names", "param_shapes") if not _has(states, key)]
     if missing:
@@ -104,12 +107,6 @@ def _part(states: Any, key: str, where: Path) -> Any:
     if not _has(states, key):
         raise CheckpointError(f"{where}: no {key!r} in it; {_OTHER_WAY}")
     return states[key]
-
-
-def _flat(value: Any, folder: Path) -> Tensor:
-    if not isinstance(value, Tensor) or value.dim() != 1:
-        raise CheckpointError(f"{folder}: a group of master weights is not a flat tensor; {_OTHER_WAY}")
-    return value
 
 
 def _stage_and_ranks(folder: Path, optimizers: Sequence[Any]) -> tuple[int, int]:
@@ -133,7 +130,7 @@ def _frozen(folder: Path, model_states: Sequence[Mapping[str, Any]], stage: int)
 def _from_groups(
     folder: Path, shapes: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Stages 1 and 2: cut the joined vector of each parameter group."""
+    """Cut the joined vector of each parameter group (stages 1 and 2)."""
     if any(len(owned) != len(shapes) for owned in groups):
         raise CheckpointError(f"{folder}: {len(shapes)} parameter groups are named, another number is stored")
     alignment = 2 * len(groups)  # padding stays below one such step, in a vector and in the count of its parameters
@@ -152,7 +149,7 @@ def _from_groups(
 def _from_pieces(
     folder: Path, shapes: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Stage 3: join the pieces of each parameter; a rank's vectors form one long one."""
+    """Join the pieces of each parameter (stage 3); the vectors of a rank are concatenated."""
     flats = [owned[0] if len(owned) == 1 else torch.cat(list(owned)) for owned in groups]
     start = 0
     for named in shapes:
@@ -179,5 +176,5 @@ def _half_precision(folder: Path, states: Mapping[str, Any]) -> dict[str, Tensor
     return tensors
 
 
-def _client(states: Mapping[str, Any]) -> dict[str, Any]:
+def _client(states: Mapping[str, Any]) -> JsonObject:
     return {key: value for key, value in states.items() if key not in ("module", "optimizer", "lr_scheduler")}

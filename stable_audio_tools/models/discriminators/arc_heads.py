@@ -42,7 +42,7 @@ class ConvDiscriminator(nn.Module):
 
 @dataclass(frozen=True)
 class ConvNeXtOptions:
-    """Of every ConvNeXt block."""
+    """Options of every ConvNeXt block."""
 
     kernel_size: Annotated[int, Field(ge=1)] = 7
     mult: Annotated[int, Field(ge=1, description="widening inside the block")] = 4

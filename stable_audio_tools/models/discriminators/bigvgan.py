@@ -1,4 +1,8 @@
-"""BigVGAN's discriminators: periods of the waveform (Lee et al. 2023), sub-bands of constant-Q spectra (Gu 2024)."""
+"""BigVGAN's discriminators: periods of the waveform (Lee et al. 2023), sub-bands of constant-Q spectra (Gu 2024).
+
+The constant-Q transform has frequencies in equal ratios, each under a window of equally many periods. The kernels of
+the highest octave serve all octaves: for the next lower one the audio is halved in rate, and so is the hop.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -80,7 +84,7 @@ class ConstantQTransform(nn.Module):
 
 
 def _octave_kernels(frequencies: list[float], quality: float) -> Tensor:
-    """Windowed complex exponentials, conjugated: (2 * bins, 1, odd length), real parts first, centred.
+    """Return conjugated complex exponentials under windows: (2 * bins, 1, odd length), real parts first, centred.
 
     Frequencies are in cycles per sample.
     """
@@ -104,7 +108,7 @@ _SLOPE = 0.1
 
 
 class SubBandCQTDiscriminator(nn.Module):
-    """Convolutions over a constant-Q spectrum; the first sees each octave for itself, as their phases do not align."""
+    """Convolutions over a constant-Q spectrum; the first sees each octave separately, as their phases do not align."""
 
     def __init__(
         self,
@@ -124,7 +128,7 @@ class SubBandCQTDiscriminator(nn.Module):
         self.sample_rate = sample_rate
         self.bins_per_octave = bins_per_octave
         self.normalize_volume = normalize_volume
-        # At twice the rate the top octaves lie well below half of it.
+        # At twice the rate the top octaves are well below half of it.
         self.cqt_transform = ConstantQTransform(2 * sample_rate, hop_length, fmin, num_octaves, bins_per_octave)
         planes = 2 * channels
         self.conv_pres = nn.ModuleList(
@@ -187,7 +191,7 @@ class MultiScaleSubbandCQTDiscriminator(AudioCritic):
         ]
 
     def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
-        """Mean over all activations, each distance relative to the size of the real one."""
+        """Return the mean distance of all activations, each relative to the size of the real one."""
         relative = [
             value / feature.abs().mean()
             for r, f in zip(real, fake)
@@ -200,8 +204,8 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     lists = ("cqtd_hop_lengths", "cqtd_n_octaves", "cqtd_bins_per_octaves")
     counts = {key: len(getattr(config, key)) for key in lists}
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{key} {count}" for key, count in counts.items())
-        yield lists[0], f"the lists of resolutions must be of one length, got {told}"
+        lengths = ", ".join(f"{key} {count}" for key, count in counts.items())
+        yield lists[0], f"the lists of resolutions must have one length, got {lengths}"
     for index, (hop, octaves) in enumerate(zip(config.cqtd_hop_lengths, config.cqtd_n_octaves)):
         step = 2 ** (octaves - 1)
         if hop % step:
@@ -210,7 +214,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
                 f"is {hop}; it is halved for each of cqtd_n_octaves = {octaves}: use a multiple of {step}",
             )
     if config.fmin is not None and config.cqtd_fmin is not None and config.fmin != config.cqtd_fmin:
-        yield "fmin", f"is {config.fmin} and cqtd_fmin {config.cqtd_fmin}: they are one; give one"
+        yield "fmin", f"is {config.fmin} and cqtd_fmin {config.cqtd_fmin}: both name one setting; give one of them"
 
 
 @register("discriminator", "big_vgan", ignored=("cqtd_in_channels", "sampling_rate"), check=_check)
@@ -291,5 +295,5 @@ class BigVGANDiscriminator(AudioCritic):
         return GeneratorLosses(folds.adversarial + bands.adversarial, folds.feature_matching + bands.feature_matching)
 
     def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
-        """The sum of both families' distances."""
+        """Return the sum of the distances of both families."""
         return self._persuade(real, fake).feature_matching

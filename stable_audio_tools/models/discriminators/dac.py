@@ -50,7 +50,7 @@ class PeriodDiscriminator(nn.Module):
         self.conv_post = WNConv2d(1024, 1, (3, 1), padding=(1, 0))
 
     def forward(self, audio: Tensor) -> Opinion:
-        # A whole period is added where none is missing: published numbers have it.
+        # A whole period is added even if none is missing, as in the published implementation.
         x = F.pad(audio, (0, self.period - audio.shape[-1] % self.period), mode="reflect")
         x = rearrange(x, "b c (n p) -> b c n p", p=self.period)
         features = []
@@ -123,7 +123,7 @@ class ResolutionDiscriminator(nn.Module):
         yield _activated(WNConv2d(32, 32, (3, 3), padding=(1, 1)))
 
     def _spectrogram(self, audio: Tensor) -> Tensor:
-        """One frame per hop, aligned with strided convolutions: (b, c, n) -> (b * c, 2, frames, bins)"""
+        """Compute one frame per hop, aligned with strided convolutions: (b, c, n) -> (b * c, 2, frames, bins)."""
         window = len(self.window)
         lacking = -audio.shape[-1] % self.hop
         margin = (window - self.hop) // 2
@@ -144,7 +144,7 @@ class ResolutionDiscriminator(nn.Module):
 
 
 class DACDiscriminator(nn.Module):
-    """All of them, on audio without offset and at a peak of 0.8."""
+    """All sub-discriminators, on audio without offset and with a peak of 0.8."""
 
     def __init__(self, discriminators: Sequence[nn.Module], checkpointing: bool) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
         if low >= high:
             yield f"bands[{index}]", f"runs from {low} to {high}: the first must be below the second"
     if not (config.rates or config.periods or config.fft_sizes):
-        yield "periods", "rates, periods and fft_sizes are all empty: there is no discriminator"
+        yield "periods", "rates, periods and fft_sizes are all empty; give at least one entry"
 
 
 @register("discriminator", "dac", check=_check)
@@ -208,5 +208,5 @@ class DACGANLoss(AudioCritic):
         return opinions
 
     def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
-        """Mean over activations and discriminators; scores are not among the activations."""
+        """Return the mean distance over activations and discriminators; scores are not among the activations."""
         return mean(mean(distances(r, f)) for r, f in zip(real, fake))

@@ -25,17 +25,17 @@ Pair = tuple[int, int]
 
 
 def half_kernel(kernel_size: Pair, dilation: int = 1) -> Pair:
-    """Padding that keeps the shape; only time is dilated."""
+    """Return the padding that keeps the shape; only time is dilated."""
     return (kernel_size[0] - 1) * dilation // 2, (kernel_size[1] - 1) // 2
 
 
 def growing_widths(filters: int, scale: int, most: int, count: int) -> list[int]:
-    """Output channels of `count` convolutions in a row."""
+    """Return the output channels of `count` successive convolutions."""
     return [min(filters * scale**power, most) for power in range(count)]
 
 
 class NormConv2d(nn.Module):
-    """A weight-normalised convolution one level down, where files have it."""
+    """A weight-normalised convolution, nested one level deeper for the names in published files."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: Pair, stride: Pair = (1, 1), dilation: int = 1
@@ -121,8 +121,8 @@ class MultiScaleSTFTDiscriminator(nn.Module):
 def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     counts = {key: len(getattr(config, key)) for key in ("n_ffts", "hop_lengths", "win_lengths")}
     if len(set(counts.values())) > 1:
-        told = ", ".join(f"{key} {count}" for key, count in counts.items())
-        yield "n_ffts", f"n_ffts, hop_lengths and win_lengths must be of one length, got {told}"
+        lengths = ", ".join(f"{key} {count}" for key, count in counts.items())
+        yield "n_ffts", f"n_ffts, hop_lengths and win_lengths must have one length, got {lengths}"
     for index, (window, n_fft) in enumerate(zip(config.win_lengths, config.n_ffts)):
         if window > n_fft:
             yield f"win_lengths[{index}]", f"is {window}, longer than n_ffts[{index}], {n_fft}"
@@ -196,11 +196,11 @@ class EncodecDiscriminator(AudioCritic):
         return opinions
 
     def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
-        """Mean over activations and scales; with `normalize_losses` relative to the size of the real ones."""
+        """Return the mean distance over activations and scales; with `normalize_losses` relative to the real ones."""
         return mean(mean(self._distances(r, f)) for r, f in zip(real, fake))
 
     def _distances(self, real: Opinion, fake: Opinion) -> list[Tensor]:
-        apart = distances(real, fake)
+        absolute = distances(real, fake)
         if not self.normalize_losses:
-            return apart
-        return [value / (feature.abs().mean() + 1e-3) for value, feature in zip(apart, real.features)]
+            return absolute
+        return [value / (feature.abs().mean() + 1e-3) for value, feature in zip(absolute, real.features)]

@@ -43,26 +43,26 @@ ADVERSARIAL = {"hinge": HINGE, "unit_hinge": UNIT_HINGE, "lsgan": LEAST_SQUARES,
 
 
 def get_hinge_losses(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Hinge losses of the discriminator and of the generator."""
+    """Return the hinge losses of the discriminator and of the generator."""
     return HINGE.critic(score_real, score_fake), HINGE.generator(score_real, score_fake)
 
 
 class Opinion(NamedTuple):
-    """What one sub-discriminator says of a batch: scores (higher is more real) and the activations behind them."""
+    """Output of one sub-discriminator for a batch: scores (higher is more real) and activations."""
 
     score: Tensor
     features: list[Tensor]
 
 
 class GeneratorLosses(NamedTuple):
-    """What the generator minimises; the caller weighs the two."""
+    """Terms that the generator minimises; the caller weighs them."""
 
     adversarial: Tensor
     feature_matching: Tensor
 
 
 class CriticLosses(NamedTuple):
-    """Everything at once, in the order of the published `loss`."""
+    """All loss terms, in the order of the published `loss`."""
 
     discriminator: Tensor
     adversarial: Tensor
@@ -70,7 +70,7 @@ class CriticLosses(NamedTuple):
 
 
 class AudioCritic(nn.Module, ABC):
-    """A discriminator with its losses. Each side of the game has its own method, which computes that side alone."""
+    """A discriminator with its losses; one method per side of the game computes only that side."""
 
     def __init__(self, adversarial: str) -> None:
         super().__init__()
@@ -82,24 +82,24 @@ class AudioCritic(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, audio: Tensor) -> list[Opinion]:
-        """audio (b, c, n) in [-1, 1] -> the opinion of every sub-discriminator"""
+        """Return the opinion of every sub-discriminator on audio (b, c, n) in [-1, 1]."""
 
     @abstractmethod
     def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
-        """Distance between the activations for real and fake audio."""
+        """Return the distance between the activations for real and fake audio."""
 
     def discriminator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
-        """What the discriminator minimises; no gradient reaches the fakes. `loss` takes the real audio first."""
+        """Return the loss of the discriminator; no gradient reaches the fakes. `loss` takes the real audio first."""
         return self._criticise(self(real), self(fake.detach()))
 
     def generator_loss(self, fake: Tensor, real: Tensor) -> GeneratorLosses:
-        """What the generator minimises; what is said of real audio is a constant here."""
+        """Return the losses of the generator; opinions on real audio are constants here."""
         with torch.no_grad():
             opinions = self(real)
         return self._persuade(opinions, self(fake))
 
     def loss(self, reals: Tensor, fakes: Tensor) -> CriticLosses:
-        """All terms, for reports and for trainers that use one call for both sides."""
+        """Return all terms, for logs and for trainers that use one call for both sides."""
         real, fake = self(reals), self(fakes)
         detached = self(fakes.detach()) if fakes.requires_grad else fake
         return CriticLosses(self._criticise(real, detached), *self._persuade(real, fake))
@@ -114,10 +114,10 @@ class AudioCritic(nn.Module, ABC):
 
 
 def mean(values: Iterable[Tensor]) -> Tensor:
-    """Average of scalars."""
+    """Return the average of scalars."""
     return torch.stack(list(values)).mean()
 
 
 def distances(real: Opinion, fake: Opinion) -> list[Tensor]:
-    """Mean absolute difference of each activation."""
+    """Return the mean absolute difference of each activation."""
     return [F.l1_loss(f, r) for r, f in zip(real.features, fake.features)]

@@ -40,7 +40,7 @@ class ConvStack(nn.Module):
         self.net = nn.ModuleList([*layers, plain(_WIDTHS[-1], 1, 1)])
 
     def forward(self, x: Tensor) -> Opinion:
-        """x (b, c, n) or (b, c, n / period, period) -> score (b,)"""
+        """Score x (b, c, n) or (b, c, n / period, period); the score is (b,)."""
         features = []
         for layer in self.net:
             x = layer(x)
@@ -77,12 +77,12 @@ class MultiPeriodDiscriminator(nn.Module):
         self.layers = nn.ModuleList(ConvStack(in_channels, 2) for _ in _PERIODS)
 
     def forward(self, x: Tensor) -> Opinion:
-        return _joined([layer(_fold(x, period)) for layer, period in zip(self.layers, _PERIODS)])
-
-
-def _fold(x: Tensor, period: int) -> Tensor:
-    """(b, c, n) -> (b, c, ceil(n / period), period)"""
-    return F.pad(x, (0, -x.shape[-1] % period)).unflatten(-1, (-1, period))
+        return _joined(
+            [
+                layer(F.pad(x, (0, -x.shape[-1] % period)).unflatten(-1, (-1, period)))  # (b, c, n / period, period)
+                for layer, period in zip(self.layers, _PERIODS)
+            ]
+        )
 
 
 class MultiDiscriminator(nn.Module):
@@ -121,5 +121,5 @@ class OobleckDiscriminator(AudioCritic):
         return [self.multi_discriminator(audio)]
 
     def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
-        """The sum over all activations, each averaged."""
+        """Return the sum over all activations, each averaged."""
         return torch.stack([value for r, f in zip(real, fake) for value in distances(r, f)]).sum()

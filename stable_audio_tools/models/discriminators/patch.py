@@ -43,7 +43,7 @@ class PatchDiscriminator(AudioCritic):
                 nn.init.normal_(module.weight, 0.0, 0.02)
 
     def forward(self, audio: Tensor) -> list[Opinion]:
-        """(b, bands, t) as an image of one channel"""
+        """Score (b, bands, t), seen as an image of one channel."""
         image = audio[:, None]
         features: list[Tensor] = []
         for block in self.blocks:
@@ -52,5 +52,5 @@ class PatchDiscriminator(AudioCritic):
         return [Opinion(self.score(image), features)]
 
     def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
-        """Mean absolute difference of the activations."""
+        """Return the mean absolute difference of the activations."""
         return mean(torch.stack(distances(r, f)).mean() for r, f in zip(real, fake))

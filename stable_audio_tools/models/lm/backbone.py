@@ -1,8 +1,8 @@
-"""The network between token embeddings and output heads: a causal transformer with three ways in for conditions."""
+"""The network between token embeddings and output heads: a causal transformer with three inputs for conditions."""
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -30,25 +30,17 @@ class AudioLMBackbone(nn.Module):
         global_cond: Tensor | None = None,
         cache: KeyValueCache | None = None,
     ) -> Tensor:
-        """x (b, s, d), tokens (b, n, c) with masks (b, n) that are True where they say something, global_cond (b, g).
+        """Transform x (b, s, d) under tokens (b, n, c) with masks (b, n), True at real tokens, and global_cond (b, g).
 
-        With a `cache`, x holds the positions after those of the earlier calls.
+        With a `cache`, x holds the positions that follow the earlier calls.
         """
         raise NotImplementedError
-
-
-def _facts(config: SimpleNamespace) -> dict[str, Any]:
-    return {
-        "cross_attention_cond_ids": config.cross_attn_cond_dim,
-        "prepend_cond_ids": config.prepend_cond_dim,
-        "global_cond_ids": config.global_cond_dim,
-    }
 
 
 def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     width, head = config.embed_dim, min(config.dim_heads, config.embed_dim)
     if width % head:
-        yield "embed_dim", f"is {width}, no multiple of dim_heads, {head}; use {max(1, round(width / head)) * head}"
+        yield "embed_dim", f"is {width}, not a multiple of dim_heads, {head}; use {max(1, round(width / head)) * head}"
     elif config.cross_attn_cond_dim and not config.project_cross_attn_cond:
         allowed = context_widths(width, head)
         if config.cross_attn_cond_dim not in allowed:
@@ -65,7 +57,16 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
         yield "ff_kwargs.use_conv", f"its convolutions look ahead, and {blind}"
 
 
-@register("lm", "continuous_transformer", facts=_facts, check=_check)
+@register(
+    "lm",
+    "continuous_transformer",
+    facts=lambda config: {
+        "cross_attention_cond_ids": config.cross_attn_cond_dim,
+        "prepend_cond_ids": config.prepend_cond_dim,
+        "global_cond_ids": config.global_cond_dim,
+    },
+    check=_check,
+)
 class ContinuousTransformerAudioLMBackbone(AudioLMBackbone):
     """A causal transformer; conditions are prepended, attended to, or modulate its norms."""
 
@@ -96,9 +97,9 @@ class ContinuousTransformerAudioLMBackbone(AudioLMBackbone):
         zero_init_branch_outputs: Annotated[bool, Field(description="start every branch at zero")] = True,
         layer_scale: Annotated[bool, Field(description="learned gain per channel on every branch")] = False,
         remove_norms: Annotated[bool, Field(description="dynamic tanh instead of layer norm")] = False,
-        add_rope: Annotated[bool, Field(description="rotary positions of each layer's own, without rotary_pos_emb")] = (
-            False
-        ),
+        add_rope: Annotated[
+            bool, Field(description="separate rotary positions in each layer, without rotary_pos_emb")
+        ] = (False),
         conformer: Annotated[bool, Field(description="cannot be used: it looks ahead")] = False,
         checkpointing: Annotated[
             bool, Field(description="recompute activations in the backward pass: slower, far less memory")
@@ -179,7 +180,7 @@ def _projection(dim: int, embed_dim: int) -> nn.Sequential:
 
 
 def _with_first(mask: Tensor | None) -> Tensor | None:
-    """Attention needs something to see: the first token, even of a condition that says nothing."""
+    """Unmask the first token, since attention needs at least one token, even of an empty condition."""
     if mask is None:
         return None
     mask = mask.bool().clone()

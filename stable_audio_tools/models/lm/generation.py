@@ -1,4 +1,4 @@
-"""Writing codes one step of the pattern after the other."""
+"""Autoregressive generation of codes, one step of the pattern at a time."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -21,10 +21,10 @@ def sample_tokens(
     top_p: float = 0.0,
     generator: Generators = None,
 ) -> Tensor:
-    """Logits (b, ..., card) to tokens (b, ...).
+    """Draw tokens (b, ...) from logits (b, ..., card).
 
-    Temperature 0 takes the likeliest. `top_p` (0: off) draws from the likeliest tokens whose probabilities add up to
-    it, otherwise `top_k` (0: off) from so many of them.
+    Temperature 0 takes the likeliest token. `top_p` (0: off) draws from the likeliest tokens whose probabilities add up
+    to it; otherwise `top_k` (0: off) draws from the `top_k` likeliest.
     """
     if temperature <= 0:
         return logits.argmax(dim=-1)
@@ -41,7 +41,7 @@ def sample_tokens(
 
 
 def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
-    """Refuse what `sample_tokens` has no meaning for."""
+    """Raise ValueError for options outside the range of `sample_tokens`."""
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temp: expected 0 (the likeliest token) or more, got {temperature:g}")
     if top_k < 0:
@@ -51,7 +51,7 @@ def check_sampling(temperature: float, top_k: int, top_p: float) -> None:
 
 
 def _draw(weights: Tensor, generator: Generators) -> Tensor:
-    """One index by weights that need not sum to 1: the first arrival among exponential clocks of these rates."""
+    """Draw an index by weights that need not sum to 1: the first arrival among exponential clocks of these rates."""
     arrivals = torch.empty_like(weights)
     if isinstance(generator, Sequence):
         if len(generator) != len(weights):
@@ -70,9 +70,9 @@ _UNKNOWN = -1
 
 @dataclass(frozen=True)
 class LogitGuidance:
-    """Logits are led from those without conditions, or with negative ones, through those with, by `scale`.
+    """Classifier-free guidance: extrapolation by `scale` from logits without conditions, or with negative ones.
 
-    `kept` names the conditions that both have: "cross_attn", "prepend", "global".
+    `kept` names the conditions that both sides have: "cross_attn", "prepend", "global".
     """
 
     scale: float
@@ -80,7 +80,7 @@ class LogitGuidance:
     kept: tuple[str, ...] = ()
 
     def double(self, inputs: Inputs) -> dict[str, Tensor | None]:
-        """Conditions for a batch of twice the size: with them first, then without."""
+        """Return the inputs of a batch of twice the size: first with conditions, then without."""
         return {name: None if value is None else self._pair(name, value) for name, value in inputs.items()}
 
     def _pair(self, name: str, value: Tensor) -> Tensor:
@@ -91,13 +91,13 @@ class LogitGuidance:
             return torch.cat([value, torch.zeros_like(value)])
         if negative.shape != value.shape:
             raise ValueError(
-                f"the negative conditioning has another shape, {tuple(negative.shape)}, than the conditioning, "
+                f"the negative conditioning has the shape {tuple(negative.shape)}, the conditioning "
                 f"{tuple(value.shape)} ({name})"
             )
         return torch.cat([value, negative])
 
     def lead(self, logits: Tensor) -> Tensor:
-        """(2b, ...) -> (b, ...)"""
+        """Combine the logits of both sides, (2b, ...) -> (b, ...)."""
         with_conditions, without = logits.chunk(2)
         return without + (with_conditions - without) * self.scale
 
@@ -123,19 +123,22 @@ def generate_codes(
 ) -> Tensor:
     """Continue codes (b, q, t), t may be 0, to (b, q, timesteps).
 
-    With a cache, the model reads each step once; without, all steps so far for each. The codes are the same.
+    With a cache, the model reads each step once, else all previous steps for each new one. The codes are the same.
     """
     batch, codebooks, given = init_codes.shape
     if given >= timesteps:
-        raise ValueError(f"init_data has {given} frames already, and max_gen_len is {timesteps}; ask for more")
+        raise ValueError(f"init_data already has {given} frames, and max_gen_len is {timesteps}; raise max_gen_len")
     pattern = lm.pattern_provider.get_pattern(timesteps)
     codes = init_codes.new_full((batch, codebooks, timesteps), _UNKNOWN)
     codes[..., :given] = init_codes
     sequence = pattern.build_sequence(codes, lm.masked_token_id)
     prepended = inputs.get("prepend_cond")
-    before = 0 if prepended is None else prepended.shape[1]  # positions before those of the codes
+    before = 0 if prepended is None else prepended.shape[1]  # positions before the codes
     cache = KeyValueCache(pattern.num_steps + before) if use_cache else None
-    inputs = _without_full_masks(inputs if guidance is None else guidance.double(inputs))
+    inputs = {
+        name: None if value is not None and name.endswith("_mask") and bool(value.all()) else value  # faster unmasked
+        for name, value in (inputs if guidance is None else guidance.double(inputs)).items()
+    }
     start, end, read = pattern.first_step(given), pattern.num_steps, 0
     for step in range(start, end):
         seen = sequence[..., read:step]
@@ -148,11 +151,3 @@ def generate_codes(
         if callback is not None:
             callback(step + 1 - start, end - start)
     return pattern.revert_sequence(sequence)
-
-
-def _without_full_masks(inputs: Inputs) -> dict[str, Tensor | None]:
-    """Attention is faster without a mask than with one that hides nothing."""
-    return {
-        name: None if value is not None and name.endswith("_mask") and bool(value.all()) else value
-        for name, value in inputs.items()
-    }

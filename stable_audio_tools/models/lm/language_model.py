@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class LMOutput(NamedTuple):
-    """Logits (b, q, t, card) of the given codes, no shift left to do; NaN where the mask (b, q, t) is False."""
+    """Logits (b, q, t, card) aligned with the codes that they predict; NaN where the mask (b, q, t) is False."""
 
     logits: Tensor
     mask: Tensor
@@ -42,7 +42,7 @@ class AudioLanguageModel(nn.Module):
     ) -> None:
         super().__init__()
         self.num_quantizers, self.codebook_size = num_quantizers, codebook_size
-        self.masked_token_id = codebook_size  # the row after those of the codes
+        self.masked_token_id = codebook_size  # the row after the codes
         self.pattern_provider = pattern_provider
         self.backbone = backbone
         width = backbone.embed_dim
@@ -50,12 +50,12 @@ class AudioLanguageModel(nn.Module):
         self.quantizer_heads = nn.ModuleList(nn.Linear(width, codebook_size) for _ in range(num_quantizers))
 
     def forward(self, sequence: Tensor, *, last_only: bool = False, **inputs: Any) -> Tensor:
-        """A sequence (b, q, s) in the pattern's order to logits (b, q, s, card), those of the next step.
+        """Predict logits (b, q, s, card) of the next steps from a sequence (b, q, s) in the pattern's order.
 
-        `last_only` keeps those of the last step (b, q, 1, card). The other keywords are the backbone's.
+        `last_only` keeps the last step, (b, q, 1, card). Other keywords go to the backbone.
         """
         if sequence.shape[1] != self.num_quantizers:
-            raise ValueError(f"the model knows {self.num_quantizers} codebooks, the sequence has {sequence.shape[1]}")
+            raise ValueError(f"the model has {self.num_quantizers} codebooks, the sequence has {sequence.shape[1]}")
         embedded = torch.stack([embed(codes) for embed, codes in zip(self.embeds, sequence.unbind(1))]).sum(0)
         hidden = self.backbone(embedded, **inputs)
         if last_only:
@@ -63,7 +63,7 @@ class AudioLanguageModel(nn.Module):
         return torch.stack([head(hidden) for head in self.quantizer_heads], dim=1)
 
     def compute_logits(self, codes: Tensor, **inputs: Any) -> LMOutput:
-        """Logits of the codes (b, q, t), each predicted from those before it in the pattern's order, for training."""
+        """Return the logits of codes (b, q, t), each predicted from its predecessors in the pattern's order."""
         pattern = self.pattern_provider.get_pattern(codes.shape[-1])
         sequence = pattern.build_sequence(codes, self.masked_token_id)[..., : pattern.num_training_steps]
         logits, mask = pattern.revert_logits(self(sequence, **inputs))
@@ -104,7 +104,7 @@ class AudioLanguageModelWrapper(nn.Module):
         self.global_cond_ids = list(global_cond_ids)
 
     def get_conditioning_inputs(self, cond: Mapping[str, Any], negative: bool = False) -> dict[str, Tensor | None]:
-        """Conditions by id -> inputs of the backbone, by keyword."""
+        """Convert conditions by id to inputs of the backbone, by keyword."""
         cross_attn = join_tokens(cond, self.cross_attn_cond_ids)
         prepend = join_tokens(cond, self.prepend_cond_ids)
         inputs = {
@@ -123,10 +123,10 @@ class AudioLanguageModelWrapper(nn.Module):
         cfg_dropout_prob: float = 0.0,
         **options: Any,
     ) -> LMOutput:
-        """Codes (b, q, t) and conditions by id to the logits of the codes.
+        """Return the logits of codes (b, q, t) under conditions by id.
 
-        With `cfg_dropout_prob`, each condition of each item is replaced by zeros that often: what guidance leads away
-        from.
+        `cfg_dropout_prob` is the probability that a condition of an item is replaced by zeros, the negative side of
+        guidance.
         """
         inputs = self.get_conditioning_inputs(condition_tensors or {})
         if cfg_dropout_prob > 0:
@@ -156,12 +156,12 @@ class AudioLanguageModelWrapper(nn.Module):
         temp: float = 1.0,
         generator: Generators = None,
     ) -> Tensor:
-        """Codes (b, q, max_gen_len) from metadata (`conditioning`) or conditions by id (`conditioning_tensors`).
+        """Generate codes (b, q, max_gen_len) from metadata (`conditioning`) or tensors by id (`conditioning_tensors`).
 
-        `init_data` (b, q, t) are the first codes, to be continued. With `cfg_scale` other than 1, logits are led away
-        from those under the negative conditions, or zeros; a `*_use_cfg` that is False keeps that condition there.
-        `callback(step, steps)` tells the progress. With a list of generators, one per item, an item is what it would be
-        alone.
+        `init_data` (b, q, t) are the first codes, to be continued. With `cfg_scale` other than 1, logits are guided
+        away from the negative conditions, or from zeros; `*_use_cfg=False` keeps that condition on both sides.
+        `callback(step, steps)` receives the progress. With a list of generators, one per item, an item does not depend
+        on the rest of the batch.
         """
         check_sampling(temp, top_k, top_p)
         inputs = self._inputs(conditioning, conditioning_tensors)
@@ -187,7 +187,7 @@ class AudioLanguageModelWrapper(nn.Module):
 
     @torch.no_grad()
     def generate_audio(self, **options: Any) -> Tensor:
-        """Audio (b, c, n); the keywords are those of `generate`."""
+        """Generate audio (b, c, n); keywords go to `generate`."""
         return self.pretransform.decode_tokens(self.generate(**options))
 
     def _inputs(
@@ -195,22 +195,22 @@ class AudioLanguageModelWrapper(nn.Module):
     ) -> dict[str, Tensor | None]:
         if conditions is None and metadata is not None:
             if self.conditioner is None:
-                raise ValueError("conditioning was given, and this model has no conditioners; leave it out")
+                raise ValueError("conditioning: this model has no conditioners; leave it out")
             conditions = self.conditioner(metadata, self._device())
         return {} if conditions is None else self.get_conditioning_inputs(conditions)
 
     def _first_codes(
         self, init_data: Tensor | None, batch_size: int | None, inputs: Mapping[str, Tensor | None]
     ) -> Tensor:
-        """The codes to continue, none by default, for a batch of the one size that all arguments agree on."""
+        """Return the codes to continue, none by default, after checking that all arguments have one batch size."""
         sizes = {name: len(value) for name, value in inputs.items() if value is not None}
         if init_data is not None:
             sizes["init_data"] = len(init_data)
         if batch_size is not None:
             sizes["batch_size"] = batch_size
         if len(set(sizes.values())) > 1:
-            told = ", ".join(f"{name} {size}" for name, size in sizes.items())
-            raise ValueError(f"the arguments are for batches of different sizes: {told}")
+            given = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ValueError(f"the arguments have different batch sizes: {given}")
         if init_data is not None:
             return init_data.to(self._device())
         size = next(iter(sizes.values()), 1)
@@ -221,7 +221,7 @@ class AudioLanguageModelWrapper(nn.Module):
 
 
 def _dropped(condition: Tensor | None, probability: float) -> Tensor | None:
-    """Zeros in place of whole items, drawn for each."""
+    """Replace random items by zeros."""
     if condition is None:
         return None
     shape = (len(condition),) + (1,) * (condition.ndim - 1)
@@ -236,10 +236,6 @@ _WIDTH_KEYS = {  # the backbone's key for the width of each list of conditions
 }
 
 
-def _describe(config: SimpleNamespace) -> dict[str, Any]:
-    return {"use": "language model", "min_input_length": config.pretransform.facts.get("downsampling_ratio")}
-
-
 def _check_model(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     yield from check_conditioning(config.conditioning)
     if not config.pretransform.facts.get("is_discrete", True):
@@ -249,30 +245,32 @@ def _check_model(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 
 def _check_route(config: SimpleNamespace, ids_key: str) -> Iterator[tuple[str, str]]:
-    """The ids of a list exist, and their widths make the backbone's."""
+    """Check that the ids of a list exist, and that their widths match the backbone."""
     ids = getattr(config.lm.siblings, ids_key)
     unknown = list(check_ids(config.conditioning, ids, f"lm.{ids_key}"))
     yield from unknown
-    wanted = config.lm.facts.get(ids_key)
-    if unknown or not ids or not wanted:
+    width = config.lm.facts.get(ids_key)
+    if unknown or not ids or not width:
         return
     widths = {id: config.conditioning.width(id) for id in ids}
-    key, told = f"lm.config.{_WIDTH_KEYS[ids_key]}", ", ".join(f"{id} {width or '?'}" for id, width in widths.items())
+    key, listed = f"lm.config.{_WIDTH_KEYS[ids_key]}", ", ".join(f"{id} {each or '?'}" for id, each in widths.items())
     if ids_key == "global_cond_ids":
-        total = sum(width or 0 for width in widths.values())
-        if None not in widths.values() and total != wanted:
-            yield key, f"is {wanted}, but those of lm.{ids_key} add up to {total} ({told}): use {total}"
-    elif any(width not in (None, wanted) for width in widths.values()):
-        yield key, f"is {wanted}, but the conditions of lm.{ids_key} have other widths: {told}"
+        total = sum(each or 0 for each in widths.values())
+        if None not in widths.values() and total != width:
+            yield key, f"is {width}, but the widths of lm.{ids_key} add up to {total} ({listed}): use {total}"
+    elif any(each not in (None, width) for each in widths.values()):
+        yield key, f"is {width}, but the conditions of lm.{ids_key} have other widths: {listed}"
 
 
-def _warn_of_unused(lm: Part) -> None:
-    for ids_key, width_key in _WIDTH_KEYS.items():
-        if getattr(lm.siblings, ids_key) and not lm.facts.get(ids_key):
-            logger.warning("%s.%s: config.%s is not set; these conditions have no effect", lm.path, ids_key, width_key)
-
-
-@register("model", "lm", facts=_describe, check=_check_model)
+@register(
+    "model",
+    "lm",
+    facts=lambda config: {
+        "use": "language model",
+        "min_input_length": config.pretransform.facts.get("downsampling_ratio"),
+    },
+    check=_check_model,
+)
 def build_language_model(
     pretransform: Annotated[Part, Kind("pretransform")],
     lm: Annotated[Part, Kind("lm")],
@@ -281,7 +279,9 @@ def build_language_model(
     sample_rate: Runtime[int],
 ) -> AudioLanguageModelWrapper:
     """A language model over the tokens of a codec."""
-    _warn_of_unused(lm)
+    for ids_key, width_key in _WIDTH_KEYS.items():
+        if getattr(lm.siblings, ids_key) and not lm.facts.get(ids_key):
+            logger.warning("%s.%s: config.%s is not set; these conditions have no effect", lm.path, ids_key, width_key)
     codec = pretransform.build(sample_rate=sample_rate)
     if not codec.is_discrete or codec.num_quantizers is None or codec.codebook_size is None:
         raise ConfigError(f"{pretransform.path}: has no tokens; a language model needs a discrete bottleneck in it")
@@ -303,5 +303,5 @@ def create_audio_lm_from_config(config: Mapping[str, Any]) -> AudioLanguageModel
     """Build the language model of a whole model config."""
     model: nn.Module = create_model_from_config(config)
     if not isinstance(model, AudioLanguageModelWrapper):
-        raise ConfigError(f"model_type: {config['model_type']!r} is no language model")
+        raise ConfigError(f"model_type: {config['model_type']!r} is not a language model")
     return model

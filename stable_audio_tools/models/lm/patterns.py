@@ -1,7 +1,7 @@
 """Patterns: the order in which a language model reads and writes codes (b, q, t) of several codebooks.
 
-A pattern gives every code a step of a sequence (b, q, s). Step 0 holds no codes, only mask tokens; so does, in each
-codebook, every step that no code is given. The model's output at a step predicts the next one. For q = 3, t = 4:
+A pattern assigns every code to a step of a sequence (b, q, s). Step 0 and, in each codebook, every step without a code
+hold mask tokens. The output of the model at a step predicts the next one. For q = 3, t = 4:
 
     parallel     delay             unroll                          coarse_first
     . 0 1 2 3    . 0 1 2 3 . .     . 0 . . 1 . . 2 . . 3 . .       . 0 1 2 3 . . . .
@@ -22,7 +22,7 @@ PatternName = Literal["delay", "parallel", "unroll", "musiclm", "coarse_first"]
 
 @dataclass(frozen=True)
 class CodePattern:
-    """`steps` (q, t) is where each code stands; training reads the first `num_training_steps` of the `num_steps`."""
+    """Steps (q, t) of all codes; training reads the first `num_training_steps` of the `num_steps`."""
 
     steps: Tensor
     num_steps: int
@@ -37,23 +37,23 @@ class CodePattern:
         return self.steps.shape[1]
 
     def first_step(self, time: int) -> int:
-        """The first step that holds a code of a frame."""
+        """Return the first step that holds a code of a frame."""
         return int(self.steps[:, time].min())
 
     def build_sequence(self, codes: Tensor, mask_token: int) -> Tensor:
-        """Codes (b, q, t) to the sequence (b, q, num_steps)."""
+        """Convert codes (b, q, t) to the sequence (b, q, num_steps)."""
         self._check(codes)
         sequence = codes.new_full((*codes.shape[:2], self.num_steps), mask_token)
         return sequence.scatter(-1, self._indices(codes), codes)
 
     def revert_sequence(self, sequence: Tensor) -> Tensor:
-        """The sequence (b, q, num_steps) back to codes (b, q, t)."""
+        """Convert the sequence (b, q, num_steps) to codes (b, q, t)."""
         return sequence.gather(-1, self._indices(sequence))
 
     def revert_logits(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (b, q, s, card) of the first steps to those of codes (b, q, t, card), and a mask (q, t).
+        """Convert logits (b, q, s, card) of the first steps to logits of codes (b, q, t, card), and a mask (q, t).
 
-        The mask is False, and the logits NaN, where those steps do not predict the code.
+        The mask is False, and the logits are NaN, for codes that those steps do not predict.
         """
         predicted_at = self.steps.to(logits.device) - 1
         mask = predicted_at < logits.shape[2] - 1
@@ -67,31 +67,31 @@ class CodePattern:
 
     def _check(self, codes: Tensor) -> None:
         if codes.shape[1:] != self.steps.shape:
-            wanted = tuple(self.steps.shape)
+            expected = tuple(self.steps.shape)
             raise ValueError(
-                f"codes must be (batch, {wanted[0]} codebooks, {wanted[1]} frames), got {tuple(codes.shape)}"
+                f"codes must be (batch, {expected[0]} codebooks, {expected[1]} frames), got {tuple(codes.shape)}"
             )
 
 
 def delay(num_codebooks: int, timesteps: int, delays: Sequence[int] | None = None) -> CodePattern:
-    """Each codebook one step later than the one before it, or by `delays`."""
+    """Place each codebook one step later than the previous one, or by `delays`."""
     shifts = torch.arange(num_codebooks) if delays is None else torch.tensor(list(delays))
     steps = 1 + shifts[:, None] + torch.arange(timesteps)
     return CodePattern(steps, 1 + timesteps + int(shifts.max()), 1 + timesteps)
 
 
 def parallel(num_codebooks: int, timesteps: int) -> CodePattern:
-    """All codes of a frame in one step."""
+    """Place all codes of a frame in one step."""
     return delay(num_codebooks, timesteps, [0] * num_codebooks)
 
 
 def unroll(num_codebooks: int, timesteps: int) -> CodePattern:
-    """One code per step: the codes of a frame, then those of the next."""
+    """Place one code per step, frame after frame."""
     return _flat(torch.arange(num_codebooks)[:, None] + num_codebooks * torch.arange(timesteps))
 
 
 def musiclm(num_codebooks: int, timesteps: int, group_by: int = 2) -> CodePattern:
-    """One code per step: all frames of the first codebooks, `group_by` of them, then all frames of the next."""
+    """Place one code per step: all frames of the first `group_by` codebooks, then all frames of the next ones."""
     codebook = torch.arange(num_codebooks)[:, None]
     first = codebook // group_by * group_by
     width = (num_codebooks - first).clamp(max=group_by)
@@ -99,9 +99,9 @@ def musiclm(num_codebooks: int, timesteps: int, group_by: int = 2) -> CodePatter
 
 
 def coarse_first(num_codebooks: int, timesteps: int, delays: Sequence[int] | None = None) -> CodePattern:
-    """All frames of the first codebook, then the others side by side, or by `delays`.
+    """Place all frames of the first codebook, then the others side by side, or by `delays`.
 
-    What comes second knows all of the first codebook: generate as many frames as the model was trained on.
+    The other codebooks see all of the first one: generate as many frames as the model was trained on.
     """
     if num_codebooks == 1:
         return parallel(1, timesteps)
@@ -127,7 +127,7 @@ class PatternProvider:
     num_codebooks: int
 
     def get_pattern(self, timesteps: int) -> CodePattern:
-        """The pattern of so many frames."""
+        """Return the pattern for this number of frames."""
         return self.layout(self.num_codebooks, timesteps)
 
 
@@ -142,7 +142,7 @@ assert set(_LAYOUTS) == set(get_args(PatternName))
 
 
 def pattern_by_name(name: str, num_codebooks: int) -> PatternProvider:
-    """The pattern that a config names."""
+    """Return the pattern that a config names."""
     if name not in _LAYOUTS:
         raise ValueError(f"codebook_pattern: no pattern named {name!r}; allowed: {', '.join(_LAYOUTS)}")
     return PatternProvider(_LAYOUTS[name], num_codebooks)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Part, Runtime, register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.bottleneck import DiscreteBottleneck
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
 
 
 class AutoencoderPretransform(Pretransform):
-    """Latents of an autoencoder, divided by `scale`; one that is `auto` is measured by training, and kept in files."""
+    """Latents of an autoencoder, divided by `scale`; training measures an `auto` scale, and files store it."""
 
     latent_scale: Tensor
     is_scaled = True
@@ -47,7 +48,7 @@ class AutoencoderPretransform(Pretransform):
             self.model.half()
 
     def requires_grad_(self, requires_grad: bool = True) -> "AutoencoderPretransform":
-        """Parts whose own config freezes them do not train with the rest."""
+        """Set `requires_grad`, except for parts that their own config freezes."""
         super().requires_grad_(requires_grad)
         for name, value in self.model.named_parameters():
             value.requires_grad_(requires_grad and name not in self._stay_frozen)
@@ -55,7 +56,7 @@ class AutoencoderPretransform(Pretransform):
 
     @property
     def scale(self) -> float:
-        """What latents are divided by."""
+        """The number by which `encode` divides latents."""
         if self._fixed_scale is not None:
             return self._fixed_scale
         if self.needs_scale:
@@ -67,32 +68,32 @@ class AutoencoderPretransform(Pretransform):
 
     @property
     def needs_scale(self) -> bool:
-        """Is the scale `auto`, and not measured?"""
+        """Whether the scale is `auto` and not measured yet."""
         return self._fixed_scale is None and math.isnan(float(self.latent_scale))
 
     def set_scale(self, scale: float) -> None:
-        """Keep a measured scale."""
+        """Store a measured scale."""
         self.latent_scale.fill_(scale)
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Audio (b, c, n) to latents (b, d, t); keywords go to the autoencoder's `encode_audio`."""
-        encoded = self.model.encode_audio(self._enter(x, self.model.encoder), **self._ways(kwargs))
+        """Encode audio (b, c, n) to latents (b, d, t); keywords go to the autoencoder's `encode_audio`."""
+        encoded = self.model.encode_audio(self._enter(x, self.model.encoder), **self._with_defaults(kwargs))
         return self._leave(encoded) / self.scale
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
-        """Latents (b, d, t) to audio (b, c, n); keywords go to the autoencoder's `decode_audio`."""
+        """Decode latents (b, d, t) to audio (b, c, n); keywords go to the autoencoder's `decode_audio`."""
         latents = self._enter(z * self.scale, self.model.decoder)
-        return self._leave(self.model.decode_audio(latents, **self._ways(kwargs)))
+        return self._leave(self.model.decode_audio(latents, **self._with_defaults(kwargs)))
 
     def tokenize(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Audio (b, c, n) to codes (b, q, t), whatever the layout of the bottleneck; keywords go to `encode`."""
+        """Encode audio (b, c, n) to codes (b, q, t) for any layout of the bottleneck; keywords go to `encode`."""
         if not self.is_discrete:
             return super().tokenize(x)
         _, info = self.model.encode(self._enter(x, self.model.encoder), return_info=True, **kwargs)
         return self._bottleneck.tokens(info)
 
     def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
-        """Codes (b, q, t) to audio (b, c, n); keywords go to the autoencoder's `decode`."""
+        """Decode codes (b, q, t) to audio (b, c, n); keywords go to the autoencoder's `decode`."""
         if not self.is_discrete:
             return super().decode_tokens(tokens)
         codes = tokens if self._bottleneck.codebooks_first else tokens.mT
@@ -104,7 +105,7 @@ class AutoencoderPretransform(Pretransform):
         return f"they come from {node.get('type')!r}, not from an autoencoder"
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Weights of the autoencoder alone, as `unwrap_model.py` saves them."""
+        """Load weights of the autoencoder alone, as `unwrap_model.py` saves them."""
         return self.model.load_state_dict(state_dict, strict=strict, assign=assign)
 
     @property
@@ -112,11 +113,11 @@ class AutoencoderPretransform(Pretransform):
         assert isinstance(self.model.bottleneck, DiscreteBottleneck)
         return self.model.bottleneck
 
-    def _ways(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _with_defaults(self, kwargs: dict[str, Any]) -> JsonObject:
         return {"chunked": self.chunked, "iterate_batch": self.iterate_batch, **kwargs}
 
     def _enter(self, x: Tensor, net: nn.Module | None) -> Tensor:
-        """In the precision of the net's weights, which loading or casting may have changed."""
+        """Convert x to the precision of the network's weights, which loading or casting may have changed."""
         weight = None if net is None else next((p for p in net.parameters() if p.is_floating_point()), None)
         if weight is None or torch.is_autocast_enabled(x.device.type):
             return x
@@ -126,7 +127,7 @@ class AutoencoderPretransform(Pretransform):
         return x.float() if self.model_half else x
 
 
-def _facts(config: SimpleNamespace) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> JsonObject:
     bottleneck = {} if config.bottleneck is None else config.bottleneck.facts
     codes = (bottleneck["num_quantizers"], bottleneck["codebook_size"]) if bottleneck.get("is_discrete") else None
     return facts(

@@ -1,7 +1,7 @@
 """The base of the pretransforms: fixed, invertible steps between audio and the space that a model works in.
 
-This is the seam between codecs and everything that works on latents: generation, training and evaluation know no more
-of a codec than this class.
+This class is the interface between codecs and everything that works on latents: generation, training and evaluation use
+nothing else of a codec.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stable_audio_tools.core.config.json_files import JsonObject
+
 
 class Pretransform(nn.Module):
-    """`downsampling_ratio` samples of audio (b, io_channels, n) make one frame of (b, encoded_channels, t)."""
+    """A codec: `downsampling_ratio` samples of audio (b, io_channels, n) are one frame of (b, encoded_channels, t)."""
 
     encoded_channels: int
     downsampling_ratio: int
@@ -31,31 +33,31 @@ class Pretransform(nn.Module):
         return 1.0
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Audio (b, c, n) to (b, d, t)."""
+        """Encode audio (b, c, n) to (b, d, t)."""
         raise NotImplementedError
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
-        """(b, d, t) to audio (b, c, n)."""
+        """Decode (b, d, t) to audio (b, c, n)."""
         raise NotImplementedError
 
     def tokenize(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Audio (b, c, n) to codes (b, q, t)."""
-        raise ValueError(f"{type(self).__name__} makes no tokens; only a discrete pretransform does")
+        """Encode audio (b, c, n) to codes (b, q, t)."""
+        raise ValueError(f"{type(self).__name__} has no tokens; only a discrete pretransform has")
 
     def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
-        """Codes (b, q, t) to audio (b, c, n)."""
+        """Decode codes (b, q, t) to audio (b, c, n)."""
         raise ValueError(f"{type(self).__name__} has no tokens to decode; only a discrete pretransform has")
 
     def unlike(self, node: Mapping[str, Any], sample_rate: int) -> str | None:
-        """Why latents that the pretransform `node` made are not this one's; None where they are, or nobody can tell."""
+        """Return why latents of the pretransform `node` do not suit this one; None if they do, or if it is unknown."""
         return None
 
 
 def facts(
     *, io_channels: int, encoded_channels: int, downsampling_ratio: int | None, codes: tuple[int, int] | None = None
-) -> dict[str, Any]:
-    """What a model that holds a pretransform needs to know of it; `codes` is (codebooks, entries of each)."""
-    known: dict[str, Any] = {
+) -> JsonObject:
+    """Return the facts that a model containing a pretransform reads; `codes` is (codebooks, entries of each)."""
+    known: JsonObject = {
         "io_channels": io_channels,
         "encoded_channels": encoded_channels,
         "is_discrete": codes is not None,

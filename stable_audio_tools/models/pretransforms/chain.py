@@ -1,4 +1,4 @@
-"""Pretransforms one after another: each works on what the one before it made."""
+"""Pretransforms in sequence: each processes the output of the previous one."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
@@ -9,11 +9,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Kind, Part, Runtime, register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
 
 
 class ChainPretransform(Pretransform):
-    """Audio through the stages in order, latents through them backwards; tokens are those of the last one."""
+    """Stages that encode in order and decode in reverse; tokens are the tokens of the last one."""
 
     def __init__(self, stages: Sequence[Pretransform]) -> None:
         first, last = stages[0], stages[-1]
@@ -26,7 +27,7 @@ class ChainPretransform(Pretransform):
 
     @property
     def model(self) -> nn.Module:
-        """The only autoencoder of the chain, which takes weights from a file of its own."""
+        """The only autoencoder of the chain, whose weights can be loaded from a separate file."""
         models = [stage.model for stage in self.stages if hasattr(stage, "model")]
         if len(models) != 1:
             raise AttributeError(f"{len(models)} stages of this chain hold a model; name one by its place in `stages`")
@@ -35,12 +36,12 @@ class ChainPretransform(Pretransform):
 
     @property
     def flat(self) -> list[Pretransform]:
-        """The stages, with those of a chain in its place."""
-        found: list[Pretransform] = []
+        """The stages, with nested chains expanded."""
+        stages: list[Pretransform] = []
         for stage in self.stages:
             assert isinstance(stage, Pretransform)
-            found += stage.flat if isinstance(stage, ChainPretransform) else [stage]
-        return found
+            stages += stage.flat if isinstance(stage, ChainPretransform) else [stage]
+        return stages
 
     @property
     def scale(self) -> float:
@@ -48,13 +49,13 @@ class ChainPretransform(Pretransform):
         return next((stage.scale for stage in reversed(self.flat) if stage.is_scaled), 1.0)
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
-        """Audio (b, c, n) to (b, d, t); keywords go to the last stage."""
+        """Encode audio (b, c, n) to (b, d, t); keywords go to the last stage."""
         for stage in self._all_but_last:
             x = stage.encode(x)
         return self._last.encode(x, **kwargs)
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
-        """(b, d, t) to audio (b, c, n); keywords go to the last stage."""
+        """Decode (b, d, t) to audio (b, c, n); keywords go to the last stage."""
         return self._back(self._last.decode(z, **kwargs))
 
     def tokenize(self, x: Tensor, **kwargs: Any) -> Tensor:
@@ -90,18 +91,18 @@ class ChainPretransform(Pretransform):
 
 
 def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    before: dict[str, Any] = {}
+    before: JsonObject = {}
     for index, stage in enumerate(config.stages):
         known = stage.facts
         if known.get("is_discrete") and index < len(config.stages) - 1:
-            yield f"stages[{index}]", f"{stage.type!r} makes tokens, which no other stage can follow; put it last"
+            yield f"stages[{index}]", f"{stage.type!r} outputs tokens, which no other stage accepts; put it last"
         given, wanted = before.get("encoded_channels"), known.get("io_channels")
         if given is not None and wanted is not None and given != wanted:
             yield f"stages[{index}]", f"takes {wanted} channels, but stages[{index - 1}] delivers {given}: use {given}"
         before = known
 
 
-def _facts(config: SimpleNamespace) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> JsonObject:
     known = [stage.facts for stage in config.stages]
     ratios = [stage.get("downsampling_ratio") for stage in known]
     return {

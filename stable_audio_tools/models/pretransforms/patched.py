@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torchaudio.transforms import Resample
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.models.autoencoders.oobleck import DILATIONS, ResidualUnit
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
@@ -20,13 +21,13 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
         above = -(-config.patch_size // config.oversampling) * config.oversampling
         yield (
             "patch_size",
-            f"is {config.patch_size}, not a multiple of oversampling ({config.oversampling}): a frame would hold no "
+            f"is {config.patch_size}, not a multiple of oversampling ({config.oversampling}): a frame must hold a "
             f"whole number of samples; use {above}",
         )
 
 
-def _facts(config: SimpleNamespace) -> dict[str, Any]:
-    # Published configs that oversample count frames as if they did not; theirs is no mistake to report.
+def _facts(config: SimpleNamespace) -> JsonObject:
+    # Published configs that oversample count frames without it, so their ratio is not checked.
     ratio = config.patch_size if config.oversampling == 1 else None
     encoded = config.channels * config.patch_size
     return facts(io_channels=config.channels, encoded_channels=encoded, downsampling_ratio=ratio)
@@ -69,7 +70,7 @@ class PatchedPretransform(Pretransform):
 
 
 def _post_filter(channels: int, width: int) -> nn.Sequential:
-    """A filter over the unpatched signal, (b, c, n) -> (b, c, n)."""
+    """Build a filter over the unpatched signal, (b, c, n) -> (b, c, n)."""
     return nn.Sequential(
         WNConv1d(channels, width, kernel_size=7, padding=3),
         *(ResidualUnit(width, dilation, True) for dilation in DILATIONS),

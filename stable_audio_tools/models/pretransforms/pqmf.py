@@ -1,7 +1,8 @@
 """Pseudo-quadrature mirror filters: critically sampled subbands, nearly perfectly invertible.
 
-One Kaiser-windowed low-pass is moved to the middle of each band by a cosine; its cutoff is searched so that the bands'
-powers add up evenly (Lin & Vaidyanathan 1998). Filtering runs on the polyphase components, at the rate of the bands.
+A Kaiser-windowed low-pass is modulated to the middle of each band by a cosine; its cutoff is searched so that the
+bands' powers add up evenly (Lin & Vaidyanathan 1998). Filtering runs on the polyphase components, at the rate of the
+bands.
 """
 
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ _Array = NDArray[np.float64]
 
 
 def design_lowpass(cutoff: float, attenuation: float) -> _Array:
-    """Low-pass of odd length; `cutoff` (radians per sample) is its transition's width too, `attenuation` is in dB."""
+    """Design a low-pass of odd length; `cutoff` (radians per sample) equals the transition width, attenuation in dB."""
     from scipy.signal import firwin, kaiserord
 
     length, beta = kaiserord(attenuation, cutoff / np.pi)
@@ -33,7 +34,7 @@ def design_lowpass(cutoff: float, attenuation: float) -> _Array:
 
 @cache
 def design_prototype(attenuation: float, num_bands: int) -> _Array:
-    """The low-pass whose autocorrelation is nearest to zero at multiples of two band widths."""
+    """Design the low-pass whose autocorrelation is nearest to zero at multiples of two band widths."""
     from scipy.optimize import fmin
 
     def unevenness(cutoff: _Array) -> float:
@@ -46,7 +47,7 @@ def design_prototype(attenuation: float, num_bands: int) -> _Array:
 
 
 def modulate(prototype: _Array, num_bands: int) -> _Array:
-    """One filter for each band, (bands, taps), zeros around them up to a power of two."""
+    """Return one filter per band, (bands, taps), zero-padded to a power of two."""
     band = np.arange(num_bands)[:, None]
     time = np.arange(len(prototype)) - len(prototype) // 2
     phase = np.where(band % 2 == 0, np.pi / 4, -np.pi / 4)
@@ -69,7 +70,7 @@ class PQMF(nn.Module):
         self.register_buffer("prototype", torch.tensor(prototype, dtype=torch.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The end of x is filled up with silence to a whole number of frames."""
+        """Split x into bands; its end is padded with silence to a whole number of frames."""
         x = F.pad(x, (0, -x.shape[-1] % self.num_bands))
         phases = x.unflatten(-1, (-1, self.num_bands)).mT.flatten(0, 1)  # (b c, phase, t)
         filters = self._phases_of_filters(self.filter_bank, x)  # (band, phase, taps)
@@ -77,7 +78,7 @@ class PQMF(nn.Module):
         return self._turn_signs(bands.unflatten(0, x.shape[:2]))
 
     def inverse(self, bands: Tensor) -> Tensor:
-        """(b, c, bands, t) -> (b, c, t * bands)"""
+        """Join the bands: (b, c, bands, t) -> (b, c, t * bands)."""
         signal = self._turn_signs(bands).flatten(0, 1)
         filters = self._phases_of_filters(self.filter_bank.flip(-1), bands).transpose(0, 1)  # (phase, band, taps)
         padding = filters.shape[-1] // 2 + 1
@@ -89,7 +90,7 @@ class PQMF(nn.Module):
         return filters.to(like.dtype).unflatten(-1, (-1, self.num_bands)).mT
 
     def _turn_signs(self, bands: Tensor) -> Tensor:
-        """Every other frame of every other band: the downsampled spectra of odd bands run backwards."""
+        """Negate every other frame of every other band, since the downsampled spectra of odd bands are reversed."""
         turned = bands.clone()
         turned[..., 1::2, ::2] *= -1
         return turned
@@ -101,15 +102,16 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
         yield "num_bands", f"is {config.num_bands}, and must be a power of two: use {below} or {2 * below}"
 
 
-def _facts(config: SimpleNamespace) -> dict[str, Any]:
-    return facts(
+@register(
+    "pretransform",
+    "pqmf",
+    facts=lambda config: facts(
         io_channels=config.channels,
         encoded_channels=config.channels * config.num_bands,
         downsampling_ratio=config.num_bands,
-    )
-
-
-@register("pretransform", "pqmf", facts=_facts, check=_check)
+    ),
+    check=_check,
+)
 class PQMFPretransform(Pretransform):
     """Subbands of a pseudo-quadrature mirror filter bank."""
 

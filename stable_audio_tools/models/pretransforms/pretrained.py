@@ -1,6 +1,6 @@
-"""Published codecs as pretransforms. Their weights come when first used, from where their own packages fetch them.
+"""Published codecs as pretransforms. Their own packages fetch the weights on first use.
 
-They are public and frozen: no checkpoint of a model holds them, and those in old checkpoints are passed over.
+The weights are public and frozen: checkpoints of models do not hold them, and copies in old checkpoints are ignored.
 """
 
 import logging
@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.models.pretransforms.base import Pretransform, facts
@@ -24,7 +25,7 @@ _Scale = Annotated[float, Field(gt=0, description="latents are divided by this o
 
 
 class CodecFacts(NamedTuple):
-    """What is known of a published codec without its weights."""
+    """Facts about a published codec, known without its weights."""
 
     sample_rate: int
     io_channels: int
@@ -48,7 +49,7 @@ class PretrainedCodec(Pretransform):
 
     @property
     def model(self) -> Any:
-        """The codec itself; the first access loads it."""
+        """The codec, loaded on first access."""
         if not self._loaded:
             self._loaded.append(self._load().eval().requires_grad_(False))
         return self._loaded[0]
@@ -81,7 +82,7 @@ def _check_dac(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
         yield "model_bitrate", f"is {config.model_bitrate}, and model_type {config.model_type}; only 44khz has 16kbps"
 
 
-def _codec_facts(codec: CodecFacts) -> dict[str, Any]:
+def _codec_facts(codec: CodecFacts) -> JsonObject:
     return facts(
         io_channels=codec.io_channels,
         encoded_channels=codec.latent_dim,
@@ -172,7 +173,7 @@ AUDIOCRAFT_CODECS = {
     ignored=("scale", "quantize_on_decode"),
 )
 class AudiocraftCompressionPretransform(PretrainedCodec):
-    """A codec of Meta's audiocraft (needs audiocraft); it makes tokens only."""
+    """A codec of Meta's audiocraft (needs audiocraft), for tokens only."""
 
     def __init__(
         self,
@@ -192,7 +193,7 @@ class AudiocraftCompressionPretransform(PretrainedCodec):
         return model
 
     def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
-        raise ValueError("audiocraft's codecs make tokens only; use tokenize, or a pretransform with latents")
+        raise ValueError("audiocraft's codecs output tokens only; use tokenize, or a pretransform with latents")
 
     def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
         raise ValueError("audiocraft's codecs decode tokens only; use decode_tokens, or a pretransform with latents")

@@ -1,14 +1,13 @@
-"""Biorthogonal wavelets (Cohen, Daubechies & Feauveau 1992): each level halves the rate and splits off what is fine.
+"""Biorthogonal wavelets (Cohen, Daubechies & Feauveau 1992): each level halves the rate and splits off details.
 
     audio, level 1    [low 1 | high 1]
     level 2           [low 2 | high 2 | high 1, its even and odd frames side by side]
 
-All filters are symmetric and of odd length, so reflection at the ends loses nothing.
+All filters are symmetric and of odd length, so reflection at the ends is lossless.
 """
 
 import math
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -51,21 +50,21 @@ _LOW_PASSES: dict[str, tuple[Sequence[float], Sequence[float]]] = {
 
 
 def _to_high_pass(low: Tensor) -> Tensor:
-    """Move a symmetric low-pass to the top of the spectrum: signs alternate, the middle one is negative."""
+    """Modulate a symmetric low-pass to the top of the spectrum: signs alternate, the middle one is negative."""
     distance = torch.arange(len(low)) - len(low) // 2
     return torch.where(distance % 2 == 0, -low, low)
 
 
 def _centred(taps: Tensor, length: int, middle: int) -> Tensor:
-    """`taps` among zeros, their middle at `middle`."""
+    """Pad `taps` with zeros to `length`, with their centre at `middle`."""
     left = middle - len(taps) // 2
     return F.pad(taps, (left, length - left - len(taps)))
 
 
 def filters(wavelet: str) -> tuple[Tensor, Tensor]:
-    """Correlation kernels of analysis and convolution kernels of synthesis, each (2, taps): low-pass, high-pass.
+    """Return correlation kernels of analysis and convolution kernels of synthesis, each (2, taps): low-pass, high-pass.
 
-    In analysis the high-pass stands one sample after the low-pass, in synthesis too: the odd samples are its.
+    In both, the high-pass is one sample after the low-pass, at the odd samples.
     """
     halves = (torch.tensor(half, dtype=torch.float64) for half in _LOW_PASSES[wavelet])  # the middle included
     analysis, synthesis = (torch.cat([right[1:].flip(0), right]) for right in halves)
@@ -77,7 +76,7 @@ def filters(wavelet: str) -> tuple[Tensor, Tensor]:
 
 
 def _for_channels(kernel: Tensor, channels: int) -> Tensor:
-    """The same pair of filters for every channel, (2 * channels, channels, taps), all low-passes first."""
+    """Repeat a pair of filters for every channel: (2 * channels, channels, taps), all low-passes first."""
     same = torch.eye(channels)
     return (kernel[:, None, None] * same[None, :, :, None]).flatten(0, 1)
 
@@ -122,7 +121,7 @@ class WaveletDecode1d(nn.Module):
         return x
 
     def _join(self, split: Tensor) -> Tensor:
-        """Low and high frames (b, 2c, t), interleaved for reflection, to (b, c, 2t)."""
+        """Join low and high frames (b, 2c, t), interleaved for reflection, to (b, c, 2t)."""
         taps = self.kernel.shape[-1]
         pad = taps // 2 + 2
         woven = split.unflatten(1, (2, -1)).permute(0, 2, 3, 1).flatten(2)  # low, high, low, high, ...
@@ -132,12 +131,15 @@ class WaveletDecode1d(nn.Module):
         return joined[..., pad - 1 : -pad]
 
 
-def _facts(config: SimpleNamespace) -> dict[str, Any]:
-    ratio = 2**config.levels
-    return facts(io_channels=config.channels, encoded_channels=config.channels * ratio, downsampling_ratio=ratio)
-
-
-@register("pretransform", "wavelet", facts=_facts)
+@register(
+    "pretransform",
+    "wavelet",
+    facts=lambda config: facts(
+        io_channels=config.channels,
+        encoded_channels=config.channels * 2**config.levels,
+        downsampling_ratio=2**config.levels,
+    ),
+)
 class WaveletPretransform(Pretransform):
     """A discrete wavelet transform with as many channels as it saves samples."""
 
@@ -159,7 +161,7 @@ class WaveletPretransform(Pretransform):
         if length % ratio or length < shortest:
             fitting = max(math.ceil(length / ratio) * ratio, shortest)
             raise ValueError(
-                f"audio of {length} samples: this wavelet transform takes multiples of {ratio} from {shortest} on; "
+                f"audio of {length} samples: this wavelet transform takes multiples of {ratio}, at least {shortest}; "
                 f"pad it to {fitting}"
             )
         return self.encoder(x)

@@ -96,7 +96,7 @@ def test_recomputes_in_training_and_on_request_only():
     [
         ({"strides": [2]}, "strides: has 1 entries for 4 c_mults"),
         ({"transformer_depths": [1, 1]}, "transformer_depths: has 2 entries for 4 c_mults"),
-        ({"channels": 96}, r"c_mults\[1\]: makes a level 192 wide with channels 96.*such as 256"),
+        ({"channels": 96}, r"c_mults\[1\]: results in a width of 192 with channels 96.*such as 256"),
         ({"sliding_window": [3]}, "sliding_window: expected at least 2 entries"),
     ],
 )

@@ -99,5 +99,5 @@ def test_an_option_that_the_installed_release_lacks_is_named() -> None:
 
 def test_codes_of_affine_codebooks_are_refused() -> None:
     bottleneck = RVQBottleneck(dim=4, codebook_size=8, num_quantizers=1, kmeans_init=False, affine_param=True)
-    with pytest.raises(ValueError, match="values that the batch decides"):
+    with pytest.raises(ValueError, match="depend on the batch"):
         bottleneck.decode_tokens(torch.zeros(1, 3, 1, dtype=torch.long))

@@ -252,4 +252,4 @@ def test_weights_that_are_not_finite_are_named(
     assert "NaN" not in caplog.text
     state["1.weight"][0, 1] = bad
     load_into(model, save_weights(state, tmp_path / "bad.safetensors", model_config=CONFIG))
-    assert "bad.safetensors: 1 tensors hold NaN or infinite values, so that outputs will too: 1.weight" in caplog.text
+    assert "bad.safetensors: 1 tensors hold NaN or infinite values, so outputs will too: 1.weight" in caplog.text

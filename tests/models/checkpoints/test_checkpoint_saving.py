@@ -100,7 +100,7 @@ def test_a_full_disk_leaves_the_old_file_whole(suffix: str, tmp_path: Path) -> N
         try:
             save_weights({{"a": torch.ones(10**6)}}, {str(path)!r})
         except CheckpointError as error:
-            sys.exit(0 if "the file that was there is untouched" in str(error) else 3)
+            sys.exit(0 if "the old file is unchanged" in str(error) else 3)
         sys.exit(4)
     """
     assert subprocess.run([sys.executable, "-c", textwrap.dedent(script)]).returncode == 0

@@ -159,7 +159,7 @@ def test_dropped_conditions_are_drawn_per_item():
         ({"prepend_cond_dim": 6}, {"prepend_cond": signal(2, 1, 8)}, "prepend_cond_dim is 6, .* width 8"),
         ({"input_concat_dim": 2}, {"input_concat_cond": signal(2, 3, 12)}, "input_concat_dim is 2, .* width 3"),
         ({"input_concat_dim": 2}, {}, "input_concat_dim is 2, and no such condition was given"),
-        ({}, {"causal": True}, "made causal by its config"),
+        ({}, {"causal": True}, "set causal in the config"),
     ],
 )
 def test_wrong_inputs(options, inputs, message):

@@ -173,16 +173,16 @@ def test_stereo(audio):
 @pytest.mark.parametrize(
     ("tag", "config", "message"),
     [
-        ("encodec", {"n_ffts": [256, 128]}, "of one length"),
+        ("encodec", {"n_ffts": [256, 128]}, "must have one length"),
         ("encodec", {"win_lengths": [256]}, r"longer than n_ffts\[0\]"),
         ("encodec", {"activation": "Leaky"}, "torch.nn has no 'Leaky'"),
         ("encodec", {"filter": 3}, "unknown key"),
         ("dac", {"fft_sizes": [126]}, "use 128"),
         ("dac", {"bands": [[0.5, 0.5]]}, "must be below"),
-        ("dac", {"periods": [], "rates": [], "fft_sizes": []}, "no discriminator"),
+        ("dac", {"periods": [], "rates": [], "fft_sizes": []}, "are all empty; give at least one"),
         ("big_vgan", {"cqtd_hop_lengths": [100, 32]}, "use a multiple of 16"),
-        ("big_vgan", {"cqtd_n_octaves": [5]}, "of one length"),
-        ("big_vgan", {"fmin": 100.0}, "they are one"),
+        ("big_vgan", {"cqtd_n_octaves": [5]}, "must have one length"),
+        ("big_vgan", {"fmin": 100.0}, "both name one setting"),
     ],
 )
 def test_mistakes_are_explained(tag, config, message):

@@ -149,7 +149,7 @@ def test_tokens_of_every_layout_are_codebooks_by_frames(
 
 
 def test_continuous_latents_are_no_tokens(audio: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="AutoencoderPretransform makes no tokens"):
+    with pytest.raises(ValueError, match="AutoencoderPretransform has no tokens"):
         build().tokenize(audio)
     with pytest.raises(ValueError, match="AutoencoderPretransform has no tokens to decode"):
         build().decode_tokens(torch.zeros(1, 1, 4, dtype=torch.long))

@@ -83,7 +83,7 @@ def test_training_a_published_codec_is_refused(node: dict[str, Any]) -> None:
 def test_audiocraft_makes_tokens_only() -> None:
     pretransform = AudiocraftCompressionPretransform()
     assert (pretransform.downsampling_ratio, pretransform.num_quantizers, pretransform.codebook_size) == (640, 4, 2048)
-    with pytest.raises(ValueError, match="make tokens only"):
+    with pytest.raises(ValueError, match="output tokens only"):
         pretransform.encode(torch.zeros(1, 1, 640))
     with pytest.raises(ValueError, match="decode tokens only"):
         pretransform.decode(torch.zeros(1, 128, 1))

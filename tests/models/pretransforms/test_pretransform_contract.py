@@ -40,7 +40,7 @@ def test_shapes_are_as_the_facts_say(name: str) -> None:
     assert pretransform.io_channels == facts["io_channels"] == 2
     assert pretransform.decode(z).shape[:2] == (2, 2)
     assert not pretransform.is_discrete
-    with pytest.raises(ValueError, match="makes no tokens"):
+    with pytest.raises(ValueError, match="has no tokens"):
         pretransform.tokenize(audio)
     with pytest.raises(ValueError, match="has no tokens to decode"):
         pretransform.decode_tokens(torch.zeros(1, 1, 4, dtype=torch.long))
