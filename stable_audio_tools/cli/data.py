@@ -12,7 +12,7 @@ from stable_audio_tools.cli.command import Command
 from stable_audio_tools.cli.settings import flags_from
 from stable_audio_tools.core import ranks
 from stable_audio_tools.core.settings import Settings, option
-from stable_audio_tools.data.jamendo.settings import DownloadSettings
+from stable_audio_tools.data.settings import DownloadSettings
 from stable_audio_tools.dedup.settings import DedupSettings
 from stable_audio_tools.latents.settings import EncodeTextSettings, PreEncodeSettings
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.core.files import atomic_path
-from stable_audio_tools.data import ffmpeg
+from stable_audio_tools.data import decoders
 from stable_audio_tools.data.comments import append_wav_comment
-from stable_audio_tools.data.open_files import check_readable, kept_open, opened
+from stable_audio_tools.data.decoders import check_readable, kept_open, opened
 from stable_audio_tools.data.resampling import input_span, resample, resample_span, resampled_length
 
 __all__ = ["Audio", "AudioInfo", "blocks", "check_end", "info", "read", "resample", "resampled_length", "write"]
@@ -60,9 +60,9 @@ class Audio(NamedTuple):
 def info(path: str | Path) -> AudioInfo:
     """Length, rate and channels, from the header alone."""
     path = Path(path)
-    if path.suffix.lower() in ffmpeg.SUFFIXES:
+    if path.suffix.lower() in decoders.FFMPEG_SUFFIXES:
         check_readable(path)
-        return _plausible(path, AudioInfo(*ffmpeg.header(path), path.suffix[1:].upper(), "FFMPEG"))
+        return _plausible(path, AudioInfo(*decoders.ffmpeg_header(path), path.suffix[1:].upper(), "FFMPEG"))
     with opened(path) as file:
         return _describe(path, file)
 
@@ -75,7 +75,7 @@ def read(path: str | Path, start: int = 0, frames: int | None = None, sample_rat
     path = Path(path)
     if start < 0 or (frames is not None and frames < 0):
         raise AudioError(f"{path}: start and frames must not be negative, got {start} and {frames}")
-    if path.suffix.lower() in ffmpeg.SUFFIXES:
+    if path.suffix.lower() in decoders.FFMPEG_SUFFIXES:
         about = info(path)
         return _read_resampled(path, None, about, start, frames, sample_rate)
     with kept_open(path) as file:
@@ -85,8 +85,8 @@ def read(path: str | Path, start: int = 0, frames: int | None = None, sample_rat
 def blocks(path: str | Path, frames: int = 1 << 19) -> Iterator[NDArray[np.float32]]:
     """The whole file as `(n, c)` blocks in order, for what looks at every sample but keeps none."""
     path = Path(path)
-    if path.suffix.lower() in ffmpeg.SUFFIXES:
-        yield ffmpeg.decode(path, info(path).channels, 0, None)
+    if path.suffix.lower() in decoders.FFMPEG_SUFFIXES:
+        yield decoders.decode_with_ffmpeg(path, info(path).channels, 0, None)
         return
     with opened(path) as file:
         about = _describe(path, file)
@@ -216,7 +216,7 @@ def _read_resampled(
 
 def _read_span(path: Path, file: sf.SoundFile | None, about: AudioInfo, start: int, frames: int | None) -> Tensor:
     if file is None:
-        samples = ffmpeg.decode(path, about.channels, start, frames)
+        samples = decoders.decode_with_ffmpeg(path, about.channels, start, frames)
         return _channels_first(samples)
     assert frames is not None
     samples = _read_blocks(file, about, start, frames)

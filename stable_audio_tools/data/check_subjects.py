@@ -5,22 +5,30 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from stable_audio_tools.core.config.parts import Part
 from stable_audio_tools.core.errors import AudioError, ConfigError
+from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.faults import BadItem, Fault
-from stable_audio_tools.data.hearing import Flaw, Heard, hear
 from stable_audio_tools.data.index import FileIndex, Header, index_folder
 from stable_audio_tools.data.metadata import Table, read_sidecar
 from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.prompts import Captions, add_prompt
 from stable_audio_tools.data.scanning import ALREADY_INCLUDED, SCANNED_EXTENSIONS
-from stable_audio_tools.data.sources.audio_dir import describe_audio, index_kind
+from stable_audio_tools.data.sources.audio_dir import SHORTEST_SECONDS, describe_audio, index_kind
 from stable_audio_tools.data.sources.request import LoaderRequest
 from stable_audio_tools.data.sources.tar_items import Content
 from stable_audio_tools.data.streaming import StreamLoader
+from stable_audio_tools.data.transforms import SILENCE
+
+Flaw = Literal["short", "silent", "not finite", "clipped"]
+
 
 Problem = Literal["unreadable", "bad metadata", "missing caption"] | Flaw
 _ANY_RATE = 44_100  # a check decodes at the file's own rate
@@ -163,3 +171,45 @@ def _caption_problems(info: dict[str, Any], captions: Captions, has_code: bool) 
     add_prompt(info, captions, random.Random(0))
     if not has_code and not isinstance(info.get("prompt"), str):
         yield "missing caption", "no .json or .txt beside it, and no row in a table, gives a prompt"
+
+
+_FULL_SCALE = 0.9999
+_CLIPPED_RUN = 3  # samples in a row at full scale: a peak may touch it once or twice
+_CLIPPED_FRACTION = 1e-4
+
+
+class Heard(NamedTuple):
+    """What decoding one file told."""
+
+    flaws: list[tuple[Flaw, str]]
+    digest: bytes  # of the samples and their rate
+
+
+def hear(path: str | Path, rate: int) -> Heard:
+    """Decode a file of `rate` Hz to its end. Raises AudioError where that cannot be done."""
+    digest, peak, samples, clipped, frames = blake2b(str(rate).encode(), digest_size=16), 0.0, 0, 0, 0
+    for block in audio_io.blocks(path):
+        digest.update(block.tobytes())
+        level = np.abs(block)
+        peak = max(peak, float(level.max())) if np.isfinite(level.max()) else float("nan")
+        if np.isnan(peak):
+            return Heard([("not finite", "holds NaN or infinite samples")], digest.digest())
+        samples, frames, clipped = samples + block.size, frames + len(block), clipped + _in_runs(level >= _FULL_SCALE)
+    flaws: list[tuple[Flaw, str]] = []
+    if frames < SHORTEST_SECONDS * rate:
+        flaws.append(("short", f"{frames} samples"))
+    elif peak < SILENCE:
+        flaws.append(("silent", "below -60 dB throughout"))
+    if clipped > _CLIPPED_FRACTION * samples:
+        flaws.append(("clipped", f"{100 * clipped / samples:.2f} % of its samples lie at full scale in runs"))
+    return Heard(flaws, digest.digest())
+
+
+def _in_runs(marked: NDArray[np.bool_]) -> int:
+    """How many marked samples begin a run of `_CLIPPED_RUN`, over all channels."""
+    if len(marked) < _CLIPPED_RUN or not marked.any():
+        return 0
+    starts = marked[: len(marked) - _CLIPPED_RUN + 1].copy()
+    for shift in range(1, _CLIPPED_RUN):
+        starts &= marked[shift : len(starts) + shift]
+    return int(starts.sum())

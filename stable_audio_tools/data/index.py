@@ -9,7 +9,7 @@ import logging
 import os
 import zipfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -23,7 +23,6 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.core.ranks import is_rank_zero
-from stable_audio_tools.data.packed import PackedStrings
 from stable_audio_tools.data.scanning import Found, Unreachable, walk
 
 logger = logging.getLogger(__name__)
@@ -34,6 +33,32 @@ _WORTH_SHOWING = 2_000
 _COLUMNS = ("sizes", "mtimes", "frames", "rates", "channels")
 _THREADS = 8
 _BLOCK = 4_096
+
+
+class PackedStrings:
+    """An immutable list of strings."""
+
+    def __init__(self, blob: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
+        self.blob, self.ends = blob, ends
+
+    @classmethod
+    def of(cls, strings: Iterable[str]) -> "PackedStrings":
+        """Pack strings; names that are no valid text (surrogates from the file system) survive."""
+        blob, ends = bytearray(), []
+        for text in strings:
+            blob += text.encode("utf-8", "surrogateescape")
+            ends.append(len(blob))
+        return cls(np.frombuffer(bytes(blob), np.uint8), np.asarray(ends, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = self.ends[index - 1] if index else 0
+        return self.blob[start : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
 
 
 class Header(NamedTuple):

@@ -8,6 +8,9 @@ equally many batches: one that lacks items at its end goes through the beginning
 
 import itertools
 import logging
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +25,6 @@ from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.data.draws import Draw, Order, make_order, order_length
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
 from stable_audio_tools.data.inventory import Inventory
-from stable_audio_tools.data.readers import outlive_signals
 
 logger = logging.getLogger(__name__)
 
@@ -407,3 +409,19 @@ class _Rebatch:
                 self.waiting.insert(0, rest)
         self.count -= len(info)
         return audio[0] if len(audio) == 1 else torch.cat(audio), tuple(info), last
+
+
+def outlive_signals(worker: int) -> None:
+    """Ignore SIGTERM and SIGUSR1 unless they come from the parent: the `worker_init_fn` of data loaders."""
+    if not hasattr(signal, "sigwaitinfo"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return
+    awaited = {signal.SIGTERM, signal.SIGUSR1}
+    signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    threading.Thread(target=_end_with_parent, args=(awaited, os.getppid()), daemon=True).start()
+
+
+def _end_with_parent(awaited: set[signal.Signals], parent: int) -> None:
+    while True:
+        if signal.sigwaitinfo(awaited).si_pid == parent:
+            os._exit(0)

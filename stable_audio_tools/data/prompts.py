@@ -8,14 +8,30 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from stable_audio_tools.data.field_prompts import FieldRecipe, recipe_problems, write_fields
-
 _FIELD = re.compile(r"\{(\w+)\}")
 _Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-def _captions_become_prompts() -> dict[str, str]:
-    return {"text": "prompt", "caption": "prompt"}
+@dataclass(frozen=True)
+class FieldRecipe:
+    """How a prompt is made of metadata fields; the defaults are those of the Jamendo fine-tuning runs."""
+
+    fields: Annotated[Sequence[str], Field(min_length=1, description="metadata keys; lists are fields of tags")] = (
+        "title",
+        "artist",
+        "album",
+        "year",
+        "genre",
+        "mood",
+        "instrument",
+        "tag",
+    )
+    keep: Annotated[_Probability, Field(description="probability that a field takes part; one always does")] = 0.7
+    max_values: Annotated[int, Field(ge=1, description="most tags of one field; from 1 to this many are drawn")] = 4
+    shuffle: Annotated[bool, Field(description="fields in a new order at each visit")] = True
+    labels: Annotated[_Probability, Field(description='probability of names before fields ("genres: rock, pop")')] = 0.5
+    lowercase: Annotated[_Probability, Field(description="probability that a field is in lower case")] = 0.2
+    uppercase: Annotated[_Probability, Field(description="probability that a field is in upper case")] = 0.05
 
 
 @dataclass(frozen=True)
@@ -24,7 +40,7 @@ class Captions:
 
     rename: Annotated[
         dict[str, str], Field(description="metadata key -> the name it gets, where that name is not taken")
-    ] = field(default_factory=_captions_become_prompts)
+    ] = field(default_factory=lambda: {"text": "prompt", "caption": "prompt"})
     recipe: Annotated[
         FieldRecipe | None, Field(description="prompts made of metadata fields such as title, genre and mood")
     ] = None
@@ -110,3 +126,36 @@ def _choose(tags: list[str], captions: Captions, rng: random.Random) -> list[str
 
 def _is_given(value: Any) -> bool:
     return value is not None and value not in ("", [])
+
+
+def recipe_problems(recipe: FieldRecipe) -> Iterator[tuple[str, str]]:
+    """Mistakes that the types do not show, as (key, sentence)."""
+    if recipe.lowercase + recipe.uppercase > 1:
+        yield "uppercase", "lowercase and uppercase are probabilities of one choice; together they exceed 1"
+
+
+def write_fields(info: Mapping[str, Any], recipe: FieldRecipe, rng: random.Random) -> str | None:
+    """A prompt from the fields that `info` has; None when it has none."""
+    present = [(name, values) for name in recipe.fields if (values := _values(info.get(name)))]
+    if not present:
+        return None
+    chosen = [field for field in present if rng.random() < recipe.keep] or [rng.choice(present)]
+    if recipe.shuffle:
+        rng.shuffle(chosen)
+    labelled = rng.random() < recipe.labels
+    return ", ".join(_write(name, values, labelled, recipe, rng) for name, values in chosen)
+
+
+def _write(name: str, values: list[str], labelled: bool, recipe: FieldRecipe, rng: random.Random) -> str:
+    drawn = rng.sample(values, rng.randint(1, min(recipe.max_values, len(values))))
+    text, draw = ", ".join(drawn), rng.random()
+    if draw < recipe.lowercase:
+        text = text.lower()
+    elif draw < recipe.lowercase + recipe.uppercase:
+        text = text.upper()
+    return f"{name}{'s' * (len(drawn) > 1)}: {text}" if labelled else text
+
+
+def _values(value: Any) -> list[str]:
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    return [text for item in listed if (text := str(item).strip())]

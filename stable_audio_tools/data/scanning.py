@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from stable_audio_tools.data import ffmpeg
+from stable_audio_tools.data import decoders
 from stable_audio_tools.data.audio_io import LIBSNDFILE_SUFFIXES
 
 AUDIO_EXTENSIONS = (".wav", ".mp3", ".flac", ".ogg", ".aif", ".opus")  # the published default
-SCANNED_EXTENSIONS = tuple(sorted(LIBSNDFILE_SUFFIXES | ffmpeg.SUFFIXES))
+SCANNED_EXTENSIONS = tuple(sorted(LIBSNDFILE_SUFFIXES | decoders.FFMPEG_SUFFIXES))
 _NEVER = ("paxheader", "__macosx")  # folders that archivers leave behind
 
 

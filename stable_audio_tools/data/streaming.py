@@ -21,8 +21,7 @@ from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.data.draws import make_order, order_length
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
 from stable_audio_tools.data.inventory import Inventory
-from stable_audio_tools.data.loader import Batch, Item
-from stable_audio_tools.data.readers import outlive_signals
+from stable_audio_tools.data.loader import Batch, Item, outlive_signals
 from stable_audio_tools.data.shard_plan import (
     DONE,
     Card,

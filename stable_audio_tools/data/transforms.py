@@ -2,8 +2,8 @@
 
 import math
 import random
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -174,3 +174,64 @@ def float_to_int16_audio(x: Tensor, maximize: bool = False) -> Tensor:
     peak = x.abs().max() if x.numel() else x.new_ones(())
     peak = peak.clamp_min(1e-8) if maximize else peak.clamp_min(1.0)
     return (x / peak * 32767).to(torch.int16).cpu()
+
+
+def remove_long_silence(
+    audio: Tensor,
+    sample_rate: int,
+    level: float = 0.01,
+    kept_seconds: float = 0.5,
+    longest_seconds: float = 0.25,
+    rng: random.Random | None = None,
+) -> Tensor:
+    """Mono audio `(1, n)`, in which each silence longer than `longest_seconds` is replaced by a piece of itself.
+
+    Silent is what stays below `level` (of full scale). The piece lasts `kept_seconds`, or is the whole silence where
+    that is shorter, and comes from a place drawn from `rng`.
+    """
+    draw = rng or random.Random(0)
+    kept, longest = int(kept_seconds * sample_rate), int(longest_seconds * sample_rate)
+    silent = audio[0].abs() < level
+    ends = (torch.diff(silent.int()).nonzero()[:, 0] + 1).tolist()
+    pieces = []
+    start = 0
+    for stop in [*ends, audio.shape[1]]:
+        length = stop - start
+        if length and silent[start] and length > max(longest, kept):
+            begin = start + draw.randint(0, length - kept)
+            pieces.append(audio[:, begin : begin + kept])
+        else:
+            pieces.append(audio[:, start:stop])
+        start = stop
+    return torch.cat(pieces, dim=1)
+
+
+def create_padding_mask_from_lengths(valid_lengths: Tensor, total_seq_len: int) -> Tensor:
+    """Lengths (b,) as a mask (b, total), True at real frames."""
+    return torch.arange(total_seq_len, device=valid_lengths.device) < valid_lengths[:, None]
+
+
+def compute_effective_seq_len_from_conditioning(
+    conditioning: Sequence[Mapping[str, Any]] | None,
+    sample_rate: int,
+    downsampling_ratio: int = 1,
+    device: str | torch.device = "cpu",
+) -> Tensor | None:
+    """Latent frames (b,) of the items' `seconds_total`; None unless every item has one."""
+    seconds = seconds_of(conditioning)
+    if seconds is None:
+        return None
+    frames = [math.ceil(int(value * sample_rate) / downsampling_ratio) for value in seconds]
+    return torch.tensor(frames, dtype=torch.float32, device=device)
+
+
+def seconds_of(conditioning: Sequence[Mapping[str, Any]] | None) -> list[float] | None:
+    """`seconds_total` of every item; None unless all have one."""
+    if not conditioning or not all("seconds_total" in item for item in conditioning):
+        return None
+    return [_number(item["seconds_total"]) for item in conditioning]
+
+
+def _number(value: Any) -> float:
+    """A number, which collation may have wrapped in a list of one."""
+    return float(value[0] if isinstance(value, list | tuple) else value)

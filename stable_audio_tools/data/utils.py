@@ -1,9 +1,5 @@
 """The published import path of the clip transforms and of lengths."""
 
-from stable_audio_tools.data.lengths import (
-    compute_effective_seq_len_from_conditioning,
-    create_padding_mask_from_lengths,
-)
 from stable_audio_tools.data.transforms import (
     Mono,
     PadCrop,
@@ -11,6 +7,8 @@ from stable_audio_tools.data.transforms import (
     PhaseFlipper,
     Stereo,
     VolumeNorm,
+    compute_effective_seq_len_from_conditioning,
+    create_padding_mask_from_lengths,
     strip_trailing_silence,
 )
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from stable_audio_tools.core.seeds import MAX_SEED
 from stable_audio_tools.core.settings import Settings, option
-from stable_audio_tools.data.audio_file_settings import AudioFileSettings
+from stable_audio_tools.data.settings import AudioFileSettings
 
 Unit = Literal["frames", "files"]
 

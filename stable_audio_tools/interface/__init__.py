@@ -1,1 +1,1 @@
-"""What a user sees: the app, and pictures of audio and latents."""
+"""The app, and pictures of audio and latents."""

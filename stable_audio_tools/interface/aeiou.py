@@ -1,22 +1,21 @@
 """Published import path of pictures of audio and latents."""
 
-from typing import Any
-
 import numpy as np
 from einops import rearrange
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 
-from stable_audio_tools.data.latent_views import (
+from stable_audio_tools.data.pictures import (
     embeddings_table,
+    latents_image,
     pca_point_cloud,
     point_cloud,
     proj_pca,
     project_down,
+    spectrogram_image,
 )
-from stable_audio_tools.data.pictures import latents_image, spectrogram_image
 
 __all__ = [
     "audio_spectrogram_image",
@@ -32,16 +31,14 @@ __all__ = [
 ]
 
 
-def audio_spectrogram_image(waveform: Tensor, power: float = 2.0, sample_rate: int = 48000, **_: Any) -> Image.Image:
-    """Mel spectrogram of `(c, n)` audio, floating-point or 16-bit; `power` and options of plot libraries
-    have no effect.
-    """
+def audio_spectrogram_image(waveform: Tensor, power: float = 2.0, sample_rate: int = 48000, **_: object) -> Image.Image:
+    """Draw the mel spectrogram of `(c, n)` audio, floating-point or 16-bit; other options have no effect."""
     scale = 1.0 if waveform.is_floating_point() else 1 / 32768
     return spectrogram_image(waveform.float() * scale, sample_rate)
 
 
-def tokens_spectrogram_image(tokens: Tensor, **_: Any) -> Image.Image:
-    """Latents `(b, d, t)` one after the other; options of plot libraries have no effect."""
+def tokens_spectrogram_image(tokens: Tensor, **_: object) -> Image.Image:
+    """Draw latents `(b, d, t)` one after another; other options have no effect."""
     return latents_image(rearrange(tokens, "b d t -> d (b t)"))
 
 
@@ -52,9 +49,9 @@ def mel_spectrogram(
     db: bool = False,
     n_fft: int = 1024,
     n_mels: int = 128,
-    **_: Any,
+    **_: object,
 ) -> Tensor:
-    """Mel spectrogram of `(..., n)` audio, `(..., n_mels, frames)`, with `db` in decibels."""
+    """Return the mel spectrogram `(..., n_mels, frames)` of `(..., n)` audio, in decibels if `db`."""
     mel = MelSpectrogram(
         sample_rate, n_fft, hop_length=n_fft // 2, power=power, norm="slaney", n_mels=n_mels, mel_scale="htk"
     )(waveform.float())
@@ -62,8 +59,8 @@ def mel_spectrogram(
     return spectrum
 
 
-def power_to_db(spec: Any, *, amin: float = 1e-10) -> NDArray[np.floating]:
-    """Powers in decibels, of which the weakest count as 80 below the strongest."""
+def power_to_db(spec: ArrayLike, *, amin: float = 1e-10) -> NDArray[np.floating]:
+    """Return powers in decibels, limited to 80 dB below the strongest."""
     levels = 10.0 * np.log10(np.maximum(amin, np.asarray(spec)))
     floored: NDArray[np.floating] = np.maximum(levels, levels.max() - 80)
     return floored

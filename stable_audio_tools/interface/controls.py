@@ -1,6 +1,6 @@
-"""What a page asks the user, before any toolkit: one control per condition of the model and per setting of the sampler.
+"""Controls of a page, independent of the UI library: one per condition of the model and per setting of the sampler.
 
-The name of a control is the keyword of the HTTP API, too.
+The name of a control is also its keyword in the HTTP API.
 """
 
 import math
@@ -16,17 +16,19 @@ from stable_audio_tools.inference.generation.request import FIELDS, OPTIONS
 from stable_audio_tools.inference.sampling.samplers import find_sampler, samplers_for
 from stable_audio_tools.models.factory import check_model_config
 
+Values = Mapping[str, Any]  # the values of a page's controls, by name
+Arguments = dict[str, Any]  # keywords of `AudioModel.generate`
 ControlKind = Literal["text", "prompt", "number", "integer", "slider", "choice", "switch", "audio", "spans", "areas"]
 
 
 @dataclass(frozen=True)
 class Control:
-    """`of`: the audio control that a control of spans or areas belongs to."""
+    """An input of a page; `of` names the audio control that a control of spans or areas belongs to."""
 
     name: str
     kind: ControlKind
     label: str
-    default: Any = None
+    default: object = None
     minimum: float | None = None
     maximum: float | None = None
     step: float | None = None
@@ -37,15 +39,15 @@ class Control:
 
 @dataclass(frozen=True)
 class Group:
-    """Controls that are shown together; a group with a title can be folded away."""
+    """Controls shown together; a group with a title can be collapsed."""
 
     controls: tuple[Control, ...]
     title: str = ""
     is_open: bool = False
 
 
-def control_of(name: str, default: Any = None, /, **changes: Any) -> Control:
-    """The control of a field of a request; `changes` are of the control."""
+def control_of(name: str, default: object = None, /, **changes: Any) -> Control:
+    """Return the control of a field of `GenerationRequest`, with some attributes of the control replaced."""
     declared = OPTIONS[name].control
     assert declared is not None, f"{name} has no control"
     about = declared._asdict()
@@ -55,17 +57,17 @@ def control_of(name: str, default: Any = None, /, **changes: Any) -> Control:
 
 LENGTH = "seconds_total"
 CUT = Control(
-    "cut_to_length", "switch", "Cut to the length asked for", True, info="Off: the whole window of the model."
+    "cut_to_length", "switch", "Cut to the requested length", True, info="Off: return the model's whole window."
 )
 SEED = control_of("seed", -1)
 NUM_SAMPLES = control_of("num_samples")
 PREVIEW_EVERY = Control(
-    "preview_every", "slider", "Preview every (steps)", 0, 0, 50, 1, info="Pictures on the way; 0 shows none."
+    "preview_every", "slider", "Preview every (steps)", 0, 0, 50, 1, info="Spectrograms during sampling; 0 shows none."
 )
 
 
 def condition_controls(model: AudioModel) -> tuple[Control, ...]:
-    """One control per condition that a model reads, then its length where no condition tells it."""
+    """Return one control per condition of a model, then one for the length if no condition sets it."""
     _, part = check_model_config(model.config)
     conditioning = getattr(part.config, "conditioning", None)
     nodes = [] if conditioning is None else conditioning.configs
@@ -83,7 +85,7 @@ def condition_controls(model: AudioModel) -> tuple[Control, ...]:
 
 
 def guidance_controls(model: AudioModel) -> tuple[Control, ...]:
-    """How strongly a diffusion model follows its conditions."""
+    """Return the controls of classifier-free guidance."""
     recommended = model.facts.recommended
     assert recommended is not None
     scale = control_of("cfg_scale", recommended.cfg_scale)
@@ -98,11 +100,11 @@ def guidance_controls(model: AudioModel) -> tuple[Control, ...]:
     )
 
 
-RESCALE = {"adp_cfg_1d": 0.4}  # what a backbone does unless told otherwise
+RESCALE = {"adp_cfg_1d": 0.4}  # default of backbones whose default is not 0
 
 
 def sampler_controls(facts: ModelFacts) -> tuple[Control, ...]:
-    """Sampler, steps and noise, by the objective."""
+    """Return the controls of steps, sampler and noise levels for the objective of a model."""
     recommended, objective = facts.recommended, facts.objective
     assert recommended is not None and objective is not None
     sampler = Control(
@@ -116,7 +118,7 @@ def sampler_controls(facts: ModelFacts) -> tuple[Control, ...]:
 
 
 def variation_group(facts: ModelFacts) -> Group:
-    """Start from audio instead of from noise; off unless asked for."""
+    """Return the controls that start from audio instead of noise; off by default."""
     recommended, objective = facts.recommended, facts.objective
     assert recommended is not None and objective is not None
     ratio = find_sampler(recommended.sampler_type, objective).starts_by_ratio
@@ -128,24 +130,23 @@ def variation_group(facts: ModelFacts) -> Group:
         0.01,
         100 if ratio else 1,
         0.01,
-        info="The more, the freer the variation.",
+        info="Higher values change the audio more.",
     )
     use = Control("use_init", "switch", "Start from audio", False, info="Off: the audio below has no effect.")
     audio = Control("init_audio", "audio", "Audio to vary")
     return Group((use, audio, level), "Variation of audio")
 
 
-def request_from(model: AudioModel, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keywords of `AudioModel.generate` out of what the shared controls hold; a page adds its own."""
-    arguments: dict[str, Any] = {
-        name: values[name] for name in ("seed", "num_samples", "steps", "cfg_scale") if name in values
-    }
-    told = {key: values[key] for key in model.conditions if values.get(key) is not None}
-    arguments["conditions"] = told
+def request_from(model: AudioModel, values: Values) -> Arguments:
+    """Return keywords of `AudioModel.generate` for the controls that pages share; a page adds its own."""
+    shared = ("seed", "num_samples", "steps", "cfg_scale")
+    arguments: Arguments = {name: values[name] for name in shared if name in values}
+    conditions = {key: values[key] for key in model.conditions if values.get(key) is not None}
+    arguments["conditions"] = conditions
     if values.get("cut_to_length"):
-        arguments["clip_length"] = float(told[LENGTH])
+        arguments["clip_length"] = float(conditions[LENGTH])
     if "seconds" in values:
-        # The slider shows the window rounded; asking for all of it means the window.
+        # The slider shows the window rounded; its maximum means the whole window.
         arguments["seconds"] = None if values["seconds"] >= round(model.facts.window_seconds, 2) else values["seconds"]
     if values.get("negative_prompt"):
         arguments["negative_prompt"] = values["negative_prompt"]
@@ -156,7 +157,8 @@ def request_from(model: AudioModel, values: Mapping[str, Any]) -> dict[str, Any]
     return arguments | _sampling(model, values)
 
 
-def _sampling(model: AudioModel, values: Mapping[str, Any]) -> dict[str, Any]:
+def _sampling(model: AudioModel, values: Values) -> Arguments:
+    """Return the sampling options that differ from what the backbone does by default."""
     objective = model.facts.objective
     if objective is None:
         return {}
@@ -164,7 +166,7 @@ def _sampling(model: AudioModel, values: Mapping[str, Any]) -> dict[str, Any]:
     if find_sampler(values["sampler_type"], objective).starts_by_ratio:
         options |= {name: values[name] for name in ("sigma_min", "sigma_max", "rho") if name in values}
     interval = (values.get("cfg_interval_min", 0.0), values.get("cfg_interval_max", 1.0))
-    if interval != (0, 1):  # what a backbone does by itself is not asked of it
+    if interval != (0, 1):
         options["cfg_interval"] = interval
     if "cfg_rescale" in values:
         backbone = check_model_config(model.config)[1].config.diffusion.type
@@ -174,20 +176,20 @@ def _sampling(model: AudioModel, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_condition(node: Part, facts: ModelFacts) -> Control:
-    config, meant = node.config, facts.input_of(node.siblings.id)
-    id = facts.stand_ins.get(node.siblings.id, node.siblings.id)  # one control for all that read the same key
+    config, reads = node.config, facts.input_of(node.siblings.id)
+    id = facts.stand_ins.get(node.siblings.id, node.siblings.id)  # conditions that read the same key share a control
     label = id.replace("_", " ").capitalize()
-    if meant.kind == "choice":
-        return Control(id, "choice", label, meant.options[0], choices=meant.options)
-    if meant.kind in ("number", "integer"):
-        return _number(Control(id, "slider", label), config, facts, whole=meant.kind == "integer")
-    if meant.kind == "audio":
+    if reads.kind == "choice":
+        return Control(id, "choice", label, reads.options[0], choices=reads.options)
+    if reads.kind in ("number", "integer"):
+        return _number(Control(id, "slider", label), config, facts, whole=reads.kind == "integer")
+    if reads.kind == "audio":
         return Control(id, "audio", label)
-    return Control(id, "prompt", label, "", info="What to hear.")
+    return Control(id, "prompt", label, "", info="Describe the sound.")
 
 
 def _number(control: Control, config: SimpleNamespace, facts: ModelFacts, whole: bool) -> Control:
-    """A slider over the range of the conditioner, which for a length ends with the window of the model."""
+    """Return a slider over the range of the conditioner; lengths end at the window of the model."""
     low, high, default = config.min_val, config.max_val, config.min_val
     is_time = control.name in (LENGTH, "seconds_start")
     if is_time and not math.isinf(facts.window_seconds):

@@ -1,4 +1,4 @@
-"""Every run as files of its own: audio, its settings as JSON, its spectrogram; each visitor sees only their own."""
+"""The stored runs of the app: audio, settings as JSON and spectrogram; each visitor sees only their own."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ _NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{8}-\d{2}")
 
 @dataclass(frozen=True)
 class Take:
-    """One file of audio that was made, and how."""
+    """One generated audio file with its picture and settings."""
 
     name: str
     audio: Path
@@ -34,12 +34,12 @@ class Take:
 
 
 def new_token() -> str:
-    """A name for a visitor that nobody guesses."""
+    """Return a random identifier for a visitor."""
     return secrets.token_hex(16)
 
 
 def owner_of(username: str | None, token: str | None, session: str | None) -> str:
-    """Whose runs these are: of the one who logged in, else of the browser, else of this one session."""
+    """Return the owner of a visitor's runs: the login, else the browser, else the session."""
     if username:
         return f"user-{hashlib.blake2b(username.encode(), digest_size=12).hexdigest()}"
     if token and _TOKEN.fullmatch(token):
@@ -48,42 +48,41 @@ def owner_of(username: str | None, token: str | None, session: str | None) -> st
 
 
 class Gallery:
-    """The folder of all runs, a folder per owner inside."""
+    """The folder of all runs, with one folder per owner."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = OutputFolder(folder)
 
-    def add(self, owner: str, made: Generated, settings: Mapping[str, Any], keeps_level: bool = False) -> list[Take]:
+    def add(
+        self, owner: str, generated: Generated, settings: Mapping[str, Any], keeps_level: bool = False
+    ) -> list[Take]:
         """Write one file per item, with its seed among the settings.
 
-        Audio that peaks above 1 is scaled down; with `keeps_level` it is cut off at 1 instead.
+        Audio that peaks above 1 is scaled down, or with `keeps_level` clipped at 1.
         """
-        if not made.audio.isfinite().all():
-            raise ValueError("the model made NaN or infinite samples, so nothing was kept; try other settings")
+        if not generated.audio.isfinite().all():
+            raise ValueError("the model generated NaN or infinite samples, so no file was written; try other settings")
         base = f"{datetime.now(timezone.utc):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-        level = (within_range(audio, keeps_level) for audio in made.audio)
+        level = (within_range(audio, keeps_level) for audio in generated.audio)
         return [
-            self._write(owner, f"{base}-{number:02d}", audio, made.sample_rate, {**settings, "seed": seed})
-            for number, (audio, seed) in enumerate(zip(level, made.seeds), start=1)
+            self._write(owner, f"{base}-{number:02d}", audio, generated.sample_rate, {**settings, "seed": seed})
+            for number, (audio, seed) in enumerate(zip(level, generated.seeds), start=1)
         ]
 
     def takes(self, owner: str, most: int = 60) -> list[Take]:
-        """The newest first."""
-        paths = sorted(self._root(owner).glob("*.json"), reverse=True)
-        found = (self.take(owner, path.stem) for path in paths[:most] if _NAME.fullmatch(path.stem))
-        return [take for take in found if take is not None]
+        """Return the newest takes of an owner, newest first."""
+        paths = sorted(self.folder.target(owner).glob("*.json"), reverse=True)
+        takes = (self.take(owner, path.stem) for path in paths[:most] if _NAME.fullmatch(path.stem))
+        return [take for take in takes if take is not None]
 
     def take(self, owner: str, name: str) -> Take | None:
-        """One take; None where there is none of that name, or not all of it."""
+        """Return a take by its name; None if it does not exist or is incomplete."""
         if not _NAME.fullmatch(name):
             raise UserError(f"{name!r} is not the name of a run")
-        paths = [self._root(owner) / f"{name}{suffix}" for suffix in (".wav", ".png", ".json")]
+        paths = [self.folder.target(owner) / f"{name}{suffix}" for suffix in (".wav", ".png", ".json")]
         if not all(path.is_file() for path in paths):
             return None
         return Take(name, paths[0], paths[1], json.loads(paths[2].read_text(encoding="utf-8")))
-
-    def _root(self, owner: str) -> Path:
-        return self.folder.target(owner)
 
     def _write(self, owner: str, name: str, audio: Tensor, rate: int, settings: dict[str, Any]) -> Take:
         file = f"{owner}/{name}"
@@ -91,9 +90,9 @@ class Gallery:
         with atomic_path(self.folder.target(f"{file}.png")) as temporary:
             picture: Image.Image = spectrogram_image(audio, rate)
             picture.save(temporary)
-        # Last, for it is by this file that a take is found.
-        told = {key: value for key, value in record.items() if key != "file"}
-        write_text(self.folder.target(f"{file}.json"), json.dumps({"name": name, **told}, indent=2, ensure_ascii=False))
+        # Written last: `takes` lists these files.
+        settings = {"name": name, **{key: value for key, value in record.items() if key != "file"}}
+        write_text(self.folder.target(f"{file}.json"), json.dumps(settings, indent=2, ensure_ascii=False))
         take = self.take(owner, name)
-        assert take is not None, "it was just written"
+        assert take is not None, "the take was just written"
         return take

@@ -1,11 +1,11 @@
-"""The app in a browser: published entry point, and how it is served."""
+"""The app in a browser: published entry points and the server."""
 
 import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,11 +14,14 @@ from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.inference.generation.model import AudioModel, load
 from stable_audio_tools.interface.gallery import Gallery
+from stable_audio_tools.interface.inputs import MOST_BYTES
 from stable_audio_tools.interface.layout import build
 from stable_audio_tools.interface.runner import Runner
-from stable_audio_tools.interface.uploads import MOST_BYTES
 from stable_audio_tools.interface.widgets import STYLE
 from stable_audio_tools.models.checkpoints import load_into
+
+if TYPE_CHECKING:
+    from gradio import Blocks
 
 logger = logging.getLogger(__name__)
 
@@ -40,20 +43,19 @@ def create_ui(
     precision: str | None = None,
     device: str | None = None,
     lora: Sequence[tuple[str | Path, float]] = (),
-) -> Any:
-    """The app of a model, as `gradio.Blocks`, to be launched by `serve` or by its own `launch`.
+) -> "Blocks":
+    """Return the app of a model as `gradio.Blocks`, for `serve` or its own `launch`.
 
-    `model_half`: None is float16 on a GPU and float32 on the CPU; True is never float16 on the CPU. `precision` takes
-    its place. `tmp_dir`: where runs are kept, `outputs/app` if left empty. `lora`: adapter files and the strengths at
-    which their sliders begin.
+    `model_half`: None and True are float16 on a GPU, float32 on the CPU; `precision` overrides it. `tmp_dir`: folder of
+    the runs, `outputs/app` if empty. `lora`: adapter files and the initial strengths of their sliders.
     """
     _check_source(model_config_path, ckpt_path, pretrained_name)
-    require("gradio", extra="ui")  # before the wait for the model
-    wanted = precision or {None: "auto", True: "auto", False: "float32"}[model_half]
+    require("gradio", extra="ui")  # before the model is loaded
+    dtype = precision or {None: "auto", True: "auto", False: "float32"}[model_half]
     if model_config_path is not None:
-        model = load(model_config_path, ckpt_path, device, precision=wanted)
+        model = load(model_config_path, ckpt_path, device, precision=dtype)
     else:
-        model = load(pretrained_name or str(ckpt_path), None, device, precision=wanted)
+        model = load(pretrained_name or str(ckpt_path), None, device, precision=dtype)
     if model_half and precision is None and model.precision == "float32":
         logger.warning("half precision is for GPUs; the model stays in float32 on %s", model.device)
     if pretransform_ckpt_path:
@@ -63,7 +65,7 @@ def create_ui(
     return create_app(model, gradio_title, tmp_dir or DEFAULT_FOLDER)
 
 
-# What `load_model` loaded last: published globals of other people's apps.
+# Published globals, set by `load_model`; other apps read them.
 model: nn.Module | None = None
 sample_rate: int | None = None
 sample_size: int | None = None
@@ -78,7 +80,7 @@ def load_model(
     device: str | torch.device = "cuda",
     model_half: bool = False,
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Load a model for generation -> (model, model config); `device` "cuda" is the CPU where there is no GPU."""
+    """Load a model for generation and return it with its config; `device` "cuda" is the CPU without a GPU."""
     global model, sample_rate, sample_size, model_type
     _check_source(model_config, model_ckpt_path, pretrained_name)
     precision = "float16" if model_half else "float32"
@@ -92,61 +94,61 @@ def load_model(
     return model, config
 
 
-def create_app(model: AudioModel, title: str = "", folder: str | Path = DEFAULT_FOLDER) -> Any:
-    """The app of a model that is loaded already."""
+def create_app(model: AudioModel, title: str = "", folder: str | Path = DEFAULT_FOLDER) -> "Blocks":
+    """Return the app of a loaded model."""
     return build(require("gradio", extra="ui"), Runner(model), Gallery(folder), title or "Stable Audio Tools")
 
 
 def serve(
-    app: Any,
+    app: "Blocks",
     host: str = "127.0.0.1",
     port: int | None = None,
     share: bool = False,
     username: str | None = None,
     password: str | None = None,
     **options: Any,
-) -> Any:
-    """Launch the app; a login guards the page and the API alike."""
+) -> tuple[object, str, str]:
+    """Launch the app and return its server, local and public address; a login protects the page and the API."""
     check_login(username, password)
     check_port(port)
     if username is None and (share or host not in _LOCAL):
-        where = "on a public link" if share else f"to whoever reaches {host}"
+        where = "on a public link" if share else f"to everyone who can reach {host}"
         logger.warning("the app is open %s without a login; set --username and --password", where)
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    return app.queue(max_size=_MOST_WAITING).launch(
+    if port == 0:
+        with socket.socket() as free:
+            free.bind((_LOCAL[0], 0))
+            port = int(free.getsockname()[1])
+    theme = require("gradio").themes.Soft(primary_hue="violet", neutral_hue="slate")
+    launched: tuple[object, str, str] = app.queue(max_size=_MOST_WAITING).launch(
         server_name=host,
-        server_port=_free_port() if port == 0 else port,
+        server_port=port,
         share=share,
         auth=None if username is None else (username, password),
         max_file_size=MOST_BYTES,
         ssr_mode=False,
         footer_links=["api", "settings"],
-        **{**_style(), **options},
+        **{"theme": theme, "css": STYLE, **options},
     )
+    return launched
 
 
 def check_login(username: str | None, password: str | None) -> None:
-    """Refuse half a login, which would be none."""
+    """Raise ConfigError for an incomplete login."""
     if (username is None) != (password is None):
         missing = "password" if password is None else "username"
-        raise ConfigError(f"{missing}: missing; a login is a user name and a password")
+        raise ConfigError(f"{missing}: missing; a login needs a user name and a password")
     if username == "" or password == "":
         raise ConfigError("username, password: must not be empty")
 
 
 def check_port(port: int | None) -> None:
-    """Refuse what is no port."""
+    """Raise ConfigError for a number that is not a port."""
     if port is not None and not 0 <= port <= _HIGHEST_PORT:
-        raise ConfigError(f"port: must be from 0 (any that is free) to {_HIGHEST_PORT}, got {port}")
+        raise ConfigError(f"port: must be from 0 (any free port) to {_HIGHEST_PORT}, got {port}")
 
 
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind((_LOCAL[0], 0))
-        return int(free.getsockname()[1])
-
-
-def _check_source(config: Any, weights: Any, name: Any) -> None:
+def _check_source(config: object, weights: object, name: str | None) -> None:
     if name is not None and (config is not None or weights is not None):
         raise ConfigError("pretrained_name: give it alone, or model_config_path with ckpt_path instead")
     if name is None and weights is None:  # weights alone may hold their config
@@ -158,7 +160,3 @@ def _load_pretransform(model: AudioModel, path: str | Path) -> None:
     if not isinstance(codec, nn.Module):
         raise ConfigError("pretransform_ckpt_path: this model has no pretransform; leave it out")
     load_into(getattr(codec, "model", codec), path, ema=None)
-
-
-def _style() -> dict[str, Any]:
-    return {"theme": require("gradio").themes.Soft(primary_hue="violet", neutral_hue="slate"), "css": STYLE}

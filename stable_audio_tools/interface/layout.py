@@ -1,22 +1,29 @@
-"""The pages of a model, its gallery, and how they are wired together."""
+"""The layout of the app: the pages of a model, the gallery of earlier runs, and their events."""
 
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.inference.generation.request import parse_spans
-from stable_audio_tools.interface.areas import add_rectangle, mel_of, parse_areas, spectrogram_of
 from stable_audio_tools.interface.controls import Control
-from stable_audio_tools.interface.gallery import Gallery, new_token, owner_of
+from stable_audio_tools.interface.gallery import Gallery, Take, new_token, owner_of
 from stable_audio_tools.interface.handlers import Services, generation_handler
+from stable_audio_tools.interface.inputs import read_upload
+from stable_audio_tools.interface.marks import (
+    add_drag,
+    add_rectangle,
+    mel_of,
+    parse_areas,
+    spectrogram_of,
+    waveform_image,
+)
 from stable_audio_tools.interface.pages import Page, pages_of
 from stable_audio_tools.interface.runner import Runner
-from stable_audio_tools.interface.uploads import read_upload
-from stable_audio_tools.interface.waveforms import add_drag, waveform_image
 from stable_audio_tools.interface.widgets import (
     DRAG_SCRIPT,
     PRIVATE,
@@ -27,25 +34,32 @@ from stable_audio_tools.interface.widgets import (
     served,
 )
 
+if TYPE_CHECKING:
+    from gradio import Blocks, Request, SelectData, State, Tabs
+    from gradio.components import Component
+    from gradio.events import Dependency
+    from PIL.Image import Image
+
 Marks = TypeVar("Marks")
+Answer = list[object]  # one value per output of an event
 
 _REUSABLE = ("init_audio", "inpaint_audio")
-_CACHE_SECONDS = (3600, 24 * 3600)  # look every hour for copies of files that are older than a day
+_CACHE_SECONDS = (3600, 24 * 3600)  # every hour, delete served copies of files older than a day
 
 
 @dataclass(frozen=True)
 class BuiltPage:
-    """A page with its widgets, by the names of its controls."""
+    """A page with its widgets by name, and the event of its button."""
 
     page: Page
     tab: str
-    widgets: dict[str, Any]
+    widgets: "dict[str, Component]"
     panel: ResultPanel
-    run: Any  # the event of its button
+    run: "Dependency"
 
 
-def build(gr: Any, runner: Runner, gallery: Gallery, title: str) -> Any:
-    """The whole app, as `gradio.Blocks`."""
+def build(gr: ModuleType, runner: Runner, gallery: Gallery, title: str) -> "Blocks":
+    """Build the app of a model."""
     services = Services(gr, runner, gallery)
     model = runner.model
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=_CACHE_SECONDS) as app:
@@ -54,17 +68,17 @@ def build(gr: Any, runner: Runner, gallery: Gallery, title: str) -> Any:
         token, names = gr.State(""), gr.State([])
         with gr.Tabs() as tabs:
             built = [_page(services, page, token) for page in pages_of(model)]
-        with gr.Accordion("Your runs: choose one to hear it and to use it again", open=True):
+        with gr.Accordion("Your runs: select one to play it and use it again", open=True):
             shelf = _gallery(services, built, tabs, token, names)
-        for each in built:
-            each.run.then(_list_takes(services, shelf), [token], [shelf, names], **PRIVATE)
+        for page in built:
+            page.run.then(_list_takes(services, shelf), [token], [shelf, names], **PRIVATE)
         app.load(_greet(services, shelf), [remembered], [remembered, token, shelf, names], **PRIVATE)
         app.load(None, None, None, js=DRAG_SCRIPT)
     return app
 
 
 def describe(model: AudioModel) -> str:
-    """What runs here, in a line."""
+    """Return a line about the model: name, use, length, precision and device."""
     facts = model.facts
     length = "" if facts.window is None else f" · up to {facts.window_seconds:.2f} s"
     name = f"**{Path(model.name).stem}** · " if model.name else ""
@@ -73,11 +87,11 @@ def describe(model: AudioModel) -> str:
     return f"{name}{use} · {sound} · {model.precision} on {model.device}"
 
 
-def _page(services: Services, page: Page, token: Any) -> BuiltPage:
+def _page(services: Services, page: Page, token: "State") -> BuiltPage:
     gr, tab = services.gr, page.api_name
     with gr.Tab(page.title, id=tab), gr.Row():
         with gr.Column(scale=1, min_width=360):
-            widgets: dict[str, Any] = {}
+            widgets: dict[str, Component] = {}
             for content in page.groups:
                 widgets |= group(gr, content, tab)
                 for control in content.controls:
@@ -94,35 +108,35 @@ def _page(services: Services, page: Page, token: Any) -> BuiltPage:
         [*inputs, token],
         panel.outputs,
         api_name=page.api_name,
-        api_description=f"{page.action}: the keywords are the controls of the page.",
+        api_description=f"{page.action}: one parameter per control of the page.",
         concurrency_limit=1,
         concurrency_id="model",
         show_progress_on=[panel.status],
-        preprocess=False,  # the handler checks, in the words of this app
+        preprocess=False,  # the handler checks the values, with messages of this app
     )
     stop.click(_for_page(services, page, services.runner.cancel), None, None, **PRIVATE)
     return BuiltPage(page, tab, widgets, panel, run)
 
 
-def _for_page(services: Services, page: Page, act: Callable[[str, str], Any]) -> Any:
-    """Do something about the run of the page that asks."""
+def _for_page(services: Services, page: Page, act: Callable[[str, str], object]) -> "Callable[[Request], None]":
+    """Return a handler that calls `act` with the visit and the name of the page."""
 
-    def tell(request: Any) -> None:
+    def handle(request: "Request") -> None:
         act(request.session_hash, page.api_name)
 
-    tell.__annotations__ = {"request": services.gr.Request}
-    return tell
+    handle.__annotations__ = {"request": services.gr.Request}  # Gradio passes the request to this type
+    return handle
 
 
-# ------------------------------------------------------------------ marks on a picture of the audio
+# ------------------------------------------------------------------ marks on pictures
 
 
-def _marked_picture(services: Services, control: Control, widgets: dict[str, Any], tab: str) -> None:
-    """The waveform of the audio, on which spans are drawn, or its spectrogram, on which areas are."""
+def _marked_picture(services: Services, control: Control, widgets: "dict[str, Component]", tab: str) -> None:
+    """Add a picture to draw on: the waveform for spans, the spectrogram for areas."""
     gr, model = services.gr, services.runner.model
     name = f"{tab}-{control.name}-picture"
     picture = gr.Image(
-        label="Drag over what to make anew",
+        label="Drag over the part to regenerate",
         show_label=False,
         interactive=False,
         elem_id=name,
@@ -134,7 +148,7 @@ def _marked_picture(services: Services, control: Control, widgets: dict[str, Any
     source, spans = widgets[control.of], widgets[control.name]
     mel = mel_of(model) if control.kind == "areas" else None
 
-    def draw(path: str | None, text: str) -> Any:
+    def draw(path: str | None, text: str) -> "Image | None":
         if not path:
             return None
         clip = read_upload(path, model.sample_rate).samples
@@ -150,36 +164,38 @@ def _marked_picture(services: Services, control: Control, widgets: dict[str, Any
             return add_rectangle(text, dragged, min(seconds, model.facts.window_seconds), mel.transform.bands.n_mels)
         return add_drag(text, dragged, seconds)
 
-    gr.on([source.change, spans.change], _speaking(gr, draw), [source, spans], [picture], **PRIVATE)
-    drag.change(_speaking(gr, take_drag), [source, spans, drag], [spans], **PRIVATE)
+    gr.on([source.change, spans.change], _with_messages(gr, draw), [source, spans], [picture], **PRIVATE)
+    drag.change(_with_messages(gr, take_drag), [source, spans, drag], [spans], **PRIVATE)
 
 
 def _readable(parse: Callable[[str], list[Marks]], text: str) -> list[Marks]:
-    """What is half written is not drawn."""
+    """Parse marks; return none while the text is incomplete."""
     with contextlib.suppress(ValueError):
         return parse(text)
     return []
 
 
-def _speaking(gr: Any, function: Any) -> Any:
-    """The function, whose complaints reach the page in words."""
+def _with_messages(gr: ModuleType, function: Callable[..., object]) -> Callable[..., object]:
+    """Return the function with its ValueErrors shown on the page."""
 
-    def speak(*given: Any) -> Any:
+    def handle(*values: object) -> object:
         try:
-            return function(*given)
+            return function(*values)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
-    return speak
+    return handle
 
 
 # ------------------------------------------------------------------ earlier runs
 
 
-def _gallery(services: Services, built: Sequence[BuiltPage], tabs: Any, token: Any, names: Any) -> Any:
-    """Pictures of a visitor's runs; a click on one offers it for listening and for use as an input."""
+def _gallery(
+    services: Services, built: Sequence[BuiltPage], tabs: "Tabs", token: "State", names: "State"
+) -> "Component":
+    """Add the pictures of a visitor's runs; a click on one plays it and offers it as an input."""
     gr = services.gr
-    chosen = gr.State("")
+    selected = gr.State("")
     shelf = gr.Gallery(
         label="Runs",
         show_label=False,
@@ -195,48 +211,51 @@ def _gallery(services: Services, built: Sequence[BuiltPage], tabs: Any, token: A
     )
     with gr.Row(visible=False) as details:
         with gr.Column():
-            player = gr.Audio(label="Chosen run", interactive=False, elem_id="chosen", buttons=["download"])
+            player = gr.Audio(label="Selected run", interactive=False, elem_id="chosen", buttons=["download"])
             with gr.Row():
                 targets = [
-                    (each, control) for each in built for control in each.page.controls if control.name in _REUSABLE
+                    (page, control) for page in built for control in page.page.controls if control.name in _REUSABLE
                 ]
                 uses = [
-                    gr.Button(f"Use as: {control.label.lower()}", elem_id=f"use-{each.tab}-{control.name}")
-                    for each, control in targets
+                    gr.Button(f"Use as: {control.label.lower()}", elem_id=f"use-{page.tab}-{control.name}")
+                    for page, control in targets
                 ]
                 again = gr.Button("Use its settings", elem_id="use-settings")
         settings = gr.JSON(label="Settings")
 
-    def choose(listed: list[str], visitor: str, request: Any, event: Any) -> list[Any]:
+    def select(listed: list[str], visitor: str, request: "Request", event: "SelectData") -> Answer:
         name = listed[event.index] if event.index < len(listed) else ""
-        take = services.gallery.take(_owner(visitor, request), name) if name else None
-        if take is None:
-            raise gr.Error("This run is no longer there.", print_exception=False)
+        take = _find_take(services, name, visitor, request)
         return [name, served(player, take.audio), take.settings, gr.update(visible=True)]
 
-    choose.__annotations__ = {"request": gr.Request, "event": gr.SelectData}
-    shelf.select(choose, [names, token], [chosen, player, settings, details], **PRIVATE)
-    for button, (each, control) in zip(uses, targets):
-        switch = [each.widgets["use_init"]] if "use_init" in each.widgets and control.name == "init_audio" else []
-        outputs = [each.widgets[control.name], tabs, *switch]
-        button.click(_use(services, each, control, len(switch)), [chosen, token], outputs, **PRIVATE)
-    everything = [widget for each in built for widget in each.widgets.values()]
-    again.click(_restore(services, built), [chosen, token], [tabs, *everything], **PRIVATE)
+    select.__annotations__ = {"request": gr.Request, "event": gr.SelectData}
+    shelf.select(select, [names, token], [selected, player, settings, details], **PRIVATE)
+    for button, (page, control) in zip(uses, targets):
+        switch = [page.widgets["use_init"]] if "use_init" in page.widgets and control.name == "init_audio" else []
+        outputs = [page.widgets[control.name], tabs, *switch]
+        button.click(_use(services, page, control, len(switch)), [selected, token], outputs, **PRIVATE)
+    widgets = [widget for page in built for widget in page.widgets.values()]
+    again.click(_restore(services, built), [selected, token], [tabs, *widgets], **PRIVATE)
     return shelf
 
 
-def _owner(token: str, request: Any) -> str:
+def _owner(token: str, request: "Request") -> str:
     return owner_of(request.username, token, request.session_hash)
 
 
-def _use(services: Services, built: BuiltPage, control: Control, switches: int) -> Any:
-    """Put the chosen run into an audio control, and switch that on."""
+def _find_take(services: Services, name: str, visitor: str, request: "Request") -> Take:
+    take = services.gallery.take(_owner(visitor, request), name) if name else None
+    if take is None:
+        raise services.gr.Error("This run no longer exists.", print_exception=False)
+    return take
+
+
+def _use(services: Services, built: BuiltPage, control: Control, switches: int) -> Callable[..., Answer]:
+    """Return a handler that puts the selected run into an audio control and switches that on."""
     gr = services.gr
 
-    def use(name: str, visitor: str, request: Any) -> list[Any]:
-        take = services.gallery.take(_owner(visitor, request), name)
-        if take is None:
-            raise gr.Error("This run is no longer there.", print_exception=False)
+    def use(name: str, visitor: str, request: "Request") -> Answer:
+        take = _find_take(services, name, visitor, request)
         path = served(built.widgets[control.name], take.audio)
         return [path, gr.update(selected=built.tab), *[True] * switches]
 
@@ -244,33 +263,31 @@ def _use(services: Services, built: BuiltPage, control: Control, switches: int) 
     return use
 
 
-def _restore(services: Services, built: Sequence[BuiltPage]) -> Any:
-    """Set the controls of the page that made the chosen run as they were; audio is left as it is."""
+def _restore(services: Services, built: Sequence[BuiltPage]) -> Callable[..., Answer]:
+    """Return a handler that restores the controls of the selected run, except audio."""
     gr = services.gr
 
-    def restore(name: str, visitor: str, request: Any) -> list[Any]:
-        take = services.gallery.take(_owner(visitor, request), name)
-        if take is None:
-            raise gr.Error("This run is no longer there.", print_exception=False)
+    def restore(name: str, visitor: str, request: "Request") -> Answer:
+        take = _find_take(services, name, visitor, request)
         values = take.settings["settings"] | {"seed": take.settings["seed"], "num_samples": 1}
         updates, tab = [], gr.skip()
-        for each in built:
-            is_it = each.page.title == take.settings["page"]
-            tab = gr.update(selected=each.tab) if is_it else tab
-            kinds = {control.name: control.kind for control in each.page.controls}
-            for control in each.widgets:
-                known = is_it and control in values and kinds[control] != "audio"
-                updates.append(values[control] if known else gr.skip())
+        for page in built:
+            is_source = page.page.title == take.settings["page"]
+            tab = gr.update(selected=page.tab) if is_source else tab
+            kinds = {control.name: control.kind for control in page.page.controls}
+            for control in page.widgets:
+                is_known = is_source and control in values and kinds[control] != "audio"
+                updates.append(values[control] if is_known else gr.skip())
         return [tab, *updates]
 
     restore.__annotations__ = {"request": gr.Request}
     return restore
 
 
-def _list_takes(services: Services, shelf: Any) -> Any:
-    """Pictures and names of a visitor's runs."""
+def _list_takes(services: Services, shelf: "Component") -> Callable[..., Answer]:
+    """Return a handler that lists the pictures and names of a visitor's runs."""
 
-    def show(visitor: str, request: Any) -> list[Any]:
+    def show(visitor: str, request: "Request") -> Answer:
         takes = services.gallery.takes(_owner(visitor, request))
         return [[(served(shelf, take.picture), caption(take)) for take in takes], [take.name for take in takes]]
 
@@ -278,12 +295,12 @@ def _list_takes(services: Services, shelf: Any) -> Any:
     return show
 
 
-def _greet(services: Services, shelf: Any) -> Any:
-    """A browser keeps its token, so that its runs are there the next time."""
+def _greet(services: Services, shelf: "Component") -> Callable[..., Answer]:
+    """Return a handler for a new visit; the browser stores its token, so that it finds its runs again."""
     show = _list_takes(services, shelf)
 
-    def greet(kept: Any, request: Any) -> list[Any]:
-        token = kept if isinstance(kept, str) and kept else new_token()
+    def greet(stored: object, request: "Request") -> Answer:
+        token = stored if isinstance(stored, str) and stored else new_token()
         return [token, token, *show(token, request)]
 
     greet.__annotations__ = {"request": services.gr.Request}

@@ -1,10 +1,10 @@
-"""One model, one generation at a time, told step by step, and stopped when the visitor leaves."""
+"""A model that generates one request at a time, reports every step, and stops when the visitor leaves."""
 
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -13,28 +13,29 @@ from stable_audio_tools.data.pictures import spectrogram_image
 from stable_audio_tools.inference.generation.decoding import decode_latents
 from stable_audio_tools.inference.generation.model import AudioModel, Generated
 from stable_audio_tools.inference.sampling.watching import Cancelled
+from stable_audio_tools.interface.controls import Arguments
 
 _POLL_SECONDS = 0.1
 
 
 class Preview(NamedTuple):
-    """What the model makes of it at one step."""
+    """The spectrogram of the denoised audio at one step."""
 
     step: int
     picture: Image.Image
 
 
 class Update(NamedTuple):
-    """Where a run stands; `total` where the number of steps is known."""
+    """The progress of a run; `total` is set if the number of steps is known."""
 
     step: int = 0
     total: int | None = None
     preview: Preview | None = None
-    made: Generated | None = None
+    generated: Generated | None = None
 
 
 class Runner:
-    """Runs generations one after the other in a thread of its own."""
+    """A queue of generations, run one after another in a thread."""
 
     def __init__(self, model: AudioModel) -> None:
         self.model = model
@@ -42,20 +43,19 @@ class Runner:
         self._stops: dict[tuple[str, str], threading.Event] = {}
 
     def expect(self, visit: str, page: str) -> None:
-        """A run of that page of a visit waits for its turn: until then, `cancel` is kept for it."""
+        """Register a run that waits for its turn, so that `cancel` reaches it before it starts."""
         stop = self._stops.get((visit, page))
         if stop is None or stop.is_set():
             self._stops[visit, page] = threading.Event()
 
-    def run(self, visit: str, page: str, arguments: Mapping[str, Any], preview_every: int = 0) -> Iterator[Update]:
-        """Updates until the last, which holds what was made; closing the iterator stops the run.
+    def run(self, visit: str, page: str, arguments: Arguments, preview_every: int = 0) -> Iterator[Update]:
+        """Yield updates, the last one with the generated audio; closing the iterator stops the run.
 
-        `visit` and `page` are what `cancel` is called with. Raises `Cancelled`, or what the model says of the
-        arguments.
+        `visit` and `page` identify the run for `cancel`. Raises `Cancelled`, or the model's error for the arguments.
         """
-        told: queue.SimpleQueue[Update] = queue.SimpleQueue()
+        updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
         stop = self._stops.setdefault((visit, page), threading.Event())
-        keywords = {**arguments, **self._onlookers(told, stop, preview_every)}
+        keywords = {**arguments, **self._hooks(updates, stop, preview_every)}
         if stop.is_set():
             self._forget(visit, page, stop)
             raise Cancelled("the generation was cancelled")
@@ -63,19 +63,19 @@ class Runner:
         try:
             while not future.done():
                 try:
-                    yield told.get(timeout=_POLL_SECONDS)
+                    yield updates.get(timeout=_POLL_SECONDS)
                 except queue.Empty:
                     continue
-            while not told.empty():
-                yield told.get_nowait()
-            yield Update(made=future.result())
+            while not updates.empty():
+                yield updates.get_nowait()
+            yield Update(generated=future.result())
         finally:
             stop.set()
             future.cancel()
             self._forget(visit, page, stop)
 
     def cancel(self, visit: str, page: str) -> bool:
-        """Stop what that page of a visit runs or waits for -> was there anything?"""
+        """Stop a running or waiting run; return whether there was one."""
         stop = self._stops.get((visit, page))
         if stop is not None:
             stop.set()
@@ -85,23 +85,21 @@ class Runner:
         if self._stops.get((visit, page)) is stop:
             del self._stops[visit, page]
 
-    def _onlookers(
-        self, told: "queue.SimpleQueue[Update]", stop: threading.Event, preview_every: int
-    ) -> dict[str, Any]:
+    def _hooks(self, updates: "queue.SimpleQueue[Update]", stop: threading.Event, preview_every: int) -> Arguments:
         if not self.model.takes("progress"):
             return {}
-        onlookers: dict[str, Any] = {"progress": lambda done, total: told.put(Update(done, total)), "cancel": stop}
+        hooks: Arguments = {"progress": lambda done, total: updates.put(Update(done, total)), "cancel": stop}
         if preview_every > 0 and self.model.takes("callback"):
 
-            def show(step: Mapping[str, Any]) -> None:
+            def show(step: Arguments) -> None:
                 if step["step"] % preview_every == 0:
-                    told.put(Update(preview=Preview(step["step"], self._picture(step["denoised"]))))
+                    updates.put(Update(preview=Preview(step["step"], self._picture(step["denoised"]))))
 
-            onlookers["callback"] = show
-        return onlookers
+            hooks["callback"] = show
+        return hooks
 
     def _picture(self, denoised: torch.Tensor) -> Image.Image:
-        """Spectrogram of the first item, decoded in chunks so that a glance costs little memory."""
+        """Draw the first item, decoded in chunks to save memory."""
         with torch.no_grad():
             audio = decode_latents(self.model.module.pretransform, denoised[:1], 128)  # type: ignore[arg-type]
         return spectrogram_image(audio[0], self.model.sample_rate)

@@ -1,20 +1,24 @@
-"""Controls as widgets, and the panels that every page has."""
+"""Widgets of the controls, and the panels that every page has."""
 
 import contextlib
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from stable_audio_tools.interface.controls import Control, Group
 from stable_audio_tools.interface.gallery import Take
-from stable_audio_tools.interface.values import refusal
+from stable_audio_tools.interface.inputs import refusal
 
-PRIVATE = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}  # what the page does for itself
+if TYPE_CHECKING:
+    from gradio.components import Component
 
+PRIVATE = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}  # events outside the API
 
 _SMALL = ("slider", "number", "integer")
 
-# Spectrograms are wide; galleries would cut squares out of them.
+# Spectrograms are wide; a gallery crops squares by default.
 STYLE = """
 .pictures .thumbnail-lg, .pictures .thumbnail-item { aspect-ratio: 3 / 1; }
 .pictures .grid-wrap { min-height: 0 !important; max-height: 30rem; }
@@ -24,21 +28,21 @@ STYLE = """
 
 @dataclass(frozen=True)
 class ResultPanel:
-    """Where a page shows what it makes, in the order of the API's answer."""
+    """Components that show a result, in the order of the API's response."""
 
-    audio: Any
-    files: Any
-    pictures: Any
-    settings: Any
-    status: Any
+    audio: "Component"
+    files: "Component"
+    pictures: "Component"
+    settings: "Component"
+    status: "Component"
 
     @property
-    def outputs(self) -> list[Any]:
+    def outputs(self) -> "list[Component]":
         return [self.audio, self.files, self.pictures, self.settings, self.status]
 
 
-def widget(gr: Any, control: Control, page: str) -> Any:
-    """The widget of one control."""
+def widget(gr: ModuleType, control: Control, page: str) -> "Component":
+    """Return the widget of one control."""
     common = {"label": control.label, "elem_id": f"{page}-{control.name}"}
     about = {"info": control.info or None}
     if control.kind == "prompt":
@@ -50,9 +54,9 @@ def widget(gr: Any, control: Control, page: str) -> Any:
     if control.kind == "switch":
         return gr.Checkbox(control.default, **common, **about)
     if control.kind == "audio":
-        made = gr.Audio(type="filepath", sources=["upload", "microphone"], buttons=["download"], **common)
-        made.data_model = _upload(gr, control)
-        return made
+        audio = gr.Audio(type="filepath", sources=["upload", "microphone"], buttons=["download"], **common)
+        audio.data_model = _upload_model(gr, control)
+        return audio
     limits = {"minimum": control.minimum, "maximum": control.maximum}
     if control.kind == "slider":
         precision = 0 if control.step == 1 else None
@@ -60,46 +64,41 @@ def widget(gr: Any, control: Control, page: str) -> Any:
     return gr.Number(control.default, precision=0 if control.kind == "integer" else None, **limits, **common, **about)
 
 
-def _upload(gr: Any, control: Control) -> Any:
-    """What the toolkit reads an uploaded file with; it refuses anything else in the words of this app."""
+def _upload_model(gr: ModuleType, control: Control) -> type:
+    """Return the data model of an upload, whose error for other values is a message of this app."""
 
-    class FileData(gr.FileData):  # the API's page shows this name, and the line below
+    class FileData(gr.FileData):  # type: ignore[name-defined]  # the API's page shows this name and docstring
         """An uploaded file."""
 
         @classmethod
-        def model_validate(cls, value: Any, **options: Any) -> Any:
+        def model_validate(cls, value: object, **options: Any) -> "FileData":
             try:
-                return super().model_validate(value, **options)
+                valid: FileData = super().model_validate(value, **options)
+                return valid
             except ValueError:
-                told = refusal(control, "an uploaded file, such as gradio_client.handle_file(path)", value)
-                raise gr.Error(told, print_exception=False) from None
+                message = refusal(control, "an uploaded file, such as gradio_client.handle_file(path)", value)
+                raise gr.Error(message, print_exception=False) from None
 
     return FileData
 
 
-def group(gr: Any, content: Group, page: str) -> dict[str, Any]:
-    """The widgets of a group by name; those of spans follow elsewhere."""
-    if content.title:
-        with gr.Accordion(content.title, open=content.is_open):
-            return _rows(gr, content, page)
-    return _rows(gr, content, page)
+def group(gr: ModuleType, content: Group, page: str) -> "dict[str, Component]":
+    """Return the widgets of a group by name; two neighbouring numbers share a row."""
+    widgets: dict[str, Component] = {}
+    title = gr.Accordion(content.title, open=content.is_open) if content.title else contextlib.nullcontext()
+    with title:
+        for is_small, neighbours in groupby(content.controls, lambda control: control.kind in _SMALL):
+            controls = list(neighbours)
+            width = 2 if is_small else 1
+            for index in range(0, len(controls), width):
+                with gr.Row() if is_small else contextlib.nullcontext():
+                    for control in controls[index : index + width]:
+                        widgets[control.name] = widget(gr, control, page)
+    return widgets
 
 
-def _rows(gr: Any, content: Group, page: str) -> dict[str, Any]:
-    """Neighbouring numbers share a row, two by two; all else has its own."""
-    made: dict[str, Any] = {}
-    for is_small, neighbours in groupby(content.controls, lambda control: control.kind in _SMALL):
-        controls = list(neighbours)
-        width = 2 if is_small else 1
-        for index in range(0, len(controls), width):
-            with gr.Row() if is_small else contextlib.nullcontext():
-                for control in controls[index : index + width]:
-                    made[control.name] = widget(gr, control, page)
-    return made
-
-
-def result_panel(gr: Any, page: str) -> ResultPanel:
-    """Audio, files, pictures, settings and a line about how it goes."""
+def result_panel(gr: ModuleType, page: str) -> ResultPanel:
+    """Return the components for audio, files, pictures, settings and status."""
     status = gr.Markdown("Ready.", label="Status", elem_id=f"{page}-status")
     audio = gr.Audio(type="filepath", label="Result", interactive=False, elem_id=f"{page}-result", buttons=["download"])
     pictures = gr.Gallery(
@@ -120,20 +119,20 @@ def result_panel(gr: Any, page: str) -> ResultPanel:
 
 
 def caption(take: Take) -> str:
-    """A few words about a take: what it was asked for, and its seed."""
+    """Return a short label of a take: its prompt or first text, and its seed."""
     values = take.settings.get("settings", {})
-    words = [str(values[name]) for name in ("prompt", "sound") if values.get(name)]
-    asked = words[0] if words else next((value for value in values.values() if isinstance(value, str) and value), "")
-    return f"{asked[:48]} · seed {take.settings.get('seed')}".removeprefix(" · ")
+    texts = [str(values[name]) for name in ("prompt", "sound") if values.get(name)]
+    texts += [value for value in values.values() if isinstance(value, str) and value]
+    return " · ".join([*(text[:48] for text in texts[:1]), f"seed {take.settings.get('seed')}"])
 
 
-def served(component: Any, path: Any) -> str:
-    """A copy of a file where the app serves files from; the outputs folder itself is not served."""
+def served(component: "Component", path: Path) -> str:
+    """Copy a file to the folder that the app serves, and return its path; the outputs folder is not served."""
     return str(component.move_resource_to_block_cache(str(path)))
 
 
-# Tells a hidden text box which part of a picture was dragged over, as two shares of its width; on a picture of areas,
-# also two of its height.
+# Writes the part of a picture that was dragged over to a hidden text box, as two fractions of its width, and for areas
+# two fractions of its height.
 DRAG_SCRIPT = """() => {
   let start = null, shade = null;
   const picture = (event) => {

@@ -35,7 +35,7 @@ from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.metadata import read_sidecar
 from stable_audio_tools.data.resampling import resampled_length
 from stable_audio_tools.data.sources.audio_dir import SampleDataset
-from stable_audio_tools.data.sources.configs import LocalDatasetConfig
+from stable_audio_tools.data.sources.request import LocalDatasetConfig
 from stable_audio_tools.data.transforms import SILENCE, take
 from stable_audio_tools.latents.writing import (
     LatentStore,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from stable_audio_tools.core.settings import Settings, flag_of, option
-from stable_audio_tools.data.audio_file_settings import AudioFileSettings
+from stable_audio_tools.data.settings import AudioFileSettings
 
 OVERLAP_FRAMES = 64  # of neighbouring chunks; more than twice what BigVGAN hears around a frame
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from stable_audio_tools.data.lengths import create_padding_mask_from_lengths
+from stable_audio_tools.data.transforms import create_padding_mask_from_lengths
 
 LossNormalization = Literal["none", "timestep", "sample", "sample_channel"]
 

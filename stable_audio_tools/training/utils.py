@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.core.ranks import rank as get_rank
-from stable_audio_tools.data.latent_views import pca_point_cloud
+from stable_audio_tools.data.pictures import pca_point_cloud
 from stable_audio_tools.models.checkpoints.loading import copy_state_dict
 from stable_audio_tools.training.masked_losses import (
     compute_masked_loss,

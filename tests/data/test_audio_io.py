@@ -11,7 +11,7 @@ import soundfile as sf
 import torch
 
 from stable_audio_tools.core.errors import AudioError
-from stable_audio_tools.data import audio_io, ffmpeg
+from stable_audio_tools.data import audio_io, decoders
 from stable_audio_tools.data.audio_io import check_end, info, read, write
 from stable_audio_tools.data.resampling import resample
 
@@ -230,7 +230,7 @@ def test_formats_that_need_ffmpeg_say_so(tmp_path: Path, monkeypatch: pytest.Mon
         info(tmp_path / "a.m4a")
 
 
-@pytest.mark.skipif(not ffmpeg.available(), reason="ffmpeg is not installed")
+@pytest.mark.skipif(not decoders.has_ffmpeg(), reason="ffmpeg is not installed")
 def test_ffmpeg_parts_are_exact(tmp_path: Path) -> None:
     import subprocess
 

@@ -10,8 +10,8 @@ import pytest
 
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.faults import BadItem
+from stable_audio_tools.data.index import PackedStrings
 from stable_audio_tools.data.metadata import Table, read_rows, read_sidecar
-from stable_audio_tools.data.packed import PackedStrings
 from stable_audio_tools.data.prompts import Captions, add_prompt, caption_problems
 
 INFO = {"genre": "techno", "mood": ["dark", "driving"], "tags": "808, kick; loud", "bpm": 130, "empty": ""}

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from stable_audio_tools.core.errors import AudioError, ConfigError
-from stable_audio_tools.data.arrow_rows import ArrowRows
 from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.sources.huggingface import ArrowRows
 from tests.data.test_webdataset import audio_bytes
 
 RATE = 16_000

@@ -15,7 +15,7 @@ import pytest
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.example_clips import write_example_clips
-from stable_audio_tools.data.sources.configs import S3DatasetConfig
+from stable_audio_tools.data.sources.request import S3DatasetConfig
 from stable_audio_tools.data.sources.s3 import S3Account, S3Object, S3Stream, list_objects, parse_url
 from stable_audio_tools.data.sources.webdataset import WebDatasetDataLoader
 

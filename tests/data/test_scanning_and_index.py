@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from stable_audio_tools.core.errors import AudioError
-from stable_audio_tools.data.index import Header, index_folder
-from stable_audio_tools.data.packed import PackedStrings
+from stable_audio_tools.data.index import Header, PackedStrings, index_folder
 from stable_audio_tools.data.scanning import Unreachable, fast_scandir, get_audio_filenames, walk
 
 

@@ -18,10 +18,10 @@ import torch
 
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.data.silence import remove_long_silence
-from stable_audio_tools.data.sources.configs import LocalWebDatasetConfig
+from stable_audio_tools.data.sources.request import LocalWebDatasetConfig
 from stable_audio_tools.data.sources.webdataset import WebDatasetDataLoader
 from stable_audio_tools.data.tar_stream import BrokenShard, read_samples, split_name
+from stable_audio_tools.data.transforms import remove_long_silence
 
 RATE = 16_000
 SIZE = 4_000

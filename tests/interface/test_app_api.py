@@ -130,7 +130,7 @@ def test_mistakes_are_told_in_words(served: Any, tmp_path: Path, tone: Path) -> 
     holed = tmp_path / "holed.wav"
     sf.write(holed, np.array([0, np.nan, 0]), RATE, "FLOAT")
     for path, match in (
-        (text, "not a kind of audio"),
+        (text, "this type of file is not accepted"),
         (broken, "cannot be decoded"),
         (long, "at most 600 s"),
         (holed, "holed.wav: holds NaN or infinite samples"),

@@ -17,7 +17,7 @@ import soundfile as sf
 import torch
 
 from stable_audio_tools.data import audio_io
-from stable_audio_tools.interface.areas import parse_areas
+from stable_audio_tools.interface.marks import parse_areas
 from stable_audio_tools.models.transformer.blocks import TransformerBlock
 
 pytest.importorskip("gradio", reason="the extra 'ui' is not installed")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import stable_audio_tools
-from stable_audio_tools.interface.areas import (
+from stable_audio_tools.interface.marks import (
     Area,
     add_rectangle,
     keep_mask,
@@ -40,7 +40,7 @@ def test_text_and_back() -> None:
     assert show_areas(parse_areas(text)) == text
     assert add_rectangle("", "0.25 0.5 0.75 0.5", 4.0, 64) == "1-2:16-32"
     assert add_rectangle(text, "0.3 0.3 0.1 0.9", 4.0, 64) == text  # a click
-    for wrong, message in (("x", "'x' is none"), ("2-1", "ends before it starts"), ("1-2:9-3", "ends before")):
+    for wrong, message in (("x", "'x' is not an area"), ("2-1", "ends before it starts"), ("1-2:9-3", "ends before")):
         with pytest.raises(ValueError, match=message):
             parse_areas(wrong)
 
@@ -52,9 +52,9 @@ def test_masks(model: Any) -> None:
     assert mask.shape == (64, 32)
     assert (mask == 0).nonzero().amin(0).tolist() == [10, 9]
     assert (mask == 0).nonzero().amax(0).tolist() == [39, 16]
-    with pytest.raises(ValueError, match="there are 64 bands, and 0-1:10-99 names more"):
+    with pytest.raises(ValueError, match="0-1:10-99 names more than the 64 bands of the model"):
         keep_mask([Area(0, 1, 10, 99)], mel, 32)
-    with pytest.raises(ValueError, match="none lies within the audio"):
+    with pytest.raises(ValueError, match="none overlaps the audio"):
         keep_mask([Area(5, 6)], mel, 32)
     picture = spectrogram_of(torch.zeros(1, 5000), mel, [Area(0, 0.1)])
     assert picture.size == (900, 300)
@@ -71,7 +71,7 @@ def test_the_page_makes_its_areas_anew_and_nothing_else(model: Any) -> None:
     made = model.generate(**request, progress=False).audio[0]
     assert torch.equal(made[:, :1500], audio[:, :1500])  # away from the area the samples are the same
     assert not torch.allclose(made[:, 2500:4000], audio[:, 2500:4000], atol=0.01)
-    with pytest.raises(ValueError, match="there is no audio to work on"):
+    with pytest.raises(ValueError, match="there is no audio to edit"):
         page.request(values | {"inpaint_audio": None})
 
 

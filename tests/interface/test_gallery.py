@@ -12,7 +12,7 @@ from stable_audio_tools.core.errors import AudioError, UserError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.generation.model import Generated
 from stable_audio_tools.interface.gallery import Gallery, new_token, owner_of
-from stable_audio_tools.interface.uploads import read_upload
+from stable_audio_tools.interface.inputs import read_upload
 
 MADE = Generated(torch.linspace(-2, 2, 4000).expand(2, 1, -1), 8000, (3, 4))
 
@@ -36,7 +36,7 @@ def test_level_can_be_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_no_audio_is_not_kept(tmp_path: Path, bad: float) -> None:
-    with pytest.raises(ValueError, match="the model made NaN or infinite samples"):
+    with pytest.raises(ValueError, match="the model generated NaN or infinite samples"):
         Gallery(tmp_path).add("user-a", Generated(torch.full((1, 1, 400), bad), 8000, (1,)), {})
     assert not list(tmp_path.rglob("*.wav"))
 
@@ -69,7 +69,7 @@ def test_small_files_that_hold_very_much_audio_are_refused_before_they_are_decod
     """A few hundred kilobytes of FLAC can hold gigabytes of samples."""
     dense = tmp_path / "dense.flac"
     sf.write(dense, np.zeros((655_350, 8), np.int16), 655_350)
-    with pytest.raises(AudioError, match=r"^dense\.flac: is sampled at 655350 Hz; at most 192000 Hz are taken here"):
+    with pytest.raises(AudioError, match=r"^dense\.flac: is sampled at 655350 Hz; at most 192000 Hz are accepted"):
         read_upload(dense, 44_100)
     wide = tmp_path / "wide.flac"
     sf.write(wide, np.zeros((500 * 8_000, 8), np.int16), 8_000)
@@ -96,7 +96,12 @@ def test_uploads_are_checked(tmp_path: Path) -> None:
         for rate in (8000, 4000):
             with pytest.raises(AudioError, match=r"^bad\.wav: holds NaN or infinite samples"):
                 read_upload(tmp_path / "bad.wav", rate)
-    for name, match in (("a.m4a", "not a kind"), ("a.m3u8", "not a kind"), ("a", "not a kind"), ("a.wav", "empty")):
+    for name, match in (
+        ("a.m4a", "is not accepted"),
+        ("a.m3u8", "is not accepted"),
+        ("a", "is not accepted"),
+        ("a.wav", "empty"),
+    ):
         (tmp_path / name).touch()
         with pytest.raises(AudioError, match=match):
             read_upload(tmp_path / name, 8000)

@@ -23,8 +23,8 @@ def test_steps_and_previews_are_told_and_change_nothing(runner: Runner) -> None:
     assert [(update.step, update.total) for update in updates if update.step] == [(n, 4) for n in range(1, 5)]
     previews = [update.preview for update in updates if update.preview]
     assert [preview.step for preview in previews] == [2, 4] and previews[0].picture.size[0] > 100
-    assert updates[-1].made is not None
-    assert torch.equal(updates[-1].made.audio, runner.model.generate(**ASKED).audio)
+    assert updates[-1].generated is not None
+    assert torch.equal(updates[-1].generated.audio, runner.model.generate(**ASKED).audio)
 
 
 @pytest.mark.parametrize("sampler", ["dpmpp-2m-sde", "k-heun", "k-dpm-fast", "v-ddim"])
@@ -51,7 +51,7 @@ def test_cancel_is_kept_for_what_waits(runner: Runner) -> None:
     with pytest.raises(Cancelled):
         list(runner.run("me", "generate", ASKED))
     runner.expect("me", "generate")
-    assert list(runner.run("me", "generate", ASKED))[-1].made is not None
+    assert list(runner.run("me", "generate", ASKED))[-1].generated is not None
 
 
 def test_cancel_is_for_one_page_of_a_visit(runner: Runner) -> None:
@@ -59,7 +59,7 @@ def test_cancel_is_for_one_page_of_a_visit(runner: Runner) -> None:
     next(update for update in updates if update.step)
     runner.expect("me", "inpaint")
     assert runner.cancel("me", "inpaint")
-    assert list(updates)[-1].made is not None, "the run of the other page goes on"
+    assert list(updates)[-1].generated is not None, "the run of the other page goes on"
     with pytest.raises(Cancelled):
         list(runner.run("me", "inpaint", ASKED))
 

@@ -99,7 +99,7 @@ def test_half_a_login_is_refused(login: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("port", [-1, 65536, 99999])
 def test_what_is_no_port_is_refused(port: int) -> None:
-    with pytest.raises(ConfigError, match=rf"^port: must be from 0 \(any that is free\) to 65535, got {port}$"):
+    with pytest.raises(ConfigError, match=rf"^port: must be from 0 \(any free port\) to 65535, got {port}$"):
         serve(Launched(), port=port)
 
 
@@ -110,7 +110,7 @@ def test_the_command_refuses_what_is_no_port(
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))  # the command sets another
     assert main(["--pretrained-name", "a/b", "--tmp-dir", str(tmp_path), "--port", "99999"]) == 2
-    assert capsys.readouterr().err == "error: port: must be from 0 (any that is free) to 65535, got 99999\n"
+    assert capsys.readouterr().err == "error: port: must be from 0 (any free port) to 65535, got 99999\n"
 
 
 def test_port_0_is_any_that_is_free() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stable_audio_tools.interface.controls import Control
-from stable_audio_tools.interface.values import checked
+from stable_audio_tools.interface.inputs import checked
 
 STEPS = Control("steps", "slider", "Steps", 50, 1, 500, 1)
 SCALE = Control("scale", "slider", "Scale", 7, 0, 25, 0.1)

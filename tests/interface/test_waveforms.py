@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stable_audio_tools.interface.areas import parse_areas
-from stable_audio_tools.interface.waveforms import add_drag, parse_spans, show_spans, waveform_image
+from stable_audio_tools.interface.marks import add_drag, parse_areas, parse_spans, show_spans, waveform_image
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_readers_end_with_their_parent_only() -> None:
     """SIGTERM of another process is ignored; that of the parent ends a reader at once."""
     import multiprocessing
 
-    from stable_audio_tools.data.readers import outlive_signals
+    from stable_audio_tools.data.loader import outlive_signals
 
     context = multiprocessing.get_context("fork")
     ready, other = context.Event(), None

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.core.files import atomic_path
-from stable_audio_tools.data.jamendo.settings import MIRRORS, DownloadSettings
 from stable_audio_tools.data.jamendo.tables import META_TABLE, RAW_TABLE, read_raw_table
 from stable_audio_tools.data.jamendo.transfer import Transfer, TransferError, copy_or_fetch, partial
+from stable_audio_tools.data.settings import MIRRORS, DownloadSettings
 
 logger = logging.getLogger(__name__)
 

@@ -4,6 +4,7 @@ A row of `raw_30s.tsv` and its like is ragged: five columns, and then a column f
 has titles, artists, albums and dates.
 """
 
+import random
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -11,6 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.faults import BadItem
+from stable_audio_tools.data.prompts import FieldRecipe, write_fields
 
 RAW_TABLE, META_TABLE = "raw_30s.tsv", "raw.meta.tsv"
 _RAW_TABLES = (RAW_TABLE, "raw.tsv")
@@ -113,3 +116,22 @@ def _table_in(folder: Path) -> Path | None:
 def _rows(path: str) -> dict[int, dict[str, Any]]:
     rows = ((track_number(row["track_id"]), row) for _, row in read_joined_table(path))
     return {number: row for number, row in rows if number is not None}
+
+
+TRAINING = FieldRecipe()
+TAGS_ONLY = FieldRecipe(
+    fields=("mood", "genre", "instrument"), keep=1.0, shuffle=False, labels=0.0, lowercase=1.0, uppercase=0.0
+)
+
+
+def prompt_for_track(path: str | Path, recipe: FieldRecipe, rng: random.Random) -> str:
+    """A prompt for an audio file; a track without any field of the recipe is a bad item, and never its own path."""
+    prompt = write_fields(find_track(path), recipe, rng)
+    if prompt is None:
+        raise BadItem("bad metadata", f"{path}: its row has none of {', '.join(recipe.fields)}")
+    return prompt
+
+
+def seeded_prompt(path: str | Path, seed: int) -> str:
+    """The prompt in the style of training that a track always gets for a seed."""
+    return prompt_for_track(path, TRAINING, random.Random(seed + (track_number(Path(path).name) or 0)))

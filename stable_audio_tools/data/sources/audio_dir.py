@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.core.errors import AudioError
-from stable_audio_tools.data import audio_io, ffmpeg
+from stable_audio_tools.data import audio_io, decoders
 from stable_audio_tools.data.clips import ClipMaker, Crop
 from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import Fault, FaultPolicy
@@ -26,9 +26,8 @@ from stable_audio_tools.data.prompts import Captions
 from stable_audio_tools.data.resampling import resampled_length
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
 from stable_audio_tools.data.sources import request as keys
-from stable_audio_tools.data.sources.configs import LocalDatasetConfig
 from stable_audio_tools.data.sources.folders import Folders, Place
-from stable_audio_tools.data.sources.request import LoaderRequest, metadata_function
+from stable_audio_tools.data.sources.request import LoaderRequest, LocalDatasetConfig, metadata_function
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +153,7 @@ class SampleDataset(Dataset[Any]):
     def _unsuitable(self, place: Place) -> Fault | None:
         frames, rate = int(place.folder.index.frames[place.row]), int(place.folder.index.rates[place.row])
         if rate == 0:
-            foreign = Path(place.relpath).suffix.lower() in ffmpeg.SUFFIXES and not ffmpeg.available()
+            foreign = Path(place.relpath).suffix.lower() in decoders.FFMPEG_SUFFIXES and not decoders.has_ffmpeg()
             return Fault(place.path, "filtered", "needs ffmpeg, which is not installed") if foreign else None
         seconds = frames / rate
         if seconds < SHORTEST_SECONDS:
@@ -167,7 +166,7 @@ class SampleDataset(Dataset[Any]):
 
 def index_kind() -> str:
     """Headers are kept apart by what could be read when they were."""
-    return "audio" if ffmpeg.available() else "audio without ffmpeg"
+    return "audio" if decoders.has_ffmpeg() else "audio without ffmpeg"
 
 
 def describe_audio(path: Path) -> Header:

@@ -18,7 +18,7 @@ from stable_audio_tools.data.inventory import Inventory, digest
 from stable_audio_tools.data.metadata import Table
 from stable_audio_tools.data.path_lists import PathFilter, read_path_list
 from stable_audio_tools.data.scanning import holds_keyword
-from stable_audio_tools.data.sources.configs import LocalDatasetConfig
+from stable_audio_tools.data.sources.request import LocalDatasetConfig
 
 logger = logging.getLogger(__name__)
 

@@ -28,9 +28,8 @@ from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.prompts import Captions, add_prompt
 from stable_audio_tools.data.sources import request as keys
-from stable_audio_tools.data.sources.configs import LocalDatasetConfig
 from stable_audio_tools.data.sources.folders import Folders, Place, own_names
-from stable_audio_tools.data.sources.request import LoaderRequest, metadata_function
+from stable_audio_tools.data.sources.request import LoaderRequest, LocalDatasetConfig, metadata_function
 from stable_audio_tools.data.transforms import take
 
 logger = logging.getLogger(__name__)

@@ -1,16 +1,54 @@
 """What a training run asks of any data source, and the JSON keys that the sources share."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Annotated
 
 from pydantic import Field
 
-from stable_audio_tools.data.custom_metadata import CustomMetadata
+from stable_audio_tools.data.custom_metadata import CustomMetadata, MetadataFunction
 from stable_audio_tools.data.faults import FaultPolicy, OnBadItem
 from stable_audio_tools.data.loader import ItemSource, Loader
 from stable_audio_tools.data.prompts import Captions, caption_problems
+
+
+@dataclass
+class LocalDatasetConfig:
+    """A folder of audio files or of latents."""
+
+    id: str
+    path: str
+    custom_metadata_fn: MetadataFunction | None = None
+    metadata_path: str | None = None  # table whose rows name files of this folder
+    only_listed: bool = False  # leave out files that the table does not name
+    weight: float = 1.0
+    latent_crop_length: int | None = None
+
+
+@dataclass
+class LocalWebDatasetConfig:
+    """A folder of tar files."""
+
+    id: str
+    path: str
+    custom_metadata_fn: MetadataFunction | None = None
+    urls: list[str] = field(default_factory=list)
+
+
+@dataclass
+class S3DatasetConfig:
+    """Tar files below an S3 prefix."""
+
+    id: str
+    s3_path: str
+    custom_metadata_fn: MetadataFunction | None = None
+    profile: str | None = None
+    urls: list[str] = field(default_factory=list)
+
+    @property
+    def path(self) -> str:
+        return self.s3_path
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.data.faults import Fault
-from stable_audio_tools.data.sources.shards import BUFFER, SHARD_SUFFIXES
+from stable_audio_tools.data.tar_stream import BUFFER, SHARD_SUFFIXES
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,8 @@ from stable_audio_tools.data.loader import Item
 from stable_audio_tools.data.prompts import Captions, add_prompt
 from stable_audio_tools.data.resampling import resampled_length
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
-from stable_audio_tools.data.silence import remove_long_silence
 from stable_audio_tools.data.sources.latents import as_tensor, padding_mask_of
-from stable_audio_tools.data.transforms import take
+from stable_audio_tools.data.transforms import remove_long_silence, take
 
 
 class SampleNames(NamedTuple):

@@ -28,10 +28,13 @@ from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.prompts import Captions
 from stable_audio_tools.data.shard_plan import Card
 from stable_audio_tools.data.sources import request as keys
-from stable_audio_tools.data.sources.configs import LocalWebDatasetConfig, S3DatasetConfig
-from stable_audio_tools.data.sources.request import LoaderRequest, metadata_function
+from stable_audio_tools.data.sources.request import (
+    LoaderRequest,
+    LocalWebDatasetConfig,
+    S3DatasetConfig,
+    metadata_function,
+)
 from stable_audio_tools.data.sources.s3 import S3Account, S3Shelf
-from stable_audio_tools.data.sources.shards import SHARD_SUFFIXES, LocalShelf, Shelf
 from stable_audio_tools.data.sources.tar_items import (
     AudioItems,
     Content,
@@ -41,7 +44,15 @@ from stable_audio_tools.data.sources.tar_items import (
     SilenceRemoval,
 )
 from stable_audio_tools.data.streaming import StreamLoader
-from stable_audio_tools.data.tar_stream import TarSample, decompressed, is_compressed, read_samples
+from stable_audio_tools.data.tar_stream import (
+    SHARD_SUFFIXES,
+    LocalShelf,
+    Shelf,
+    TarSample,
+    decompressed,
+    is_compressed,
+    read_samples,
+)
 
 logger = logging.getLogger(__name__)
 

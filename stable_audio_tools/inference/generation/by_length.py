@@ -17,7 +17,7 @@ from torch import Tensor
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.devices import autocast, parse_dtype, pick_device
 from stable_audio_tools.core.generations import Generation, current_generation, generation
-from stable_audio_tools.data.lengths import (
+from stable_audio_tools.data.transforms import (
     compute_effective_seq_len_from_conditioning,
     create_padding_mask_from_lengths,
 )

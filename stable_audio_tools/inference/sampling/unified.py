@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stable_audio_tools.data.lengths import (
+from stable_audio_tools.data.transforms import (
     compute_effective_seq_len_from_conditioning,
     create_padding_mask_from_lengths,
 )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
 from stable_audio_tools.core.devices import send
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.data.lengths import compute_effective_seq_len_from_conditioning
+from stable_audio_tools.data.transforms import compute_effective_seq_len_from_conditioning
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper

@@ -14,8 +14,7 @@ import pytest
 import stable_audio_tools
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
-from stable_audio_tools.data.jamendo.prompts import seeded_prompt
-from stable_audio_tools.data.jamendo.tables import find_track, read_raw_table, track_number
+from stable_audio_tools.data.jamendo.tables import find_track, read_raw_table, seeded_prompt, track_number
 from stable_audio_tools.data.metadata import read_rows
 
 MODULES = Path(stable_audio_tools.__file__).parent / "configs" / "dataset_configs" / "custom_metadata"

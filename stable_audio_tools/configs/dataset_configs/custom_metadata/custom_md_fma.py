@@ -7,7 +7,7 @@ audio. A dataset config does the same without a module: `"captions": {"recipe": 
 import random
 from typing import Any
 
-from stable_audio_tools.data.jamendo.prompts import TRAINING, prompt_for_track
+from stable_audio_tools.data.jamendo.tables import TRAINING, prompt_for_track
 
 
 def get_custom_metadata(info: dict[str, Any], audio: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from stable_audio_tools.data.jamendo.prompts import TAGS_ONLY, prompt_for_track
+from stable_audio_tools.data.jamendo.tables import TAGS_ONLY, prompt_for_track
 
 
 def get_custom_metadata(info: dict[str, Any], audio: Any) -> dict[str, Any]:

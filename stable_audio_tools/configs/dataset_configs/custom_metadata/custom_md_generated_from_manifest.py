@@ -6,7 +6,7 @@ Read are `manifest.jsonl`, as `generate.py` writes it, or `prompt_manifest.json`
 
 from typing import Any
 
-from stable_audio_tools.data.manifests import find_conditions
+from stable_audio_tools.data.metadata import find_conditions
 
 
 def get_custom_metadata(info: dict[str, Any], audio: Any) -> dict[str, Any]:
