@@ -111,7 +111,7 @@ def test_channels_of_a_chain_must_fit() -> None:
     wide = {"type": "patched", "config": {"channels": 8, "patch_size": 2}}
     with pytest.raises(ConfigError, match=r"stages\[1\]: takes 8 channels, but stages\[0\] delivers 16: use 16"):
         build("pretransform", chain(MEL, wide), sample_rate=RATE)
-    with pytest.raises(ConfigError, match=r"stages\[0\]: .* makes tokens, .* put it last"):
+    with pytest.raises(ConfigError, match=r"stages\[0\]: .* outputs tokens, .* put it last"):
         validate("pretransform", chain({"type": "dac_pretrained"}, wide))
     with pytest.raises(ConfigError, match=r"stages: .*at least 1"):
         validate("pretransform", chain())

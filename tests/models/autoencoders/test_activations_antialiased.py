@@ -91,7 +91,7 @@ def test_antialiasing_removes_folded_harmonics():
 
 
 def test_unknown_activation_is_named():
-    with pytest.raises(ValueError, match=r"no activation named 'swish'; there are elu, snake and none"):
+    with pytest.raises(ValueError, match=r"no activation named 'swish'; allowed: elu, snake, none"):
         make_activation("swish", 4)
 
 

@@ -400,7 +400,7 @@ def changed(path, value, **options):
         ),
         (
             changed("bottleneck", {"type": "fsq", "config": {"levels": [5, 5]}}, bottleneck=None),
-            "model.latent_dim: is 4, but bottleneck.config makes 2 channels",
+            "model.latent_dim: is 4, but bottleneck.config outputs 2 channels",
         ),
         (changed("encoder.type", "ooblek"), "model.encoder.type: no encoder named 'ooblek'; did you mean 'oobleck'"),
         (

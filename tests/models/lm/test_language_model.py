@@ -358,7 +358,7 @@ def test_wrong_use():
         model.generate(6, batch_size=3, conditioning=METADATA)
     with pytest.raises(ValueError, match=r"'seconds' is missing \(conditions given: bars\)"):
         model.generate(6, conditioning_tensors={"bars": (torch.zeros(1, 1, 8), None)})
-    with pytest.raises(ValueError, match="knows 3 codebooks, the sequence has 2"):
+    with pytest.raises(ValueError, match="has 3 codebooks, the sequence has 2"):
         model.lm(torch.zeros(1, 2, 4, dtype=torch.long))
     with pytest.raises(ConfigError, match="is not a language model"):
         create_audio_lm_from_config({"model_type": "autoencoder", "sample_rate": 16000, "model": CODEC})
