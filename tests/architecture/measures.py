@@ -159,10 +159,10 @@ CEILINGS = {
     "exceptions in the import test": 0,
     "branches on an objective outside its module": 0,
     "calls of add_argument": 3,
-    "uses of Any": 1_703,
-    "small private functions with one use": 181,
+    "uses of Any": 1_310,
+    "small private functions with one use": 162,
     "class names defined twice": 2,
-    "modules": 480,
+    "modules": 450,
     "lines": 63_500,
 }
 
