@@ -17,7 +17,8 @@ def run_images(settings: ImageFlags) -> None:
 
     done = make_dataset(image_settings(settings))
     print(
-        f"{settings.output_dir}: {done.made} slices written, {done.kept} kept, {done.num_left_out} skipped", flush=True
+        f"{settings.output_dir}: {done.written} slices written, {done.kept} kept, {done.num_left_out} skipped",
+        flush=True,
     )
     if settings.push_to_hub is not None:
         print(upload_dataset(settings.output_dir, settings.push_to_hub), flush=True)

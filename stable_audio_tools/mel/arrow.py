@@ -3,7 +3,7 @@
     dataset_dict.json   train/dataset_info.json   train/state.json   train/data-00000-of-00012.arrow
 
 Image columns: `image` (PNG, lowest band in the first row), `audio_file`, `slice`. For the log amplitudes of BigVGAN
-`mel` (channels, bands, frames) stands in place of the image. The files are written with pyarrow alone.
+`mel` (channels, bands, frames) replaces the image. The files are written with pyarrow alone.
 """
 
 import io
@@ -27,7 +27,7 @@ _ARRAY_3D = "datasets.features.features.Array3DExtensionType"
 
 
 class Row(NamedTuple):
-    """One slice: its bands (d, t) in [-1, 1], its file, and its place there."""
+    """One slice: its bands (d, t) in [-1, 1], its file, and its number in the file."""
 
     bands: Tensor
     audio_file: str
@@ -57,14 +57,14 @@ def write_shard(path: Path, rows: Iterable[Row], transform: MelTransform, shape:
 
 
 def count_rows(path: Path) -> int:
-    """Rows of a file that is there already."""
+    """Return the number of rows of an existing file."""
     arrow = require("pyarrow", extra="parquet")
     with arrow.memory_map(str(path)) as file, arrow.ipc.open_stream(file) as reader:
         return sum(batch.num_rows for batch in reader)
 
 
 def finish_dataset(root: Path, files: Sequence[str], column: Column, shape: tuple[int, int, int], key: str) -> None:
-    """Write what names the files: with it the dataset can be opened."""
+    """Write the files that list the shards; the dataset can then be opened."""
     info = {"citation": "", "description": "", "features": _features(column, shape), "homepage": "", "license": ""}
     state: dict[str, object] = {
         "_data_files": [{"filename": name} for name in files],
@@ -116,6 +116,6 @@ def _schema(arrow: ModuleType, column: Column, shape: tuple[int, int, int]) -> o
         cube = arrow.list_(arrow.list_(arrow.list_(arrow.float32())))
         about = {"ARROW:extension:name": _ARRAY_3D, "ARROW:extension:metadata": json.dumps([list(shape), "float32"])}
         first = arrow.field("mel", cube, metadata=about)
-    told = json.dumps({"info": {"features": _features(column, shape)}})
+    info = json.dumps({"info": {"features": _features(column, shape)}})
     fields = [first, arrow.field("audio_file", arrow.string()), arrow.field("slice", arrow.int16())]
-    return arrow.schema(fields, metadata={"huggingface": told})
+    return arrow.schema(fields, metadata={"huggingface": info})

@@ -33,7 +33,7 @@ Sizes = tuple[PositiveInt, ...]
 
 
 class BigVGANConfig(BaseModel):
-    """Keys of training alone are passed over; `fmax` null is half the sample rate."""
+    """The config of a BigVGAN; keys of training are ignored, and `fmax` null is half the sample rate."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -62,13 +62,13 @@ class BigVGANConfig(BaseModel):
         if prod(self.upsample_rates) != self.hop_size:
             raise ValueError(f"upsample_rates multiply to {prod(self.upsample_rates)}, hop_size is {self.hop_size}")
         if len(self.upsample_rates) != len(self.upsample_kernel_sizes):
-            raise ValueError("upsample_kernel_sizes has not one entry for each of upsample_rates")
+            raise ValueError("upsample_kernel_sizes must have as many entries as upsample_rates")
         if any(kernel < rate for kernel, rate in zip(self.upsample_kernel_sizes, self.upsample_rates)):
             raise ValueError(
                 "an entry of upsample_kernel_sizes is below that of upsample_rates; samples would be left out"
             )
         if len(self.resblock_kernel_sizes) != len(self.resblock_dilation_sizes):
-            raise ValueError("resblock_dilation_sizes has not one entry for each of resblock_kernel_sizes")
+            raise ValueError("resblock_dilation_sizes must have as many entries as resblock_kernel_sizes")
         return self
 
     @property
@@ -78,7 +78,7 @@ class BigVGANConfig(BaseModel):
 
     @classmethod
     def parse(cls, content: Mapping[str, object], name: str) -> Self:
-        """From JSON; `name` stands before each message."""
+        """Parse JSON content; messages begin with `name`."""
         try:
             return cls.model_validate(content)
         except ValidationError as error:
@@ -264,7 +264,7 @@ WEIGHTS = "bigvgan_generator.pt"
 
 
 def read_config(source: str | Path, config_path: str | Path | None = None) -> BigVGANConfig | None:
-    """The config as far as it is at hand without the network; None for a repository that is not published here."""
+    """Read the config without network access; None for repositories outside the published list."""
     path = Path(source).expanduser() if config_path is None else Path(config_path)
     if config_path is None and path.is_dir():
         path = path / CONFIG
@@ -276,7 +276,7 @@ def read_config(source: str | Path, config_path: str | Path | None = None) -> Bi
 
 
 def problem(source: str | Path) -> str | None:
-    """One sentence where weights are not on this disk that should be; nothing is fetched."""
+    """Return a sentence if weights are missing on this disk; nothing is downloaded."""
     path = Path(source).expanduser()
     try:
         if path.is_dir():
@@ -289,7 +289,7 @@ def problem(source: str | Path) -> str | None:
 
 
 def load_bigvgan(source: str | Path, config_path: str | Path | None = None) -> BigVGAN:
-    """A weight file, a folder, one of the published names, or `owner/repository`; weight norm is folded."""
+    """Load a weight file, a folder, a published name or `owner/repository`; weight norm is folded."""
     path = Path(source).expanduser()
     config = read_config(source, config_path)
     if path.is_dir():
@@ -318,7 +318,7 @@ def _name(source: str | Path) -> str:
 
 
 def _require_name(path: Path) -> None:
-    """What is not on this disk must look like `name` or `owner/repository`."""
+    """Refuse a source that is not on this disk and is not `name` or `owner/repository`."""
     if path.suffix or path.is_absolute() or len(path.parts) > 2:
         raise CheckpointError(f"{path}: no such file or folder")
 

@@ -1,4 +1,4 @@
-"""The mel transform or the decoder that flags, a published vocoder or a model config ask for."""
+"""Selects the mel transform or the decoder from flags, a published vocoder or a model config."""
 
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import ConfigError
@@ -16,7 +16,7 @@ _DEFAULT_VOCODER = "bigvgan_v2_44khz_128band_256x"
 
 
 def image_settings(flags: ImageFlags) -> ImageSettings:
-    """How the dataset is made."""
+    """Return the settings of the dataset from flags."""
     node, rate = _from_model(flags, flags.model_config) if flags.model_config else _from_flags(flags)
     config = node["config"]
     if flags.format == "arrow" and config.get("variant") == "db_image" and config.get("channels", 1) > 1:
@@ -35,7 +35,7 @@ def image_settings(flags: ImageFlags) -> ImageSettings:
 
 
 def _from_flags(flags: ImageFlags) -> tuple[Node, int]:
-    """(node of the mel transform, sample rate)"""
+    """Return the node of the mel transform and its sample rate."""
     if flags.mel_spec_method == "bigvgan":
         return _from_vocoder(flags)
     if flags.bigvgan_model is not None:
@@ -81,7 +81,7 @@ def _from_vocoder(flags: ImageFlags) -> tuple[Node, int]:
 
 
 def _from_model(flags: ImageFlags, path: str) -> tuple[Node, int]:
-    """As the model config has it, but without the vocoder, which need not be there yet."""
+    """Return the mel transform of a model config without its vocoder, whose files may not exist yet."""
     node, rate = mel_node_of(path)
     config = {key: value for key, value in (node.get("config") or {}).items() if key != "vocoder"}
     transform = create_pretransform_from_config({"type": "mel", "config": config}, rate)
@@ -101,13 +101,13 @@ def _from_model(flags: ImageFlags, path: str) -> tuple[Node, int]:
 
 
 def _vocoder_of(node: Node) -> str:
-    """The source of a BigVGAN, or the type of another vocoder."""
+    """Return the source of a BigVGAN, or the type of another vocoder."""
     vocoder = (node.get("config") or {}).get("vocoder") or {"type": "griffin_lim"}
     return str((vocoder.get("config") or {}).get("source", vocoder.get("type"))).removeprefix("nvidia/")
 
 
 def decoder_of(flags: DecodeFlags) -> tuple[Pretransform, Node]:
-    """(what decodes, how the files describe it)"""
+    """Return the decoder, and its description for the files."""
     if flags.model_config is None:
         source = flags.bigvgan_model or _DEFAULT_VOCODER
         return LogMelDecoder(source, flags.bigvgan_config), {"vocoder": source}

@@ -82,7 +82,7 @@ class MelSlices:
 
     @cached_property
     def key(self) -> str:
-        """Changes with the files, their sizes, their times and their order."""
+        """Return a key of the files, their sizes, their times and their order."""
         return dataset_key(SimpleNamespace(dataset=self.source))
 
     def find(self, item: int) -> Slice:
@@ -90,7 +90,7 @@ class MelSlices:
         return Slice(file, item - int(self.first[file]))
 
     def path(self, item: int) -> str:
-        """The file of an item, and which slice of it."""
+        """Return the file of an item with the number of the slice."""
         found = self.find(item)
         return f"{self.source.path(found.file)}#{found.number}"
 
@@ -98,7 +98,7 @@ class MelSlices:
         return self.source.inventories()
 
     def load(self, draw: Draw) -> Item:
-        """Bands (d, t) of one slice with its metadata; BadItem where there is no sound in it."""
+        """Bands (d, t) of one slice with its metadata; BadItem if it is silent."""
         found = self.find(draw.item)
         place = self.source.files.place(found.file)
         total = self._total(found.file)
@@ -137,7 +137,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How the dataset is made; `pretransform` is the node of a config."""
+    """Settings of a dataset of slices; `pretransform` is the node of a config."""
 
     input_dir: str
     output_dir: str
@@ -152,10 +152,10 @@ class ImageSettings:
 
 
 @dataclass
-class Done:
-    """What a run did."""
+class DatasetCounts:
+    """The slices that a run wrote, kept and left out."""
 
-    made: int = 0
+    written: int = 0
     kept: int = 0
     left_out: str = ""  # a line for each slice, and for each file that could not be read
 
@@ -164,8 +164,8 @@ class Done:
         return self.left_out.count("\n")
 
 
-def make_dataset(settings: ImageSettings) -> Done:
-    """Write this process's share; what is there already is kept."""
+def make_dataset(settings: ImageSettings) -> DatasetCounts:
+    """Write this process's share; existing slices are kept."""
     slices = open_slices(settings)
     logger.info("%d slices of %d frames in %s", len(slices), settings.frames, settings.input_dir)
     done = _write_latents(settings, slices) if settings.format == "latents" else _write_arrow(settings, slices)
@@ -175,7 +175,7 @@ def make_dataset(settings: ImageSettings) -> Done:
         logger.warning("%d slices or files were left out; see %s", done.num_left_out, listing)
     else:
         listing.unlink(missing_ok=True)
-    if not done.made and not done.kept:
+    if not done.written and not done.kept:
         raise AudioError(f"{settings.input_dir}: not one slice could be used; see {listing}")
     return done
 
@@ -187,7 +187,7 @@ def open_slices(settings: ImageSettings) -> MelSlices:
 
 
 def _resume(settings: ImageSettings, slices: MelSlices) -> dict[str, object]:
-    """What must stay the same between the runs that fill one folder."""
+    """Return the settings that must not change between the runs that fill one folder."""
     return {
         "the mel transform": settings.pretransform["config"],
         "the files of the dataset": slices.key,
@@ -200,7 +200,7 @@ def _resume(settings: ImageSettings, slices: MelSlices) -> dict[str, object]:
 # ------------------------------------------------------------------ our layout
 
 
-def _write_latents(settings: ImageSettings, slices: MelSlices) -> Done:
+def _write_latents(settings: ImageSettings, slices: MelSlices) -> DatasetCounts:
     details = {
         "pretransform": settings.pretransform,
         "sample_size": slices.samples,
@@ -212,22 +212,22 @@ def _write_latents(settings: ImageSettings, slices: MelSlices) -> Done:
     loader = Loader(slices, 1, shuffle=False, rank=0, world_size=1, policy=FaultPolicy(max_bad_fraction=1.0))
     share = Share(rank(), world_size(), 1, settings.num_workers, settings.max_examples)
 
-    def as_made(bands: Tensor, seeds: Sequence[int]) -> Tensor:  # workers have made the bands
+    def keep(bands: Tensor, seeds: Sequence[int]) -> Tensor:  # the workers computed the bands
         return bands.half() if settings.half else bands
 
     outcome, total = Outcome(), len(range(rank(), settings.max_examples or len(slices), world_size()))
     with progress_bar("cutting", min(total, len(slices))) as show:
-        for outcome in pre_encode(loader, store, as_made, share):
+        for outcome in pre_encode(loader, store, keep, share):
             show(outcome.encoded + outcome.kept + outcome.left_out)
     faults = loader.report.faults if rank() == 0 else loader.report.epoch
-    return Done(outcome.encoded, outcome.kept, left_out_list(faults))
+    return DatasetCounts(outcome.encoded, outcome.kept, left_out_list(faults))
 
 
 # ------------------------------------------------------------------ Arrow
 
 
-def _write_arrow(settings: ImageSettings, slices: MelSlices) -> Done:
-    """Shards of neighbouring slices; one that is there is whole, and is kept."""
+def _write_arrow(settings: ImageSettings, slices: MelSlices) -> DatasetCounts:
+    """Write shards of neighbouring slices; existing shards are complete, and are kept."""
     if world_size() > 1:
         raise ConfigError("--format arrow is written by one process with several workers; start it without a launcher")
     require("pyarrow", extra="parquet")
@@ -235,19 +235,21 @@ def _write_arrow(settings: ImageSettings, slices: MelSlices) -> Done:
     _agree(root, {**_resume(settings, slices), "slices": total})
     shards = _ArrowShards(slices, root, total, settings.slices_per_shard)
     missing = [number for number in range(len(shards)) if not shards.path(number).exists()]
-    done = Done(kept=sum(arrow.count_rows(shards.path(number)) for number in {*range(len(shards))} - {*missing}))
+    done = DatasetCounts(
+        kept=sum(arrow.count_rows(shards.path(number)) for number in {*range(len(shards))} - {*missing})
+    )
     written = DataLoader(
         shards,
         batch_size=None,
         sampler=missing,
         num_workers=settings.num_workers,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it is given single results
+        collate_fn=_unchanged,  # type: ignore[arg-type]  # without batches it receives single results
     )
     with progress_bar("cutting", len(missing)) as show:
-        for number, made in enumerate(written):
-            if isinstance(made, UserError):
-                raise made
-            done.made += made
+        for number, count in enumerate(written):
+            if isinstance(count, UserError):
+                raise count
+            done.written += count
             show(number + 1)
     names = [shards.path(number).name for number in range(len(shards))]
     arrow.finish_dataset(root, names, arrow.column_of(slices.pretransform.transform), _shape(slices), slices.key)
@@ -256,12 +258,12 @@ def _write_arrow(settings: ImageSettings, slices: MelSlices) -> Done:
     return done
 
 
-def _as_it_is(made: int | UserError) -> int | UserError:
-    return made
+def _unchanged(written: int | UserError) -> int | UserError:
+    return written
 
 
 def _agree(root: Path, plan: dict[str, object]) -> None:
-    """Note how the dataset is made, or see that it is made in the same way as what is there."""
+    """Write the plan of a new dataset, or check that it equals the plan of the existing one."""
     path = root / PLAN
     if not path.exists():
         if root.exists() and any(root.iterdir()):
@@ -273,11 +275,11 @@ def _agree(root: Path, plan: dict[str, object]) -> None:
     if changed == ["slices"]:
         raise ConfigError(
             f"{root}: was begun with {old.get('slices')} slices, and now there are {plan['slices']}; a folder of "
-            "--format arrow is not extended: go on with the same --max-examples, or choose another folder"
+            "--format arrow is not extended: continue with the same --max-examples, or choose another folder"
         )
     if changed:
         raise ConfigError(
-            f"{root}: was begun with another value of {', '.join(changed)}; go on with the same, or choose another "
+            f"{root}: was begun with another value of {', '.join(changed)}; continue with the same, or choose another "
             "folder"
         )
 
@@ -288,7 +290,7 @@ def _shape(slices: MelSlices) -> tuple[int, int, int]:
 
 
 class _ArrowShards(Dataset[int | UserError]):
-    """Shards by number; to read one is to write it. Holds how many slices it has, or why it cannot be written."""
+    """Shards by number. Reading one writes it, and returns its number of slices or the error."""
 
     def __init__(self, slices: MelSlices, root: Path, total: int, per_shard: int) -> None:
         self.slices, self.root, self.total, self.per_shard = slices, root, total, per_shard
@@ -300,7 +302,7 @@ class _ArrowShards(Dataset[int | UserError]):
         return self.root / "train" / arrow.shard_name(number, len(self))
 
     def left_out(self, number: int) -> Path:
-        """Kept for each shard, because a later run does not read its slices again."""
+        """Return the list of a shard's slices that were left out; later runs do not read the slices again."""
         return self.root / "left_out" / f"{number:05d}.txt"
 
     def __getitem__(self, number: int) -> int | UserError:
@@ -326,7 +328,7 @@ class _ArrowShards(Dataset[int | UserError]):
 
 
 def upload_dataset(folder: str | Path, name: str) -> str:
-    """Upload a folder to the dataset repository `owner/name`, made where it is not there yet -> its address."""
+    """Upload a folder to the dataset repository `owner/name`, created if missing -> its address."""
     from huggingface_hub import HfApi
     from huggingface_hub.utils import HfHubHTTPError, HFValidationError
 

@@ -1,4 +1,4 @@
-"""What `decode_mel.py` does: files of mel spectrograms to audio, through a vocoder."""
+"""Decodes files of mel spectrograms to audio, through a vocoder."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -26,11 +26,11 @@ logger = logging.getLogger(__name__)
 SUFFIXES = (".pt", ".npy", ".safetensors")
 UNIT_LIMIT = 1.5  # of values in [-1, 1]: models overshoot a little, and logarithms of sound reach far below
 
-Tell = Callable[[dict[str, object]], None]
+Report = Callable[[dict[str, object]], None]
 
 
 class LogMelDecoder(Pretransform):
-    """Decoding alone: log amplitudes in natural units through BigVGAN."""
+    """A decoder of log amplitudes in natural units, through BigVGAN; it cannot encode."""
 
     def __init__(self, source: str, config_path: str | None = None) -> None:
         super().__init__(enable_grad=False, io_channels=1, is_discrete=False)
@@ -46,7 +46,7 @@ class LogMelDecoder(Pretransform):
 
 
 def find_mels(folder: Path, format: str) -> dict[str, str]:
-    """Output file -> mel file, both relative; folders below are looked into."""
+    """Return the mel file of each output file, both relative; subfolders are included."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
     found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix in SUFFIXES)
@@ -62,7 +62,7 @@ def find_mels(folder: Path, format: str) -> dict[str, str]:
 
 
 def check_details(decoder: Pretransform, folder: Path, files: dict[str, str]) -> None:
-    """Where a folder of latents tells which transform made them, it must be the decoder's."""
+    """Check that latents with a recorded transform were computed by the decoder's."""
     parents = {(folder / source).resolve().parent for source in files.values()}
     roots = {*parents, *(parent.parent for parent in parents if parent.name.isdigit())}  # ROOT/0/NAME.npy
     for root in sorted(roots):
@@ -72,14 +72,14 @@ def check_details(decoder: Pretransform, folder: Path, files: dict[str, str]) ->
             continue
         if not isinstance(decoder, MelPretransform):
             raise ConfigError(
-                f"--bigvgan-model: takes natural logarithms, and {root / DETAILS} tells of values in [-1, 1]; "
-                "give --model-config with the mel transform that made them"
+                f"--bigvgan-model: takes natural logarithms, and {root / DETAILS} records values in [-1, 1]; "
+                "give --model-config with the mel transform that computed them"
             )
         difference = decoder.unlike(node, details["sample_rate"])
         if difference is not None:
             raise ConfigError(
-                f"--model-config: has another mel transform than {root / DETAILS} tells of ({difference}); "
-                "give the config that the spectrograms were made with"
+                f"--model-config: has another mel transform than {root / DETAILS} records ({difference}); "
+                "give the config that the spectrograms were computed with"
             )
 
 
@@ -92,9 +92,9 @@ def decode_folder(
     output: OutputFolder,
     settings: DecodeSettings,
     device: torch.device,
-    tell: Tell = lambda record: None,
+    report: Report = lambda record: None,
 ) -> list[str]:
-    """Decode this process's share -> what failed, and why. `about` tells of the decoder, in each file's comment."""
+    """Decode this process's share -> messages of failures. `about` describes the decoder in each file's comment."""
     mine = list(files.items())[rank() :: world_size()]
     rate = decoder.sample_rate
     assert isinstance(rate, int)
@@ -103,28 +103,28 @@ def decode_folder(
         for number, (file, source) in enumerate(mine):
             show(number)
             try:
-                wanted = {**about, **_told(folder, source), "bits": settings.bits}
+                wanted = {**about, **_source_facts(folder, source), "bits": settings.bits}
                 found = None if settings.overwrite else output.settings_of(file)
                 if found is not None and found.items() >= wanted.items():
-                    tell(output.record(file, found))
+                    report(output.record(file, found))
                     continue
                 mel = read_mel(folder / source, decoder.encoded_channels)
                 check_unit(folder / source, mel, decoder)
                 audio = decode_latents(decoder, mel[None].to(device), settings.chunk_frames, OVERLAP_FRAMES)[0]
-                tell(output.write(file, within_range(audio.float().cpu()), rate, wanted, settings.bits))
+                report(output.write(file, within_range(audio.float().cpu()), rate, wanted, settings.bits))
             except AudioError as error:
                 failed.append(str(error))
                 logger.warning("%s", error)
     return failed
 
 
-def _told(folder: Path, source: str) -> dict[str, object]:
+def _source_facts(folder: Path, source: str) -> dict[str, object]:
     status = (folder / source).stat()
     return {"source": source, "source_bytes": status.st_size, "source_time": status.st_mtime_ns}
 
 
 def read_mel(path: Path, channels: int) -> Tensor:
-    """Bands (d, t), float32, from `(d, t)`, `(1, d, t)` or `(c, mels, t)`."""
+    """Read bands (d, t), float32, from `(d, t)`, `(1, d, t)` or `(c, mels, t)`."""
     values = _read(path)
     if not values.is_floating_point() or values.ndim < 2:
         raise AudioError(f"{path}: expected numbers of shape (bands, frames), got {_shape(values)} {values.dtype}")
@@ -137,23 +137,23 @@ def read_mel(path: Path, channels: int) -> Tensor:
 
 
 def check_unit(path: Path, mel: Tensor, decoder: Pretransform) -> None:
-    """Values in [-1, 1] for a mel transform; for BigVGAN alone natural logarithms, which hardly ever stay in there."""
+    """Check for values in [-1, 1] of a mel transform, or natural logarithms for BigVGAN, which rarely stay in there."""
     low, high = mel.min().item(), mel.max().item()
     if isinstance(decoder, MelPretransform) and max(-low, high) > UNIT_LIMIT:
         raise AudioError(
-            f"{path}: holds values from {low:.3g} to {high:.3g}, and those of --model-config lie in [-1, 1]; natural "
+            f"{path}: holds values from {low:.3g} to {high:.3g}, and --model-config has values in [-1, 1]; natural "
             "logarithms are decoded with --bigvgan-model"
         )
     if isinstance(decoder, LogMelDecoder) and low >= -1 and high <= 1:
         logger.warning(
-            "%s: all values lie in [-1, 1], and are taken for natural logarithms; if a model's mel transform made "
+            "%s: all values are in [-1, 1], and are taken for natural logarithms; if a model's mel transform computed "
             "them, decode with --model-config",
             path,
         )
 
 
 def _read(path: Path) -> Tensor:
-    """The only array of a file."""
+    """Read the only array of a file."""
     try:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False))
@@ -165,7 +165,7 @@ def _read(path: Path) -> Tensor:
             content = read_pickle(path)
     except CheckpointError as error:
         raise AudioError(str(error)) from None
-    except Exception as error:  # each reader has errors of its own for damaged files
+    except Exception as error:  # each reader raises other errors for damaged files
         raise AudioError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
     arrays: Sequence[object] = list(content.values()) if isinstance(content, dict) else [content]
     tensors = [array for array in arrays if isinstance(array, Tensor)]

@@ -18,7 +18,7 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class MelBands:
-    """Which bands, over which spectrum; `fmax` None is half the sample rate."""
+    """The bands of a spectrum; `fmax` None is half the sample rate."""
 
     sample_rate: int
     n_fft: int
@@ -58,19 +58,19 @@ def mel_filterbank(bands: MelBands) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Health:
-    """How much of a spectrum its bands keep apart."""
+    """The numerical rank of a filterbank."""
 
     rank: int
     empty: int  # bands that no bin of the spectrum falls into
 
     def problem(self, bands: MelBands) -> str | None:
-        """One sentence where the bands cannot be told apart again; None for a full rank."""
+        """Return a sentence if the bands cannot be separated again; None at full rank."""
         if self.rank == bands.n_mels:
             return None
         empty = f" ({self.empty} hold no bin at all)" if self.empty else ""
         return (
             f"{bands.n_mels} mel bands{empty} of n_fft {bands.n_fft} at {bands.sample_rate} Hz have rank {self.rank}: "
-            "low bands are mixtures of each other, and audio made from them is less exact; take n_fft "
+            "low bands are mixtures of each other, and audio decoded from them is less exact; take n_fft "
             f"{2 * bands.n_fft}, or fewer bands"
         )
 

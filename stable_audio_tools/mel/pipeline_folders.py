@@ -38,7 +38,7 @@ _SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
 _CODEC = "AutoencoderKL"
 _BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
 _PREDICTIONS = {"epsilon": "epsilon", "sample": "sample", "v_prediction": "v"}
-_SCHEDULE_AS = {  # what the samplers ddpm and ddim do; other values would be other steps
+_SCHEDULE_AS = {  # the behaviour of the samplers ddpm and ddim; other values would change their steps
     "trained_betas": None,
     "thresholding": False,
     "rescale_betas_zero_snr": False,
@@ -48,7 +48,7 @@ _SCHEDULE_AS = {  # what the samplers ddpm and ddim do; other values would be ot
     "set_alpha_to_one": True,
     "predict_epsilon": True,
 }
-_CODEC_AS = {  # what kl_2d is
+_CODEC_AS = {  # the behaviour of kl_2d
     "act_fn": "silu",
     "shift_factor": None,
     "latents_mean": None,
@@ -58,7 +58,7 @@ _CODEC_AS = {  # what kl_2d is
 }
 _WEIGHTS = "diffusion_pytorch_model"
 _WEIGHT_FILES = tuple(f"{_WEIGHTS}.{suffix}{more}" for suffix in ("safetensors", "bin") for more in (".index.json", ""))
-_CONDITION = "encoding"  # the id under which a conditional model is given its vector
+_CONDITION = "encoding"  # the id of a conditional model's vector
 
 
 class MelImages(NamedTuple):
@@ -107,11 +107,11 @@ class PipelineFolders:
     index_name = INDEX_NAME
 
     def file_patterns(self, suffix: Literal["safetensors", "bin"]) -> list[str]:
-        """What a pipeline consists of in a repository that may hold more: other precisions, images, programs."""
+        """Return the patterns of a pipeline's files; repositories may also hold other precisions, images, programs."""
         return [INDEX_NAME, "*/*.json", f"*/{_WEIGHTS}.{suffix}", f"*/{_WEIGHTS}-*.{suffix}"]
 
     def missing_file(self, folder: str | Path) -> str | None:
-        """The first file that the folder's index asks for and the folder has not."""
+        """Return the first file that the folder's index names and the folder lacks."""
         folder = Path(folder)
         index = _content(folder / INDEX_NAME)
         networks = ["unet"] if _class_in(index, "vqvae", folder) is None else ["unet", "vqvae"]
@@ -129,13 +129,11 @@ class PipelineFolders:
         return None
 
     def read_config(self, folder: str | Path) -> Node:
-        """The model config that a pipeline folder stands for; its weights are not read."""
+        """Read the model config of a pipeline folder, without its weights."""
         folder = Path(folder)
         lost = self.missing_file(folder)
         if lost is not None:
-            raise CheckpointError(
-                f"{folder / lost}: no such file, and {INDEX_NAME} asks for it; copy the whole pipeline"
-            )
+            raise CheckpointError(f"{folder / lost}: no such file, and {INDEX_NAME} names it; copy the whole pipeline")
         unet_class, codec_class = _classes(folder)
         unet = _without_weights(unet_class, folder / "unet")
         codec = None if codec_class is None else _without_weights(codec_class, folder / "vqvae")
@@ -146,7 +144,7 @@ class PipelineFolders:
         return config
 
     def load(self, folder: str | Path) -> tuple[nn.Module, Node]:
-        """The model in eval mode, and its config."""
+        """Load the model in eval mode, and its config."""
         folder = Path(folder)
         config = self.read_config(folder)
         unet_class, codec_class = _classes(folder)
@@ -165,7 +163,7 @@ PIPELINES = PipelineFolders()
 
 
 def write_pipeline(model: nn.Module, config: Mapping[str, Any], folder: str | Path) -> None:
-    """Write a model as diffusers opens it."""
+    """Write a model as a folder that diffusers opens."""
     folder = Path(folder)
     codec_node, mel_node, objective = _check_writable(config)
     assert isinstance(model, DiffusionWrapper)
@@ -188,7 +186,7 @@ def write_pipeline(model: nn.Module, config: Mapping[str, Any], folder: str | Pa
         assert isinstance(model.pretransform, AutoencoderPretransform)
         _diffusers_codec(diffusers, model.pretransform, bands).save_pretrained(folder / "vqvae")
     vocoder = mel.get("vocoder") or {}
-    told = {
+    settings = {
         "x_res": frames,
         "y_res": bands,
         "sample_rate": rate,
@@ -198,7 +196,7 @@ def write_pipeline(model: nn.Module, config: Mapping[str, Any], folder: str | Pa
         "n_iter": (vocoder.get("config") or {}).get("n_iter", 32),
     }
     version = {"_diffusers_version": diffusers.__version__}
-    _write_json(folder / "mel" / "mel_config.json", {"_class_name": "Mel", **version, **told})
+    _write_json(folder / "mel" / "mel_config.json", {"_class_name": "Mel", **version, **settings})
     index = {
         "_class_name": _PIPELINE,
         **version,
@@ -214,9 +212,9 @@ def write_pipeline(model: nn.Module, config: Mapping[str, Any], folder: str | Pa
 
 
 def _class_in(index: Mapping[str, Any], part: str, folder: Path) -> str | None:
-    """The class of a part; None where the pipeline has no such part."""
+    """Return the class of a part; None if the pipeline lacks the part."""
     if index.get("_class_name") != _PIPELINE:
-        raise CheckpointError(f"{folder}: {INDEX_NAME} tells of a {index.get('_class_name')}, not of an {_PIPELINE}")
+        raise CheckpointError(f"{folder}: {INDEX_NAME} describes a {index.get('_class_name')}, not an {_PIPELINE}")
     entry = index.get(part) or [None, None]
     if not isinstance(entry, list) or len(entry) != 2:
         raise CheckpointError(f"{folder / INDEX_NAME}: {part} is {entry!r}; expected a library and a class in it")
@@ -224,14 +222,14 @@ def _class_in(index: Mapping[str, Any], part: str, folder: Path) -> str | None:
 
 
 def _classes(folder: Path) -> tuple[type[DiffusersNetwork], type[DiffusersNetwork] | None]:
-    """diffusers' classes of the U-Net and of the autoencoder, which may be None."""
+    """Return diffusers' classes of the U-Net and of the autoencoder, which may be None."""
     index = _content(folder / INDEX_NAME)
     known = {"unet": tuple(_UNETS), "scheduler": _SCHEDULERS, "vqvae": (_CODEC, None)}
     for part, names in known.items():
         kind = _class_in(index, part, folder)
         if kind not in names:
             allowed = " and ".join(name for name in names if name)
-            raise CheckpointError(f"{folder / INDEX_NAME}: {part} is {kind!r}; known here: {allowed}")
+            raise CheckpointError(f"{folder / INDEX_NAME}: {part} is {kind!r}; supported here: {allowed}")
     diffusers = require("diffusers", extra="mel")
     codec = None if _class_in(index, "vqvae", folder) is None else diffusers.AutoencoderKL
     return getattr(diffusers, str(_class_in(index, "unet", folder))), codec
@@ -249,24 +247,24 @@ def _settings(path: Path) -> Node:
 
 
 def _without_weights(kind: type[DiffusersNetwork], folder: Path) -> DiffusersNetwork:
-    """A network of diffusers on the meta device, whose config has every default filled in."""
+    """Create a network of diffusers on the meta device; its config holds every default."""
     path = folder / "config.json"
-    told = _settings(path)
+    settings = _settings(path)
     try:
         with torch.device("meta"):
-            return kind.from_config(told)
+            return kind.from_config(settings)
     except Exception as error:  # whatever a constructor raises on values of the wrong kind
-        raise CheckpointError(f"{path}: no {kind.__name__} can be built of it ({_reason(error)})") from error
+        raise CheckpointError(f"{path}: no {kind.__name__} can be built from it ({_reason(error)})") from error
 
 
 def _weights(kind: type[DiffusersNetwork], folder: Path) -> dict[str, Tensor]:
     file = folder / next(name for name in _WEIGHT_FILES if (folder / name).is_file())
     try:
-        network, told = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        network, settings = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True)
     except Exception as error:  # whatever diffusers raises on a damaged file
         raise CheckpointError(f"{file}: cannot be read ({_reason(error)}); copy the file again") from error
-    if told["missing_keys"]:
-        lost = sorted(told["missing_keys"])
+    if settings["missing_keys"]:
+        lost = sorted(settings["missing_keys"])
         raise CheckpointError(f"{file}: {lost[0]!r} and {len(lost) - 1} more tensors are missing; copy the file again")
     return network.state_dict()
 
@@ -298,42 +296,44 @@ def _mel_settings(folder: Path) -> MelImages:
     return MelImages(**settings)
 
 
-def _refuse_others(told: Mapping[str, Any], known: Mapping[str, Any], path: Path) -> None:
-    """Settings that we have not must be at the one value that they have here."""
+def _refuse_others(settings: Mapping[str, Any], known: Mapping[str, Any], path: Path) -> None:
+    """Refuse values of unsupported settings other than the one in use here."""
     for name, value in known.items():
-        if told.get(name, value) != value:
-            raise CheckpointError(f"{path}: {name} is {told[name]!r}, and only {value!r} is known here")
+        if settings.get(name, value) != value:
+            raise CheckpointError(f"{path}: {name} is {settings[name]!r}, and only {value!r} is supported here")
 
 
 def _check_codec(codec: DiffusersNetwork, path: Path) -> None:
-    """The autoencoder must be theirs in every setting that changes what it makes."""
-    told = {name: list(value) if isinstance(value, tuple) else value for name, value in codec.config.items()}
-    levels = len(told["block_out_channels"])
+    """Check every setting of the autoencoder that changes its outputs."""
+    settings = {name: list(value) if isinstance(value, tuple) else value for name, value in codec.config.items()}
+    levels = len(settings["block_out_channels"])
     blocks = {
-        "out_channels": told["in_channels"],
+        "out_channels": settings["in_channels"],
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
     }
-    _refuse_others(told, {**_CODEC_AS, **blocks}, path)
-    _number(told["scaling_factor"], "scaling_factor", path)
+    _refuse_others(settings, {**_CODEC_AS, **blocks}, path)
+    _number(settings["scaling_factor"], "scaling_factor", path)
 
 
 def _objective(folder: Path) -> Node:
     path = folder / "scheduler" / "scheduler_config.json"
-    told = _settings(path)
+    settings = _settings(path)
     known = {
         "beta_schedule": _BETAS,
         "prediction_type": _PREDICTIONS,
     }
     for key, names in known.items():
-        if told.get(key, next(iter(names))) not in list(names):
-            raise CheckpointError(f"{path}: {key} is {told[key]!r}; known are {', '.join(names)}")
-    _refuse_others(told, _SCHEDULE_AS, path)
-    objective: Node = {name: told[name] for name in ("num_train_timesteps", "beta_start", "beta_end") if name in told}
-    objective["beta_schedule"] = _BETAS[told.get("beta_schedule", "linear")]
-    objective["prediction_type"] = _PREDICTIONS[told.get("prediction_type", "epsilon")]
-    if told.get("clip_sample", True):
-        objective["clip_sample"] = _number(told.get("clip_sample_range", 1.0), "clip_sample_range", path)
+        if settings.get(key, next(iter(names))) not in list(names):
+            raise CheckpointError(f"{path}: {key} is {settings[key]!r}; known are {', '.join(names)}")
+    _refuse_others(settings, _SCHEDULE_AS, path)
+    objective: Node = {
+        name: settings[name] for name in ("num_train_timesteps", "beta_start", "beta_end") if name in settings
+    }
+    objective["beta_schedule"] = _BETAS[settings.get("beta_schedule", "linear")]
+    objective["prediction_type"] = _PREDICTIONS[settings.get("prediction_type", "epsilon")]
+    if settings.get("clip_sample", True):
+        objective["clip_sample"] = _number(settings.get("clip_sample_range", 1.0), "clip_sample_range", path)
     return {"type": "ddpm", "config": objective}
 
 
@@ -381,45 +381,45 @@ def _conditioned(backbone: Node, objective: Node, width: int) -> Node:
 
 
 def _unet_node(unet: DiffusersNetwork, rows: int) -> Node:
-    told = unet.config
+    settings = unet.config
     node: Node = {
-        "io_channels": told.in_channels * rows,
-        "image_channels": told.in_channels,
-        "block_out_channels": list(told.block_out_channels),
-        "attention_levels": [index for index, name in enumerate(told.down_block_types) if "Attn" in name],
-        "layers_per_block": told.layers_per_block,
-        "norm_groups": told.norm_num_groups,
-        "dropout": float(told.dropout),
+        "io_channels": settings.in_channels * rows,
+        "image_channels": settings.in_channels,
+        "block_out_channels": list(settings.block_out_channels),
+        "attention_levels": [index for index, name in enumerate(settings.down_block_types) if "Attn" in name],
+        "layers_per_block": settings.layers_per_block,
+        "norm_groups": settings.norm_num_groups,
+        "dropout": float(settings.dropout),
     }
     if type(unet).__name__ == "UNet2DModel":
-        return {"type": "unet2d", "config": {**node, "attention_head_dim": told.attention_head_dim}}
-    more = {"attention_heads": told.attention_head_dim, "cond_token_dim": told.cross_attention_dim}
+        return {"type": "unet2d", "config": {**node, "attention_head_dim": settings.attention_head_dim}}
+    more = {"attention_heads": settings.attention_head_dim, "cond_token_dim": settings.cross_attention_dim}
     return {"type": "unet2d_cond", "config": {**node, **more}}
 
 
 def _codec_node(codec: DiffusersNetwork, mel: Node, bands: int, hop: int) -> Node:
-    told = codec.config
-    downsamplings = len(told.block_out_channels) - 1
+    settings = codec.config
+    downsamplings = len(settings.block_out_channels) - 1
     part = {
         "bands": bands,
-        "image_channels": told.in_channels,
-        "latent_channels": told.latent_channels,
+        "image_channels": settings.in_channels,
+        "latent_channels": settings.latent_channels,
         "downsamplings": downsamplings,
-        "block_out_channels": list(told.block_out_channels),
-        "layers_per_block": told.layers_per_block,
-        "mid_attention": bool(told.mid_block_add_attention),
-        "norm_groups": told.norm_num_groups,
+        "block_out_channels": list(settings.block_out_channels),
+        "layers_per_block": settings.layers_per_block,
+        "mid_attention": bool(settings.mid_block_add_attention),
+        "norm_groups": settings.norm_num_groups,
     }
     config = {
         "encoder": {"type": "kl_2d", "config": part},
         "decoder": {"type": "kl_2d", "config": dict(part)},
         "bottleneck": {"type": "kl"},
         "pretransform": mel,
-        "latent_dim": told.latent_channels * math.ceil(bands / 2**downsamplings),
+        "latent_dim": settings.latent_channels * math.ceil(bands / 2**downsamplings),
         "downsampling_ratio": hop * 2**downsamplings,
         "io_channels": 1,
     }
-    return {"type": "autoencoder", "scale": 1 / told.scaling_factor, "config": config}
+    return {"type": "autoencoder", "scale": 1 / settings.scaling_factor, "config": config}
 
 
 def _codec_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -433,19 +433,21 @@ def _codec_weights(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_same(config: Node, unet: DiffusersNetwork, folder: Path) -> None:
-    """The U-Net that we build must be theirs in every setting, not only in the shapes of its weights."""
+    """Check that our U-Net equals theirs in every setting, not only in the shapes of its weights."""
     try:
         with torch.device("meta"):
             model = create_model_from_config(config)
     except ConfigError as error:
-        raise CheckpointError(f"{folder}: the pipeline makes no model here: {'; '.join(error.problems)}") from None
+        raise CheckpointError(f"{folder}: the pipeline cannot be built here: {'; '.join(error.problems)}") from None
     assert isinstance(model.model, UNet2DUncondWrapper | UNet2DCondWrapper)
     ours = model.model.unet
     for key, value in unet.config.items():
         other = ours.config.get(key)
         as_lists = [list(item) if isinstance(item, tuple) else item for item in (value, other)]
         if not key.startswith("_") and key != "sample_size" and as_lists[0] != as_lists[1]:
-            raise CheckpointError(f"{folder}/unet/config.json: {key} is {value!r}, and only {other!r} is known here")
+            raise CheckpointError(
+                f"{folder}/unet/config.json: {key} is {value!r}, and only {other!r} is supported here"
+            )
 
 
 # ------------------------------------------------------------------ writing
@@ -475,12 +477,14 @@ def _check_writable(config: Mapping[str, Any]) -> tuple[Node | None, Node, DDPMO
     _check_mel(node["config"], config["sample_rate"])
     reference = node["config"].get("ref")
     if reference != "slice_max":
-        logger.warning("pipelines take images relative to their loudest pixel, and this model ref %r", reference)
+        logger.warning(
+            "images of pipelines are relative to their loudest pixel, but ref of this model is %r", reference
+        )
     return codec, node, table
 
 
 def _check_mel(mel: Mapping[str, Any], sample_rate: int) -> None:
-    """diffusers' Mel has no such settings."""
+    """Refuse settings that diffusers' Mel lacks."""
     known = {
         "fmin": (0, None),
         "fmax": (sample_rate / 2, None),
@@ -496,12 +500,12 @@ def _check_mel(mel: Mapping[str, Any], sample_rate: int) -> None:
 
 
 def _shrinkage(codec: Node | None) -> int:
-    """How many bands, and how many frames, are one of the images that the U-Net sees."""
+    """Return the factor between bands, or frames, and the pixels of the U-Net."""
     return 1 if codec is None else int(2 ** codec["encoder"]["config"].get("downsamplings", 2))
 
 
 def _check_size(config: Mapping[str, Any], codec: Node | None, mel: Node, multiple: int) -> None:
-    """Our U-Net fills images up to a multiple, and diffusers' does not."""
+    """Check the size of images: our U-Net pads them to a multiple, diffusers' does not."""
     step = multiple * _shrinkage(codec)
     bands, samples, hop = mel.get("n_mels", 128), config["sample_size"], mel.get("hop_length", 256)
     if bands % step:

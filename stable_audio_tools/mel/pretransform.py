@@ -3,7 +3,7 @@
     {"type": "mel", "config": {"variant": "bigvgan", "n_fft": 1024, "hop_length": 256, "n_mels": 128,
                                "vocoder": {"type": "bigvgan", "config": {"source": "bigvgan_v2_44khz_128band_256x"}}}}
 
-n samples give n // hop_length frames, and t frames give t * hop_length samples. The sample rate is that of the model.
+n samples give n // hop_length frames, and t frames give t * hop_length samples. The sample rate is the model's.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,7 @@ Node = dict[str, Any]  # of a model config, as JSON has it
 
 
 class MelPretransform(Pretransform):
-    """A mel transform, and a vocoder for the way back; without parameters."""
+    """A mel transform and a vocoder for decoding; it has no parameters."""
 
     def __init__(self, transform: MelTransform, vocoder: Vocoder, channels: int = 1) -> None:
         super().__init__(enable_grad=False, io_channels=channels, is_discrete=False)
@@ -100,7 +100,7 @@ def build_mel_pretransform(
     fmax: Annotated[
         float | None, Field(gt=0, description="upper edge of the last band, Hz; null: half the rate")
     ] = None,
-    channels: Annotated[int, Field(ge=1, description="audio channels, each with bands of its own")] = 1,
+    channels: Annotated[int, Field(ge=1, description="audio channels, each with its own bands")] = 1,
     top_db: Annotated[float | None, Field(gt=0, description="db_image: depth below the reference (80)")] = None,
     ref: Annotated[
         Literal["slice_max", "full_scale"] | float | None,
@@ -117,12 +117,12 @@ def build_mel_pretransform(
         int | None, Field(ge=1, le=16, description="round values to this many bits, as an image of 8 bits does")
     ] = None,
     vocoder: Annotated[
-        Part | None, Kind("vocoder"), Field(description="the way back to audio; null: griffin_lim with its defaults")
+        Part | None, Kind("vocoder"), Field(description="vocoder for decoding; null: griffin_lim with its defaults")
     ] = None,
     *,
     sample_rate: Runtime[int],
 ) -> MelPretransform:
-    """Mel bands as channels, with Griffin-Lim or BigVGAN for the way back."""
+    """Mel bands as channels, decoded by Griffin-Lim or BigVGAN."""
     if fmax is not None and fmax > sample_rate / 2:
         raise ValueError(f"fmax is {fmax:g}, above half the sample rate ({sample_rate / 2:g})")
     if fmin >= sample_rate / 2:
@@ -139,7 +139,7 @@ def build_mel_pretransform(
 
 
 def mel_node_of(path: str | Path) -> tuple[Node, int]:
-    """The mel transform of a model config, alone or as the first stage of a chain, and its sample rate."""
+    """Return the mel transform of a model config, alone or first in a chain, and its sample rate."""
     content = load(path)
     model = content.get("model")
     node = model.get("pretransform") if isinstance(model, dict) else None
@@ -147,7 +147,7 @@ def mel_node_of(path: str | Path) -> tuple[Node, int]:
         stages = node["config"].get("stages") if isinstance(node.get("config"), dict) else None
         node = stages[0] if isinstance(stages, list) and stages else None
     if not isinstance(node, dict) or node.get("type") != "mel":
-        raise ConfigError(f"{path}: model.pretransform is no mel transform, nor a chain that begins with one")
+        raise ConfigError(f"{path}: model.pretransform is neither a mel transform nor a chain that begins with one")
     if not isinstance(content.get("sample_rate"), int):
-        raise ConfigError(f"{path}: sample_rate: missing, or no whole number")
+        raise ConfigError(f"{path}: sample_rate: missing, or not a whole number")
     return node, content["sample_rate"]

@@ -1,4 +1,4 @@
-"""Two ways from audio to a mel spectrogram in [-1, 1], and back to physical units.
+"""Two transforms of audio to a mel spectrogram in [-1, 1], and back to physical units.
 
 | variant | a band is | floor (-1) | top (1) |
 |---|---|---|---|
@@ -20,7 +20,7 @@ from stable_audio_tools.mel.spectra import Framing
 
 Reference = Literal["slice_max", "full_scale"] | float
 
-BIGVGAN_RANGE = (-11.5129, 2.1)  # ln(1e-5) is digital silence; 2.1 is hardly ever passed by music at full scale
+BIGVGAN_RANGE = (-11.5129, 2.1)  # ln(1e-5) is digital silence; music at full scale hardly ever exceeds 2.1
 _LEAST_POWER = 1e-10
 _LEAST_AMPLITUDE = 1e-5
 
@@ -36,7 +36,7 @@ class MelTransform(ABC):
         self.levels = None if quantize is None else 2**quantize - 1
 
     def encode(self, audio: Tensor) -> Tensor:
-        """In float64 where values are quantised: which of two levels is nearer can hang on the last digits."""
+        """Encode audio, in float64 where values are quantised: the last digits can decide between two levels."""
         frames = audio.shape[-1] // self.framing.hop_length
         if not frames:
             raise ValueError(
@@ -55,7 +55,7 @@ class MelTransform(ABC):
 
     @property
     def settings(self) -> dict[str, object]:
-        """Every number that the bands depend on, by its key in a config."""
+        """Every setting that affects the bands, by its key in a config."""
         bands, framing = self.bands, self.framing
         return {
             "sample_rate": bands.sample_rate,
@@ -74,7 +74,7 @@ class MelTransform(ABC):
 
     @abstractmethod
     def to_physical(self, mel: Tensor) -> Tensor:
-        """Bands in [-1, 1] to those of the spectrum's `power`, on a linear scale."""
+        """Convert bands in [-1, 1] to bands of the spectrum's `power`, on a linear scale."""
 
 
 class DecibelMel(MelTransform):
@@ -109,7 +109,7 @@ class DecibelMel(MelTransform):
         return torch.where(reference > _LEAST_POWER, unit, 0.0)
 
     def to_physical(self, mel: Tensor) -> Tensor:
-        """The level that `slice_max` took away is not known: there the loudest possible band gets power 1."""
+        """Convert decibels to power; `slice_max` discards the level, so its loudest possible band gets power 1."""
         reference = 1.0 if self.ref == "slice_max" else self.reference
         return reference * 10 ** ((mel.clamp(-1, 1) - 1) * (self.top_db / 20))
 
@@ -157,12 +157,12 @@ class LogAmplitudeMel(MelTransform):
 
 
 def full_scale_power(bands: MelBands, win_length: int) -> float:
-    """The loudest that any band gets from a sine of amplitude 1 on a bin; a Hann window spreads it over neighbours."""
+    """Return the highest band power of a sine of amplitude 1 on a bin; a Hann window spreads it over neighbours."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(win_length) / win_length)
     spread = np.abs(np.fft.fft(window, bands.n_fft) / 2) ** 2
     bank = mel_filterbank(bands).astype(np.float64)
-    heard = np.fft.ifft(np.fft.fft(bank, bands.n_fft) * np.fft.fft(spread)).real
-    return float(heard.max())
+    powers = np.fft.ifft(np.fft.fft(bank, bands.n_fft) * np.fft.fft(spread)).real
+    return float(powers.max())
 
 
 def _decibels(power: Tensor) -> Tensor:

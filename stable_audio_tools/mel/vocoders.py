@@ -44,7 +44,7 @@ def _inverse(bands: MelBands) -> NDArray[np.float64]:
 
 
 def invert_mel(mel: Tensor, bands: MelBands, method: Inversion = "pinv") -> Tensor:
-    """Bands (b, mels, t) of a magnitude, or of its square, to (b, bins, t) of the same power."""
+    """Invert bands (b, mels, t) of a magnitude, or of its square, to (b, bins, t) of the same power."""
     bank = torch.tensor(mel_filterbank(bands), dtype=mel.dtype, device=mel.device)
     inverse = torch.tensor(_inverse(bands), dtype=mel.dtype, device=mel.device)
     solution = (inverse @ mel).clamp_min_(0)
@@ -82,15 +82,15 @@ def _least_squares(bank: Tensor, mel: Tensor, start: Tensor) -> Tensor:
 
 
 class Vocoder(ABC):
-    """Holds no weights in the state dict of the model that it serves."""
+    """Base of the vocoders; their weights are not in the state dict of the model."""
 
     def problem(self, transform: MelTransform) -> str | None:
-        """One sentence where the bands of this transform are not those that the vocoder takes."""
+        """Return a sentence if the vocoder cannot decode the bands of this transform."""
         return None
 
     @abstractmethod
     def decode(self, mel: Tensor, transform: MelTransform) -> Tensor:
-        """Bands in [-1, 1] (b, mels, t), float32, to audio (b, t * hop)."""
+        """Decode bands in [-1, 1] (b, mels, t), float32, to audio (b, t * hop)."""
 
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def find_phases(magnitude: Tensor, framing: Framing, n_iter: int = 32, momentum:
 
 @register("vocoder", "griffin_lim")
 class GriffinLimVocoder(Vocoder):
-    """Phases found by iteration; needs no training, for any mel transform."""
+    """Phases found by iteration, without training, for any mel transform."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class GriffinLimVocoder(Vocoder):
         self.seed = seed
 
     def problem(self, transform: MelTransform) -> str | None:
-        """Bands that cannot be told apart again are no mistake; what they lose is said, since it is lost here."""
+        """Log what bands of low rank lose; they are not a mistake."""
         loss = check_filterbank(transform.bands).problem(transform.bands)
         if loss is not None:
             logger.warning("%s", loss)
@@ -155,14 +155,14 @@ class BigVGANVocoder(Vocoder):
                 "bigvgan_v2_44khz_128band_512x, or a repository on huggingface.co",
             ),
         ],
-        config_path: Annotated[str | None, Field(description="its config.json, where that is elsewhere")] = None,
+        config_path: Annotated[str | None, Field(description="its config.json, if it is elsewhere")] = None,
     ) -> None:
         self.source = source
         self.config_path = config_path
         self._network: BigVGAN | None = None
 
     def problem(self, transform: MelTransform) -> str | None:
-        """Before anything is loaded, as far as the config is at hand."""
+        """Return a sentence if the bands differ, from the config alone and before anything is loaded."""
         if not isinstance(transform, LogAmplitudeMel):
             return "BigVGAN reads log amplitudes; set the variant to 'bigvgan'"
         missing = problem_of_weights(self.source)
@@ -186,7 +186,7 @@ class BigVGANVocoder(Vocoder):
 
     @property
     def network(self) -> BigVGAN:
-        """The first access loads it."""
+        """Return the network; load it on first use."""
         if self._network is None:
             logger.info("loading BigVGAN from %s", self.source)
             with torch.device("cpu"):
@@ -195,7 +195,7 @@ class BigVGANVocoder(Vocoder):
 
 
 def mismatch(transform: LogAmplitudeMel, config: BigVGANConfig, name: str) -> str | None:
-    """Every number in which the bands differ from those that the vocoder was trained on, in one sentence."""
+    """Return a sentence with every setting in which the bands differ from the vocoder's; None if they agree."""
     bands, framing = transform.bands, transform.framing
     pairs = {
         "sample_rate": (bands.sample_rate, config.sampling_rate),

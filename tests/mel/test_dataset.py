@@ -150,10 +150,10 @@ def test_arrow_goes_on_and_works_in_parallel(folder: Path, tmp_path: Path) -> No
         str(folder), str(tmp_path / "whole"), {"type": "mel", "config": config}, RATE, FRAMES, "arrow"
     )
     small = replace(settings, output_dir=str(tmp_path / "small"), slices_per_shard=2)
-    assert make_dataset(settings).made == make_dataset(replace(small, num_workers=2)).made == 6
+    assert make_dataset(settings).written == make_dataset(replace(small, num_workers=2)).written == 6
     (tmp_path / "small" / "train" / "data-00001-of-00004.arrow").unlink()
     again = make_dataset(small)
-    assert (again.made, again.kept, again.num_left_out) == (1, 5, 2)
+    assert (again.written, again.kept, again.num_left_out) == (1, 5, 2)
     assert "holed.wav#1" in (tmp_path / "small" / "left_out_0.txt").read_text()
     assert table_of(tmp_path / "small").equals(table_of(tmp_path / "whole"))
 

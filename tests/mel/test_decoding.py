@@ -188,7 +188,7 @@ def test_two_files_of_one_name_and_an_empty_folder(
     config.write_text(json.dumps({"sample_rate": RATE, "model": {"pretransform": {"type": "patched"}}}))
     (tmp_path / "mels" / "a.npy").unlink()
     assert decode(tmp_path, "--model-config", config) == 2
-    assert "model.pretransform is no mel transform" in capsys.readouterr().err
+    assert "model.pretransform is neither a mel transform" in capsys.readouterr().err
 
 
 def model_config(tmp_path: Path, **changes: Any) -> Path:
@@ -216,7 +216,7 @@ def test_values_of_a_transform_are_hardly_natural_logarithms(
     assert "all values lie in [-1, 1]" not in capsys.readouterr().err
     as_unit(tmp_path, mels)
     assert decode(tmp_path, "--bigvgan-model", vocoder[0]) == 0
-    assert "a.pt: all values lie in [-1, 1], and are taken for natural logarithms" in capsys.readouterr().err
+    assert "a.pt: all values are in [-1, 1], and are taken for natural logarithms" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("below", ["", "0"])
@@ -231,7 +231,7 @@ def test_a_folder_of_latents_tells_how_it_is_decoded(
     assert main([*flags, "--bigvgan-model", str(vocoder[0])]) == 2
     assert "--bigvgan-model: takes natural logarithms, and" in capsys.readouterr().err
     assert main([*flags, "--model-config", str(model_config(tmp_path, fmax=4000))]) == 2
-    assert "details.json tells of (fmax is 8000.0, not 4000.0)" in capsys.readouterr().err
+    assert "details.json records (fmax is 8000.0, not 4000.0)" in capsys.readouterr().err
     assert main([*flags, "--model-config", str(model_config(tmp_path))]) == 0
 
 

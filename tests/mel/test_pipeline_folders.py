@@ -131,7 +131,7 @@ def test_what_would_be_another_model_is_refused(tmp_path: Path) -> None:
     pipeline.save_pretrained(tmp_path)
     unet = json.loads((tmp_path / "unet/config.json").read_text())
     (tmp_path / "unet/config.json").write_text(json.dumps({**unet, "act_fn": "relu"}))
-    with pytest.raises(CheckpointError, match=r"unet/config.json: act_fn is 'relu', and only 'silu' is known here"):
+    with pytest.raises(CheckpointError, match=r"unet/config.json: act_fn is 'relu', and only 'silu' is supported here"):
         PIPELINES.load(tmp_path)
     (tmp_path / "unet/config.json").write_text(json.dumps(unet))
     scheduler = tmp_path / "scheduler/scheduler_config.json"
@@ -170,10 +170,10 @@ def test_the_config_of_a_folder_is_found_without_its_weights(folder: Path, tmp_p
 
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no unet": (lambda it: shutil.rmtree(it / "unet"), "unet/config.json: no such file, and model_index.json asks"),
+    "no unet": (lambda it: shutil.rmtree(it / "unet"), "unet/config.json: no such file, and model_index.json names"),
     "no weights": (
         lambda it: (it / "vqvae/diffusion_pytorch_model.safetensors").unlink(),
-        "vqvae/diffusion_pytorch_model.safetensors: no such file, and model_index.json asks",
+        "vqvae/diffusion_pytorch_model.safetensors: no such file, and model_index.json names",
     ),
     "damaged weights": (
         lambda it: (it / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"{"),
@@ -187,7 +187,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "bad index": (lambda it: (it / "model_index.json").write_text("{"), "model_index.json:1:"),
     "words for channels": (
         lambda it: change(it / "unet/config.json", block_out_channels="x"),
-        "unet/config.json: no UNet2DModel can be built of it",
+        "unet/config.json: no UNet2DModel can be built from it",
     ),
     "a word for a hop": (
         lambda it: change(it / "mel/mel_config.json", hop_length="x"),
@@ -204,7 +204,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a word for a count": (
         lambda it: change(it / "scheduler/scheduler_config.json", num_train_timesteps="x"),
-        "the pipeline makes no model here: ",
+        "the pipeline cannot be built here: ",
     ),
 }
 
@@ -251,7 +251,7 @@ def test_settings_that_would_be_dropped_are_refused(
     with pytest.raises(CheckpointError) as caught:
         PIPELINES.load(other)
     assert str(caught.value).startswith(f"{other / file}: {name} is {told!r}")
-    assert "known here" in str(caught.value)
+    assert "supported here" in str(caught.value)
 
 
 def test_settings_without_an_effect_pass(folder: Path, tmp_path: Path) -> None:
@@ -373,6 +373,6 @@ def test_half_a_pipeline_on_the_hub_is_told(hub: Hub) -> None:
 
 def test_other_kinds_of_pipelines_are_not_downloaded(hub: Hub) -> None:
     change(hub.repository / "model_index.json", _class_name="StableDiffusionPipeline")
-    with pytest.raises(CheckpointError, match="tells of a StableDiffusionPipeline, not of an AudioDiffusionPipeline"):
+    with pytest.raises(CheckpointError, match="describes a StableDiffusionPipeline, not an AudioDiffusionPipeline"):
         get_pretrained_model("owner/pipeline")
     assert not hub.patterns

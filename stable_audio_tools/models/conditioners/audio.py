@@ -25,7 +25,7 @@ _Save = Annotated[bool, Field(description="keep the pretransform's weights in th
 
 
 class _PretransformBased(Conditioner):
-    """Encodes audio with a pretransform, which is its own part only where it is to be saved with it."""
+    """A conditioner that encodes audio with a pretransform; the pretransform is a submodule only if it is saved."""
 
     pretransform: Pretransform
 
@@ -34,7 +34,7 @@ class _PretransformBased(Conditioner):
         if save_pretransform:
             self.pretransform = pretransform
         else:
-            object.__setattr__(self, "pretransform", pretransform)  # not registered: no part of the state dict
+            object.__setattr__(self, "pretransform", pretransform)  # not registered, so not in the state dict
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Conditioner":
         super()._apply(fn, recurse)
@@ -43,7 +43,7 @@ class _PretransformBased(Conditioner):
         return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *others: Any) -> None:
-        """Load weights of a pretransform that is no part of the state dict, where a file holds them all the same."""
+        """Load the weights of a pretransform outside the state dict, if a file holds them."""
         start = f"{prefix}pretransform."
         if "pretransform" not in self._modules:
             names = [name for name in state_dict if name.startswith(start)]
@@ -78,8 +78,8 @@ class PretransformConditioner(_PretransformBased):
         if not isinstance(values, Tensor):
             shapes = sorted({tuple(clip.shape) for clip in values})
             if len(shapes) > 1:
-                told = ", ".join(map(str, shapes))
-                raise ValueError(f"the audio conditions of one batch must have one shape, got {told}")
+                listed = ", ".join(map(str, shapes))
+                raise ValueError(f"the audio conditions of one batch must have one shape, got {listed}")
             values = torch.stack(list(values))
         audio = values
         latents = self.encode_audio(audio[None] if audio.ndim == 2 else audio)
@@ -211,7 +211,7 @@ def build_source_mix_conditioner(
     pretransform_ckpt_path: _Weights = None,
     save_pretransform: _Save = False,
     pre_encoded: Annotated[bool, Field(description="the sources are latents already")] = False,
-    allow_null_source: Annotated[bool, Field(description="learn what stands for no source at all")] = False,
+    allow_null_source: Annotated[bool, Field(description="learn a vector for items without any source")] = False,
     source_length: Annotated[int | None, Field(ge=1, description="frames of latents where no source is given")] = None,
     *,
     cond_dim: Runtime[int | None] = None,

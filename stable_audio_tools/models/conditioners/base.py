@@ -1,4 +1,4 @@
-"""What every conditioner is: one metadata value per item of the batch in, one condition tensor out."""
+"""Base of the conditioners: one metadata value per item of the batch in, one condition tensor out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
@@ -13,11 +13,11 @@ from stable_audio_tools.core.errors import ConfigError
 OutputDim = Annotated[
     int | None, Field(ge=1, description="width of the condition; the cond_dim of the conditioning if left out")
 ]
-ProjectOut = Annotated[bool, Field(description="project the condition even where it has the wanted width already")]
+ProjectOut = Annotated[bool, Field(description="project the condition even if it already has the right width")]
 
 PaddingMode = Annotated[
     Literal["zero", "none", "learned"],
-    Field(description="tokens of padding: zeros, what the encoder makes of them, or one learned vector"),
+    Field(description="tokens of padding: zeros, the encoder's output, or one learned vector"),
 ]
 
 
@@ -37,10 +37,10 @@ def reads(kind: InputKind) -> Callable[[SimpleNamespace], dict[str, object]]:
 
 
 class Condition(NamedTuple):
-    """A condition tensor and its mask, which is True where the condition says something.
+    """A condition tensor and its mask, which is True where the condition carries information.
 
-    Tokens are (b, s, d) with a mask (b, s), one vector is one token, audio is (b, d, t) with a mask (b, t). What came
-    encoded from the data has whatever shape it came in, and no mask.
+    Tokens are (b, s, d) with a mask (b, s), one vector is one token, audio is (b, d, t) with a mask (b, t). A
+    condition that was encoded in the dataset keeps its shape and has no mask.
     """
 
     tensor: Tensor
@@ -52,7 +52,7 @@ Values = Sequence[Any]
 
 
 class Conditioner(nn.Module):
-    """Base of the conditioners: `dim` is the width of what they compute, `output_dim` of what they return."""
+    """A conditioner: `dim` is the width of its features, `output_dim` the width of the condition it returns."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Conditioner(nn.Module):
         cond_dim: int | None = None,
         padding_mode: PaddingMode = "zero",
     ) -> None:
-        """`cond_dim` stands in for a missing `output_dim`, and that for a missing `dim`."""
+        """`cond_dim` replaces a missing `output_dim`, and `output_dim` a missing `dim`."""
         super().__init__()
         output_dim = cond_dim if output_dim is None else output_dim
         if output_dim is None:
@@ -78,7 +78,7 @@ class Conditioner(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are; without weights, the device asked for last."""
+        """Return the device of the weights; a conditioner without weights returns the device requested last."""
         first = next(self.parameters(), None)
         return self._requested_device if first is None else first.device
 
@@ -94,7 +94,7 @@ class Conditioner(nn.Module):
         return self
 
     def forward(self, values: Values, device: torch.device | str | None = None) -> Condition:
-        """One value per item of the batch to a condition on `device`, or where the weights are."""
+        """Encode one value per item of the batch; the condition is on `device`, or on the device of the weights."""
         if device is not None:
             self._requested_device = torch.device(device)
         tensor, mask = self.encode(values)
@@ -102,7 +102,7 @@ class Conditioner(nn.Module):
         return Condition(tensor.to(wanted), None if mask is None else mask.to(wanted))
 
     def encode(self, values: Values) -> Condition:
-        """The work of a conditioner, on `self.device`."""
+        """Compute the condition on `self.device`."""
         raise NotImplementedError
 
     def project(self, features: Tensor) -> Tensor:
@@ -113,7 +113,7 @@ class Conditioner(nn.Module):
         return projected
 
     def fill_padding(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Tokens (b, s, d) with those where the mask (b, s) is False as `padding_mode` has them."""
+        """Replace the tokens (b, s, d) outside the mask (b, s) according to `padding_mode`."""
         if self.padding_mode == "none":
             return tokens
         if self.padding_mode == "learned":
@@ -122,12 +122,12 @@ class Conditioner(nn.Module):
 
 
 def as_token(vectors: Tensor) -> Condition:
-    """One vector per item (b, d) as one token (b, 1, d)."""
+    """Turn one vector per item (b, d) into one token (b, 1, d)."""
     return Condition(vectors[:, None], torch.ones(len(vectors), 1, dtype=torch.bool, device=vectors.device))
 
 
 def require_texts(texts: Values) -> list[str]:
-    """The values as strings, if they are."""
+    """Return the values as strings; anything else is an error."""
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"a text condition must be a string, got {text!r}")
@@ -139,14 +139,14 @@ ConditionTensors = Mapping[str, Sequence[Tensor | None]]
 
 
 class Tokens(NamedTuple):
-    """Condition tokens (b, s, d), and where they say something (b, s)."""
+    """Condition tokens (b, s, d) and their mask (b, s), True where they carry information."""
 
     tokens: Tensor
     mask: Tensor
 
 
 def find_condition(conditions: ConditionTensors, id: str) -> tuple[Tensor, Tensor | None]:
-    """A condition and its mask; None stands for "everywhere"."""
+    """Return a condition and its mask; a mask of None means "everywhere"."""
     if id not in conditions:
         given = ", ".join(sorted(conditions)) or "none"
         raise ValueError(f"condition {id!r} is missing (conditions given: {given}); add it to the conditioning")
@@ -156,7 +156,7 @@ def find_condition(conditions: ConditionTensors, id: str) -> tuple[Tensor, Tenso
 
 
 def join_tokens(conditions: ConditionTensors, ids: Sequence[str]) -> Tokens | None:
-    """Conditions one after the other in time; a vector (b, d) is one token. None without ids."""
+    """Concatenate conditions in time; a vector (b, d) is one token. Return None if there are no ids."""
     if not ids:
         return None
     tokens, masks = [], []
@@ -171,7 +171,7 @@ def join_tokens(conditions: ConditionTensors, ids: Sequence[str]) -> Tokens | No
 
 
 def join_vectors(conditions: ConditionTensors, ids: Sequence[str]) -> Tensor | None:
-    """Conditions of one vector per item beside each other, (b, sum of widths). None without ids."""
+    """Concatenate conditions of one vector per item, (b, sum of widths). Return None if there are no ids."""
     if not ids:
         return None
     vectors = []

@@ -52,7 +52,7 @@ def _check_source(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 
 class _CLAPConditioner(Conditioner):
-    """Loads its half of CLAP when it trains, or when first used; a frozen one is no part of the state dict."""
+    """Loads its half of CLAP when it trains, or when first used; frozen weights are not in the state dict."""
 
     side: str
 
@@ -82,14 +82,14 @@ class _CLAPConditioner(Conditioner):
         raise NotImplementedError
 
     def tower(self) -> nn.Module:
-        """This half of CLAP on `self.device`, loaded if it is not yet. Always in float32 and without dropout."""
+        """Return this half of CLAP on `self.device`, in float32 and eval mode; load it on first use."""
         if self.finetune:
             return self.model["model"].eval()
         name = ("clap", self.side, str(self.clap_ckpt_path or self.clap_model_name))
         return self._frozen.on(name, self.device, torch.float32, self._load)
 
     def in_float32(self) -> torch.autocast:
-        """Keeps the autocast of a training step away from CLAP."""
+        """Return a context that turns autocast off for CLAP."""
         return torch.autocast(self.device.type, enabled=False)
 
 
@@ -134,7 +134,7 @@ class CLAPTextConditioner(_CLAPConditioner):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """RoBERTa's, as CLAP was trained with."""
+        """Return the tokenizer that CLAP was trained with (RoBERTa's)."""
         from stable_audio_tools.models.conditioners.text import load_tokenizer
 
         return load_tokenizer(self.clap_model_name or "roberta-base", "the tokenizer of clap_text")
@@ -152,7 +152,7 @@ class CLAPTextConditioner(_CLAPConditioner):
         return as_token(self.project(found)[rows])
 
     def _features(self, texts: list[str]) -> tuple[Tensor, Tensor]:
-        """States of the layer or one vector per text, and the mask of the tokens."""
+        """Return the states of the layer or one vector per text, and the mask of the tokens."""
         tower = self.tower()
         assert isinstance(tower, TextTower)
         tokens = self.tokenizer(

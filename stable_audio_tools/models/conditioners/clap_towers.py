@@ -57,7 +57,7 @@ class TextTower(nn.Module):
 
 
 class AudioTower(nn.Module):
-    """Mono audio to the shared embedding. Of clips longer than 10 s, transformers' features draw a part at random."""
+    """Mono audio to the shared embedding. transformers draws a random part of clips longer than 10 s at random."""
 
     def __init__(self, clap: nn.Module, features: Any) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def _read(path: str, prefix: str) -> dict[str, Tensor]:
     tensors = {name.removeprefix("module."): value for name, value in open_weights(path).tensors.items()}
     found = {name: value for name, value in tensors.items() if name.startswith((f"{prefix}branch.", f"{prefix}proj"))}
     if not found:
-        raise CheckpointError(f"{path}: no {prefix}branch in it; this is no checkpoint of laion-clap")
+        raise CheckpointError(f"{path}: no {prefix}branch in it; this is not a checkpoint of laion-clap")
     return found
 
 

@@ -16,7 +16,7 @@ _SHARED: WeakValueDictionary[tuple[Hashable, torch.device, torch.dtype], nn.Modu
 
 
 class FrozenEncoder:
-    """An encoder that is no part of its owner's module tree; copies of the owner share it."""
+    """An encoder outside its owner's module tree; copies of the owner share it."""
 
     def __init__(self) -> None:
         self.module: nn.Module | None = None
@@ -55,8 +55,8 @@ class FrozenEncoder:
 class RecentResults(Generic[Result]):
     """The last results of a frozen encoder, so that a prompt is encoded once for many calls, windows and batches.
 
-    A result is found again under all that it depends on, the other texts of its batch included: the numbers are those
-    of a new pass. Nothing is kept while gradients are recorded.
+    The key of a result names everything the result depends on, including the other texts of its batch, so a kept result
+    equals a new pass. Nothing is kept while gradients are recorded.
     """
 
     def __init__(self, size: int = 32) -> None:
@@ -64,7 +64,7 @@ class RecentResults(Generic[Result]):
         self._results: OrderedDict[Hashable, Result] = OrderedDict()
 
     def get(self, key: Hashable, compute: Callable[[], Result]) -> Result:
-        """Return the result of `compute`, or that of the same key before."""
+        """Return the kept result of a key, or compute it."""
         if torch.is_grad_enabled():
             return compute()
         if key not in self._results:

@@ -1,6 +1,6 @@
 """Pretrained parts by the name of their repository on the Hugging Face hub, or by a folder that holds the same files.
 
-What is in the cache is taken from there without asking the network.
+Files in the cache are read without network access.
 """
 
 import json
@@ -36,10 +36,10 @@ FEATURE_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def load_pretrained(loader: Any, name: str, files: Sequence[str], key: str, **options: Any) -> Any:
-    """`loader.from_pretrained(name)`, from a folder, the cache or the hub.
+    """Call `loader.from_pretrained(name)` on a folder, the cache or the hub.
 
-    One of `files` must be there: without them some loaders make an empty tokenizer instead of an error. `key` is the
-    config key that gave the name, for the messages. A `subfolder` among the options is a folder of the repository.
+    One of `files` must exist: without them some loaders create an empty tokenizer instead of an error. `key` is the
+    config key of the name, for messages. A `subfolder` among the options is a folder of the repository.
     """
     if options.get("subfolder"):
         files = [f"{options['subfolder']}/{file}" for file in files]
@@ -79,7 +79,7 @@ def _held_here(name: str, files: Sequence[str]) -> bool:
 
 
 def read_pretrained_config(name: str, key: str) -> dict[str, Any]:
-    """The `config.json` of a folder or repository."""
+    """Read the `config.json` of a folder or repository."""
     file = Path(name).expanduser() / CONFIG_FILES[0]
     if file.is_file():
         config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -91,14 +91,14 @@ def read_pretrained_config(name: str, key: str) -> dict[str, Any]:
 
 
 def in_dtype(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The keyword of `from_pretrained` for the type of the weights, whose name changed with transformers 5."""
+    """Return the keyword of `from_pretrained` for the type of the weights; transformers 5 renamed it."""
     from transformers import __version__
 
     return {"dtype" if int(__version__.split(".")[0]) >= 5 else "torch_dtype": dtype}
 
 
 def only_shapes_wanted() -> bool:
-    """Is the model being built without values for its parameters, to be filled from a file?"""
+    """Return True if parameters are created on the meta device, to be filled from a file."""
     probe = nn.Module()
     probe.register_parameter("probe", nn.Parameter(torch.empty(0)))
     return bool(probe.get_parameter("probe").is_meta)

@@ -1,6 +1,6 @@
 """Text through pretrained language models: the encoder of T5Gemma, or the last layer of a causal model such as Gemma.
 
-A frozen model is no part of the state dict. It is loaded when first used, and once per process and device. Gemma's
+A frozen model is not in the state dict. It is loaded on first use, once per process and device. Gemma's
 activations exceed what float16 can hold, so on a GPU it runs in bfloat16.
 """
 
@@ -55,7 +55,7 @@ class ScaledRMSNorm(nn.Module):
 
 
 class LanguageModelConditioner(Conditioner):
-    """Tokens of a text, as the hidden states of a pretrained model; subclasses say which."""
+    """Text as the hidden states of a pretrained model, which subclasses choose."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class LanguageModelConditioner(Conditioner):
             self.model = self._create(torch.float32, empty=only_shapes_wanted())
 
     def _create(self, dtype: torch.dtype, empty: bool = False) -> nn.Module:
-        """The model in eval mode; `empty`: without reading weights."""
+        """Create the model in eval mode; `empty` reads no weights."""
         raise NotImplementedError
 
     def _hidden_states(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class LanguageModelConditioner(Conditioner):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Splits text as the model was trained."""
+        """Return the tokenizer that the model was trained with."""
         from transformers import AutoTokenizer
 
         tokenizer = self._read(AutoTokenizer, TOKENIZER_FILES)
@@ -104,7 +104,7 @@ class LanguageModelConditioner(Conditioner):
         return tokenizer
 
     def language_model(self) -> nn.Module:
-        """The model on `self.device`, loaded if it is not yet."""
+        """Return the model on `self.device`; load it on first use."""
         if self.enable_grad:
             return self.model
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
@@ -117,7 +117,7 @@ class LanguageModelConditioner(Conditioner):
         return self
 
     def tokenize(self, values: Values) -> tuple[Tensor, Tensor]:
-        """Token ids and mask (b, max_length) of texts, or of {"input_ids": ..., "attention_mask": ...} made before."""
+        """Return token ids and mask (b, max_length) of texts, or of dicts {"input_ids": ..., "attention_mask": ...}."""
         if values and all(isinstance(value, Mapping) for value in values):
             ids, masks = ([torch.as_tensor(value[key]) for value in values] for key in ("input_ids", "attention_mask"))
             return torch.stack(ids).to(self.device), torch.stack(masks).to(self.device).bool()
@@ -145,7 +145,7 @@ class LanguageModelConditioner(Conditioner):
             return self._hidden_states(self.language_model(), ids, mask)
 
     def _prepare(self, hidden: Tensor) -> Tensor:
-        """What happens to hidden states before the projection."""
+        """Process hidden states before the projection."""
         return hidden
 
 
@@ -190,10 +190,10 @@ class T5GemmaConditioner(LanguageModelConditioner):
         config = self._read(AutoConfig, CONFIG_FILES)
         config.is_encoder_decoder = False
         if empty:
-            made: nn.Module = T5GemmaEncoderModel(config)
+            model: nn.Module = T5GemmaEncoderModel(config)
         else:
-            made = self._read(T5GemmaEncoderModel, WEIGHT_FILES, config=config, **in_dtype(dtype))
-        return made.eval()
+            model = self._read(T5GemmaEncoderModel, WEIGHT_FILES, config=config, **in_dtype(dtype))
+        return model.eval()
 
     def _hidden_states(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
         states: Tensor = model(input_ids=ids, attention_mask=mask)["last_hidden_state"]
@@ -236,10 +236,10 @@ class CausalLMConditioner(LanguageModelConditioner):
         from transformers import AutoConfig, AutoModelForCausalLM
 
         if empty:
-            made: nn.Module = AutoModelForCausalLM.from_config(self._read(AutoConfig, CONFIG_FILES))
+            model: nn.Module = AutoModelForCausalLM.from_config(self._read(AutoConfig, CONFIG_FILES))
         else:
-            made = self._read(AutoModelForCausalLM, WEIGHT_FILES, **in_dtype(dtype))
-        return made.eval()
+            model = self._read(AutoModelForCausalLM, WEIGHT_FILES, **in_dtype(dtype))
+        return model.eval()
 
     def _hidden_states(self, model: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
         output = model(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
@@ -252,7 +252,7 @@ class CausalLMConditioner(LanguageModelConditioner):
 
 
 def _width_of(name: str, keys: Sequence[str]) -> int:
-    """Width of the hidden states: known, or read from the model's config."""
+    """Return the width of the hidden states, from a table or from the model's config."""
     if name in _WIDTHS:
         return _WIDTHS[name]
     found: Any = read_pretrained_config(name, "model_name")

@@ -29,20 +29,20 @@ class Conditioning:
 
     cond_dim: Annotated[int, Field(ge=1, description="width of every condition that names no output_dim")]
     configs: _Configs
-    default_keys: Annotated[
-        dict[str, str], Field(description="which metadata key stands in for one that an item lacks")
-    ] = field(default_factory=dict)
+    default_keys: Annotated[dict[str, str], Field(description="metadata key that replaces one that an item lacks")] = (
+        field(default_factory=dict)
+    )
     pre_encoded_keys: Annotated[
-        list[str], Field(description="ids whose metadata are condition tensors already, used as they are")
+        list[str], Field(description="ids whose metadata are condition tensors, used as they are")
     ] = field(default_factory=list)
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """What conditioners are called, and the metadata keys that they read."""
+        """Names of the conditioners, which are the metadata keys that they read."""
         return tuple(part.siblings.id for part in self.configs)
 
     def width(self, id: str) -> int | None:
-        """Channels of a condition, as far as the config tells."""
+        """Return the channels of a condition; None if the config does not say."""
         if id not in self.ids or id in self.pre_encoded_keys:
             return None
         return vars(self.configs[self.ids.index(id)].config).get("output_dim") or self.cond_dim
@@ -50,7 +50,7 @@ class Conditioning:
     def build(
         self, pretransform: nn.Module | None = None, sample_rate: int | None = None, path: str = "model.conditioning"
     ) -> "MultiConditioner":
-        """The conditioners; `pretransform` is the model's own, for those that share it."""
+        """Build the conditioners; `pretransform` is the model's, for conditioners that share it."""
         raise_if(check_conditioning(self, path))
         _warn_of_unused(self, path)
         runtime: dict[str, object] = {"cond_dim": self.cond_dim, "pretransform": pretransform}
@@ -61,7 +61,7 @@ class Conditioning:
 
 
 def check_conditioning(conditioning: Conditioning | None, path: str = "conditioning") -> Iterator[tuple[str, str]]:
-    """Mistakes that only several keys together show, as (path, sentence)."""
+    """Yield mistakes that several keys make together, as (path, sentence)."""
     if conditioning is None:
         return
     ids = conditioning.ids
@@ -74,7 +74,7 @@ def check_conditioning(conditioning: Conditioning | None, path: str = "condition
 
 
 def _warn_of_unused(conditioning: Conditioning, path: str) -> None:
-    # A chain of stand-ins may pass through keys that no conditioner reads.
+    # default_keys may be chained through keys that no conditioner reads.
     read = {*conditioning.ids, *conditioning.default_keys.values()}
     for section in ("default_keys", "pre_encoded_keys"):
         for key in getattr(conditioning, section):
@@ -128,29 +128,29 @@ class MultiConditioner(nn.Module):
             if id in self.pre_encoded_keys:
                 conditions[id] = Condition(_stacked(values, id).to(device), None)
             else:
-                conditions[id] = _asked(cast(Conditioner, conditioner), values, device)
+                conditions[id] = _encode(cast(Conditioner, conditioner), values, device)
         return conditions
 
     def _value(self, metadata: Mapping[str, object], id: str, index: int) -> Any:
-        """What an item says for a conditioner; collation may have wrapped it in a list of one."""
+        """Return the value of an item for a conditioner; collation may have wrapped it in a list of one."""
         tried = [id]
         while tried[-1] not in metadata:
-            stand_in = self.default_keys.get(tried[-1])
-            if stand_in is None or stand_in in tried:
+            default = self.default_keys.get(tried[-1])
+            if default is None or default in tried:
                 missing = " or ".join(repr(key) for key in tried)
                 given = ", ".join(sorted(metadata)) or "none"
                 source = f" ({metadata['path']})" if "path" in metadata else ""
                 raise UserError(
                     f"conditioning: item {index}{source} has no {missing}, which conditioner {id!r} needs "
-                    f"(keys given: {given}); add it, or name a stand-in under default_keys"
+                    f"(its keys: {given}); add it, or name another key under default_keys"
                 )
-            tried.append(stand_in)
+            tried.append(default)
         value = metadata[tried[-1]]
         return value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
 
 
-def _asked(conditioner: Conditioner, values: Values, device: torch.device | str | None) -> Condition:
-    """What it makes of the values, which are the user's."""
+def _encode(conditioner: Conditioner, values: Values, device: torch.device | str | None) -> Condition:
+    """Encode values; a ValueError about them is the user's mistake."""
     try:
         condition: Condition = conditioner(values, device)
         return condition
@@ -179,7 +179,7 @@ class _Holder(BaseModel):
 def create_multi_conditioner_from_conditioning_config(
     config: Mapping[str, object], pretransform: nn.Module | None = None, sample_rate: int | None = None
 ) -> MultiConditioner:
-    """Build the `conditioning` of a model config; `pretransform` is the model's own, for those that share it."""
+    """Build the `conditioning` of a model config; `pretransform` is the model's, for conditioners that share it."""
     try:
         conditioning = _Holder.model_validate({"conditioning": config}).conditioning
     except ValidationError as error:
@@ -189,7 +189,7 @@ def create_multi_conditioner_from_conditioning_config(
 
 
 def raise_if(problems: Iterator[tuple[str, str]]) -> None:
-    """All the mistakes in one ConfigError, if there are any."""
+    """Raise one ConfigError with all mistakes, if there are any."""
     found = list(problems)
     if found:
         raise as_error(found)

@@ -78,7 +78,7 @@ class NumberConditioner(Conditioner):
         self.embedder = NumberEmbedder(self.output_dim, fourier_features_type)
 
     def encode(self, values: Values) -> Condition:
-        # In float32 whatever the weights are in: float16 cannot tell 2047 of 4096 from 2048.
+        # In float32 whatever the type of the weights: in float16, 2047 of 4096 equals 2048.
         numbers = torch.tensor([float(value) for value in values], dtype=torch.float32, device=self.device)
         scaled = (numbers.clamp(self.min_val, self.max_val) - self.min_val) / (self.max_val - self.min_val)
         return as_token(self.embedder(scaled))

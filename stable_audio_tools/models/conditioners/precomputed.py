@@ -17,7 +17,7 @@ from stable_audio_tools.models.conditioners.base import Condition, Conditioner, 
 
 @register("conditioner", "precomputed")
 class PrecomputedConditioner(Conditioner):
-    """Vectors or tokens that come with the data, or stand in a file under the name that comes with the data."""
+    """Vectors or tokens from the data, or from a file by a name from the data."""
 
     def __init__(
         self,
@@ -25,9 +25,9 @@ class PrecomputedConditioner(Conditioner):
         output_dim: OutputDim = None,
         path: Annotated[
             str | None,
-            Field(description="a .safetensors or .npz file of encodings by name, for items that tell names"),
+            Field(description="a .safetensors or .npz file of encodings by name, for items that hold a name"),
         ] = None,
-        max_length: Annotated[int, Field(ge=1, description="tokens of a condition; shorter ones are filled up")] = 1,
+        max_length: Annotated[int, Field(ge=1, description="tokens of a condition; shorter ones are padded")] = 1,
         project_out: ProjectOut = False,
         *,
         cond_dim: Runtime[int | None] = None,
@@ -75,7 +75,7 @@ class PrecomputedConditioner(Conditioner):
 
 
 def read_encodings(path: str | Path) -> dict[str, Tensor]:
-    """Every tensor of a .safetensors or .npz file, by name; nothing in it can be code."""
+    """Read every tensor of a .safetensors or .npz file, by name; code in it is never run."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"{path}: no such file of encodings; scripts/encode_text.py writes one")

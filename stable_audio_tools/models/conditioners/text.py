@@ -63,7 +63,7 @@ def _check_model_name(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 
 def encoder_width(name: str) -> int:
-    """`d_model` of an encoder: known, or read from its config."""
+    """Return the `d_model` of an encoder, from a table or from its config."""
     if name in T5_WIDTHS and not Path(name).is_dir():
         return T5_WIDTHS[name]
     config = read_pretrained_config(name, "t5_model_name")
@@ -79,8 +79,8 @@ def encoder_width(name: str) -> int:
 class T5Conditioner(Conditioner):
     """Text through an encoder of the T5 family, by hub name or folder.
 
-    A frozen encoder is no part of the model's state dict. It is loaded when first used, in float16 on a GPU and float32
-    on a CPU, once per process and device.
+    A frozen encoder is not in the model's state dict. It is loaded on first use, in float16 on a GPU and float32 on a
+    CPU, once per process and device.
     """
 
     def __init__(
@@ -129,16 +129,16 @@ class T5Conditioner(Conditioner):
 
     @cached_property
     def tokenizer(self) -> Any:
-        """Splits text as the encoder wants it."""
+        """Return the tokenizer of the encoder."""
         return load_tokenizer(self.t5_model_name, "t5_model_name")
 
     @property
     def model(self) -> nn.Module:
-        """The encoder, by its published name."""
+        """Return the encoder; the published name of `encoder()`."""
         return self.encoder()
 
     def encoder(self) -> nn.Module:
-        """The encoder on `self.device`, loaded if it is not yet."""
+        """Return the encoder on `self.device`; load it on first use."""
         if self.enable_grad:
             return self._modules["model"].eval()  # type: ignore[union-attr]
         dtype = pick_dtype(self.device)
@@ -174,7 +174,7 @@ class T5Conditioner(Conditioner):
 
 
 def load_tokenizer(name: str, key: str) -> Any:
-    """A tokenizer by hub name or folder, able to pad."""
+    """Load a tokenizer that can pad, by hub name or folder."""
     from transformers import AutoTokenizer
 
     tokenizer = load_pretrained(AutoTokenizer, name, TOKENIZER_FILES, key)
@@ -351,7 +351,7 @@ class WordsConditioner(Conditioner):
 
 
 def split_words(text: str) -> list[str]:
-    """Split a text into words and marks, in lower case and with compatible characters made equal."""
+    """Split a text into words and marks, in lower case and with compatible characters unified."""
     return _TOKENS.findall(unicodedata.normalize("NFKC", text).lower())
 
 

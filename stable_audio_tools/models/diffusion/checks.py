@@ -12,7 +12,7 @@ from stable_audio_tools.models.transformer.attention import context_widths
 
 
 def describe_transformer(config: SimpleNamespace) -> dict[str, object]:
-    """Facts of a config, for checks against its surroundings."""
+    """Return facts of a config, for checks against its surroundings."""
     return {
         "io_channels": getattr(config, "io_channels", None) or getattr(config, "in_channels", None),
         "cond_token_dim": config.cond_token_dim,
@@ -25,7 +25,7 @@ def describe_transformer(config: SimpleNamespace) -> dict[str, object]:
 
 
 def check_transformer(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """Mistakes that only several keys together show."""
+    """Yield mistakes that several keys make together."""
     width, heads = config.embed_dim, config.num_heads
     if width % heads:
         below, above = width // heads * heads, (width // heads + 1) * heads
@@ -59,7 +59,7 @@ def _option(options: Mapping[str, Any] | None, name: str, default: int) -> int:
     return value
 
 
-INPAINTING_IDS = ("inpaint_mask", "inpaint_masked_input")  # given by training and generation, not by conditioners
+INPAINTING_IDS = ("inpaint_mask", "inpaint_masked_input")  # from training and generation, not from conditioners
 
 # Which width of the backbone the conditions of a list must have, and the keys that may hold it.
 _WIDTH_KEYS = {
@@ -72,13 +72,13 @@ _WIDTH_KEYS = {
 
 
 def shortest_input(backbone: Part, pretransform: Part | None) -> int | None:
-    """Samples of audio whose multiples the model takes, as far as the config tells."""
+    """Return the samples of audio of which the model takes multiples; None if the config does not say."""
     ratio = 1 if pretransform is None else pretransform.facts.get("downsampling_ratio")
     return None if ratio is None else ratio * backbone.facts.get("length_multiple", 1)
 
 
 def describe_conditioned(config: SimpleNamespace) -> dict[str, object]:
-    """Facts of a `diffusion_cond` config."""
+    """Return facts of a `diffusion_cond` config."""
     return {
         "use": "conditional diffusion",
         "has_steps": True,
@@ -87,7 +87,7 @@ def describe_conditioned(config: SimpleNamespace) -> dict[str, object]:
 
 
 def unused_ids(backbone: Part) -> Iterator[tuple[str, str]]:
-    """Lists of conditions that the backbone has no input for."""
+    """Yield lists of conditions for which the backbone has no input."""
     for ids_key in _WIDTH_KEYS:
         wanted, key = _width_of_input(backbone, ids_key)
         if getattr(backbone.siblings, ids_key) and not wanted:
@@ -96,7 +96,7 @@ def unused_ids(backbone: Part) -> Iterator[tuple[str, str]]:
 
 
 def check_conditioned(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """Backbone, conditioners and pretransform must tell of the same widths."""
+    """Yield widths in which backbone, conditioners and pretransform differ."""
     yield from check_conditioning(config.conditioning)
     yield from check_channels(config.io_channels, config.diffusion, config.pretransform)
     for key in ("distribution_shift_options", "sampling_distribution_shift_options"):
@@ -107,7 +107,7 @@ def check_conditioned(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 
 def check_channels(io_channels: int, backbone: Part, pretransform: Part | None) -> Iterator[tuple[str, str]]:
-    """The backbone denoises what the pretransform delivers."""
+    """Yield differences between the channels of the backbone and of the pretransform."""
     inner = backbone.facts.get("io_channels")
     if inner is not None and inner != io_channels:
         key = "in_channels" if hasattr(backbone.config, "in_channels") else "io_channels"
@@ -118,7 +118,7 @@ def check_channels(io_channels: int, backbone: Part, pretransform: Part | None) 
 
 
 def check_objective(node: object, path: str) -> Iterator[tuple[str, str]]:
-    """What is wrong with an objective that is a node."""
+    """Yield the problems of an objective that is a node."""
     if not isinstance(node, Mapping):
         return
     try:
@@ -130,7 +130,7 @@ def check_objective(node: object, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _check_route(config: SimpleNamespace, ids_key: str) -> Iterator[tuple[str, str]]:
-    """The ids of one input exist, and their widths make the backbone's."""
+    """Yield ids of one input that do not exist, or whose widths are not the backbone's."""
     ids = getattr(config.diffusion.siblings, ids_key)
     others = INPAINTING_IDS if ids_key == "input_concat_ids" else ()
     takes_any = ids_key == "local_add_cond_ids"  # signals that come with the data need no conditioner
@@ -141,31 +141,32 @@ def _check_route(config: SimpleNamespace, ids_key: str) -> Iterator[tuple[str, s
         return
     path = f"diffusion.config.{key}"
     widths = {name: _width(config, name) for name in ids}
-    told = ", ".join(f"{name} {'?' if width is None else width}" for name, width in widths.items())
+    listed = ", ".join(f"{name} {'?' if width is None else width}" for name, width in widths.items())
     if not ids:
         if wanted and ids_key == "input_concat_ids":
             yield path, f"is {wanted}, but diffusion.{ids_key} is empty: name conditions there, or use 0"
     elif not wanted:
         if key == _WIDTH_KEYS[ids_key][0]:  # the U-Nets leave such conditions alone
-            yield path, f"is 0, but diffusion.{ids_key} names conditions ({told}); set it to their width"
+            yield path, f"is 0, but diffusion.{ids_key} names conditions ({listed}); set it to their width"
     elif ids_key in ("cross_attention_cond_ids", "prepend_cond_ids"):
         if any(width not in (None, wanted) for width in widths.values()):
-            yield path, f"is {wanted}, but the conditions of diffusion.{ids_key} have other widths: {told}"
+            yield path, f"is {wanted}, but the conditions of diffusion.{ids_key} have other widths: {listed}"
     elif None not in widths.values():
         total = sum(width for width in widths.values() if width is not None)
         if total != wanted:
-            yield path, f"is {wanted}, but those of diffusion.{ids_key} add up to {total} ({told}): use {total}"
+            sizes = f"the widths of diffusion.{ids_key} add up to {total} ({listed})"
+            yield path, f"is {wanted}, but {sizes}: use {total}"
 
 
 def _width_of_input(backbone: Part, ids_key: str) -> tuple[int | None, str]:
-    """How wide the backbone wants an input, and the key that says so."""
+    """Return the width of an input of the backbone, and the key that sets it."""
     name, *aliases = _WIDTH_KEYS[ids_key]
     key = next((key for key in (name, *aliases) if hasattr(backbone.config, key)), "")
     return (backbone.facts.get(name) if key else None), key
 
 
 def _width(config: SimpleNamespace, name: str) -> int | None:
-    """Channels of a condition, as far as the config tells."""
+    """Return the channels of a condition; None if the config does not say."""
     if name == "inpaint_mask":
         return 1
     if name == "inpaint_masked_input":

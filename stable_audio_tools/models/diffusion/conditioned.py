@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class ConditionedDiffusionModel(nn.Module):
-    """Base of the conditional backbones. Each takes every keyword of `forward`, and leaves what it cannot use."""
+    """Base of the conditional backbones. Each accepts every keyword of `forward` and ignores those it cannot use."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class ConditionedDiffusionModel(nn.Module):
         raise NotImplementedError
 
     def denoiser(self, inputs: Inputs, guidance: Guidance, objective: Objective) -> Denoiser:
-        """This backbone with conditions, for one sampling run; `inputs` are conditions by the keywords of `forward`."""
+        """Bind this backbone to the conditions of one sampling run, by the keywords of `forward`."""
         return PlainDenoiser(self, inputs, guidance, objective)
 
 
@@ -120,10 +120,10 @@ class DiTWrapper(HasObjective, ConditionedDiffusionModel):
         negative_input_concat_cond: Tensor | None = None,
         **options: Any,
     ) -> Any:
-        """As `DiffusionTransformer.forward`, to which `options` go.
+        """Call `DiffusionTransformer.forward` with `options`.
 
-        Guidance keeps the global and the concatenated condition, so their negatives have no effect, as in the original;
-        nor has `rescale_cfg`: the transformer rescales by `scale_phi`.
+        Guidance keeps the global and the concatenated condition, so their negatives have no effect, as in the original.
+        `rescale_cfg` has no effect either: the transformer rescales by `scale_phi`.
         """
         if not batch_cfg:
             options["batch_cfg"] = False
@@ -162,7 +162,7 @@ class DiTWrapper(HasObjective, ConditionedDiffusionModel):
         return ObservedDenoiser(fast, published, self.is_altered)
 
     def is_altered(self) -> bool:
-        """Whether other code replaced, wrapped, hooked or compiled calls that sampling would skip."""
+        """Return True if other code replaced, wrapped, hooked or compiled calls that sampling would skip."""
         return (
             not runs_published(self)
             or is_touched(self)
@@ -243,7 +243,7 @@ class ConditionedDiffusionModelWrapper(DiffusionWrapper):
         cfg_norm_threshold: float = 0.0,
         padding_mask: Tensor | None = None,
     ) -> Denoiser:
-        """What samplers call with (x, t) for one run under fixed conditions.
+        """Return the function of (x, t) that samplers call, for one run under fixed conditions.
 
         Both inputs come from `get_conditioning_inputs`, the second with negative=True.
         """
@@ -259,7 +259,7 @@ class ConditionedDiffusionModelWrapper(DiffusionWrapper):
             return PlainDenoiser(network, inputs, guidance, self.objective)
 
     def get_conditioning_inputs(self, conditioning_tensors: ConditionTensors, negative: bool = False) -> dict[str, Any]:
-        """Conditions by id -> inputs of the backbone, by keyword."""
+        """Return the inputs of the backbone, by keyword, from conditions by id."""
         cross_attn = join_tokens(conditioning_tensors, self.cross_attn_cond_ids)
         global_cond = join_vectors(conditioning_tensors, self.global_cond_ids)
         input_concat = join_channels(conditioning_tensors, self.input_concat_ids)
@@ -292,14 +292,14 @@ class ConditionedDiffusionModelWrapper(DiffusionWrapper):
 
 
 def join_channels(conditions: ConditionTensors, ids: Sequence[str]) -> Tensor | None:
-    """Conditions (b, c, n) on top of each other, (b, sum of channels, n). None without ids."""
+    """Concatenate conditions (b, c, n) along their channels; None if there are no ids."""
     if not ids:
         return None
     signals = {name: find_condition(conditions, name)[0] for name in ids}
     lengths = {name: signal.shape[-1] for name, signal in signals.items()}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
-        raise ValueError(f"conditions that join the input must be equally long, and have these frames: {told}")
+        listed = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+        raise ValueError(f"conditions that join the input must have equal lengths, and have these frames: {listed}")
     return torch.cat(list(signals.values()), dim=1)
 
 
@@ -342,8 +342,8 @@ def build_conditioned(
 
 
 def _generation_of(routing: SimpleNamespace) -> Generation | None:
-    """The generation that a config comes from, where one of its keys is new in it."""
-    news = (
+    """Return the generation whose keys a config uses; None if all of its keys are older."""
+    keys_of_0_0_20 = (
         routing.sampling_distribution_shift_options,
         routing.mask_padding_attention,
         routing.use_effective_length_for_schedule,
@@ -351,12 +351,12 @@ def _generation_of(routing: SimpleNamespace) -> Generation | None:
         routing.modular_local_cond_configs,
         "type" in (routing.distribution_shift_options or {}),
     )
-    return "0.0.20" if any(news) else None
+    return "0.0.20" if any(keys_of_0_0_20) else None
 
 
 def create_diffusion_cond_from_config(config: Mapping[str, object]) -> ConditionedDiffusionModelWrapper:
-    """Build the conditional diffusion model of a whole model config."""
+    """Build the conditional diffusion model of a model config."""
     model = create_model_from_config(config)
     if not isinstance(model, ConditionedDiffusionModelWrapper):
-        raise ConfigError(f"model_type: {config['model_type']!r} is no conditional diffusion model")
+        raise ConfigError(f"model_type: {config['model_type']!r} is not a conditional diffusion model")
     return model

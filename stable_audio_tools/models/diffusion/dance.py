@@ -151,7 +151,7 @@ def _check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     if steep and not config.learned_resample:
         yield "strides", f"{steep[0]} needs learned_resample: true; fixed kernels resample by 2"
     if config.cond_noise_aug and not config.cond_dim:
-        yield "cond_noise_aug", "needs cond_dim: there is no condition to add noise to"
+        yield "cond_noise_aug", "needs cond_dim, the width of the condition that noise is added to"
     attended = [level for level in range(2, depth + 1) if _attends(level, depth, config.n_attn_layers)]
     for index in sorted({index for level in attended for index in (level - 2, level - 1)}):
         width = config.channels[index] if index < len(config.channels) else _HEAD_CHANNELS
@@ -178,7 +178,7 @@ def _facts(config: SimpleNamespace) -> dict[str, object]:
 
 @register("unconditional", "DAU1d", check=_check, facts=_facts)
 class DiffusionAttnUnet1D(DiffusionModel):
-    """Dance Diffusion's U-Net; with a condition, that of its diffusion autoencoders."""
+    """The U-Net of Dance Diffusion, or with a condition the U-Net of its diffusion autoencoders."""
 
     def __init__(
         self,

@@ -136,12 +136,12 @@ class DDPMObjective(Objective):
         entry = position.floor().clamp(0, self.num_train_timesteps - 1)
         inside = position - entry
         low, high = ratios[entry.long()], ratios[entry.long() + 1]
-        # The first stretch starts at 0, where there is no logarithm.
+        # The first stretch starts at 0, whose logarithm is infinite.
         return torch.where(low > 0, low * (high / low.clamp(min=1e-30)) ** inside, high * inside)
 
 
 def _wide(t: Tensor) -> torch.dtype:
-    """That of t, or float32 where t is in half precision, which cannot tell the entries of a table apart."""
+    """That of t, or float32 where t is in half precision, which cannot distinguish the entries of a table."""
     return torch.promote_types(t.dtype, torch.float32)
 
 

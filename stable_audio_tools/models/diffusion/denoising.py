@@ -36,7 +36,7 @@ class ProjectingNetwork(Protocol):
 
 
 class PlainDenoiser:
-    """Of a backbone that keeps nothing between calls; `inputs` are keywords of its published call."""
+    """The denoiser of a backbone that keeps nothing between calls; `inputs` are keywords of its published call."""
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class PlainDenoiser:
             output = self.model(x, t, **self.inputs, **options)
             if not options:
                 return Guided(output, output)
-            # At scale 0 the unconditional pass is all that is left.
+            # At scale 0 only the unconditional pass remains.
             options = {"batch_cfg": self.guidance.batched, "cfg_scale": 0.0, "rescale_cfg": False}
             return Guided(output, self.model(x, t, **self.inputs, **options))
 
     def _options(self, level: Tensor) -> dict[str, object]:
-        """Of guidance, where it applies."""
+        """Return the keywords of guidance at a noise level; none where guidance is off."""
         if not self.guidance.is_on or not self.guidance.covers(level):
             return {}
         options: dict[str, object] = {
@@ -93,7 +93,7 @@ class GuidedTransformer:
         negative_mask: Tensor | None = None,
         call_by_call: bool = False,
     ) -> None:
-        """`call_by_call` keeps nothing from one call of a module to the next, and hands whole batches to each."""
+        """`call_by_call` keeps nothing from one call of a module to the next, and passes whole batches to each."""
         self.model = model
         self.call_by_call = call_by_call
         self.guidance = guidance
@@ -115,7 +115,7 @@ class GuidedTransformer:
     def call(
         self, x: Tensor, t: Tensor, return_info: bool = False, **options: Any
     ) -> Tensor | tuple[Tensor, dict[str, object]]:
-        """The published form of a call; `options` are those of `DiffusionTransformer.denoise`."""
+        """Call as published; `options` go to `DiffusionTransformer.denoise`."""
         guided, hidden_states = self._run(x, t, keep_hidden_states=return_info, **options)
         guided = guided.to(self.model.dtype)
         if not return_info:
@@ -134,17 +134,17 @@ class GuidedTransformer:
         self, x: Tensor, t: Tensor, level: Tensor, acting: tuple[bool, ...], **options: Any
     ) -> tuple[Guided, list[Tensor]]:
         if self.unconditional is None or not self.guidance.covers(level):
-            result = self.model.denoise(x, t, self._given("conditioned", x, acting), **options)
+            result = self.model.denoise(x, t, self._conditions_of("conditioned", x, acting), **options)
             return Guided(result.output, result.output), result.hidden_states
         if self.guidance.batched:
             doubled = self.model.denoise(
-                torch.cat([x, x]), torch.cat([t, t]), self._given("both", x, acting), **options
+                torch.cat([x, x]), torch.cat([t, t]), self._conditions_of("both", x, acting), **options
             )
             conditioned, unconditioned = doubled.output.chunk(2)
             states = doubled.hidden_states
         else:
-            first = self.model.denoise(x, t, self._given("conditioned", x, acting), **options)
-            second = self.model.denoise(x, t, self._given("unconditional", x, acting), **options)
+            first = self.model.denoise(x, t, self._conditions_of("conditioned", x, acting), **options)
+            second = self.model.denoise(x, t, self._conditions_of("unconditional", x, acting), **options)
             conditioned, unconditioned = first.output, second.output
             states = [torch.cat(pair) for pair in zip(first.hidden_states, second.hidden_states)]
         objective = self.model.objective
@@ -156,8 +156,8 @@ class GuidedTransformer:
         )
         return Guided(guided, unconditioned), states
 
-    def _given(self, which: str, x: Tensor, acting: tuple[bool, ...]) -> Projected:
-        """Projected conditions of the passes, for the length of x and the adapters that act."""
+    def _conditions_of(self, which: str, x: Tensor, acting: tuple[bool, ...]) -> Projected:
+        """Return the projected conditions of the passes, for the length of x and the active adapters."""
         key = (which, x.shape[-1], acting)
         if key not in self._projected:
             self._projected[key] = self._project(*key)

@@ -55,7 +55,7 @@ class FluxDistributionShift:
 
 
 class DistributionShift:
-    """Moves times towards noise, the more the longer the sequence (Esser et al. 2024, section 5.3.2)."""
+    """A shift of times towards noise that grows with the length of the sequence (Esser et al. 2024, section 5.3.2)."""
 
     def __init__(
         self,
@@ -127,13 +127,13 @@ SHIFTS: dict[str, Callable[..., Shift]] = {
 
 
 def create_shift(options: Mapping[str, object]) -> Shift:
-    """The shift of a config section: its `type` ("full" if left out) and the type's own options."""
+    """Create the shift of a config section from its `type` ("full" if left out) and the options of that type."""
     others = {key: value for key, value in options.items() if key != "type"}
     return SHIFTS[str(options.get("type", "full"))](**others)
 
 
 def check_shift(options: Mapping[str, object] | None, path: str) -> Iterator[tuple[str, str]]:
-    """Mistakes in a config section, as (path, sentence)."""
+    """Yield the mistakes of a config section, as (path, sentence)."""
     kind = (options or {}).get("type", "full")
     if kind not in SHIFTS:
         yield f"{path}.type", f"no distribution shift named {kind!r}; {nearest(str(kind), SHIFTS)}"
@@ -177,7 +177,7 @@ def truncated_logistic_normal_rescaled(
 ) -> Tensor:
     """Logit-normal draws between two cuts, stretched so that the left cut is 0 and the right one 1.
 
-    The cuts are made in the normal's distribution function: u -> low + (high - low) u.
+    The normal is cut by its distribution function: u -> low + (high - low) u.
     """
     normal = torch.distributions.Normal(0.0, 1.0)
     low, high = (normal.cdf(torch.logit(torch.tensor(cut))) for cut in (left_trunc, right_trunc))

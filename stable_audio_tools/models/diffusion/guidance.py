@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans 2022): which passes are made, and how their outputs are combined."""
+"""Classifier-free guidance (Ho & Salimans 2022): which passes run, and how their outputs are combined."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -40,10 +40,10 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True)
 class Guidance:
-    """How far to go from the unconditional output through the conditioned one.
+    """The scale of guidance, the distance from the unconditional output through the conditioned one, and its limits.
 
     It applies at noise levels within `interval` (Kynkäänniemi et al. 2024). `rescale`, 0 to 1, is the share by which
-    the deviation over channels is brought back to that of the conditioned output (Lin et al. 2023, eq. 15-16); None
+    the deviation over channels is restored to the conditioned output's (Lin et al. 2023, eq. 15-16); None
     leaves it to the backbone: 0 for transformers, 0.4 for the U-Net with guidance.
 
     `apg_scale`, 0 to 1, is the share by which the part of the difference that is parallel to the conditioned data is
@@ -88,10 +88,10 @@ class Guidance:
         return self.scale != 1.0
 
     def covers(self, sigma: Tensor) -> bool:
-        """Is the noise level (b,) of a batch, taken from its first item, within the interval?"""
+        """Return True if the noise level (b,) of the batch's first item is within the interval."""
         low, high = self.interval
         if low <= 0.0 and high >= 1.0:
-            return True  # without waiting for the device to tell sigma
+            return True  # reading sigma would wait for the device
         bounds = torch.tensor([low, high], dtype=sigma.dtype)  # rounded as sigma is, so that an equal level is within
         return bool(bounds[0] <= float(sigma[0]) <= bounds[1])
 
@@ -105,7 +105,7 @@ class Guidance:
         """Outputs of the two passes, (b, d, n) each -> the guided output, in float32 or more
 
         The difference of two halved numbers, times the scale, would lose most of their digits. `data` gives the data
-        that an output implies; without it outputs are combined as they are. The difference of outputs is that of data
+        that an output implies; if omitted, outputs are combined directly. The difference of outputs is that of data
         times one number per item, so projecting and clipping it is the same in both, and finite at t = 0. Only frames
         where `padding_mask` (b, n) is True count.
         """
@@ -123,7 +123,7 @@ class Guidance:
     def _bounded(
         self, conditioned: Tensor, unconditioned: Tensor, data: Callable[[Tensor], Tensor], padding_mask: Tensor | None
     ) -> Tensor:
-        """The difference of the outputs, clipped and projected."""
+        """Return the difference of the outputs, clipped and projected."""
         difference = conditioned - unconditioned
         seen = None if padding_mask is None else padding_mask[:, None].to(difference.dtype)
         reference = data(conditioned)
@@ -138,7 +138,7 @@ class Guidance:
 
 
 def _orthogonal(x: Tensor, reference: Tensor, seen: Tensor | None) -> Tensor:
-    """x without its part along the reference, per item; zero where a frame is not seen."""
+    """Remove from x its part along the reference, per item; frames outside `seen` become zero."""
     dtype = torch.float32 if x.device.type == "mps" else torch.float64
     exact, along = x.to(dtype), reference.to(dtype)
     along = along if seen is None else along * seen.to(dtype)
@@ -148,7 +148,7 @@ def _orthogonal(x: Tensor, reference: Tensor, seen: Tensor | None) -> Tensor:
 
 
 class Conditions(NamedTuple):
-    """What a pass of the diffusion transformer is conditioned on."""
+    """The conditions of one pass of the diffusion transformer."""
 
     cross_attn: Tensor | None = None  # (b, s, c)
     cross_attn_mask: Tensor | None = None  # (b, s), true at real tokens
@@ -162,7 +162,7 @@ class Conditions(NamedTuple):
     modular: Mapping[str, Tensor] | None = None  # (b, c, any length) each
 
     def to(self, dtype: torch.dtype) -> "Conditions":
-        """Tensors in `dtype`, masks as booleans."""
+        """Convert tensors to `dtype` and masks to booleans."""
         return Conditions(
             **{
                 name: _convert(value, torch.bool if name.endswith("mask") else dtype)
@@ -171,15 +171,15 @@ class Conditions(NamedTuple):
         )
 
     def can_be_dropped(self) -> bool:
-        """Is there a condition whose absence the model was trained on?"""
+        """Return True if there is a condition that training drops."""
         return self.cross_attn is not None or self.prepend is not None
 
     def dropped(self, probability: float) -> "Conditions":
-        """In training: zeros for the cross-attention and, drawn separately, the prepended tokens of random items."""
+        """Drop the cross-attention condition and, drawn separately, the prepended tokens of random items."""
         return self._replace(cross_attn=_drop(self.cross_attn, probability), prepend=_drop(self.prepend, probability))
 
     def unconditional(self, negative: Tensor | None = None, negative_mask: Tensor | None = None) -> "Conditions":
-        """Zeros, or the negative condition with its own mask, where the condition was.
+        """Replace the condition by zeros, or by the negative condition with its own mask.
 
         Global and concatenated conditions stay. Tokens that the mask of the negative condition hides are zeros, too,
         since published models attend to all tokens.
@@ -198,7 +198,7 @@ class Conditions(NamedTuple):
         )
 
     def _instead(self, negative: Tensor | None) -> Tensor | None:
-        """What stands in place of the cross-attention condition."""
+        """Return the replacement of the cross-attention condition."""
         if self.cross_attn is None:
             return None
         if negative is None:
@@ -211,7 +211,7 @@ class Conditions(NamedTuple):
         return negative.to(self.cross_attn.dtype).expand_as(self.cross_attn)
 
     def joined(self, other: "Conditions") -> "Conditions":
-        """One batch of both."""
+        """Return one batch of both."""
         return Conditions(*map(_join, self, other))
 
     @property
@@ -247,12 +247,12 @@ def _drop(condition: Tensor | None, probability: float) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Projected:
-    """Conditions as the transformer takes them: what a sampling run computes once."""
+    """Projected conditions, which a sampling run computes once."""
 
     input_concat: Tensor | None = None  # (b, c, n)
     global_embed: Tensor | None = None  # (b, d)
     prepend: Tensor | None = None  # (b, p, d)
-    context: Tensor | None = None  # (b, s, c); of fewer items: of the first ones, the others do not cross-attend
+    context: Tensor | None = None  # (b, s, c); may cover only the first items; the rest skip cross-attention
     context_mask: Tensor | None = None  # (b, s)
     mask: Tensor | None = None  # (b, t)
     prepend_mask: Tensor | None = None  # (b, p)
@@ -261,7 +261,7 @@ class Projected:
     local: LocalConditions | None = None
 
     def first(self, items: int) -> "Projected":
-        """Those of the first items of the batch."""
+        """Return the conditions of the first items of the batch."""
         fewer: dict[str, Any] = {name: value[:items] for name, value in vars(self).items() if torch.is_tensor(value)}
         if self.key_values is not None:
             fewer["key_values"] = tuple(None if pair is None else pair.first(items) for pair in self.key_values)
@@ -270,7 +270,7 @@ class Projected:
         return replace(self, **fewer)
 
     def attending(self, items: int) -> "Projected":
-        """The same where only the first items of the batch cross-attend."""
+        """Return the same conditions, with cross-attention for the first items only."""
         if items == 0:
             return replace(self, context=None, context_mask=None, key_values=None)
         fewer = self.first(items)

@@ -39,7 +39,7 @@ class Recommended:
 
 
 class Objective(ABC):
-    """What a network predicts at x_t, and the shares of data and noise in x_t.
+    """A prediction target at x_t, with the shares of data and noise in x_t.
 
     To add one, subclass this or an objective of its family, and register it under kind "objective". Samplers that suit
     a class suit its subclasses.
@@ -231,7 +231,7 @@ def parse_objective(node: "Objective | str | Mapping[str, object]", path: str = 
 
 
 class HasObjective:
-    """A module with an objective; `diffusion_objective`, as published, is its name."""
+    """A module with an objective; the published attribute `diffusion_objective` is the name of it."""
 
     objective: Objective
 

@@ -1,4 +1,4 @@
-"""Unconditional diffusion: a backbone, and what sampling must know about it."""
+"""Unconditional diffusion: a backbone with its pretransform and objective."""
 
 from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
@@ -88,12 +88,12 @@ class DiffusionModelWrapper(DiffusionWrapper):
         return out
 
     def denoiser(self) -> Denoiser:
-        """What samplers call with (x, t)."""
+        """Return the function of (x, t) that samplers call."""
         return PlainDenoiser(self.model, {}, Guidance(), self.objective)
 
 
 def describe_unconditional(config: SimpleNamespace) -> dict[str, object]:
-    """Facts of a `diffusion_uncond` config."""
+    """Return facts of a `diffusion_uncond` config."""
     backbone, _ = examine_body("unconditional", config.type, config.config or {}, "config")
     assert backbone is not None, "checked before"
     return {
@@ -104,7 +104,7 @@ def describe_unconditional(config: SimpleNamespace) -> dict[str, object]:
 
 
 def check_unconditional(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """The backbone, which is named and configured without a node of its own."""
+    """Yield problems of the backbone, whose type and config are keys of the model."""
     yield from check_objective(config.diffusion_objective, "diffusion_objective")
     known = components("unconditional")
     if config.type not in known:
@@ -140,8 +140,8 @@ def build_unconditional(
     if backbone is None:
         raise as_error(problems)
     place(backbone, "model", "model.config")
-    told = diffusion_objective or cast(NamedObjective, getattr(backbone.config, "diffusion_objective", "v"))
-    objective = parse_objective(told, "model.diffusion_objective")
+    node = diffusion_objective or cast(NamedObjective, getattr(backbone.config, "diffusion_objective", "v"))
+    objective = parse_objective(node, "model.diffusion_objective")
     model = backbone.build(diffusion_objective=objective)
     codec = None if pretransform is None else pretransform.build(sample_rate=sample_rate)
     return DiffusionModelWrapper(
@@ -156,8 +156,8 @@ def build_unconditional(
 
 
 def create_diffusion_uncond_from_config(config: Mapping[str, object]) -> DiffusionModelWrapper:
-    """Build the unconditional diffusion model of a whole model config."""
+    """Build the unconditional diffusion model of a model config."""
     model = create_model_from_config(config)
     if not isinstance(model, DiffusionModelWrapper):
-        raise ConfigError(f"model_type: {config['model_type']!r} is no unconditional diffusion model")
+        raise ConfigError(f"model_type: {config['model_type']!r} is not an unconditional diffusion model")
     return model

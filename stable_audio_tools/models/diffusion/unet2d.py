@@ -42,8 +42,8 @@ CONDITIONED_PRESETS: dict[Preset, Levels] = {
 }
 
 _IOChannels = Annotated[int, Field(ge=1, description="channels of the latents: image channels times bands")]
-_ImageChannels = Annotated[int, Field(ge=1, description="channels of the image, such as those of a 2-D autoencoder")]
-_Preset = Annotated[Preset | None, Field(description="sizes by name; null: `block_out_channels` tells them")]
+_ImageChannels = Annotated[int, Field(ge=1, description="channels of the image or of a 2-D autoencoder's latents")]
+_Preset = Annotated[Preset | None, Field(description="sizes by name; null: taken from `block_out_channels`")]
 _Channels = Annotated[
     list[int] | None, Field(min_length=1, description="channels of each level, the finest first; null: as the preset")
 ]
@@ -118,7 +118,7 @@ def as_image(x: Tensor, io_channels: int, image_channels: int, multiple: int) ->
     if x.shape[1] != io_channels:
         raise ValueError(
             f"latents have {x.shape[1]} channels, but the io_channels of this U-Net are {io_channels}; give it latents "
-            "of as many channels, such as those of its pretransform"
+            "of as many channels, such as its pretransform returns"
         )
     image = x.unflatten(1, (image_channels, -1))
     bands, frames = image.shape[-2:]

@@ -1,4 +1,4 @@
-"""Low-rank adapters: trained beside a frozen model, saved in small files, stacked and switched at will.
+"""Low-rank adapters: trained beside a frozen model, saved in small files, stacked and switched individually.
 
     adapter = attach_lora(model, lora_config_from(model_config["lora"]), seed=42)   # training
     optimizer = torch.optim.AdamW(adapter.parameters())
@@ -8,9 +8,9 @@
     merge_lora(model)
 
 PEFT and the LoRA utilities of diffusers are not used here. PEFT replaces layers by wrappers, which renames the base's
-state dict (`base_layer.weight`), so that its checkpoints no longer fit once an adapter is on. It has no adapters along
-columns or both axes, no -xs forms of them, and no intervals of noise levels. The converters of diffusers know the names
-of its own models, not these. ComfyUI's files, which both worlds read, are written by `lora convert`.
+state dict (`base_layer.weight`), so checkpoints no longer fit while an adapter is attached. It has no adapters
+along columns or both axes, no -xs forms of them, and no intervals of noise levels. The converters of diffusers only
+handle the names of diffusers' models. ComfyUI's files, which both worlds read, are written by `lora convert`.
 """
 
 from stable_audio_tools.models.lora.adapter import LoraAdapter, attach_lora, attached_loras, unload_lora

@@ -39,7 +39,7 @@ class LoraAdapter(nn.Module):
 
     @property
     def facts(self) -> dict[str, object]:
-        """What its file tells of it: trigger text, step, base model."""
+        """Facts from its file: trigger text, step, base model."""
         return self.control.facts
 
     @property
@@ -49,7 +49,7 @@ class LoraAdapter(nn.Module):
 
     @property
     def strength(self) -> float:
-        """W + strength (W' - W); any number, 0 is the base."""
+        """The factor of W' - W; any number, 0 is the base."""
         return self.control.strength
 
     @strength.setter
@@ -68,7 +68,7 @@ class LoraAdapter(nn.Module):
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Noise levels, 0 (data) to 1 (noise), at which samplers use it; None: all."""
+        """Noise levels, 0 (data) to 1 (noise), at which samplers use the adapter; None means all."""
         return self.control.interval
 
     @interval.setter
@@ -84,7 +84,7 @@ class LoraAdapter(nn.Module):
 
     @property
     def layer_filter(self) -> tuple[str, ...] | None:
-        """Patterns of the layers on which it acts; None: all."""
+        """Patterns of the layers on which the adapter acts; None means all."""
         return self.control.layer_filter
 
     @layer_filter.setter
@@ -98,13 +98,13 @@ class LoraAdapter(nn.Module):
         self.control.layer_filter = None if patterns is None else tuple(patterns)
 
     def layers(self) -> Iterator[tuple[str, LoraFactors]]:
-        """Each adapted layer's path and factors."""
+        """Yield the path and the factors of each adapted layer."""
         for path, factors in zip(self.targets, self.factors):
             assert isinstance(factors, LoraFactors)
             yield path, factors
 
     def named_factors(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters by their state-dict names."""
+        """Yield parameters by their state-dict names."""
         for path, factors in self.layers():
             for name, tensor in factors.tensors().items():
                 yield f"{path}.{name}", tensor
@@ -128,23 +128,23 @@ class LoraAdapter(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        given = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+        values = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
         for name, tensor in self.named_factors():
-            value = given.pop(name, None)
+            value = values.pop(name, None)
             if value is None:
                 missing_keys.append(f"{prefix}{name}")
             elif value.shape != tensor.shape:
                 error_msgs.append(f"{prefix}{name}: shape {tuple(value.shape)}, expected {tuple(tensor.shape)}")
             else:
                 tensor.copy_(value)
-        unexpected_keys.extend(f"{prefix}{name}" for name in given)
+        unexpected_keys.extend(f"{prefix}{name}" for name in values)
 
 
 def attach_lora(model: nn.Module, config: LoraConfig, seed: int | None = None, name: str = DEFAULT_NAME) -> LoraAdapter:
-    """Freeze a model and give its layers an adapter that trains; the model's output is unchanged.
+    """Freeze a model and attach a trainable adapter; the model's output is unchanged.
 
-    `seed` fixes the random factors; without one they come from torch's generator. Load base weights before: they are
-    cast to `base_precision`, and magnitudes begin as their norms.
+    `seed` fixes the random factors; if omitted, torch's generator draws them. Load base weights first: they are cast to
+    `base_precision`, and magnitudes start as their norms.
     """
     targets = find_targets(model, config)
     check_name(model, name)
@@ -162,18 +162,18 @@ def attach_lora(model: nn.Module, config: LoraConfig, seed: int | None = None, n
 
 
 def put_on(model: nn.Module, control: Control, targets: Mapping[str, nn.Module]) -> LoraAdapter:
-    """Hang factors of one adapter under the layers given by path; the factors are not filled."""
+    """Attach empty factors of one adapter to layers, by path."""
     refuse_merged(model)
-    made: dict[str, LoraFactors] = {}
+    factors_by_path: dict[str, LoraFactors] = {}
     for path, layer in targets.items():
-        made[path] = LoraFactors(control, dense_weight(layer), rank_of(path, control.config))
-    for path, factors in made.items():
+        factors_by_path[path] = LoraFactors(control, dense_weight(layer), rank_of(path, control.config))
+    for path, factors in factors_by_path.items():
         adapt_layer(targets[path], factors)
-    return LoraAdapter(control, made)
+    return LoraAdapter(control, factors_by_path)
 
 
 def attached_loras(model: nn.Module) -> dict[str, LoraAdapter]:
-    """The adapters of a model, by name, in the order in which they came."""
+    """Return the adapters of a model, by name, in the order of attachment."""
     found: dict[str, dict[str, LoraFactors]] = {}
     for path, layer in adapted_layers(model).items():
         for factors in layer.factors():
@@ -182,12 +182,12 @@ def attached_loras(model: nn.Module) -> dict[str, LoraAdapter]:
 
 
 def adapted_layers(model: nn.Module) -> dict[str, AdaptedLayer]:
-    """Layers with an adapter, by path."""
+    """Return the layers with an adapter, by path."""
     return {path: layer for path, layer in model.named_modules() if isinstance(layer, AdaptedLayer)}
 
 
 def unload_lora(model: nn.Module, name: str | None = None) -> None:
-    """Take one adapter off, or all of them; the base is as it was before they came."""
+    """Remove one adapter, or all of them; the base is then as before."""
     layers = adapted_layers(model)
     known = {factors.control.name for layer in layers.values() for factors in layer.factors()}
     if name is not None and name not in known:
@@ -200,7 +200,7 @@ def unload_lora(model: nn.Module, name: str | None = None) -> None:
 
 
 def check_name(model: nn.Module, name: str) -> str:
-    """A name that no adapter of this model has."""
+    """Return the name if no adapter of this model has it."""
     if not name or "." in name:
         raise ConfigError(f"adapter name {name!r}: expected a word without dots")
     if name in {factors.control.name for layer in adapted_layers(model).values() for factors in layer.factors()}:
@@ -209,13 +209,13 @@ def check_name(model: nn.Module, name: str) -> str:
 
 
 def refuse_merged(model: nn.Module) -> None:
-    """Adapters come and go only while the base weights are the base's."""
+    """Refuse changes while adapters are merged into the base weights."""
     if any(layer.kept_weights is not None for layer in adapted_layers(model).values()):
         raise UserError("adapters are merged into this model; call unmerge_lora first")
 
 
 def draw_start(factors: LoraFactors, generator: torch.Generator | None) -> None:
-    """Drawn on the CPU, so that a seed gives the same start on every device."""
+    """Draw the random factor on the CPU, so that a seed gives the same start on every device."""
     if factors.control.config.form.core:
         return
     drawn = torch.empty(factors.lora_A.shape)
@@ -225,7 +225,7 @@ def draw_start(factors: LoraFactors, generator: torch.Generator | None) -> None:
 
 
 class NoiseIntervals:
-    """The adapters of a backbone that have an interval, for one sampling run."""
+    """The adapters of a backbone that have an interval of noise levels, for one sampling run."""
 
     def __init__(self, model: object) -> None:
         layers = adapted_layers(model).values() if isinstance(model, nn.Module) else ()
@@ -234,7 +234,7 @@ class NoiseIntervals:
 
     @contextmanager
     def at(self, level: Tensor) -> Iterator[tuple[bool, ...]]:
-        """Inside, each adapter acts or not as the level (b,) of the batch's first item says; yields which do."""
+        """Activate the adapters whose interval holds the level (b,) of the first item; yield which are active."""
         if not self._controls:
             yield ()
             return

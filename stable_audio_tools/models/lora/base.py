@@ -21,7 +21,7 @@ _KEPT = {"pretransform", "lora_factors"}  # autoencoders decode to noise in bflo
 
 
 def cast_base(model: nn.Module, precision: BasePrecision, targets: Mapping[str, nn.Module]) -> None:
-    """Give the base a precision; `int8` and `nf4` are for the Linear targets, the rest is then bfloat16.
+    """Cast the base to a precision; `int8` and `nf4` quantise the Linear targets and cast the rest to bfloat16.
 
     The pretransform and other adapters keep theirs. Quantised weights are packed when the model moves to its device.
     """
@@ -42,12 +42,12 @@ def cast_base(model: nn.Module, precision: BasePrecision, targets: Mapping[str, 
 
 
 def is_quantized(layer: nn.Module) -> bool:
-    """Are the layer's weights packed by bitsandbytes?"""
+    """Return True if the weights are packed by bitsandbytes."""
     return type(layer.weight).__name__ in ("Params4bit", "Int8Params")
 
 
 def dense_weight(layer: nn.Module) -> Tensor:
-    """The weight of a layer as a matrix (rows, cols), without its gradient."""
+    """Return the weight of a layer as a matrix (rows, cols), without its gradient."""
     weight: Any = layer.weight
     if not is_quantized(layer):
         matrix: Tensor = weight.detach().flatten(1)
@@ -70,17 +70,17 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> None:
 def _quantized(bnb: ModuleType, layer: nn.Module, precision: str) -> nn.Module:
     assert isinstance(layer, nn.Linear)
     sizes = {"input_features": layer.in_features, "output_features": layer.out_features, "bias": layer.bias is not None}
-    made: nn.Module
+    quantized: nn.Module
     if precision == "int8":
-        made = bnb.nn.Linear8bitLt(**sizes, has_fp16_weights=False)
+        quantized = bnb.nn.Linear8bitLt(**sizes, has_fp16_weights=False)
         weight = bnb.nn.Int8Params(layer.weight.data.half(), requires_grad=False)
     else:
-        made = bnb.nn.Linear4bit(**sizes, quant_type="nf4", compute_dtype=torch.bfloat16)
+        quantized = bnb.nn.Linear4bit(**sizes, quant_type="nf4", compute_dtype=torch.bfloat16)
         weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, quant_type="nf4")
-    made.weight = weight
+    quantized.weight = weight
     if layer.bias is not None:
-        made.bias = layer.bias
-    return made.to(layer.weight.device)
+        quantized.bias = layer.bias
+    return quantized.to(layer.weight.device)
 
 
 _SAMPLES = 4096  # of each tensor, evenly spaced: a fine-tune moves nearly every value
@@ -88,12 +88,12 @@ _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": 
 
 
 def base_facts(model: nn.Module, paths: Iterable[str]) -> dict[str, object]:
-    """What a file tells of its base: hashes of the weights at these paths, in every precision they can be had in."""
+    """Return the facts that identify a base: hashes of the weights at these paths, in every precision they round to."""
     return {"base_hashes": _hashes(model, paths)}
 
 
 def same_weights(ours: Mapping[str, object], theirs: Mapping[str, object]) -> bool | None:
-    """Do two `base_facts` tell of the same weights? None: they cannot be compared."""
+    """Return True if two `base_facts` are of the same weights, None if they cannot be compared."""
     mine, others = ours.get("base_hashes"), theirs.get("base_hashes")
     if not isinstance(mine, Mapping) or not isinstance(others, Mapping):
         return None

@@ -1,4 +1,4 @@
-"""The `lora` section of a model config: LoRAW's keys and Stable Audio 3's, as one."""
+"""The `lora` section of a model config, with the keys of LoRAW and of Stable Audio 3."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple, get_args
@@ -16,7 +16,7 @@ DEFAULT_RANK = 16
 
 
 class Form(NamedTuple):
-    """What an adapter type is made of."""
+    """The parts of an adapter type."""
 
     rows: bool  # a learned magnitude for every row of W
     cols: bool  # and for every column
@@ -29,16 +29,14 @@ class Form(NamedTuple):
 
 
 class LoraConfig(BaseModel):
-    """Which layers get an adapter, of which type and size."""
+    """The layers that get an adapter, and its type and size."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     adapter_type: Annotated[
         AdapterType, Field(description="lora; dora-rows (dora), dora-cols, bora: learned magnitudes; -xs: a core alone")
     ] = "lora"
-    rank: Annotated[int, Field(ge=1, description="width of the factors; no layer gets more than its own")] = (
-        DEFAULT_RANK
-    )
+    rank: Annotated[int, Field(ge=1, description="width of the factors, at most the width of the layer")] = DEFAULT_RANK
     alpha: Annotated[float | None, Field(gt=0, description="the change of W is alpha / rank * B A; null: rank")] = None
     ranks: Annotated[
         dict[str, Annotated[int, Field(ge=1)]], Field(description="pattern -> rank of the layers it matches, last wins")
@@ -66,7 +64,7 @@ class LoraConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _settle(cls, given: object) -> object:
-        """LoRAW's names in ours, and nothing said twice."""
+        """Translate LoRAW's keys; refuse settings that contradict each other."""
         if not isinstance(given, Mapping):
             return given
         settled, decomposed = dict(given), given.get("weight_decompose")
@@ -79,11 +77,11 @@ class LoraConfig(BaseModel):
         if settled.get("adapter_type") == "dora":
             settled["adapter_type"] = "dora-rows"
         if given.get("include") is not None and given.get("component_whitelist") is not None:
-            raise ValueError("component_whitelist and include both say what is adapted; leave one of them out")
+            raise ValueError("component_whitelist and include both set what is adapted; leave one of them out")
         for key, nothing in (("dropout", 0.0), ("module_dropout", 0.0), ("exclude", [])):
             if key in settled and settled[key] is None:
                 settled[key] = nothing
-        if settled.get("alpha") == 0:  # LoRAW's word for "the rank"
+        if settled.get("alpha") == 0:  # in LoRAW: the rank
             settled["alpha"] = None
         return settled
 
@@ -92,12 +90,12 @@ class LoraConfig(BaseModel):
         return Form.of(self.adapter_type)
 
     def scale(self, rank: int) -> float:
-        """What B A is multiplied by in a layer that was given this rank."""
+        """Return the factor of B A in a layer of this rank."""
         return 1.0 if self.alpha is None else self.alpha / rank
 
 
 def lora_config_from(section: Mapping[str, object] | None, path: str = "lora") -> LoraConfig:
-    """Check a `lora` section; every mistake is in the one ConfigError."""
+    """Check a `lora` section; one ConfigError holds every mistake."""
     try:
         return LoraConfig.model_validate(dict(section or {}))
     except ValidationError as error:

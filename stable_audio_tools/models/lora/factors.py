@@ -26,7 +26,7 @@ FACTOR_NAMES = ("lora_A", "lora_B", "M_xs", "magnitude", "magnitude_r", "magnitu
 
 @dataclass
 class Control:
-    """What all layers of one adapter share, and a copied model has of its own."""
+    """The state shared by all layers of one adapter; a copied model gets its own."""
 
     name: str
     config: LoraConfig
@@ -45,7 +45,7 @@ class Control:
 
 
 class LoraFactors(nn.Module):
-    """The trained tensors of one adapter in one layer; they stay out of state dicts, where the handle puts them."""
+    """The trained tensors of one adapter in one layer. The handle saves them; the layer's state dict omits them."""
 
     lora_A: nn.Parameter  # (r, cols)
     lora_B: nn.Parameter  # (rows, r)
@@ -100,7 +100,7 @@ class LoraFactors(nn.Module):
         return self.lora_B, self.lora_A
 
     def pair_as(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """`pair` in the precision of a pass; converted once while nothing trains."""
+        """Return `pair` in the precision of a pass; converted once while nothing trains."""
 
         def convert() -> tuple[Tensor, Tensor]:
             up, down = self.pair()
@@ -114,7 +114,7 @@ class LoraFactors(nn.Module):
         return form.rows or form.cols
 
     def gains(self, weight: Tensor | None, made_of: Any) -> Gains:
-        """Of the base weight (rows, cols), in the precision of the factors; `made_of` changes when the weight does.
+        """Return the gains for a base weight (rows, cols); `made_of` changes when the weight does.
 
         Computed once while nothing trains.
         """
@@ -138,15 +138,15 @@ class LoraFactors(nn.Module):
             return adapted_weight(wide, up, down, self.scale, self.magnitudes) - wide
 
     def drop(self, hidden: Tensor) -> Tensor:
-        """Dropout of the rank's units."""
+        """Apply dropout to the rank's units."""
         return F.dropout(hidden, self.dropout, self.training) if self.dropout else hidden
 
     def skipped(self) -> bool:
-        """Does this pass leave the adapter out? Drawn from torch's generator, which checkpointing and resume keep."""
+        """Draw whether this pass omits the adapter, from torch's generator, which checkpointing and resume keep."""
         return self.training and self.module_dropout > 0 and bool(torch.rand(()) < self.module_dropout)
 
     def tensors(self) -> dict[str, nn.Parameter]:
-        """Those of the file format, by its names."""
+        """Return the tensors of the file format, by name."""
         return dict(self.named_parameters(recurse=False))
 
     def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
@@ -156,7 +156,7 @@ class LoraFactors(nn.Module):
         pass
 
     def _while_frozen(self, name: str, made_of: Any, compute: Callable[[], Result]) -> Result:
-        """The result of `compute`, kept until the factors or `made_of` change; computed anew where gradients flow."""
+        """Return the result of `compute`, cached until the factors or `made_of` change; never with gradients."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling():
             return compute()
         own = tuple((p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version) for p in self.parameters())

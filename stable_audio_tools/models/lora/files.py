@@ -62,7 +62,7 @@ COMFY_PREFIX, COMFY_DOTTED = "lora_unet_", "diffusion_model."
 
 
 def parse(path: str, tensors: Mapping[str, Tensor], header: Header) -> LoraFile:
-    """Recognise a file by its tensor names."""
+    """Recognise the format of a file by its tensor names, and read it."""
     if not tensors:
         raise CheckpointError(f"{path}: holds no tensors")
     for format_name, pattern in _PATTERNS.items():
@@ -75,7 +75,7 @@ def parse(path: str, tensors: Mapping[str, Tensor], header: Header) -> LoraFile:
         if strange:
             raise CheckpointError(
                 f"{path}: an adapter file by {len(found)} of its names, but {strange[0]!r} and {len(strange) - 1} more "
-                "are none of an adapter's"
+                "are not an adapter's"
             )
         return _parse_as(format_name, path, {name: tensors[name] for name in found}, found, header)
     raise CheckpointError(
@@ -85,7 +85,7 @@ def parse(path: str, tensors: Mapping[str, Tensor], header: Header) -> LoraFile:
 
 
 def assemble(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
-    """Tensors and header of a file in `lora.format`; the layers have our paths."""
+    """Return tensors and header of a file in `lora.format`; the layers have our paths."""
     write = {"native": _as_native, "sa3": _as_sa3, "loraw": _as_loraw, "comfyui": _as_comfyui}[lora.format]
     return write(lora)
 
@@ -105,7 +105,7 @@ def _parse_as(
             where = where.replace("/", ".")
         if factor == "alpha":
             alphas[where] = float(tensor)
-        elif factor != "dora_mag.bias":  # LoRAW saves it, and computes nothing with it
+        elif factor != "dora_mag.bias":  # saved by LoRAW, where it is added to the norms
             layers.setdefault(where, {})[_OUR_NAMES.get(factor, factor)] = tensor
     if format_name in ("native", "sa3"):
         section = header.get("lora", {}).get("config") if format_name == "native" else header.get("lora_config")
@@ -134,7 +134,7 @@ def _flat(layers: Layers) -> Layers:
 
 
 def _settle_type(config: LoraConfig, layers: Layers) -> LoraConfig:
-    """Early Stable Audio 3 files say `dora`; the shape of a magnitude with two axes tells along which."""
+    """Correct the type of early Stable Audio 3 files, which say `dora` for both axes, from the shape of a magnitude."""
     if config.adapter_type not in ("dora-rows", "dora-rows-xs"):
         return config
     shapes = [factors["magnitude"].shape for factors in layers.values() if "magnitude" in factors]
@@ -145,7 +145,7 @@ def _settle_type(config: LoraConfig, layers: Layers) -> LoraConfig:
 
 
 def _guess_config(path: str, layers: Layers) -> LoraConfig:
-    """Type and rank from the tensors alone."""
+    """Infer type and rank from the tensors."""
     factors = next(iter(layers.values()))
     core = "-xs" if "M_xs" in factors else ""
     if "magnitude_r" in factors:
@@ -164,7 +164,7 @@ def _guess_config(path: str, layers: Layers) -> LoraConfig:
 
 
 def _with_common_alpha(lora: LoraFile) -> LoraFile:
-    """ComfyUI's scale is alpha / rank of each layer: one alpha where all agree, else folded into B."""
+    """Set one alpha where the scales of all layers (alpha / rank in ComfyUI) agree; fold them into B otherwise."""
     scales = {
         path: lora.alphas.get(path, len(held["lora_A"])) / len(held["lora_A"]) for path, held in lora.layers.items()
     }
@@ -189,7 +189,7 @@ def _as_sa3(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
 
 
 def _as_loraw(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
-    """Its scale is lost on the way: it is folded into the up factor, so that alpha = rank there."""
+    """Fold the scale into the up factor, so that alpha equals rank: LoRAW's files hold no alpha."""
     _refuse(lora, ("lora", "dora-rows"), "LoRAW")
     tensors = {}
     for path, held in lora.layers.items():
@@ -229,7 +229,7 @@ def _refuse(lora: LoraFile, kinds: tuple[str, ...], program: str) -> None:
 
 
 def read_lora(path: str | Path, alpha: float | None = None) -> LoraFile:
-    """Read an adapter of any known format. `alpha` is for files that do not tell it."""
+    """Read an adapter of any known format. `alpha` is for files that do not hold it."""
     path = Path(path).expanduser()
     if path.is_dir():
         raise CheckpointError(f"{path}: a folder; name the adapter file in it")
@@ -240,7 +240,7 @@ def read_lora(path: str | Path, alpha: float | None = None) -> LoraFile:
 
 
 def write_lora(lora: LoraFile, path: str | Path, dtype: torch.dtype | None = None) -> Path:
-    """Write an adapter in the format that `lora.format` names; whole or not at all."""
+    """Write an adapter in the format `lora.format`, atomically."""
     path = Path(path)
     tensors, header = assemble(lora)
     if dtype is not None:
@@ -262,7 +262,7 @@ def write_lora(lora: LoraFile, path: str | Path, dtype: torch.dtype | None = Non
 
 
 def describe_lora(path: str | Path) -> str:
-    """What an adapter file is and holds, over a few lines."""
+    """Describe an adapter file in a few lines."""
     lora = read_lora(path)
     config, facts = lora.config, dict(lora.facts)
     size = sum(t.numel() * t.element_size() for held in lora.layers.values() for t in held.values())
@@ -274,7 +274,8 @@ def describe_lora(path: str | Path) -> str:
         f"rank {config.rank}{ranks}, alpha {alpha}",
         f"{len(lora.layers)} layers, {lora.num_parameters:,} values, {size / 2**20:.2f} MiB, {', '.join(kinds)}",
     ]
-    lines += [f"{key.replace('_', ' ')}: {_told(value)}" for key, value in facts.items() if value not in (None, "", {})]
+    shown = {key: value for key, value in facts.items() if value not in (None, "", {})}
+    lines += [f"{key.replace('_', ' ')}: {_format_fact(value)}" for key, value in shown.items()]
     names = list(lora.layers)
     lines += [f"  {name}" for name in names[:5]] + ([f"  and {len(names) - 5} more"] if len(names) > 5 else [])
     return "\n".join(lines)
@@ -289,7 +290,7 @@ _NOUNS = {
 
 
 def _header(stored: StoredWeights) -> Header:
-    """What the file says of its tensors: JSON in a safetensors header, objects in a .ckpt."""
+    """Read the header: JSON in a safetensors file, objects in a .ckpt."""
     header: Header = {}
     for key in ("lora", "lora_config"):
         value = stored.extra.get(key)
@@ -317,7 +318,7 @@ def _write_pickle(tensors: dict[str, Tensor], header: Header, path: Path, bare: 
         torch.save(tensors if bare else {"state_dict": tensors, **header}, file)
 
 
-def _told(value: object) -> str:
+def _format_fact(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {item}" for key, item in value.items())
     return str(value)

@@ -8,8 +8,8 @@
 | `bora` | m_c * V / column norms of V, with V of `dora-rows` |
 
 (Hu et al. 2022, Liu et al. 2024, Wang et al. 2024.) The -xs forms have B = U and A = M V^T, from the leading singular
-vectors of W (Bałazy et al. 2024). Norms are those of the sum, with gradients through them, and W and B A are never
-added for them: |W_i + s B_i A|^2 = |W_i|^2 + 2 s B_i (A W_i^T) + s^2 B_i (A A^T) B_i^T costs a rank-wide product.
+vectors of W (Bałazy et al. 2024). Norms are of the sum, and gradients flow through them, but W and B A are not added
+for them: |W_i + s B_i A|^2 = |W_i|^2 + 2 s B_i (A W_i^T) + s^2 B_i (A A^T) B_i^T costs a rank-wide product.
 """
 
 from typing import NamedTuple
@@ -61,20 +61,20 @@ def gains(
 
 
 def adapted_weight(weight: Tensor, up: Tensor, down: Tensor, scale: float, magnitudes: Magnitudes) -> Tensor:
-    """W' itself."""
-    made = weight + scale * (up @ down)
+    """Return W'."""
+    adapted = weight + scale * (up @ down)
     if magnitudes.rows is not None:
-        made = made * (magnitudes.rows / _norm(made.square().sum(1)))[:, None]
+        adapted = adapted * (magnitudes.rows / _norm(adapted.square().sum(1)))[:, None]
     if magnitudes.cols is not None:
-        made = made * (magnitudes.cols / _norm(made.square().sum(0)))
-    return made
+        adapted = adapted * (magnitudes.cols / _norm(adapted.square().sum(0)))
+    return adapted
 
 
 def singular_bases(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """U (rows, r) and V (cols, r) of W, each pair signed so that the largest entry of its column of U is positive."""
     matrix = (weight.cpu() if weight.device.type == "mps" else weight).detach().double()  # Apple's GPUs have no float64
     left, values = leading_vectors(matrix if len(matrix) <= matrix.shape[1] else matrix.T, rank)
-    if values[-1] <= _SEPARATE * values[0]:  # the other side cannot be had from this one
+    if values[-1] <= _SEPARATE * values[0]:  # too close to singular to compute the other side
         full, _, right = torch.linalg.svd(matrix, full_matrices=False)
         left, right = full[:, :rank], right[:rank].T
     elif len(matrix) <= matrix.shape[1]:
@@ -129,7 +129,7 @@ def _wide(weight: Tensor) -> torch.dtype:
 
 
 class _WeightedSquares(Function):
-    """sum_i w_i W_ij^2; the squares are computed again for the gradient rather than kept."""
+    """sum_i w_i W_ij^2; the squares are computed again for the gradient."""
 
     generate_vmap_rule = True
 
@@ -175,6 +175,6 @@ class _Enlarged(Function):
 
 
 def enlarged(x: Tensor, more: Tensor) -> Tensor:
-    """(1 + more) x, where 1 + more may not be told from 1 in the precision of x."""
+    """Return (1 + more) x without rounding 1 + more to the precision of x."""
     result: Tensor = _Enlarged.apply(x, more)
     return result

@@ -1,7 +1,7 @@
-"""Adapted layers: a base layer whose class gained a forward pass, and the factors that it reads.
+"""Adapted layers: a base layer whose class has another forward pass, and the factors that it reads.
 
 The base layer keeps its own parameters under its own names, so base checkpoints load and save as without adapters; the
-factors hang below it, where moves, casts, copies and averages reach them, and stay out of its state dict.
+factors are submodules, so moves, casts, copies and averages reach them, but its state dict omits them.
 """
 
 from collections.abc import Callable, Iterator
@@ -26,17 +26,17 @@ class AdaptedLayer(nn.Module):
     kept_weights: dict[str, Tensor] | None  # of the base, on the CPU, while adapters are merged into it
 
     def factors(self) -> Iterator[LoraFactors]:
-        """Of every adapter of this layer."""
+        """Yield the factors of every adapter of this layer."""
         for factors in self.lora_factors.values():
             assert isinstance(factors, LoraFactors)
             yield factors
 
     def base_weight(self) -> Tensor:
-        """W as a matrix (rows, cols)."""
+        """Return W as a matrix (rows, cols)."""
         return dense_weight(self)
 
     def _made_of(self) -> tuple[Any, ...] | None:
-        """The memory and version of what the base weight comes from; None where a compiler cannot ask."""
+        """Return the memory and version of the base weight's parameters; None while a compiler runs."""
         if torch.compiler.is_compiling():
             return None
         own = self.named_parameters(recurse=False)
@@ -151,7 +151,7 @@ class AdaptedLinear(AdaptedLayer):
 
 
 class AdaptedConv1d(AdaptedLayer):
-    """x (b, c, n) -> (b, rows, n); columns are those of the kernel laid flat."""
+    """x (b, c, n) -> (b, rows, n); columns are the flattened kernel."""
 
     kernel_size: tuple[int, ...]
     groups: int
@@ -221,7 +221,7 @@ def _adapted_class(base: type[nn.Module]) -> type[AdaptedLayer]:
 
 
 def adapt_layer(layer: nn.Module, factors: LoraFactors) -> AdaptedLayer:
-    """Hang factors under a layer, which from then on counts them in."""
+    """Attach factors to a layer."""
     if not isinstance(layer, AdaptedLayer):
         kind: Any = type(layer)
         layer.__class__ = _adapted_class(kind)
@@ -234,7 +234,7 @@ def adapt_layer(layer: nn.Module, factors: LoraFactors) -> AdaptedLayer:
 
 
 def release_layer(layer: AdaptedLayer, name: str) -> None:
-    """Take one adapter away; the last one leaves the layer as it was made."""
+    """Remove one adapter; without adapters the layer has its original class again."""
     del layer.lora_factors[name]
     if not layer.lora_factors:
         del layer.lora_factors, layer.kept_weights

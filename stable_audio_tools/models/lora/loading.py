@@ -20,7 +20,7 @@ from stable_audio_tools.models.lora.targets import adaptable_layers, rank_of
 logger = logging.getLogger(__name__)
 
 Source = str | Path | LoraFile
-# Where other programs' paths begin in our models.
+# Prefixes of other programs' paths in our models.
 _ROOTS = ("", "model.", "model.model.", "conditioner.", "diffusion.", "model.conditioner.")
 
 
@@ -35,15 +35,15 @@ def load_lora(
     alpha: float | None = None,
     trainable: bool = False,
 ) -> LoraAdapter:
-    """Put an adapter from a file onto a model, beside those that are there; on an error the model is as before.
+    """Attach an adapter from a file to a model, beside its other adapters; after an error the model is as before.
 
     `interval`: noise levels at which samplers use it. `layers`: patterns of the layers it acts on. `alpha`: for files
-    that do not tell it (LoRAW's). `trainable` freezes the base and goes on training the adapter.
+    that do not hold it (LoRAW's). `trainable` freezes the base, and the adapter trains on.
     """
     lora = fit_to(model, source if isinstance(source, LoraFile) else read_lora(source, alpha))
     if not lora.knows_alpha:
         logger.warning(
-            "%s does not tell its alpha; taken as its rank, %d (give alpha otherwise)", lora.name, lora.config.rank
+            "%s holds no alpha; its rank, %d, is used (set alpha to change that)", lora.name, lora.config.rank
         )
     name = check_name(model, name or _free_name(model, Path(lora.path).stem))
     targets = {path: model.get_submodule(path) for path in lora.layers}
@@ -64,7 +64,7 @@ def load_lora(
 
 
 def fill_lora(adapter: LoraAdapter, source: Source) -> None:
-    """Start an attached adapter from a file of the same type, ranks and layers; another alpha changes no output."""
+    """Fill an attached adapter from a file of the same type, ranks and layers; a different alpha changes no output."""
     lora = source if isinstance(source, LoraFile) else read_lora(source)
     lora = _renamed(lora, dict(adapter.layers()))
     ours, theirs = adapter.config.adapter_type, lora.config.adapter_type
@@ -100,7 +100,7 @@ def save_lora(
 ) -> Path:
     """Write an adapter to a file. `dtype`: None as trained. `metadata`: base_name, trigger, step and the like.
 
-    With `model`, the hash of its base weights is written too, by which a later load knows the base again.
+    With `model`, the hash of its base weights is written too, by which a later load recognises the base.
     """
     return write_lora(as_file(adapter, str(path), metadata, model, format), path, dtype)
 
@@ -112,7 +112,7 @@ def as_file(
     model: nn.Module | None = None,
     format: LoraFormat = "native",
 ) -> LoraFile:
-    """What `save_lora` writes."""
+    """Return an attached adapter as the file that `save_lora` writes."""
     layers: Layers = {
         where: {name: tensor.detach() for name, tensor in factors.tensors().items()}
         for where, factors in adapter.layers()
@@ -124,7 +124,7 @@ def as_file(
 
 
 def fit_to(model: nn.Module, lora: LoraFile) -> LoraFile:
-    """The same by the paths of this model; anything but a complete fit by name and shape is an error."""
+    """Rename the layers to the paths of this model; anything but a complete fit by name and shape is an error."""
     known = adaptable_layers(model)
     fitted = _renamed(lora, known)
     matched = [path for path in fitted.layers if path in known]
@@ -144,7 +144,7 @@ def fit_to(model: nn.Module, lora: LoraFile) -> LoraFile:
 
 
 def _renamed(lora: LoraFile, known: Mapping[str, object]) -> LoraFile:
-    """Paths of the file as paths of the model: one root for all of them, or for each where several are needed."""
+    """Rename the paths of the file to paths of the model, each by the first prefix that fits."""
     if lora.format == "comfyui":
         flat = {path.replace(".", "_"): path for path in known}
         names = {name: _from_comfyui(name, flat, known) for name in lora.layers}
@@ -200,16 +200,16 @@ def _compare_base(model: nn.Module, lora: LoraFile) -> None:
     base = lora.facts.get("base_name") or "another model of the same shape"
     if lora.config.form.core:
         raise CheckpointError(
-            f"{lora.path}: made for the weights of {base}; an adapter of type {lora.config.adapter_type} is written in "
-            "their singular vectors and means nothing on others"
+            f"{lora.path}: trained for the weights of {base}; an adapter of type {lora.config.adapter_type} is in "
+            "their singular vectors and has no meaning on others"
         )
     logger.warning(
-        "%s was made for other weights (%s) of the same shape; it loads, and may act less well", lora.name, base
+        "%s was trained for other weights (%s) of the same shape; it loads, but may act less well", lora.name, base
     )
 
 
 def _rescaled(lora: LoraFile, known: Mapping[str, LoraFactors]) -> LoraFile:
-    """The same changes of the weights under the scales of other factors."""
+    """Rescale the factors so that they change the weights equally under the scales of other factors."""
     layers: Layers = {}
     for path, held in lora.layers.items():
         last, ratio = "M_xs" if "M_xs" in held else "lora_B", lora.scale(path) / known[path].scale
@@ -225,7 +225,7 @@ def _fill(adapter: LoraAdapter, lora: LoraFile) -> None:
 
 
 def _resize(factors: LoraFactors, name: str, tensor: Tensor) -> None:
-    """Ranks are those of the file, layer by layer."""
+    """Copy a tensor, and take over its rank."""
     held = factors.tensors()[name]
     if held.shape != tensor.shape:
         held.data = held.new_empty(tensor.shape)
@@ -248,7 +248,7 @@ _BELOW = {"model.": "model.", "conditioners.": "conditioner."}  # Stable Audio 3
 
 
 def convert_lora(lora: LoraFile, target: LoraFormat, model: nn.Module | None = None) -> LoraFile:
-    """The adapter as a file of another format. `model` settles names; only ComfyUI's underscores need one."""
+    """Convert an adapter to another format. `model` resolves its names; only ComfyUI's underscores need one."""
     return replace(_with_our_paths(lora, model), format=target)
 
 
@@ -269,6 +269,6 @@ def _from_sa3(name: str) -> str:
 def _from_dots(lora: LoraFile, name: str) -> str:
     if name.startswith(COMFY_PREFIX):
         raise CheckpointError(
-            f"{lora.path}: ComfyUI's names ({name}) do not tell where a path is divided; give --model-config"
+            f"{lora.path}: ComfyUI's names ({name}) do not show where a path is divided; give --model-config"
         )
     return f"model.model.{name.partition('.')[2]}"

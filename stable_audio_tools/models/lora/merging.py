@@ -1,4 +1,4 @@
-"""Adapters into base weights and out again, and out of the difference of two models."""
+"""Merges adapters into base weights and back, and extracts them from the difference of two models."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -62,7 +62,7 @@ def merge_lora(model: nn.Module) -> int:
 
 @torch.no_grad()
 def unmerge_lora(model: nn.Module) -> int:
-    """The base weights as they were before `merge_lora` -> number of layers."""
+    """Restore the base weights from before `merge_lora` -> number of layers."""
     merged = [layer for layer in adapted_layers(model).values() if layer.kept_weights is not None]
     if not merged:
         raise UserError("no adapters are merged into this model")
@@ -85,7 +85,7 @@ def extract_lora(
     include: Sequence[str] | None = None,
     exclude: Sequence[str] = (),
 ) -> Extracted:
-    """A plain adapter from the difference of two models: the best B A of this rank, by SVD (Eckart & Young 1936)."""
+    """Extract an adapter from the difference of two models: the best B A of this rank, by SVD (Eckart & Young 1936)."""
     config = LoraConfig(rank=rank, include=None if include is None else list(include), exclude=list(exclude))
     targets = find_targets(base, config)
     ours, theirs = base.state_dict(), tuned.state_dict()
@@ -120,7 +120,7 @@ def _controls(layers: Iterable[AdaptedLayer]) -> list[Control]:
 
 
 def _closest_factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """B (rows, r) and A (r, cols) of like size, with B A the closest of rank r to a matrix."""
+    """Return B (rows, r) and A (r, cols) of equal norm, with B A the closest of rank r to a matrix."""
     if len(change) > change.shape[1]:
         down, up = _closest_factors(change.T, rank)
         return up.T.contiguous(), down.T.contiguous()
@@ -136,7 +136,7 @@ def _on_cpu(value: Tensor) -> Tensor:
 
 
 def _weights(layer: AdaptedLayer) -> dict[str, nn.Parameter]:
-    """What the weight is made of: itself, or gain and direction."""
+    """Return the parameters of the weight: itself, or gain and direction."""
     own = dict(layer.named_parameters(recurse=False))
     return {name: own[name] for name in ("weight", "weight_g", "weight_v") if name in own}
 

@@ -1,4 +1,4 @@
-"""An adapter between file and model: its tensors by layer, and what is known of it."""
+"""An adapter between file and model: its tensors by layer, its config and its facts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,13 +18,13 @@ Layers = dict[str, dict[str, Tensor]]  # path -> factor -> tensor
 
 @dataclass(frozen=True)
 class LoraFile:
-    """An adapter out of a file, or about to become one."""
+    """An adapter read from a file, or ready to be written."""
 
     path: str
     format: LoraFormat
     layers: Layers  # names as in the file, factors by our names
     config: LoraConfig
-    alphas: dict[str, float] = field(default_factory=dict)  # of formats that say it layer by layer
+    alphas: dict[str, float] = field(default_factory=dict)  # of formats with one per layer
     facts: dict[str, object] = field(default_factory=dict)
     knows_alpha: bool = True
 
@@ -37,22 +37,22 @@ class LoraFile:
         return sum(tensor.numel() for factors in self.layers.values() for tensor in factors.values())
 
     def scale(self, path: str) -> float:
-        """What B A of a layer is multiplied by."""
+        """Return the factor of B A in a layer."""
         return self.config.scale(rank_of(path, self.config))
 
     def with_alpha(self, alpha: float) -> "LoraFile":
-        """The same with another alpha, for formats that do not tell it."""
+        """Return a copy with another alpha, for formats that do not hold it."""
         return replace(self, config=self.config.model_copy(update={"alpha": alpha}), knows_alpha=True)
 
 
 def header_config(config: LoraConfig) -> dict[str, object]:
-    """What a file says of a config: all that differs from the default, and type and rank in any case."""
+    """Return the config for a header: type, rank, alpha, and every other key that differs from its default."""
     said = config.model_dump(exclude_defaults=True, exclude={"lr", "multiplier", "base_precision"})
     return {"adapter_type": config.adapter_type, "rank": config.rank, "alpha": config.alpha or config.rank, **said}
 
 
 def config_of(section: Mapping[str, object], path: str) -> LoraConfig:
-    """A config as a file tells it; what only training reads is left."""
+    """Read a config from a header; keys without a meaning here are ignored."""
     known = {key: section[key] for key in LoraConfig.model_fields if key in section}
     alpha = known.get("alpha")
     if isinstance(alpha, int):
@@ -64,7 +64,7 @@ def config_of(section: Mapping[str, object], path: str) -> LoraConfig:
 
 
 def check_shapes(lora: LoraFile) -> None:
-    """Every layer has the factors of the type, and they fit each other."""
+    """Check that every layer has the factors of the type, and that they fit each other."""
     form = lora.config.form
     both = form.rows and form.cols
     wanted = {"M_xs"} if form.core else {"lora_A", "lora_B"}
@@ -82,10 +82,10 @@ def check_shapes(lora: LoraFile) -> None:
             down, up = shapes["lora_A"], shapes["lora_B"]
             fits = len(down) == len(up) == 2 and down[0] == up[1]
         if not fits:
-            told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-            raise CheckpointError(f"{lora.path}: the factors of {path} do not fit each other ({told})")
+            listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+            raise CheckpointError(f"{lora.path}: the factors of {path} do not fit each other ({listed})")
 
 
 def native_header(lora: LoraFile) -> dict[str, object]:
-    """The `lora` object of our own header."""
+    """Return the `lora` object of a native header."""
     return {"config": header_config(lora.config), "targets": list(lora.layers), **lora.facts, "version": __version__}

@@ -1,4 +1,4 @@
-"""Which layers an adapter goes to: patterns over module paths."""
+"""The layers of an adapter, chosen by patterns over module paths."""
 
 import difflib
 import re
@@ -10,11 +10,11 @@ from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.lora.config import LoraConfig
 
 _ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Embedding)
-_LEFT_ALONE = "pretransform"  # adapted only where a pattern names it: the model knows the latents of this very one
+_LEFT_ALONE = "pretransform"  # adapted only where a pattern names it: the model was trained on its latents
 
 
 def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every layer that can have an adapter, by its path."""
+    """Return every layer that can have an adapter, by its path."""
     return {
         path: module
         for path, module in model.named_modules()
@@ -25,7 +25,7 @@ def adaptable_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Is the pattern part of the path? `*` stands for any text, `[a-b]` for any number from a to b.
+    """Return True if the pattern is part of the path; `*` matches any text, `[a-b]` any number from a to b.
 
     A digit at either end of the pattern is a whole number of the path: `layers.1` is not `layers.12`.
     """
@@ -33,7 +33,7 @@ def matches(pattern: str, path: str) -> bool:
 
 
 def find_targets(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
-    """The layers that a config names; a pattern without a match is an error."""
+    """Return the layers that a config names; a pattern without a match is an error."""
     layers = adaptable_layers(model)
     if not layers:
         raise ConfigError("lora: the model holds no Linear, Conv1d or Embedding layer to adapt")
@@ -56,7 +56,7 @@ def find_targets(model: nn.Module, config: LoraConfig) -> dict[str, nn.Module]:
 
 
 def select_paths(patterns: Sequence[str], paths: Iterable[str], where: str) -> set[str]:
-    """Those of the paths that one of the patterns matches; a pattern without a match is an error."""
+    """Return the paths that a pattern matches; a pattern without a match is an error."""
     paths = list(paths)
     for pattern in patterns:
         if not any(matches(pattern, path) for path in paths):
@@ -67,13 +67,13 @@ def select_paths(patterns: Sequence[str], paths: Iterable[str], where: str) -> s
 
 
 def rank_of(path: str, config: LoraConfig) -> int:
-    """The rank that a config asks for in this layer."""
+    """Return the rank of a layer in a config."""
     asked = [rank for pattern, rank in config.ranks.items() if matches(pattern, path)]
     return asked[-1] if asked else config.rank
 
 
 def nearest_paths(name: str, paths: Iterable[str]) -> str:
-    """The end of a sentence about a pattern that matches nothing."""
+    """Format the end of a message about a pattern that matches nothing."""
     known: dict[str, None] = {}
     for path in paths:
         parts = path.split(".")

@@ -2,7 +2,7 @@
 
 Time and memory of a window grow with the length and not with its square, whatever the kernel.
 
-A query at position i sees the keys at i - before .. i + after. The last query stands at the last key, unless it is said
+A query at position i sees the keys at i - before .. i + after. The last query is at the last key, unless it is said
 where the first one stands.
 """
 
@@ -26,7 +26,7 @@ BackendName = Literal["auto", "sdpa", "flash", "flex"]
 
 
 class Reach(NamedTuple):
-    """How many positions a query sees before and after its own; None is without limit."""
+    """The number of positions that a query sees before and after its own; None means no limit."""
 
     before: int | None = None
     after: int | None = None
@@ -52,7 +52,7 @@ class Kernel(Protocol):
     name: str
 
     def fits(self, q: Tensor, k: Tensor, reach: Reach, mask: Tensor | None) -> bool:
-        """Whether this kernel computes the call exactly as asked."""
+        """Return True if this kernel computes the call exactly."""
         ...
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, reach: Reach, mask: Tensor | None) -> Tensor: ...
@@ -135,7 +135,7 @@ class ScaledDotProduct:
 
 @lru_cache(maxsize=16)
 def _band(queries: int, keys: int, shift: int, reach: Reach, device: torch.device) -> Tensor:
-    """(queries, keys), True where a query sees a key. Cached, so made outside of inference mode, for training too."""
+    """(queries, keys), True where a query sees a key. Cached for training too, so outside of inference mode."""
     with torch.inference_mode(False):
         distance = torch.arange(keys, device=device) - (torch.arange(queries, device=device) + shift)[:, None]
         seen = torch.ones_like(distance, dtype=torch.bool)
@@ -229,7 +229,7 @@ class FlexAttention:
 
 @contextmanager
 def _many_lengths(count: int) -> Iterator[None]:
-    """Let a function be compiled so many times, and raise where PyTorch would run it as it is from then on."""
+    """Allow `count` compilations of a function; more raise instead of running it uncompiled."""
     from torch._dynamo import config
 
     with config.patch(recompile_limit=count, fail_on_recompile_limit_hit=True, suppress_errors=False):
@@ -283,7 +283,7 @@ class AttentionBackend:
 
 
 class _Process:
-    """What this process chose: a plain attribute, which compiled layers can read."""
+    """The choice of this process: a plain attribute, which compiled layers can read."""
 
     choice: BackendName = "auto"
     backend: AttentionBackend | None = None

@@ -198,7 +198,7 @@ class TransformerBlock(nn.Module):
         """x (b, n, d), context (b, s, c), global_cond (b, g) -> (b, n, d)
 
         Masks are True where keys may be seen. `context_key_value` stands for a context that was projected before. A
-        context of fewer items is that of the first ones; the others do not cross-attend.
+        context of fewer items belongs to the first items; the rest skip cross-attention.
         """
         frames = mask if past is None else None  # which positions of x are real
         to_self = used(
@@ -258,10 +258,10 @@ class TransformerBlock(nn.Module):
         return x
 
     def _modulations(self, global_cond: Tensor | None) -> tuple[Modulation | None, Modulation | None]:
-        """Of self-attention and of the feed-forward; in the shared layout the condition is (b, 6 * d)."""
+        """Return the modulations of attention and feed-forward; in the shared layout the condition is (b, 6 * d)."""
         if self.to_scale_shift_gate is None or global_cond is None:
             return None, None
-        if isinstance(self.to_scale_shift_gate, Tensor):  # a parameter, or what torch.func puts in its place
+        if isinstance(self.to_scale_shift_gate, Tensor):  # a parameter, or a tensor that torch.func puts in its place
             vectors = self.to_scale_shift_gate + global_cond
         else:
             vectors = self.to_scale_shift_gate(global_cond)

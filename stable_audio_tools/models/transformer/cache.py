@@ -1,4 +1,4 @@
-"""Keys and values that are kept from one call to the next."""
+"""Keys and values kept from one call to the next."""
 
 from typing import NamedTuple
 
@@ -13,12 +13,12 @@ class KeyValue(NamedTuple):
     value: Tensor
 
     def first(self, items: int) -> "KeyValue":
-        """Those of the first items of the batch."""
+        """Return the keys and values of the first items of the batch."""
         return KeyValue(self.key[:items], self.value[:items])
 
 
 class LayerCache:
-    """One layer's past, in storage for `capacity` positions, which doubles where that was too little."""
+    """One layer's past, stored for `capacity` positions; the storage doubles when it is full."""
 
     def __init__(self, capacity: int = 0) -> None:
         self.length = 0

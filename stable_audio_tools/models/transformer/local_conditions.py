@@ -16,7 +16,7 @@ class LocalConditions(NamedTuple):
     modular: Mapping[str, Tensor] | None = None
 
     def first(self, items: int) -> "LocalConditions":
-        """Those of the first items of the batch."""
+        """Return the conditions of the first items of the batch."""
         joined = None if self.joined is None else self.joined[:items]
         modular = self.modular and {id: value[:items] for id, value in self.modular.items()}
         return LocalConditions(joined, modular)
@@ -38,7 +38,7 @@ def local_projection(dim_in: int, dim: int) -> nn.Sequential:
 
 
 def align_right(embedded: Tensor, length: int) -> Tensor:
-    """Zeros before, or the last frames only: the end of a condition belongs to the end of the sequence.
+    """Align the end of a condition with the end of the sequence: prepend zeros, or keep the last frames.
 
     sequence     | memory | prepended | frames |
     condition      0 0 0 0 0 0 0 0 0  | frames |

@@ -1,4 +1,4 @@
-"""Published helpers of transformers, for code of other people that builds its own layers."""
+"""Published helpers of transformers, for other projects that build their own layers."""
 
 from collections.abc import Callable, Sequence
 from functools import reduce
@@ -18,12 +18,12 @@ def checkpoint(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def create_causal_mask(i: int, j: int, device: torch.device | str | None = None) -> Tensor:
-    """(i, j), True where the key comes after the query; the last query stands at the last key."""
+    """(i, j), True where the key comes after the query; the last query is at the last key."""
     return torch.ones(i, j, device=device, dtype=torch.bool).triu(j - i + 1)
 
 
 def or_reduce(masks: Sequence[Tensor]) -> Tensor:
-    """True where any of the masks is."""
+    """Return True where any of the masks is True."""
     return reduce(or_, masks)
 
 

@@ -150,7 +150,7 @@ def test_one_source_is_needed():
 
 def test_files_that_are_no_clap(tmp_path, checkpoint):
     torch.save({"state_dict": {"weight": torch.zeros(2)}}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="no text_branch in it; this is no checkpoint of laion-clap"):
+    with pytest.raises(CheckpointError, match="no text_branch in it; this is not a checkpoint of laion-clap"):
         with_tokenizer(CLAPTextConditioner(512, str(tmp_path / "other.pt")))(["rain"])
     stored = torch.load(checkpoint, weights_only=True)
     del stored["state_dict"]["module.audio_branch.norm.weight"]

@@ -65,12 +65,12 @@ def test_stand_ins_have_stand_ins():
 
 def test_stand_ins_in_a_circle_end():
     conditioner = MultiConditioner({"a": IntConditioner(4)}, default_keys={"a": "b", "b": "a"})
-    with pytest.raises(ValueError, match=r"has no 'a' or 'b', which conditioner 'a' needs \(keys given: z\)"):
+    with pytest.raises(ValueError, match=r"has no 'a' or 'b', which conditioner 'a' needs \(its keys: z\)"):
         conditioner([{"z": 5}])
 
 
 def test_a_missing_key_is_named_with_those_that_were_given():
-    with pytest.raises(ValueError, match=r"item 1 has no 'seconds'.*keys given: bars, second\)"):
+    with pytest.raises(ValueError, match=r"item 1 has no 'seconds'.*its keys: bars, second\)"):
         create()([{"bars": 1, "seconds": 1}, {"bars": 1, "second": 1}], "cpu")
 
 

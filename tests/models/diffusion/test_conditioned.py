@@ -119,7 +119,7 @@ def test_a_missing_condition_names_those_given():
 
 def test_concatenated_conditions_must_be_equally_long():
     model = plain(input_concat_ids=["a", "b"])
-    with pytest.raises(ValueError, match="must be equally long, and have these frames: 'a' 6, 'b' 5"):
+    with pytest.raises(ValueError, match="must have equal lengths, and have these frames: 'a' 6, 'b' 5"):
         model.get_conditioning_inputs({"a": [torch.ones(1, 1, 6)], "b": [torch.ones(1, 1, 5)]})
 
 
@@ -138,7 +138,7 @@ MISTAKES = {
     ),
     "global width": (
         [("diffusion.global_cond_ids", ["tempo", "bars"])],
-        r"global_cond_dim: is 8, but those of diffusion\.global_cond_ids add up to 16 \(tempo 8, bars 8\): use 16",
+        r"global_cond_dim: is 8, but the widths of diffusion\.global_cond_ids add up to 16 \(tempo 8, bars 8\): use 16",
     ),
     "prepended width": (
         [("diffusion.prepend_cond_ids", ["bars"])],
@@ -149,7 +149,7 @@ MISTAKES = {
             ("diffusion.input_concat_ids", ["inpaint_mask", "inpaint_masked_input"]),
             ("diffusion.config.input_concat_dim", 4),
         ],
-        r"input_concat_dim: is 4, but those of .* add up to 5 \(inpaint_mask 1, inpaint_masked_input 4\): use 5",
+        r"input_concat_dim: is 4, but the widths of .* add up to 5 \(inpaint_mask 1, inpaint_masked_input 4\): use 5",
     ),
     "nothing to concatenate": (
         [("diffusion.config.input_concat_dim", 4)],
@@ -255,7 +255,7 @@ def test_conditions_without_an_input_are_warned_of(caplog):
 
 def test_a_unets_widths_are_checked_by_its_own_keys():
     config = changed(("diffusion.type", "adp_1d"), ("diffusion.config", {**UNET, "context_features": 16}))
-    with pytest.raises(ConfigError, match=r"diffusion\.config\.context_features: is 16, but those of .* use 8"):
+    with pytest.raises(ConfigError, match=r"diffusion\.config\.context_features: is 16, but the widths of .* use 8"):
         create_model_from_config(config)
 
 
@@ -265,7 +265,7 @@ def test_factories_insist_on_their_kind():
         "sample_rate": 16000,
         "model": {"type": "dit", "config": {"in_channels": 2, "embed_dim": 32, "depth": 1, "num_heads": 1}},
     }
-    with pytest.raises(ConfigError, match="'diffusion_uncond' is no conditional diffusion model"):
+    with pytest.raises(ConfigError, match="'diffusion_uncond' is not a conditional diffusion model"):
         create_diffusion_cond_from_config(uncond)
-    with pytest.raises(ConfigError, match="'diffusion_cond' is no unconditional diffusion model"):
+    with pytest.raises(ConfigError, match="'diffusion_cond' is not an unconditional diffusion model"):
         create_diffusion_uncond_from_config(CONFIG)

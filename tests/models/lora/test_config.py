@@ -50,7 +50,7 @@ def test_the_section_of_stable_audio_3() -> None:
         ),
         (
             {"include": ["a"], "component_whitelist": ["a"]},
-            r"component_whitelist and include both say what is adapted; leave one of them out$",
+            r"component_whitelist and include both set what is adapted; leave one of them out$",
         ),
     ],
 )

@@ -153,7 +153,7 @@ def test_a_file_without_alpha_says_so(tmp_path: Path, caplog: pytest.LogCaptureF
     torch.save(state, tmp_path / "loraw.ckpt")
     model, x = wrapped()
     load_lora(model, tmp_path / "loraw.ckpt")
-    assert "loraw.ckpt does not tell its alpha; taken as its rank, 3" in caplog.text
+    assert "loraw.ckpt holds no alpha; its rank, 3, is used" in caplog.text
     torch.testing.assert_close(model(x), expected_output("lora", factors, 1.0))
     assert "alpha not in the file, taken as 3" in describe_lora(tmp_path / "loraw.ckpt")
 
@@ -249,7 +249,7 @@ def test_conversions_that_cannot_be(tmp_path: Path) -> None:
     unload_lora(model)
     inner = read_lora(save_lora(trained(model, "lora", exclude=["conditioner"]), tmp_path / "inner.safetensors"))
     write_lora(convert_lora(inner, "comfyui"), tmp_path / "comfy.safetensors")
-    with pytest.raises(CheckpointError, match="do not tell where a path is divided; give --model-config"):
+    with pytest.raises(CheckpointError, match="do not show where a path is divided; give --model-config"):
         convert_lora(read_lora(tmp_path / "comfy.safetensors"), "native")
     assert not (tmp_path / "x.ckpt").exists()
 
@@ -437,8 +437,8 @@ def test_other_weights_of_the_same_shape(kind: str, tmp_path: Path, caplog: pyte
     other, _ = layered(torch.float32)
     other.widen.weight.data *= 1.01
     if kind == "lora-xs":
-        with pytest.raises(CheckpointError, match=r"made for the weights of tiny; .* singular vectors"):
+        with pytest.raises(CheckpointError, match=r"trained for the weights of tiny; .* singular vectors"):
             load_lora(other, path)
         return
     load_lora(other, path)
-    assert "a.safetensors was made for other weights (tiny) of the same shape" in caplog.text
+    assert "a.safetensors was trained for other weights (tiny) of the same shape" in caplog.text

@@ -12,7 +12,7 @@ from stable_audio_tools.models.diffusion.unet1d.blocks import SameConv1d
 
 @dataclass(frozen=True)
 class TransformerOptions:
-    """What all transformers of one U-Net share; one of `heads` and `head_features` may follow from the channels."""
+    """The options shared by all transformers of one U-Net; `heads` or `head_features` may follow from the channels."""
 
     heads: int | None
     head_features: int | None
@@ -21,7 +21,7 @@ class TransformerOptions:
     exclude_masked_tokens: bool = False
 
     def head_shape(self, channels: int) -> tuple[int, int]:
-        """(number of heads, features of one) at a level of so many channels."""
+        """Return (number of heads, features per head) at a level with this many channels."""
         heads, features = self.heads, self.head_features
         assert heads or features, "checked where the config is read"
         return heads or channels // (features or 1), features or channels // (heads or 1)

@@ -35,7 +35,7 @@ class SameConvTranspose1d(nn.ConvTranspose1d):
 
 
 def downsampling(in_channels: int, out_channels: int, factor: int, kernel_multiplier: int) -> nn.Module:
-    """`kernel_multiplier` counts strides under the kernel, which has one more tap to be centred."""
+    """Create a strided convolution; its kernel spans `kernel_multiplier` strides and one more tap, to be centred."""
     return SameConv1d(in_channels, out_channels, factor * kernel_multiplier + 1, stride=factor)
 
 
@@ -50,7 +50,7 @@ def upsampling(in_channels: int, out_channels: int, factor: int, nearest: bool) 
 
 @dataclass(frozen=True)
 class BlockOptions:
-    """What all residual blocks of one U-Net share."""
+    """The options shared by all residual blocks of one U-Net."""
 
     num_groups: int
     mapping_features: int | None  # None: not modulated

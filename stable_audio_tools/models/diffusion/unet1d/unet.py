@@ -78,7 +78,7 @@ class SpectralChannels(nn.Module):
 
 
 class Signals(NamedTuple):
-    """What every level is told: the mapping of time and features, and the tokens to attend to."""
+    """The inputs of every level: the mapping of time and features, and the tokens to attend to."""
 
     mapping: Tensor | None  # (b, m)
     embedding: Tensor | None  # (b, s, f)
@@ -348,7 +348,7 @@ class UNet1d(nn.Module):
             )
 
     def _mapping(self, time: Tensor | None, features: Tensor | None) -> Tensor | None:
-        """What modulates the residual blocks, (b, m)."""
+        """Return the modulation of the residual blocks, (b, m)."""
         if self.to_mapping is None:
             return None
         parts = []

@@ -23,7 +23,7 @@ _TRANSFORMER_GROUPS = 32
 
 
 def describe(config: SimpleNamespace) -> dict[str, object]:
-    """Facts of a config, for checks against its surroundings."""
+    """Return facts of a config, for checks against its surroundings."""
     hop = (config.stft_hop_length or 256) if config.use_stft else 1
     return {
         "io_channels": config.in_channels,
@@ -36,7 +36,7 @@ def describe(config: SimpleNamespace) -> dict[str, object]:
 
 
 def check(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """Everything below, or only the lengths of the lists where these are wrong."""
+    """Yield every mistake of a config; only the lengths of its lists where these are wrong."""
     wrong = list(_check_lengths(config))
     yield from wrong
     if not wrong:
