@@ -1,4 +1,4 @@
-"""What the demo must reach: each figure is measured on clips that training has not seen, beside its bound."""
+"""Figures of the demo with their bounds, measured on held-out clips."""
 
 import csv
 import itertools
@@ -78,10 +78,10 @@ def held_out_loss(root: Path) -> Figure:
 
 
 def validation_loss(root: Path, config: dict[str, Any], model: Any) -> float:
-    """What train.py reports as val/avg_loss."""
+    """Return the loss that train.py logs as val/avg_loss."""
     import pytorch_lightning as pl
 
-    for name in ("pytorch_lightning", "lightning.pytorch"):  # advice on what is no matter here
+    for name in ("pytorch_lightning", "lightning.pytorch"):  # its advice does not apply here
         logging.getLogger(name).setLevel(logging.ERROR)
     dataset = load(root / "example" / "held_out_latents.json")
     dataset["datasets"][0]["path"] = str(root / dataset["datasets"][0]["path"])
@@ -94,7 +94,7 @@ def validation_loss(root: Path, config: dict[str, Any], model: Any) -> float:
 
 
 def spectra(root: Path) -> Figure:
-    """How far mean spectra of prompts of different classes are apart, against two files of one class."""
+    """Compare distances of mean spectra between classes with distances within a class."""
     found = {name: [spectrum(path) for path in generated(root, name)] for name in CLASSES}
     within = statistics.mean(distance(*pair) for pair in found.values())
     between = statistics.mean(

@@ -1,4 +1,4 @@
-"""The demo's page: what each step made, to hear and to see, with the commands that made it."""
+"""The page of the demo: the results of each step as audio and pictures, with its commands."""
 
 import csv
 import html
@@ -22,16 +22,16 @@ def write_page(root: Path, done: Sequence[Any], figures: Sequence[Figure]) -> Pa
         _hero(sum(one.seconds for one in done), figures),
         _section(
             "generated",
-            "What it plays",
-            "Each pair is one word, twice, from different noise. After minutes of training these are sketches: kinds "
-            "of sound can be told apart, and more steps make them cleaner. Nothing here is a clip of the data set.",
+            "Generated clips",
+            "Each pair is generated for the same word from different noise. After minutes of training these are sketches: "
+            "the kinds of sound differ, and more steps improve them. None of them is a clip of the dataset.",
             "".join(_generated(root, name) for name in CLASSES),
             done,
         ),
         _section(
             "clips",
-            "What it was given",
-            "Thirty clips of four seconds, five kinds of sound, a caption beside each. One of each kind:",
+            "Training clips",
+            "Thirty clips of four seconds with captions, five kinds of sound. One of each kind:",
             "".join(_clip(root, name) for name in CLASSES),
             done,
         ),
@@ -46,7 +46,7 @@ def write_page(root: Path, done: Sequence[Any], figures: Sequence[Figure]) -> Pa
         _section(
             "dit",
             "Second stage: a diffusion transformer",
-            "It learns to turn noise into such columns, told by a word which kind of sound is wanted.",
+            "It learns to turn noise into such columns, conditioned on a word for the kind of sound.",
             _chart("Loss, in training and on held-out clips", _dit_curves(out)),
             done,
         ),
@@ -68,7 +68,7 @@ def _hero(seconds: float, figures: Sequence[Figure]) -> str:
     )
     return (
         "<header><h1>From thirty clips to a model that plays them</h1>"
-        f"<p class=lead>Made on this machine {took}on the CPU, from random weights, by the commands below.</p>"
+        f"<p class=lead>Computed on this machine {took}on the CPU, from random weights, by the commands below.</p>"
         f"<div class=tiles>{tiles}</div></header>"
     )
 

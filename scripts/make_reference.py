@@ -136,7 +136,7 @@ def _said(about: Schema) -> list[str]:
 
 
 def _type(node: Schema, records: dict[str, Schema]) -> str:
-    """What may stand there, in words; objects with keys of their own become records."""
+    """Describe the allowed values in words; objects with keys become records."""
     if KIND_MARK in node:
         return f"a node: {node[KIND_MARK].replace('_', ' ')}"
     if "$ref" in node:
@@ -182,7 +182,7 @@ def _default(node: Schema) -> str:
 def _flags() -> str:
     lines = ["# Flags", "", NOTE, ""]
     lines += [
-        "`stable-audio-tools COMMAND --help` prints the same. Flags of `train.py` may stand in `defaults.ini`, with",
+        "`stable-audio-tools COMMAND --help` prints the same. Flags of `train.py` may be set in `defaults.ini`, with",
         "underscores: `batch_size = 4`.",
         "",
     ]

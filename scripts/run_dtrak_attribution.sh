@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Which training items made these files? Features of both, scores, tables and a page, in one go; started again, it goes on.
+# Attribute generated files to training items: features, scores, tables and a page. Started again, it continues.
 #
 # Without settings it expects the layout of docs/jamendo.md: model_unwrap.ckpt, the shipped config of training data, and
 # queries in outputs/generated_queries, whose prompts are in manifest.jsonl or prompt_manifest.json.

@@ -46,10 +46,10 @@ def test_a_shipped_config_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("model_config.json", "give jamendo_full, for instance"),
-        ("model_config_freeze_vae.json", "give jamendo_freeze_vae, for instance"),
-        ("model_config_lora.json", "give jamendo_lora, for instance"),
-        ("stable_audio_2_0.json", "a config named stable_audio_2_0 is shipped"),
+        ("model_config.json", "for example jamendo_full"),
+        ("model_config_freeze_vae.json", "for example jamendo_freeze_vae"),
+        ("model_config_lora.json", "for example jamendo_lora"),
+        ("stable_audio_2_0.json", "to use the shipped config, give its name alone: stable_audio_2_0"),
         ("mine.json", "mine.json: no such file$"),
     ],
 )
