@@ -3,7 +3,7 @@
     {"optimizer": {"type": "AdamW", "config": {"lr": 5e-5}, "param_groups": [{"pattern": "*.bias", "weight_decay": 0}]},
      "scheduler": {"type": "InverseLR", "config": {"inv_gamma": 1000000, "power": 0.5, "warmup": 0.99}}}
 
-Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, `Muon` (matrices; AdamW for the
+Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, `WarmupLR`, `Muon` (matrices; AdamW for the
 rest), those of `optims`, DeepSpeed's `FusedAdam`, and those of bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...), of
 schedulefree (`AdamWScheduleFree`, `RAdamScheduleFree`, `SGDScheduleFree`) and of prodigyopt (`Prodigy`).
 
@@ -13,10 +13,11 @@ overrides the optimiser's config.
 
 import inspect
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
@@ -70,6 +71,34 @@ class InverseLR(LRScheduler):
         rise = 1 - self.warmup ** (step + 1)
         fall = (1 + step / self.inv_gamma) ** -self.power
         return [rise * max(self.final_lr, base * fall) for base in self.base_lrs]
+
+
+class WarmupLR(LRScheduler):
+    """The learning rate rises linearly over `warmup_steps`, then falls to 0 at `total_steps` along `shape`."""
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        warmup_steps: int = 0,
+        total_steps: int | None = None,
+        shape: Literal["constant", "linear", "cosine"] = "constant",
+        last_epoch: int = -1,
+    ) -> None:
+        if shape not in ("constant", "linear", "cosine"):
+            raise ValueError(f"shape must be constant, linear or cosine, got {shape!r}")
+        if shape != "constant" and (total_steps is None or total_steps <= warmup_steps):
+            raise ValueError(f"total_steps must be more than warmup_steps, {warmup_steps}, got {total_steps}")
+        self.warmup_steps, self.total_steps, self.shape = warmup_steps, total_steps, shape
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float | torch.Tensor]:
+        step, scale = self.last_epoch, 1.0
+        if step < self.warmup_steps:
+            scale = step / self.warmup_steps
+        elif self.shape != "constant" and self.total_steps is not None:
+            progress = min(1.0, (step - self.warmup_steps) / (self.total_steps - self.warmup_steps))
+            scale = 1 - progress if self.shape == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return [scale * base for base in self.base_lrs]
 
 
 class Timing(NamedTuple):
@@ -163,7 +192,7 @@ def create_optimizer_from_config(optimizer_config: Node, parameters: Parameters)
 def create_scheduler_from_config(scheduler_config: Node, optimizer: Optimizer) -> LRScheduler:
     """Build the schedule of a `{"type", "config"}` node."""
     _check_keys(scheduler_config, _SCHEDULER_KEYS, "scheduler")
-    known = {**_classes(torch.optim.lr_scheduler, LRScheduler), "InverseLR": InverseLR}
+    known = {**_classes(torch.optim.lr_scheduler, LRScheduler), "InverseLR": InverseLR, "WarmupLR": WarmupLR}
     name = scheduler_config["type"]
     kind = known.get(name) if isinstance(name, str) else None
     if kind is None:

@@ -144,6 +144,37 @@ def test_arrow_holds_log_amplitudes_for_bigvgan(folder: Path, tmp_path: Path) ->
     assert np.allclose(mel, transform.log_mel(audio).clamp(-11.5129, 2.1), atol=1e-4)
 
 
+def load_rows(folder: Path, column: str, **entry: Any) -> list[tuple[torch.Tensor, Any]]:
+    config = {"dataset_type": "huggingface", "datasets": [{"path": str(folder)}], "spectrogram_column": column, **entry}
+    loader = create_dataloader_from_config(config, 1, SLICE, RATE, 1, 0, shuffle=False)
+    return [(bands[0], info[0]) for bands, info in loader]
+
+
+def test_arrow_images_and_arrays_are_training_data(folder: Path, tmp_path: Path) -> None:
+    assert cut(folder, tmp_path / "images", "--format", "arrow") == 0
+    assert cut(folder, tmp_path / "latents") == 0
+    rows = load_rows(tmp_path / "images", "image")
+    latents = create_dataloader_from_config(
+        {"dataset_type": "pre_encoded", "datasets": [{"path": str(tmp_path / "latents")}]},
+        1, SLICE, RATE, 1, 0, shuffle=False,
+    )  # fmt: skip
+    expected = {(Path(info[0]["path"]).name, info[0]["slice"]): bands[0] for bands, info in latents}
+    assert len(rows) == len(expected) == 6
+    for bands, info in rows:
+        torch.testing.assert_close(bands, expected[Path(info["audio_file"]).name, info["slice"]], atol=1e-5, rtol=0)
+        assert info["padding_mask"].tolist() == [1] * FRAMES
+    flags = ["--mel_spec_method", "bigvgan", "--bigvgan_model", "bigvgan_22khz_80band", "--resolution", "32,80"]
+    assert cut_with(folder, tmp_path / "mels", *flags, "--format", "arrow") == 0
+    rows = load_rows(tmp_path / "mels", "mel")
+    bands, info = next(row for row in rows if row[1]["audio_file"].endswith("holed.wav") and row[1]["slice"] == 0)
+    transform = LogAmplitudeMel(MelBands(22050, 1024, 80, 0, 8000), 1024, 256, 1024)
+    audio = audio_io.read(info["audio_file"], 0, 32 * 256, 22050).samples
+    assert bands.shape == (80, 32)
+    torch.testing.assert_close(bands, transform.encode(audio)[0], atol=1e-4, rtol=0)
+    with pytest.raises(ConfigError, match=r"no column named 'picture' .* its columns are image, audio_file, slice"):
+        load_rows(tmp_path / "images", "picture")
+
+
 def test_arrow_goes_on_and_works_in_parallel(folder: Path, tmp_path: Path) -> None:
     config = {"variant": "db_image", "n_fft": 256, "hop_length": HOP, "n_mels": BANDS}
     settings = ImageSettings(

@@ -312,3 +312,24 @@ def test_schedule_free_and_an_average_are_one_too_many(write_config: Any, run_tr
 
     run_training(write_config("tiny_diffusion_uncond", both), "--max-steps", "1", status=2)
     assert "training.use_ema: schedule-free optimisers average the weights themselves" in capfd.readouterr().err
+
+
+def test_warmup_follows_the_schedules_of_diffusers() -> None:
+    from diffusers.optimization import get_scheduler
+
+    for shape, name in (
+        ("cosine", "cosine"),
+        ("linear", "linear"),
+        ("constant", "constant_with_warmup"),
+    ):
+        ours, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1) for _ in range(2))
+        node = {"type": "WarmupLR", "config": {"warmup_steps": 3, "total_steps": 9, "shape": shape}}
+        schedule = create_scheduler_from_config(node, ours)
+        expected = get_scheduler(name, theirs, num_warmup_steps=3, num_training_steps=9)
+        for _ in range(9):
+            assert schedule.get_last_lr() == pytest.approx(expected.get_last_lr(), abs=1e-9), shape
+            for optimizer, scheduler in ((ours, schedule), (theirs, expected)):
+                optimizer.step()
+                scheduler.step()
+    with pytest.raises(ConfigError, match="total_steps must be more than warmup_steps, 3, got None"):
+        create_scheduler_from_config({"type": "WarmupLR", "config": {"warmup_steps": 3, "shape": "cosine"}}, ours)

@@ -1,6 +1,13 @@
-"""`"dataset_type": "huggingface"`: Hugging Face audio datasets on disk, whose other columns are the metadata."""
+"""`"dataset_type": "huggingface"`: Hugging Face datasets on disk, whose other columns are the metadata.
 
+Rows hold audio, or with `spectrogram_column` spectrograms: images (8 bits, lowest band in the first row) or arrays
+`(channels, bands, frames)` of natural logarithms. Spectrograms become bands `(d, t)` in [-1, 1], the input of models
+with a `mel` pretransform and `"pre_encoded": true`.
+"""
+
+import io
 import json
+import random
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,24 +17,28 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from pydantic import Field
+from torch import Tensor
 
 from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.data.clips import ClipMaker
-from stable_audio_tools.data.custom_metadata import CustomMetadata
-from stable_audio_tools.data.draws import Draw
-from stable_audio_tools.data.faults import Fault, FaultPolicy
+from stable_audio_tools.data.custom_metadata import CustomMetadata, call_custom
+from stable_audio_tools.data.draws import Draw, seeded
+from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
 from stable_audio_tools.data.inventory import Inventory, digest
 from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.path_lists import PathFilter
-from stable_audio_tools.data.prompts import Captions
+from stable_audio_tools.data.prompts import Captions, add_prompt
 from stable_audio_tools.data.sources import request as keys
 from stable_audio_tools.data.sources.request import LoaderRequest, metadata_function
 from stable_audio_tools.data.sources.tar_items import AudioItems, Content, SampleNames
 
+_LOG_RANGE = (-11.5129, 2.1)  # natural logarithms of amplitudes, as in the mel pretransform for BigVGAN
 _SIGNATURES = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff", b"ID3": "mp3"}
 
 
@@ -57,9 +68,18 @@ class ArrowRows:
     def __getitem__(self, row: int) -> dict[str, Any]:
         return self._slice(row).to_pylist()[0]
 
-    def value(self, row: int, column: str, field: str) -> Any:
-        """One field of a struct column, without reading the others."""
-        return self._slice(row).column(column).field(field)[0].as_py()
+    def path(self, row: int, column: str) -> str | None:
+        """Return the path in a column of files, without reading their bytes; None if there is none."""
+        values = self._slice(row).column(column)
+        if "path" not in {part.name for part in _parts(values.type)}:
+            return None
+        path: str | None = values.field("path")[0].as_py()
+        return path
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return [field.name for field in self._batches[0].schema] if self._batches else []
 
     def audio_columns(self) -> list[str]:
         """Columns of the feature `Audio`: structs of the file's bytes and its path."""
@@ -143,7 +163,7 @@ class _Entry(NamedTuple):
         return self.config.id or Path(self.config.path).name
 
     def names(self, row: int) -> SampleNames:
-        named = self.rows.value(row, self.column, "path") or f"{row:08d}"
+        named = self.rows.path(row, self.column) or f"{row:08d}"
         return SampleNames(f"{self.rows.folder}/{named}", named)
 
 
@@ -202,6 +222,57 @@ class HuggingFaceSource:
         return self.entries[self.groups[item]], int(self.rows[item])
 
 
+class SpectrogramSource(HuggingFaceSource):
+    """Rows of spectrograms as numbered items."""
+
+    def __init__(
+        self,
+        entries: Sequence[_Entry],
+        maker: AudioItems,
+        paths: PathFilter,
+        value_range: tuple[float, float],
+        captions: Captions,
+    ) -> None:
+        super().__init__(entries, maker, paths)
+        self.value_range, self.captions = value_range, captions
+
+    def load(self, draw: Draw) -> Item:
+        """Decode one spectrogram; the other columns of the row are its metadata."""
+        entry, row = self._place(draw.item)
+        info = entry.rows[row]
+        bands = as_bands(info.pop(entry.column), self.value_range, self.path(draw.item))
+        info = {key: value for key, value in info.items() if value is not None and not isinstance(value, bytes)}
+        info |= {"path": self.path(draw.item), "padding_mask": torch.ones(bands.shape[-1])}
+        add_prompt(info, self.captions, random.Random(draw.number))
+        if entry.function is not None:
+            with seeded(draw.number):
+                info.update(call_custom(entry.function, info, None))
+        if info.pop("__reject__", False):
+            raise BadItem("rejected", "by get_custom_metadata", lasting=False)
+        return Item(bands, info)
+
+
+def as_bands(value: Any, value_range: tuple[float, float], where: str) -> Tensor:
+    """Convert an image, or an array of logarithms, to bands `(channels * bands, frames)` in [-1, 1]."""
+    if isinstance(value, Mapping):
+        try:
+            data = value.get("bytes")
+            pixels = np.asarray(Image.open(io.BytesIO(data) if data else value["path"]).convert("L"))
+        except (OSError, UnidentifiedImageError, KeyError, TypeError, AttributeError) as error:
+            raise AudioError(f"{where}: is not a readable image ({error})") from None
+        return torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1)
+    try:
+        array = torch.as_tensor(value, dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise AudioError(f"{where}: is neither an image nor an array of numbers ({error})") from None
+    if array.ndim not in (2, 3) or not torch.isfinite(array).all():
+        raise AudioError(
+            f"{where}: expected finite numbers of shape (channels, bands, frames), got {tuple(array.shape)}"
+        )
+    low, high = value_range
+    return ((array.clamp(low, high) - low) * (2 / (high - low)) - 1).reshape(-1, array.shape[-1])
+
+
 def _kept(entry: _Entry, paths: PathFilter) -> NDArray[np.int64]:
     everything = range(len(entry.rows))
     kept = [row for row in everything if paths.keeps([entry.names(row)], entry.id)] if paths else everything
@@ -220,8 +291,15 @@ def _encoded(audio: Mapping[str, Any] | None, folder: Path) -> tuple[bytes | Pat
     return folder / name, Path(name).suffix[1:].lower()
 
 
-def _open(entry: HuggingFaceFolder, module: str | None) -> _Entry:
+def _open(entry: HuggingFaceFolder, module: str | None, spectrograms: str | None) -> _Entry:
     rows = ArrowRows(entry.path, entry.split)
+    if spectrograms is not None:
+        if spectrograms not in rows.columns:
+            raise ConfigError(
+                f"dataset {entry.id or entry.path!r}: no column named {spectrograms!r} (spectrogram_column); "
+                f"its columns are {', '.join(rows.columns)}"
+            )
+        return _Entry(entry, rows, spectrograms, metadata_function(entry.custom_metadata_module, module))
     known = rows.audio_columns()
     column = entry.audio_column or (known[0] if len(known) == 1 else None)
     if column is None or column not in known:
@@ -231,7 +309,12 @@ def _open(entry: HuggingFaceFolder, module: str | None) -> _Entry:
     return _Entry(entry, rows, column, metadata_function(entry.custom_metadata_module, module))
 
 
-@register("dataset", "huggingface", facts=lambda config: {"holds": "audio"}, check=keys.problems)
+@register(
+    "dataset",
+    "huggingface",
+    facts=lambda config: {"holds": "audio" if config.spectrogram_column is None else "latents"},
+    check=keys.problems,
+)
 def huggingface(
     datasets: Annotated[list[HuggingFaceFolder], Field(description="datasets that save_to_disk wrote")],
     random_crop: keys.RandomCrop = True,
@@ -249,10 +332,16 @@ def huggingface(
     quarantine_file: keys.QuarantineFile = None,
     max_bad_fraction: keys.MaxBadFraction = 0.2,
     seed: keys.Seed = None,
+    spectrogram_column: Annotated[
+        str | None, Field(description="column of spectrograms, images or arrays, in place of audio; for pre_encoded")
+    ] = None,
+    spectrogram_range: Annotated[
+        tuple[float, float], Field(description="values of arrays that become -1 and 1: those of the mel pretransform")
+    ] = _LOG_RANGE,
     *,
     request: Runtime[LoaderRequest],
 ) -> Loader:
-    """Hugging Face audio datasets on disk (Arrow files), audio embedded in the rows or in files that they name."""
+    """Hugging Face datasets on disk (Arrow files) of audio or spectrograms, in the rows or in files that they name."""
     request = request.with_seed(seed)
     clips = ClipMaker(
         request.sample_size,
@@ -265,6 +354,10 @@ def huggingface(
         captions=captions,
     )
     paths = PathFilter(exclude_paths_file, include_paths_file, quarantine_file, loose_path_matching)
-    entries = [_open(entry, custom_metadata_module) for entry in datasets]
-    source = HuggingFaceSource(entries, AudioItems(clips), paths)
+    entries = [_open(entry, custom_metadata_module, spectrogram_column) for entry in datasets]
+    source = (
+        HuggingFaceSource(entries, AudioItems(clips), paths)
+        if spectrogram_column is None
+        else SpectrogramSource(entries, AudioItems(clips), paths, spectrogram_range, captions)
+    )
     return request.loader(source, FaultPolicy(on_bad_item, quarantine_file, max_bad_fraction), drop_last)
