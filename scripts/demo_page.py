@@ -23,8 +23,8 @@ def write_page(root: Path, done: Sequence[Any], figures: Sequence[Figure]) -> Pa
         _section(
             "generated",
             "Generated clips",
-            "Each pair is generated for the same word from different noise. After minutes of training these are sketches: "
-            "the kinds of sound differ, and more steps improve them. None of them is a clip of the dataset.",
+            "Each pair is generated for the same word from different noise. After minutes of training these are "
+            "sketches: the kinds of sound differ, and more steps improve them. None of them is a clip of the dataset.",
             "".join(_generated(root, name) for name in CLASSES),
             done,
         ),

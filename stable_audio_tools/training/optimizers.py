@@ -3,9 +3,9 @@
     {"optimizer": {"type": "AdamW", "config": {"lr": 5e-5}, "param_groups": [{"pattern": "*.bias", "weight_decay": 0}]},
      "scheduler": {"type": "InverseLR", "config": {"inv_gamma": 1000000, "power": 0.5, "warmup": 0.99}}}
 
-Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, `WarmupLR`, `Muon` (matrices; AdamW for the
-rest), those of `optims`, DeepSpeed's `FusedAdam`, and those of bitsandbytes (`AdamW8bit`, `PagedAdamW8bit`, ...), of
-schedulefree (`AdamWScheduleFree`, `RAdamScheduleFree`, `SGDScheduleFree`) and of prodigyopt (`Prodigy`).
+Types are the classes of `torch.optim` and `torch.optim.lr_scheduler`, `InverseLR`, `WarmupLR`, `Muon` (matrices; AdamW
+for the rest), those of `optims`, DeepSpeed's `FusedAdam`, and those of bitsandbytes (`AdamW8bit`, ...), of schedulefree
+(`AdamWScheduleFree`, `RAdamScheduleFree`, `SGDScheduleFree`) and of prodigyopt (`Prodigy`).
 
 A pattern is a shell-style glob over parameter names; the first one that matches a parameter takes it, and its group
 overrides the optimiser's config.

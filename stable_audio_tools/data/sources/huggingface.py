@@ -266,9 +266,7 @@ def as_bands(value: Any, value_range: tuple[float, float], where: str) -> Tensor
     except (TypeError, ValueError) as error:
         raise AudioError(f"{where}: is neither an image nor an array of numbers ({error})") from None
     if array.ndim not in (2, 3) or not torch.isfinite(array).all():
-        raise AudioError(
-            f"{where}: expected finite numbers of shape (channels, bands, frames), got {tuple(array.shape)}"
-        )
+        raise AudioError(f"{where}: expected finite numbers (channels, bands, frames), got {tuple(array.shape)}")
     low, high = value_range
     return ((array.clamp(low, high) - low) * (2 / (high - low)) - 1).reshape(-1, array.shape[-1])
 

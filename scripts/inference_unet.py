@@ -1,0 +1,8 @@
+"""Generate audio with a U-Net over spectrograms: python scripts/inference_unet.py --help"""
+
+import sys
+
+from stable_audio_tools.cli.main import run_script
+
+if __name__ == "__main__":
+    sys.exit(run_script(__file__))

@@ -1,0 +1,8 @@
+"""Train an autoencoder on spectrograms: python scripts/train_vae.py --help"""
+
+import sys
+
+from stable_audio_tools.cli.main import run_script
+
+if __name__ == "__main__":
+    sys.exit(run_script(__file__))
