@@ -1,6 +1,5 @@
 """The scripts of the spectrogram guide: its flags write configs, train, resume, generate and score."""
 
-import json
 import pickle
 import shlex
 from pathlib import Path
@@ -13,6 +12,7 @@ from support.small_sounds import write_tones
 
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.evaluation.results import read_results
 from stable_audio_tools.mel import guide
 from stable_audio_tools.models.autoencoders import kl_2d
 from stable_audio_tools.models.diffusion import unet2d
@@ -86,14 +86,16 @@ def test_the_guide_runs_from_clips_to_scores(folder: Path, capsys: pytest.Captur
     outpaint = "--continuous_outpainting --target_length 0.6 --percentage_overlap 0.5 --gold_label_path audio"
     flags = f"--pretrained_model_path latent --scheduler ddpm {sampling} {outpaint} --num_images 1"
     assert run("scripts/inference_unet.py", flags) == 0
-    (longer,) = (folder / "latent" / "samples" / "sch_ddpm_nisteps_2").rglob("*.wav")
+    found = sorted((folder / "latent" / "samples" / "sch_ddpm_nisteps_2").rglob("*.wav"))
+    assert len(found) == 1, found
+    (longer,) = found
     assert sf.info(longer).duration == pytest.approx(0.6, abs=0.01)
 
     scores = "--reference_paths audio --generated_path ddpm/samples/sch_ddim_nisteps_2/gl2 --model_names mfcc"
     metric = "--metric frechet_audio_distance --log_dir logs --log_step 1 --device cpu --output scores"
     assert run("scripts/evaluation.py", f"{scores} {metric}") == 0
-    (result,) = json.loads((folder / "scores" / "scores.json").read_text())
-    assert np.isfinite(result["scores"]["fad"])
+    (result,) = read_results(folder / "scores" / "scores.json")
+    assert all(np.isfinite(value) for value in result.scores.values()) and result.scores
 
 
 def test_a_conditional_model_trains_on_pickled_encodings(folder: Path) -> None:
