@@ -14,8 +14,7 @@ from torch import Tensor
 from stable_audio_tools.core.config.json_files import JsonObject, load
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.core.files import atomic_path
-from stable_audio_tools.data.arrow_rows import ArrowRows
-from stable_audio_tools.data.sources.huggingface import as_bands
+from stable_audio_tools.data.sources.huggingface import ArrowRows, as_bands
 from stable_audio_tools.latents.text import read_pickled_encodings
 from stable_audio_tools.latents.writing import DETAILS, read_details
 from stable_audio_tools.mel.bigvgan import PUBLISHED
