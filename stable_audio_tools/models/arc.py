@@ -2,10 +2,25 @@
 
 from torch import Tensor
 
-from stable_audio_tools.models.discriminators.arc_heads import ConvDiscriminator, ConvNeXtDiscriminator
+from stable_audio_tools.models.discriminators.arc_heads import (
+    ConvDiscriminator,
+    ConvNeXtDiscriminator,
+    DilatedConvDiscriminator,
+    MultiScaleTransformerDiscriminator,
+    ResidualDilatedBlock,
+)
+from stable_audio_tools.models.discriminators.arc_heads import TransformerHead as TransformerDiscriminator
 from stable_audio_tools.models.discriminators.losses import RELATIVISTIC
 
-__all__ = ["ConvDiscriminator", "ConvNeXtDiscriminator", "get_relativistic_losses"]
+__all__ = [
+    "ConvDiscriminator",
+    "ConvNeXtDiscriminator",
+    "DilatedConvDiscriminator",
+    "MultiScaleTransformerDiscriminator",
+    "ResidualDilatedBlock",
+    "TransformerDiscriminator",
+    "get_relativistic_losses",
+]
 
 
 def get_relativistic_losses(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ __all__ = [
     "ILDTransform",
     "MeanChannelLog1pTransform",
     "TightSpectrogram",
+    "chroma_bands",
     "dct",
     "dct_2d",
     "design_prototype_filter",
@@ -27,6 +28,7 @@ __all__ = [
     "tight_one_sided_complex_stft",
 ]
 
+_A4 = 440.0
 Demodulation = Literal["sign", "rot"]
 
 
@@ -297,6 +299,26 @@ class TightSpectrogram(nn.Module):
         if self.demodulate:
             spectrum = spectrum * alternating_signs(spectrum.shape[-2], spectrum.shape[-1], x)
         return spectrum if self.power is None else spectrum.abs().pow(self.power)
+
+
+def chroma_bands(
+    sample_rate: int,
+    fft_size: int,
+    num_bands: int = 12,
+    centre_octave: float = 5.0,
+    octave_width: float = 2.0,
+    norm: float = 2.0,
+) -> Tensor:
+    """Return filters of pitch classes from C on, weighted towards an octave, (bands, bins) (Ellis 2007)."""
+    frequencies = torch.arange(1, fft_size, dtype=torch.float64) * sample_rate / fft_size
+    pitch = num_bands * torch.log2(frequencies / (_A4 / 16))  # in classes above A0
+    pitch = torch.cat([pitch[:1] - 1.5 * num_bands, pitch])  # frequency zero, put an octave and a half lower
+    width = F.pad(pitch.diff().clamp(min=1.0), (0, 1), value=1.0)
+    half = round(num_bands / 2)
+    away = (pitch - torch.arange(num_bands)[:, None] + half).remainder(num_bands) - half
+    bands = F.normalize(torch.exp(-0.5 * (2 * away / width).square()), p=norm, dim=0)
+    bands = bands * torch.exp(-0.5 * ((pitch / num_bands - centre_octave) / octave_width).square())
+    return bands.roll(-3 * (num_bands // 12), 0)[:, : fft_size // 2 + 1].float()
 
 
 class ILDTransform(nn.Module):

@@ -113,6 +113,17 @@ CONFIGS: dict[tuple[str, str], dict[str, Any]] = {
     ("discriminator", "dac"): {"periods": [2], "fft_sizes": [128]},
     ("discriminator", "big_vgan"): {},
     ("discriminator", "patch"): {"filters": 8, "num_layers": 2},
+    ("discriminator", "hil"): {
+        **SPECTRA,
+        "periods": [1, 2],
+        "cutoff_freqs": [0, 0.25],
+        "channels": [4, 6],
+        "strides": [3, 1],
+        "kernel_sizes": [5, 3],
+    },
+    ("discriminator", "transformer"): {
+        "patched_kwargs": {"patch_sizes": [7], "depths": [1], "strides": [2], "sliding_window_widths": [1]}
+    },
     ("objective", "v"): {},
     ("objective", "rectified_flow"): {},
     ("objective", "rf_denoiser"): {},

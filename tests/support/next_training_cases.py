@@ -8,7 +8,7 @@ import tempfile
 import numpy as np
 import torch
 
-from support.next_cases import STEADY, build, case, conditions, diffusion, next_generation
+from support.next_cases import STEADY, build, case, conditions, diffusion, dressed, next_generation
 from support.parity_figures import fill, load_weights, noise, tone
 
 ADAPTERS = ["lora", "dora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs"]
@@ -258,3 +258,119 @@ def judged(critic, real, fake, names=("dis", "adv", "features")):
     with torch.no_grad():
         result = critic.loss(real, fake)
     return result if isinstance(result, dict) else dict(zip(names, result))
+
+
+@case("critic-hil")
+def _():
+    from stable_audio_tools.models.discriminators import HILDiscriminator
+
+    fake, real = (10 * v for v in pair(samples=700))
+    shared = {
+        "filters": 4,
+        "n_ffts": [64, 32],
+        "hop_lengths": [16, 8],
+        "win_lengths": [64, 32],
+        "in_channels": 2,
+        "periods": [1, 2, 3],
+        "taps": 32,
+        "cutoff_freqs": [0, 0.25, 0.17],
+        "channels": [4, 6],
+        "strides": [3, 1],
+        "kernel_sizes": [5, 3],
+        "sample_rate": 16000,
+    }
+    out = {}
+    for kind, kw in (("rpgan", {"normalize_losses": True}), ("hinge", {}), ("sigmoid_rpgan", {})):
+        critic = dressed(HILDiscriminator(loss_type=kind, **kw, **shared)).eval()
+        out |= {f"{kind}/{k}": v for k, v in judged(critic, real, fake).items()}
+    with torch.no_grad():
+        scores, maps = critic(real)
+    return critic, {
+        **out,
+        **{f"score{i}": s.flatten(1)[:, ::4] for i, s in enumerate(scores)},
+        "map": maps[0][0][:, :, ::4, ::4],
+    }
+
+
+@case("critic-transformer")
+def _():
+    from stable_audio_tools.models.discriminators import MultiTransformerDiscriminator
+
+    fake, real = pair(samples=700)
+    critic = dressed(
+        MultiTransformerDiscriminator(
+            normalize_losses=True,
+            patched_kwargs={
+                "patch_sizes": [7, 12],
+                "depths": [1, 1],
+                "strides": [2, 4],
+                "sliding_window_widths": [2, 1],
+            },
+            stft_kwargs={"enabled": True, "n_ffts": [32], "depths": [1], "strides": [2], "sliding_window_widths": [2]},
+        )
+    ).eval()
+    out = judged(critic, real, fake)
+    with torch.no_grad():
+        scores, maps = critic(real)
+    return critic, {**out, **{f"score{i}": s for i, s in enumerate(scores)}, "map": maps[0][-1][:, :, ::48]}
+
+
+@case("critic-latent")
+def _():
+    from stable_audio_tools.models.discriminators import LatentAudioCritic, LatentJEPA
+
+    critic = dressed(LatentAudioCritic(12, 8, text_dim=10, transformer_dim=64, depth=1)).eval()
+    jepa = dressed(LatentJEPA(8, 64, 1)).eval()
+    audio, latent, text = noise("audio", 3, 12, 10), noise("latent", 3, 8, 9), noise("text", 3, 4, 10)
+    with torch.no_grad():
+        score, features = critic(audio, latent, text, masking=False)
+        torch.manual_seed(3)
+        loss = critic.loss(audio, latent, text=text, checkpointing=False)
+        torch.manual_seed(4)
+        predicted = jepa.loss(noise("latents", 2, 8, 60))
+        filled = jepa(noise("latents", 2, 8, 12))
+    return {
+        f"{n}.{k}": list(v.shape) for n, m in (("critic", critic), ("jepa", jepa)) for k, v in m.state_dict().items()
+    }, {"score": score, "features": features[:, :, ::4], "loss": loss, "jepa": predicted, "filled": filled}
+
+
+@case("critic-heads")
+def _():
+    from stable_audio_tools.models import arc
+
+    real, fake = noise("real", 2, 32, 64), noise("fake", 2, 32, 64) * 0.7 + 0.2
+    heads = {
+        "strided": arc.ConvDiscriminator(32, hidden_dim=32, soft_clip_scale=2.0, anti_aliased=True),
+        "dilated": arc.DilatedConvDiscriminator(32, hidden_dim=32, loss_type="relativistic", dilations=[1, 2]),
+        "transformer": arc.TransformerDiscriminator(
+            32, hidden_dim=32, depth=1, dim_heads=16, sliding_window=[2, 2], loss_type="relativistic"
+        ),
+        "scales": arc.MultiScaleTransformerDiscriminator(
+            32,
+            dim_heads=16,
+            checkpointing=False,
+            heads=[
+                {"name": "local", "stride": 1, "hidden_dim": 32, "depth": 1, "sliding_window": [3, 3]},
+                {"name": "global", "stride": 4, "hidden_dim": 32, "depth": 1, "sliding_window": [2, 2]},
+            ],
+        ),
+        "convnext": arc.ConvNeXtDiscriminator(
+            in_channels=32,
+            channels=16,
+            latent_dim=1,
+            c_mults=[1, 2],
+            strides=[2, 2],
+            num_blocks=[1, 1],
+            conv_args={"glu": True},
+        ),
+    }
+    out, keys = {}, {}
+    for name, head in heads.items():
+        dressed(head).eval()
+        keys |= {f"{name}.{k}": list(v.shape) for k, v in head.state_dict().items()}
+        with torch.no_grad():
+            scores = head(real)
+            out |= {f"{name}{i}": s for i, s in enumerate(scores if isinstance(scores, list) else [scores])}
+            if name in ("dilated", "transformer", "convnext"):
+                out |= {f"{name}/{k}": v for k, v in head.loss(real, fake).items()}
+    return keys, out

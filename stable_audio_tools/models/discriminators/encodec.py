@@ -18,6 +18,7 @@ from stable_audio_tools.models.discriminators.losses import (
     Opinion,
     distances,
     mean,
+    relative_distances,
 )
 
 Positive = Annotated[int, Field(ge=1)]
@@ -197,10 +198,5 @@ class EncodecDiscriminator(AudioCritic):
 
     def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
         """Return the mean distance over activations and scales; with `normalize_losses` relative to the real ones."""
-        return mean(mean(self._distances(r, f)) for r, f in zip(real, fake))
-
-    def _distances(self, real: Opinion, fake: Opinion) -> list[Tensor]:
-        absolute = distances(real, fake)
-        if not self.normalize_losses:
-            return absolute
-        return [value / (feature.abs().mean() + 1e-3) for value, feature in zip(absolute, real.features)]
+        apart = relative_distances if self.normalize_losses else distances
+        return mean(mean(apart(r, f)) for r, f in zip(real, fake))

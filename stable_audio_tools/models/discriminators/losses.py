@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-AdversarialName = Literal["hinge", "lsgan", "rpgan"]
+AdversarialName = Literal["hinge", "lsgan", "rpgan", "sigmoid_rpgan"]
 
 
 class AdversarialLoss(NamedTuple):
@@ -38,8 +38,19 @@ RELATIVISTIC = AdversarialLoss(
     critic=lambda real, fake: F.softplus(fake - real).mean(),
     generator=lambda real, fake: F.softplus(real - fake).mean(),
 )
+# The same with bounded losses: twice the sigmoid of half the difference.
+BOUNDED_RELATIVISTIC = AdversarialLoss(
+    critic=lambda real, fake: 2 * torch.sigmoid((fake - real) / 2).mean(),
+    generator=lambda real, fake: 2 * torch.sigmoid((real - fake) / 2).mean(),
+)
 
-ADVERSARIAL = {"hinge": HINGE, "unit_hinge": UNIT_HINGE, "lsgan": LEAST_SQUARES, "rpgan": RELATIVISTIC}
+ADVERSARIAL = {
+    "hinge": HINGE,
+    "unit_hinge": UNIT_HINGE,
+    "lsgan": LEAST_SQUARES,
+    "rpgan": RELATIVISTIC,
+    "sigmoid_rpgan": BOUNDED_RELATIVISTIC,
+}
 
 
 def get_hinge_losses(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,24 +95,29 @@ class AudioCritic(nn.Module, ABC):
     def forward(self, audio: Tensor) -> list[Opinion]:
         """Return the opinion of every sub-discriminator on audio (b, c, n) in [-1, 1]."""
 
+    def judge(self, audio: Tensor) -> list[Opinion]:
+        """Return the opinion of every sub-discriminator, whatever the published `forward` returns."""
+        opinions: list[Opinion] = self(audio)
+        return opinions
+
     @abstractmethod
     def match_features(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
         """Return the distance between the activations for real and fake audio."""
 
     def discriminator_loss(self, fake: Tensor, real: Tensor) -> Tensor:
         """Return the loss of the discriminator; no gradient reaches the fakes. `loss` takes the real audio first."""
-        return self._criticise(self(real), self(fake.detach()))
+        return self._criticise(self.judge(real), self.judge(fake.detach()))
 
     def generator_loss(self, fake: Tensor, real: Tensor) -> GeneratorLosses:
         """Return the losses of the generator; opinions on real audio are constants here."""
         with torch.no_grad():
-            opinions = self(real)
-        return self._persuade(opinions, self(fake))
+            opinions = self.judge(real)
+        return self._persuade(opinions, self.judge(fake))
 
     def loss(self, reals: Tensor, fakes: Tensor) -> CriticLosses:
         """Return all terms, for logs and for trainers that use one call for both sides."""
-        real, fake = self(reals), self(fakes)
-        detached = self(fakes.detach()) if fakes.requires_grad else fake
+        real, fake = self.judge(reals), self.judge(fakes)
+        detached = self.judge(fakes.detach()) if fakes.requires_grad else fake
         return CriticLosses(self._criticise(real, detached), *self._persuade(real, fake))
 
     def _criticise(self, real: Sequence[Opinion], fake: Sequence[Opinion]) -> Tensor:
@@ -121,3 +137,10 @@ def mean(values: Iterable[Tensor]) -> Tensor:
 def distances(real: Opinion, fake: Opinion) -> list[Tensor]:
     """Return the mean absolute difference of each activation."""
     return [F.l1_loss(f, r) for r, f in zip(real.features, fake.features)]
+
+
+def relative_distances(real: Opinion, fake: Opinion) -> list[Tensor]:
+    """Mean absolute difference of each activation, relative to the size of the real one."""
+    return [
+        value / (feature.detach().abs().mean() + 1e-3) for value, feature in zip(distances(real, fake), real.features)
+    ]

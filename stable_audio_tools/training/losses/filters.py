@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.core.generations import Generation, current_generation
+from stable_audio_tools.models.transforms import chroma_bands
+
+__all__ = ["FIRFilter", "FilterType", "a_weighting_taps", "chroma_bands", "mel_bands"]
 
 FilterType = Literal["hp", "fd", "aw", "kw"]
-
-_A4 = 440.0
 
 
 def _a_weighting(sample_rate: float) -> tuple[Any, Any]:
@@ -107,17 +108,3 @@ def mel_bands(sample_rate: int, fft_size: int, num_bands: int) -> Tensor:
         fft_size // 2 + 1, 0.0, sample_rate / 2, num_bands, sample_rate, norm="slaney", mel_scale="slaney"
     )
     return bands.T
-
-
-def chroma_bands(sample_rate: int, fft_size: int, num_bands: int = 12) -> Tensor:
-    """Pitch classes from C on, weighted towards the middle octaves, (bands, bins) (Ellis 2007)."""
-    centre_octave, octave_width = 5.0, 2.0
-    frequencies = torch.arange(1, fft_size, dtype=torch.float64) * sample_rate / fft_size
-    pitch = num_bands * torch.log2(frequencies / (_A4 / 16))  # in classes above A0
-    pitch = torch.cat([pitch[:1] - 1.5 * num_bands, pitch])  # frequency zero, put an octave and a half lower
-    width = F.pad(pitch.diff().clamp(min=1.0), (0, 1), value=1.0)
-    half = round(num_bands / 2)
-    away = (pitch - torch.arange(num_bands)[:, None] + half).remainder(num_bands) - half
-    bands = F.normalize(torch.exp(-0.5 * (2 * away / width).square()), dim=0)
-    bands = bands * torch.exp(-0.5 * ((pitch / num_bands - centre_octave) / octave_width).square())
-    return bands.roll(-3 * (num_bands // 12), 0)[:, : fft_size // 2 + 1].float()

@@ -10,6 +10,7 @@ from stable_audio_tools.models.discriminators import (
     BigVGANDiscriminator,
     DACGANLoss,
     EncodecDiscriminator,
+    HILDiscriminator,
     OobleckDiscriminator,
 )
 from stable_audio_tools.models.discriminators.losses import ADVERSARIAL
@@ -26,6 +27,21 @@ SMALL = {
     "oobleck": (OobleckDiscriminator, {}),
     "dac": (DACGANLoss, {"periods": [2], "rates": [2], "fft_sizes": [128]}),
     "big_vgan": (BigVGANDiscriminator, {"periods": [3], **SMALL_CQT}),
+    "hil": (
+        HILDiscriminator,
+        {
+            "filters": 4,
+            "n_ffts": [128],
+            "hop_lengths": [32],
+            "win_lengths": [128],
+            "taps": 32,
+            "periods": [1, 2],
+            "cutoff_freqs": [0, 0.25],
+            "channels": [4, 6],
+            "strides": [3, 1],
+            "kernel_sizes": [5, 3],
+        },
+    ),
 }
 
 
@@ -73,7 +89,14 @@ def test_both_generator_terms_reach_the_generator(tag, audio):
 
 @pytest.mark.parametrize(
     ("tag", "loss_type"),
-    [("encodec", "hinge"), ("encodec", "rpgan"), ("dac", "lsgan"), ("big_vgan", "hinge"), ("oobleck", "hinge")],
+    [
+        ("encodec", "hinge"),
+        ("encodec", "rpgan"),
+        ("dac", "lsgan"),
+        ("big_vgan", "hinge"),
+        ("oobleck", "hinge"),
+        ("hil", "sigmoid_rpgan"),
+    ],
 )
 def test_a_small_step_down_the_gradient_tells_real_from_fake(tag, loss_type, audio):
     critic, (reals, fakes) = make(tag, loss_type=loss_type).double(), (signal.double() for signal in audio)
@@ -87,7 +110,7 @@ def test_a_small_step_down_the_gradient_tells_real_from_fake(tag, loss_type, aud
         assert float(loss - critic.discriminator_loss(fakes, reals)) == pytest.approx(1e-7, rel=0.02)
 
 
-@pytest.mark.parametrize("tag", ["encodec", "dac", "big_vgan"])
+@pytest.mark.parametrize("tag", ["encodec", "dac", "big_vgan", "hil"])
 def test_recomputing_activations_changes_no_gradient(tag, audio):
     reals, fakes = audio
     gradients = []
