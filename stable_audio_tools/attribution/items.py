@@ -21,7 +21,7 @@ from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.core.files import content_digest
 from stable_audio_tools.data import audio_io
-from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.dataset import create_dataloader_from_config, load_dataset_config
 from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import BadItem, Fault
 from stable_audio_tools.data.loader import Item, Loader
@@ -71,7 +71,7 @@ def read_dataset(settings: ItemSettings) -> dict[str, Any] | None:
     """The dataset config of the settings, changed so that nothing is dropped or drawn again; None without one."""
     if settings.dataset_config is None:
         return None
-    dataset = {**load(settings.dataset_config), "drop_last": False, "augment_phase": False}
+    dataset = {**load_dataset_config(settings.dataset_config), "drop_last": False, "augment_phase": False}
     return {**dataset, "random_crop": False} if settings.disable_random_crop else dataset
 
 

@@ -37,12 +37,13 @@ def run_check(settings: CheckDataSettings) -> int:
     from stable_audio_tools.core.config import load
     from stable_audio_tools.core.progress import progress_bar
     from stable_audio_tools.data.checks import check_dataset, table
+    from stable_audio_tools.data.dataset import load_dataset_config
 
     rate = load(settings.model_config).get("sample_rate") if settings.model_config else None
     with progress_bar("decoding", None) as show:
         report = check_dataset(
-            load(settings.dataset),
-            against=load(settings.against) if settings.against else None,
+            load_dataset_config(settings.dataset),
+            against=load_dataset_config(settings.against) if settings.against else None,
             sample_rate=rate,
             workers=settings.num_workers,
             progress=show,

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stable_audio_tools.core.config import Part, components, validate
+from stable_audio_tools.core.config import Part, components, load, validate
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.config.parts import examine_body
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import ConfigError
@@ -67,6 +68,31 @@ def check_dataset_config(dataset_config: Mapping[str, Any], path: str = "dataset
     if not isinstance(tag, str) or tag not in known:
         raise ConfigError(f"{path}.dataset_type: no dataset type named {tag!r}; {nearest(str(tag), known)}")
     return validate("dataset", _body(dataset_config), path, tag)
+
+
+_PATH_KEYS = (
+    "path",
+    "metadata_path",
+    "custom_metadata_module",
+    "include_paths_file",
+    "exclude_paths_file",
+    "quarantine_file",
+)
+
+
+def load_dataset_config(path: str | Path) -> JsonObject:
+    """Read a dataset config; a relative path in it that does not exist here may be relative to the config's folder."""
+    config = load(path)
+    folder = Path(path).parent
+    entries = config.get("datasets")
+    for record in (config, *(entries if isinstance(entries, list) else ())):
+        if not isinstance(record, dict):
+            continue
+        for key in _PATH_KEYS:
+            value = record.get(key)
+            if isinstance(value, str) and value and not Path(value).exists() and (folder / value).exists():
+                record[key] = str(folder / value)
+    return config
 
 
 def contents_of(dataset_config: Mapping[str, Any]) -> Contents | None:

@@ -95,29 +95,49 @@ def embeddings_table(tokens: Tensor) -> Any:
     return wandb.Table(columns=[*(f"dim_{index}" for index in range(dims)), "LABEL"], data=rows)
 
 
-def point_cloud(tokens: Tensor, method: str = "pca", **options: Any) -> Any:
-    """As `pca_point_cloud`; principal components are the one method."""
-    if method != "pca":
-        raise ValueError(f"method must be 'pca', got {method!r}")
-    return pca_point_cloud(tokens, **options)
+def _colours(codes: str) -> NDArray[Any]:
+    return np.frombuffer(bytes.fromhex(codes), np.uint8).reshape(-1, 3).astype(int)
 
 
-def pca_point_cloud(tokens: Tensor, color_scheme: str = "batch", output_type: str = "points") -> Any:
-    """The three directions in which latents `(b, d, t)` vary most: one row `x, y, z, group` per frame.
+# Colours of 20 categories, and anchors of a scale from dark violet to yellow (matplotlib's tab20 and viridis).
+_CATEGORIES = _colours(
+    "1f77b4 aec7e8 ff7f0e ffbb78 2ca02c 98df8a d62728 ff9896 9467bd c5b0d5 "
+    "8c564b c49c94 e377c2 f7b6d2 7f7f7f c7c7c7 bcbd22 dbdb8d 17becf 9edae5"
+)
+_SCALE = _colours("440154 472d7b 3b528b 2c728e 21918c 28ae80 5ec962 addc30 fde725")
 
-    `points` gives the array, `wandbobj` wraps it for Weights & Biases. `color_scheme` `batch` groups frames by item,
-    anything else numbers them.
+
+def point_cloud(
+    tokens: Tensor, method: str = "pca", color_scheme: str | int = "batch", output_type: str = "wandbobj", **_: object
+) -> Any:
+    """Project latents `(b, d, t)` to three dimensions: one row `x, y, z, red, green, blue` (0 to 255) per frame.
+
+    `color_scheme` "batch" gives each item a colour, an integer that many groups of items, anything else follows time.
+    `output_type` "points" returns the array, "wandbobj" an object of Weights & Biases. Other options have no effect.
     """
-    frames = rearrange(tokens.detach().float().cpu(), "b d t -> (b t) d")
-    centred = frames - frames.mean(0)
-    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:3]
-    places = torch.zeros(len(frames), 3)
-    places[:, : len(directions)] = centred @ directions.T
-    per_item = tokens.shape[-1]
-    groups = torch.arange(len(frames)) // per_item if color_scheme == "batch" else torch.arange(len(frames))
-    points = np.concatenate([places.numpy(), (groups % 14 + 1).numpy()[:, None]], axis=1)
-    if output_type == "points":
-        return points
-    if output_type != "wandbobj":
+    if output_type not in ("points", "wandbobj"):
         raise ValueError(f"output_type must be 'points' or 'wandbobj', got {output_type!r}")
-    return require("wandb", extra="wandb").Object3D(points)
+    places = project_down(tokens, 3, method).cpu().numpy()
+    items, frames, dims = places.shape
+    places = np.pad(places, ((0, 0), (0, 0), (0, 3 - dims)))
+    item, frame = np.divmod(np.arange(items * frames), frames)
+    share = None
+    if color_scheme == "batch":
+        share = (item + 1) / items
+    elif str(color_scheme).isnumeric():
+        groups = max(1, int(color_scheme))
+        share = item // max(1, items // groups) / groups
+    if share is not None:
+        colours = _CATEGORIES[np.minimum((share * len(_CATEGORIES)).astype(int), len(_CATEGORIES) - 1)]
+    else:
+        marks = np.linspace(0, 1, len(_SCALE))
+        colours = np.stack([np.interp(frame / frames, marks, channel) for channel in _SCALE.T], axis=1).astype(int)
+    points = np.concatenate([places.reshape(-1, 3), colours], axis=1)
+    return points if output_type == "points" else require("wandb", extra="wandb").Object3D(points)
+
+
+def pca_point_cloud(
+    tokens: Tensor, color_scheme: str | int = "batch", output_type: str = "wandbobj", **options: object
+) -> Any:
+    """Call `point_cloud` with principal components, its one method."""
+    return point_cloud(tokens, "pca", color_scheme, output_type, **options)

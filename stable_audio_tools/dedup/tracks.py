@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.data.dataset import check_dataset_config
+from stable_audio_tools.data.dataset import check_dataset_config, load_dataset_config
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.index import index_folder
 from stable_audio_tools.data.metadata import Table, read_sidecar
@@ -59,7 +58,7 @@ class Track:
 
 def tracks_of_config(path: str | Path, extensions: Sequence[str]) -> list[Track]:
     """List every file of an `audio_dir` config; its path lists are not applied."""
-    part = check_dataset_config(load(path))
+    part = check_dataset_config(load_dataset_config(path))
     if part.type != "audio_dir":
         raise ConfigError(f"{path}: dataset_type: expected 'audio_dir', got {part.type!r}")
     entries = [folder.as_config(None) for folder in part.config.datasets]

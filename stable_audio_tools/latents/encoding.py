@@ -14,7 +14,7 @@ from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.files import write_text
 from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import local_rank, rank, world_size
-from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.dataset import create_dataloader_from_config, load_dataset_config
 from stable_audio_tools.latents.identity import LatentEncoder, autoencoder_of, identify
 from stable_audio_tools.latents.settings import PreEncodeSettings
 from stable_audio_tools.latents.writing import (
@@ -74,7 +74,7 @@ def encode_dataset(settings: PreEncodeSettings) -> Outcome:
 
 def _dataset_config(path: str) -> dict[str, Any]:
     """As given, but each item once and as it is in its file."""
-    given = load(path)
+    given = load_dataset_config(path)
     kind = given.get("dataset_type")
     if kind == "pre_encoded" or given.get("pre_encoded"):
         raise ConfigError(f"{path}: is a dataset of latents already")

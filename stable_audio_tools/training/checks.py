@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import ConfigError
-from stable_audio_tools.data.dataset import check_dataset_config, contents_of
+from stable_audio_tools.data.dataset import check_dataset_config, contents_of, load_dataset_config
 from stable_audio_tools.models.summary import summarise_model_config
 from stable_audio_tools.training.factory import TrainingSection, check_training_config
 
@@ -36,6 +36,7 @@ def check_files(paths: Sequence[Path]) -> dict[str, Any]:
         if config is None:
             continue
         if "dataset_type" in config or ("datasets" in config and "model_type" not in config):
+            config = load_dataset_config(path)
             part = collect(path, check_dataset_config, config)
             if part is not None:
                 summary["dataset"] = part.type

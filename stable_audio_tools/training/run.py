@@ -16,7 +16,7 @@ from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.errors import CheckpointError, ConfigError, UserError
 from stable_audio_tools.core.ranks import is_rank_zero, rank, world_size
 from stable_audio_tools.core.seeds import MAX_SEED, seed_everything
-from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.dataset import create_dataloader_from_config, load_dataset_config
 from stable_audio_tools.data.example_clips import write_example_clips
 from stable_audio_tools.data.loader import Loader, SamePass, UnknownLength
 from stable_audio_tools.latents.identity import require_same_autoencoder
@@ -206,8 +206,8 @@ def read_configs(settings: TrainSettings, recipe: Recipe) -> tuple[RunConfigs, T
         raise ConfigError(problems)
     if not model.get("sample_size"):
         raise ConfigError(f"{settings.model_config}: sample_size: missing; training needs it")
-    val = load(settings.val_dataset_config) if settings.val_dataset_config else None
-    dataset = _with_path_lists(load(settings.dataset_config), settings)
+    val = load_dataset_config(settings.val_dataset_config) if settings.val_dataset_config else None
+    dataset = _with_path_lists(load_dataset_config(settings.dataset_config), settings)
     for path, data in ((settings.dataset_config, dataset), (settings.val_dataset_config, val)):
         if data is not None and model["model"].get("pretransform") is not None:
             problems += wrong_kind(f"{settings.model_config}: training.pre_encoded", section, path, data)

@@ -105,7 +105,7 @@ def test_latents_become_points():
     aeiou = import_module("stable_audio_tools.interface.aeiou")
     tokens = torch.randn(2, 6, 10)
     assert aeiou.project_down(tokens).shape == (2, 10, 3)
-    assert aeiou.pca_point_cloud(tokens, output_type="points").shape == (20, 4)
+    assert aeiou.pca_point_cloud(tokens, output_type="points").shape == (20, 6)
     assert aeiou.mel_spectrogram(torch.randn(2, 4096), n_mels=16).shape == (2, 16, 9)
     assert aeiou.power_to_db([1.0, 1e-9]).tolist() == [0.0, -80.0]
 

@@ -12,9 +12,11 @@ from support.docs_commands import of_script, parse
 from support.small_models import narrowed
 from support.small_sounds import write_tones
 
+from stable_audio_tools.cli import describe
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.config.json_files import resolve_config
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.dataset import load_dataset_config
 from stable_audio_tools.models.factory import check_model_config
 
 ROOT = Path(__file__).parents[2]
@@ -63,6 +65,22 @@ def test_a_comment_in_a_config_is_answered_with_its_line(tmp_path: Path) -> None
     file.write_text('{\n  "sample_rate": 44100, // of the audio\n  "sample_size": 8192\n}\n')
     with pytest.raises(ConfigError, match=r"model\.json:2:25: JSON has no comments; remove this one"):
         load(file)
+
+
+def test_paths_of_a_dataset_may_be_relative_to_its_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tones(tmp_path / "sounds" / "audio", 1)
+    (tmp_path / "sounds" / "only.txt").write_text("000.wav\n")
+    entry = {"id": "tones", "path": "audio"}
+    config = tmp_path / "sounds" / "data.json"
+    save({"dataset_type": "audio_dir", "datasets": [entry], "include_paths_file": "only.txt"}, config)
+    monkeypatch.chdir(tmp_path)
+    loaded = load_dataset_config(config)
+    assert loaded["datasets"][0]["path"] == str(tmp_path / "sounds" / "audio")
+    assert loaded["include_paths_file"] == str(tmp_path / "sounds" / "only.txt")
+    (tmp_path / "audio").mkdir()
+    assert load_dataset_config(config)["datasets"][0]["path"] == "audio", "the current folder comes first"
+    (tmp_path / "audio").rmdir()
+    assert describe.check([str(config)]) == 0
 
 
 def test_one_process_of_a_launcher_serves_the_app(monkeypatch: pytest.MonkeyPatch) -> None:

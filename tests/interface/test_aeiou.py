@@ -40,8 +40,19 @@ def test_latents() -> None:
 def test_points_keep_the_largest_spread() -> None:
     torch.manual_seed(0)
     latents = torch.randn(2, 6, 20) * torch.tensor([10.0, 5.0, 2.0, 0.01, 0.01, 0.01])[None, :, None]
-    points = pca_point_cloud(latents)
-    assert points.shape == (40, 4)
+    points = pca_point_cloud(latents, output_type="points")
+    assert points.shape == (40, 6)
     spread = points[:, :3].std(0)
     assert spread[0] > spread[1] > spread[2] > 0.5
-    assert set(points[:, 3]) == {1, 2}
+
+
+def test_points_have_the_published_colours() -> None:
+    """Recorded with matplotlib's colour maps, as the original takes them."""
+    latents = torch.randn(2, 2, 4)
+    by_item = pca_point_cloud(latents, output_type="points")
+    assert by_item[:, 2].tolist() == [0.0] * 8, "two channels leave the third place empty"
+    assert by_item[[0, 4], 3:].tolist() == [[140, 86, 75], [158, 218, 229]]
+    groups = pca_point_cloud(latents, color_scheme=2, output_type="points")
+    assert groups[[0, 4], 3:].tolist() == [[31, 119, 180], [140, 86, 75]]
+    by_time = pca_point_cloud(latents, color_scheme="time", output_type="points")
+    assert np.abs(by_time[:4, 3:] - [[68, 1, 84], [58, 82, 139], [32, 144, 140], [94, 201, 97]]).max() <= 2
