@@ -22,7 +22,7 @@ import soundfile as sf
 import torch
 from torch import Tensor
 
-from stable_audio_tools.cli import train, unwrap
+from stable_audio_tools.cli import train
 from stable_audio_tools.inference.generation.model import AudioModel, load
 
 RATE = 8000
@@ -110,7 +110,7 @@ def adapt(shape: Shape, folder: Path, seed: int = 0, clips: int = 8) -> Moved:
     common += ["--save-dir", folder / "runs", "--seed", seed]
     _run(train.main, [*common, "--name", "base", "--dataset-config", _dataset(old), "--max-steps", shape.base_steps])
     base = folder / "base.safetensors"
-    _run(unwrap.main, ["--ckpt-path", folder / "runs" / "base", "--name", base.with_suffix(""), "--use-safetensors"])
+    _run(train.unwrap, ["--ckpt-path", folder / "runs" / "base", "--name", base.with_suffix(""), "--use-safetensors"])
     lora = ["--pretrained-ckpt-path", base, "--dataset-config", _dataset(new), "--max-steps", shape.lora_steps]
     _run(train.train_lora, [*common, "--name", "lora", *lora])
     (adapter,) = (folder / "runs" / "lora").glob("*/adapters/*.safetensors")

@@ -10,7 +10,7 @@ import torch
 
 import stable_audio_tools
 from stable_audio_tools.cli import data as data_commands
-from stable_audio_tools.cli import dedup, generate, train
+from stable_audio_tools.cli import generate, train
 from stable_audio_tools.cli.train import unwrap
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.data.path_lists import read_path_list
@@ -65,7 +65,7 @@ def data(mirror: Any, tmp_path: Path) -> Path:
     config["exclude_paths_file"] = str(out / "exclude_paths.txt")
     save(config, tmp_path / "local_training_custom.json")
     flags = ["--dataset-config", str(tmp_path / "local_training_custom.json"), "--output-dir", str(out)]
-    assert dedup.main([*flags, "--codec", "spectral", "--keep", "first"]) == 0
+    assert data_commands.dedup([*flags, "--codec", "spectral", "--keep", "first"]) == 0
     assert read_path_list(out / "exclude_paths.txt") == ["custom_audio:14/314.mp3"]
     return tmp_path / "local_training_custom.json"
 
@@ -103,7 +103,7 @@ def unwrapped(name: str, folder: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("jamendo_full", {"model", "conditioner", "pretransform.model.encoder"}),
+        ("jamendo_full_encoder", {"model", "conditioner", "pretransform.model.encoder"}),
         ("jamendo_freeze_vae", {"model", "conditioner"}),
     ],
 )
