@@ -1,1 +1,1 @@
-"""Data attribution: which training items made an output, by projected gradients (TRAK, D-TRAK)."""
+"""Data attribution: which training items contributed to an output, by projected gradients (TRAK, D-TRAK)."""

@@ -31,7 +31,7 @@ FactorConsumer = Callable[[Tensor, Tensor], None]  # gradient of the outputs, in
 
 
 class GradientEngine(ABC):
-    """Projected gradients of the task's value with regard to `parameters` of its network, by their names there."""
+    """Projected gradients of a task's value with respect to named `parameters` of its network."""
 
     name: str
 
@@ -43,7 +43,7 @@ class GradientEngine(ABC):
 
     @abstractmethod
     def features(self, samples: Sequence[AttributedSample]) -> Tensor:
-        """(b, dim) float32 on the CPU; a row depends on its own sample only."""
+        """Return features (b, dim) in float32 on the CPU; a row depends on its own sample only."""
 
     def _zeros(self, count: int) -> Tensor:
         parameter = next(iter(self.parameters.values()))
@@ -51,7 +51,7 @@ class GradientEngine(ABC):
 
 
 class HookEngine(GradientEngine):
-    """Holds the gradient of one parameter at a time."""
+    """One pass for all timesteps of a sample; holds the gradient of one parameter at a time."""
 
     name = "hooks"
 
@@ -83,7 +83,7 @@ class HookEngine(GradientEngine):
 
     @contextmanager
     def _hooked(self) -> Iterator[None]:
-        """Every selected parameter with a hook on its gradient, or on its layer."""
+        """Hook the gradient, or the layer, of every selected parameter inside the block."""
         with ExitStack() as hooks:
             for name, layer in self.factored.items():
                 parameter = self.parameters[name].requires_grad_(False)
@@ -108,11 +108,11 @@ class HookEngine(GradientEngine):
 
 
 def _wide_layers(network: nn.Module, parameters: Mapping[str, Tensor], projection: Projection) -> dict[str, nn.Linear]:
-    """Linear layers, by the names of their weights, that are cheaper to project by their factors."""
+    """Return linear layers, by the names of their weights, that are cheaper to project by their factors."""
     layers = {}
     for path, module in network.named_modules():
         name = f"{path}.weight" if path else "weight"
-        # Of a subclass (parametrised, or with an adapter) the weight may count in more ways than by W x.
+        # A subclass (parametrised, or with an adapter) may use its weight for more than W x.
         if type(module) is not nn.Linear or name not in parameters:
             continue
         if projection.saves_gradient(module.out_features, module.in_features):
@@ -132,7 +132,7 @@ def _tap(take: FactorConsumer, anchor: Tensor) -> Callable[[nn.Module, tuple[Ten
 
 
 class _Tap(torch.autograd.Function):
-    """The identity; on the way back it hands over the gradient of a layer's output with the layer's input."""
+    """The identity, whose backward pass delivers the gradient of a layer's output with the layer's input."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, layer_input: Tensor, anchor: Tensor, take: FactorConsumer) -> Tensor:
@@ -148,7 +148,7 @@ class _Tap(torch.autograd.Function):
 
 
 class LoopEngine(GradientEngine):
-    """Holds one whole gradient."""
+    """One pass per timestep of each sample; holds one whole gradient."""
 
     name = "loop"
 
@@ -160,7 +160,7 @@ class LoopEngine(GradientEngine):
         return features.float().cpu()
 
     def gradient(self, sample: AttributedSample) -> dict[str, Tensor]:
-        """The gradient of one sample, by parameter; zeros where it does not depend on one."""
+        """Return the gradient of one sample by parameter; zeros for parameters without effect."""
         rows = self.task.prepare(sample)
         count = len(rows.t)
         total = {name: torch.zeros_like(parameter) for name, parameter in self.parameters.items()}
@@ -174,13 +174,13 @@ class LoopEngine(GradientEngine):
 
 
 class VmapEngine(GradientEngine):
-    """Holds the gradients of a group: samples of one shape, always filled up to one size, so that no bit changes."""
+    """One vectorised pass for a group of samples of one shape, padded to one size so that results do not change."""
 
     name = "vmap"
     group = 4
 
     def features(self, samples: Sequence[AttributedSample]) -> Tensor:
-        alike: dict[Any, list[int]] = {}
+        alike: dict[tuple[object, ...], list[int]] = {}
         for place, sample in enumerate(samples):
             alike.setdefault(_shapes(sample), []).append(place)
         features = torch.empty(len(samples), self.projection.dim)
@@ -199,7 +199,7 @@ class VmapEngine(GradientEngine):
         def value(parameters: dict[str, Tensor], rows: NoisyRows) -> Tensor:
             return self.task.values(rows, parameters).mean()
 
-        with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no vectorised form, and would run one by one
+        with sdpa_kernel(SDPBackend.MATH):  # the other kernels have no vectorised form
             gradients = vmap(grad(value), in_dims=(None, 0), randomness="error")(parameters, stacked)
         features = self._zeros(len(samples))
         for name, gradient in gradients.items():
@@ -207,8 +207,8 @@ class VmapEngine(GradientEngine):
         return features
 
 
-def _shapes(sample: AttributedSample) -> Any:
-    """What samples must share to be stacked."""
+def _shapes(sample: AttributedSample) -> tuple[object, ...]:
+    """Return the shapes that samples must share to be stacked."""
     inputs = sorted((name, value.shape) for name, value in sample.inputs.items())
     return sample.latents.shape, sample.mask.shape, tuple(inputs)
 
@@ -226,7 +226,7 @@ def _stack(prepared: Sequence[NoisyRows]) -> NoisyRows:
 
 
 def choose_engine(parameters: Mapping[str, Tensor], projection: Projection, checkpointing: bool) -> EngineName:
-    """Hooks, unless a dense matrix is better made once for a group of samples whose gradients fit into memory."""
+    """Choose hooks, unless a group of samples with gradients that fit into memory can share a dense matrix."""
     elements = sum(parameter.numel() for parameter in parameters.values())
     shares = projection.is_dense and not checkpointing and elements * VmapEngine.group <= _SHARED_ELEMENTS
     return "vmap" if shares else "hooks"
@@ -241,7 +241,7 @@ def make_engine(
     rows_at_once: int = 0,
     checkpointing: bool = False,
 ) -> GradientEngine:
-    """The engine of a name; `rows_at_once` timesteps share a pass, 0 for all of them."""
+    """Build an engine by name; `rows_at_once` timesteps share a pass, 0 for all of them."""
     if name not in get_args(EngineName):
         raise ConfigError(f"--engine: expected one of {', '.join(get_args(EngineName))}; got {name!r}")
     chosen = choose_engine(parameters, projection, checkpointing) if name == "auto" else name

@@ -1,4 +1,4 @@
-"""What `dtrak_extract_features.py` does: features of every item, kept as they are made, shared among processes."""
+"""Feature extraction (`attribute extract`): resumable, and divided among processes."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,6 +20,7 @@ from stable_audio_tools.attribution.models import AttributedModel, ModelSource, 
 from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.settings import ExtractSettings
 from stable_audio_tools.attribution.task import AttributedSample, FeatureRecipe, find_measure, select_timesteps
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.core.progress import progress_bar
@@ -34,16 +35,16 @@ _TIMED_ITEMS = 3
 
 
 class ExtractedFeatures(NamedTuple):
-    """What a run did."""
+    """The result of a run: how many rows it computed, kept from earlier runs, and left out."""
 
     paths: FeaturePaths
-    made: int
+    computed: int
     kept: int
     left_out: int
 
 
 class Estimate(NamedTuple):
-    """What a whole run would take."""
+    """The predicted cost of a whole run."""
 
     items: int
     left_out: int  # known before anything is read
@@ -52,7 +53,7 @@ class Estimate(NamedTuple):
     seconds_per_item: float
     disk: int  # bytes
     peak_gpu: int | None  # bytes
-    peak_memory: int | None  # bytes of this process on the CPU; None where the system does not tell
+    peak_memory: int | None  # bytes of this process on the CPU; None if the system does not report it
 
 
 class Extraction:
@@ -100,7 +101,7 @@ class Extraction:
         )
 
     def run(self) -> ExtractedFeatures:
-        """Make this process's rows; rows that are there already are kept."""
+        """Compute the rows of this process; rows that already exist are kept."""
         paths, index, count = self.paths, rank(), world_size()
         about = self.about if count == 1 else {**self.about, "shard": [index, count]}
         first, stop = (len(self.items) * place // count for place in (index, index + 1))
@@ -113,22 +114,24 @@ class Extraction:
         if count > 1 and index == 0 and self.settings.overwrite:
             _remove_merged(self.settings.feature_path)
         pending = writer.pending
-        met = self._make_rows(writer, [first + row for row in pending], first)
-        if len(met) == stop - first and count == 1:
-            raise AudioError(f"not one of {len(met)} items could be used; first: {met[0]}")
-        faults = [*self.items.faults, *met] if index == 0 else met
+        faults = self._compute_rows(writer, [first + row for row in pending], first)
+        if len(faults) == stop - first and count == 1:
+            raise AudioError(f"none of {len(faults)} items could be used; first: {faults[0]}")
+        computed = len(pending) - len(faults)
+        if index == 0:
+            faults = [*self.items.faults, *faults]
         writer.finish([self.items.path(number) for number in range(first, stop)], len(faults))
-        _tell_faults(paths, faults)
-        return ExtractedFeatures(paths, len(pending) - len(met), stop - first - len(pending), len(faults))
+        _write_faults(paths, faults)
+        return ExtractedFeatures(paths, computed, stop - first - len(pending), len(faults))
 
     def estimate(self) -> Estimate:
-        """Time and memory of a whole run, from the first items, read one after another; writes nothing."""
+        """Predict time and memory of a whole run from the first items, without writing anything."""
         gpu = self.attributed.device.type == "cuda"
         if gpu:
             torch.cuda.reset_peak_memory_stats(self.attributed.device)
         numbers = range(min(_TIMED_ITEMS, len(self.items)))
         with self._settled():
-            self._time(numbers[:1])  # what is made once is not timed
+            self._time(numbers[:1])  # excludes one-time costs
             seconds = self._time(numbers)
         if seconds is None:
             raise AudioError("none of the first items could be used, so nothing can be timed")
@@ -144,7 +147,7 @@ class Extraction:
         )
 
     def _time(self, numbers: Sequence[int]) -> float | None:
-        """Seconds an item takes, from its file to its feature; None where none can be used."""
+        """Return the seconds per item, from file to feature; None if no item can be used."""
         began = time.perf_counter()
         samples = [sample for _, sample in self._samples(numbers, [], workers=0)]
         if not samples:
@@ -152,7 +155,7 @@ class Extraction:
         self.engine.features(samples)
         return (time.perf_counter() - began) / len(samples)
 
-    def _make_rows(self, writer: FeatureWriter, numbers: list[int], first: int) -> list[Fault]:
+    def _compute_rows(self, writer: FeatureWriter, numbers: list[int], first: int) -> list[Fault]:
         faults: list[Fault] = []
         waiting: list[tuple[int, AttributedSample]] = []
         with progress_bar("features", len(numbers)) as show, self._settled():
@@ -170,7 +173,9 @@ class Extraction:
         features = self.engine.features([sample for _, sample in waiting])
         for (_, sample), feature in zip(waiting, features):
             if not feature.isfinite().all():
-                raise AudioError(f"{sample.key}: its gradient is not finite; is the model trained, and the item sound?")
+                raise AudioError(
+                    f"{sample.key}: its gradient is not finite; check the weights of the model and the item"
+                )
         writer.write([row for row, _ in waiting], features)
         waiting.clear()
 
@@ -187,7 +192,7 @@ class Extraction:
 
     @contextmanager
     def _settled(self) -> Iterator[None]:
-        """The same bits every time: kernels that add up in a fixed order."""
+        """Use kernels that add up in a fixed order, where torch has them, so that results repeat bit for bit."""
         before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
         with ExitStack() as stack:
             stack.callback(torch.use_deterministic_algorithms, before[0], warn_only=before[1])
@@ -196,8 +201,8 @@ class Extraction:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             yield
 
-    def _about(self, steps: list[int]) -> dict[str, Any]:
-        """The meta data: the keys of the original scripts, and where everything is from."""
+    def _about(self, steps: list[int]) -> JsonObject:
+        """Return the metadata: the keys of the original scripts, and the origin of model and data."""
         settings = self.settings
         shapes = {name: list(parameter.shape) for name, parameter in self.parameters.items()}
         published = ("K", "t_strategy", "num_train_steps", "f", "cfg_dropout_prob", "model_id", "param_regex")
@@ -227,7 +232,7 @@ class Extraction:
         }
 
 
-def _hash(value: Any) -> str:
+def _hash(value: object) -> str:
     return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -239,15 +244,15 @@ def _own_device(name: str) -> str:
 
 
 def _own_paths(settings: ExtractSettings) -> FeaturePaths:
-    """Where this process writes."""
+    """Return the files that this process writes."""
     paths = FeaturePaths.of(settings.feature_path, settings.ids_path, settings.meta_path)
     count = world_size()
     if count == 1:
         return paths
     if settings.ids_path or settings.meta_path:
         raise ConfigError(
-            f"--ids-path, --meta-path: {count} processes write a file of each kind beside --feature-path, and so does "
-            "dtrak_merge.py; leave them out"
+            f"--ids-path, --meta-path: {count} processes write their own files beside --feature-path, and so does "
+            "dtrak_merge.py; leave these flags out"
         )
     return paths.shard(rank(), count)
 
@@ -260,13 +265,13 @@ def _remove_merged(feature_path: str) -> None:
 
 
 def _require_names(items: Items) -> None:
-    """Can every item stand on a line of the list of ids?"""
+    """Check that every item can be a line of the list of ids."""
     for number in range(len(items)):
         path = items.path(number)
         if set(path) & {"\n", "\r"} or not _is_utf8(path):
             raise ConfigError(
-                f"{path!r}: a name with line breaks, or not in UTF-8, cannot stand in the list of ids; rename the "
-                "file, or leave it out of the dataset"
+                f"{path!r}: a name with line breaks, or not in UTF-8, cannot be written to the list of ids; rename "
+                "the file, or exclude it from the dataset"
             )
 
 
@@ -285,7 +290,7 @@ def _peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _tell_faults(paths: FeaturePaths, faults: list[Fault]) -> None:
+def _write_faults(paths: FeaturePaths, faults: list[Fault]) -> None:
     if not faults:
         paths.left_out.unlink(missing_ok=True)
         return

@@ -1,11 +1,11 @@
-"""The items that are attributed, by number: those of a dataset, or generated files with their manifest.
+"""Numbered items to attribute: the items of a dataset, or generated files with their manifest.
 
-Nothing is drawn anew: no polarity flips, each item once, in the order of the files. What cannot be read is named and
-left out, never replaced.
+Each item occurs once, in the order of the files, without polarity flips. Unreadable items are reported and left out,
+never replaced.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from stable_audio_tools.attribution.keyed_random import make_key
 from stable_audio_tools.attribution.settings import ItemSettings
 from stable_audio_tools.core.config import load
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.core.files import content_digest
 from stable_audio_tools.data import audio_io
@@ -29,22 +30,22 @@ from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.sources.latents import as_tensor
 from stable_audio_tools.data.transforms import describe_crop, set_channels, take
 
-# Audio; what the diffusion model works on; or what the training data is, as the model config or a flag says.
+# Audio; input of the diffusion model; or the form of the training data, from the model config or a flag.
 Form = Literal["audio", "latents", "data"]
 
 _MANIFESTS = ("manifest.jsonl", "prompt_manifest.json")
-# Keys of a dataset config that choose items, and so show in the list of them; the crop is told apart.
+# Keys of a dataset config that select items and so affect their list; the crop is recorded separately.
 _CHOOSING = {"datasets", "include_paths_file", "exclude_paths_file", "quarantine_file", "loose_path_matching"}
 _CHOOSING |= {"on_bad_item", "max_bad_fraction", "drop_last", "min_length_sec", "max_length_sec", "random_crop"}
 
 
 class AudioShape(NamedTuple):
-    """What a model wants its audio to be."""
+    """Format of the audio that a model takes."""
 
     sample_size: int
     sample_rate: int
     channels: int
-    latent_channels: int | None = None  # what the diffusion model works on; None: not checked
+    latent_channels: int | None = None  # input channels of the diffusion model; None: not checked
 
 
 class Items(Protocol):
@@ -56,32 +57,32 @@ class Items(Protocol):
     def __len__(self) -> int: ...
 
     def path(self, number: int) -> str:
-        """The file, which is the item's line in the list of ids."""
+        """Return the file, which is the item's line in the list of ids."""
 
     def key(self, number: int) -> str:
-        """What the item's noise depends on: the same on every machine."""
+        """Return the key of the item's noise, equal on every machine."""
 
     def load(self, number: int) -> Item: ...
 
     def form(self, number: int) -> Form:
-        """What the item holds."""
+        """Return the form of the item's content."""
 
 
-def read_dataset(settings: ItemSettings) -> dict[str, Any] | None:
-    """The dataset config of the settings, changed so that nothing is dropped or drawn again; None without one."""
+def read_dataset(settings: ItemSettings) -> JsonObject | None:
+    """Return the dataset config without dropped or repeated items and without phase flips; None without a dataset."""
     if settings.dataset_config is None:
         return None
     dataset = {**load_dataset_config(settings.dataset_config), "drop_last": False, "augment_phase": False}
     return {**dataset, "random_crop": False} if settings.disable_random_crop else dataset
 
 
-def is_pre_encoded(settings: ItemSettings, training: Mapping[str, Any]) -> bool:
-    """Whether the dataset holds latents, as the settings say or else the training section of the model config."""
+def is_pre_encoded(settings: ItemSettings, training: JsonObject) -> bool:
+    """Return whether the dataset holds latents, by the settings or else the training section of the model config."""
     return bool(training.get("pre_encoded", False)) if settings.pre_encoded is None else settings.pre_encoded
 
 
 class _KeyedDraw(Draw):
-    """A visit whose random choices follow the item's key, not its place among the files."""
+    """Random choices of a visit that depend on the item's key, not on its position among the files."""
 
     key: str
 
@@ -93,14 +94,14 @@ class _KeyedDraw(Draw):
 class DatasetItems:
     """Each item of a dataset once."""
 
-    def __init__(self, config: Mapping[str, Any], shape: AudioShape, seed: int, limit: int | None = None) -> None:
+    def __init__(self, config: JsonObject, shape: AudioShape, seed: int, limit: int | None = None) -> None:
         loader = create_dataloader_from_config(
             config, 1, shape.sample_size, shape.sample_rate, shape.channels, num_workers=0, shuffle=False, seed=seed
         )
         if not isinstance(loader, Loader) or not hasattr(loader.dataset, "files"):
             raise ConfigError(
-                f"dataset_type: attribution needs files that it can name and find again, and a "
-                f"{config.get('dataset_type')!r} dataset has none; encode it with pre_encode.py and use the latents"
+                f"dataset_type: attribution needs files with names, which a "
+                f"{config.get('dataset_type')!r} dataset lacks; encode it with pre_encode.py and use the latents"
             )
         self.source: Any = loader.dataset
         self.seed = seed
@@ -128,7 +129,7 @@ class DatasetItems:
     def form(self, number: int) -> Form:
         return "data"
 
-    def _data_key(self, config: Mapping[str, Any]) -> str:
+    def _data_key(self, config: JsonObject) -> str:
         digest = sha256(json.dumps(_described(config)).encode())
         for number in range(self.count):
             place = self.source.files.place(number)
@@ -138,8 +139,8 @@ class DatasetItems:
         return digest.hexdigest()[:32]
 
 
-def _described(config: Mapping[str, Any]) -> list[Any]:
-    """What a dataset config says of its items beside which they are: captions, tables and code with their content."""
+def _described(config: JsonObject) -> list[object]:
+    """Return the parts of a dataset config that describe items: captions, tables and code, with digests of files."""
     folders = [{key: value for key, value in folder.items() if key != "path"} for folder in config["datasets"]]
     described = [{key: value for key, value in config.items() if key not in _CHOOSING}, *folders]
     named = (part.get(key) for part in described for key in ("metadata_path", "custom_metadata_module"))
@@ -148,14 +149,14 @@ def _described(config: Mapping[str, Any]) -> list[Any]:
 
 
 def _beside(path: Path) -> list[tuple[int, int] | None]:
-    """Sizes and times of the sidecars."""
+    """Return sizes and times of the sidecars."""
     sidecars = [path.with_suffix(suffix) for suffix in (".txt", ".json")]
     states = [sidecar.stat() if sidecar.is_file() else None for sidecar in sidecars]
     return [(state.st_size, state.st_mtime_ns) if state else None for state in states]
 
 
 class GeneratedItems:
-    """Files that a manifest describes; where the latents were kept (`NAME.npy`), they stand for the audio."""
+    """Files that a manifest describes; kept latents (`NAME.npy`) are used instead of the audio."""
 
     def __init__(
         self, folder: str | Path, shape: AudioShape, limit: int | None = None, paths: PathFilter | None = None
@@ -200,16 +201,16 @@ class GeneratedItems:
         latents = audio.with_suffix(".npy")
         return latents if latents.is_file() else audio
 
-    def _chosen(self, records: list[dict[str, Any]], paths: PathFilter) -> list[dict[str, Any]]:
-        kept = [record for record in records if paths.keeps([(str(self.folder / record["file"]), record["file"])])]
+    def _chosen(self, records: list[JsonObject], paths: PathFilter) -> list[JsonObject]:
+        chosen = [record for record in records if paths.keeps([(str(self.folder / record["file"]), record["file"])])]
         paths.report()
-        if not kept:
-            raise ConfigError(f"{self.folder}: --include-paths-file, --exclude-paths-file leave none of its files")
-        return kept
+        if not chosen:
+            raise ConfigError(f"{self.folder}: --include-paths-file and --exclude-paths-file exclude all of its files")
+        return chosen
 
 
 def _read_latents(path: Path, channels: int | None) -> Tensor:
-    """(d, t) float32 of a file that stands for audio."""
+    """Read latents (d, t) in float32 from a file."""
     try:
         stored = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError) as error:
@@ -219,8 +220,8 @@ def _read_latents(path: Path, channels: int | None) -> Tensor:
     shape = stored.shape
     stored = stored[0] if len(shape) == 3 and shape[0] == 1 else stored
     if stored.ndim != 2 or 0 in shape or channels not in (None, stored.shape[0]):
-        wanted = "channels" if channels is None else channels
-        raise AudioError(f"{path}: expected latents of shape ({wanted}, frames), got {shape}")
+        rows = "channels" if channels is None else channels
+        raise AudioError(f"{path}: expected latents of shape ({rows}, frames), got {shape}")
     with np.errstate(over="ignore"):
         latents = as_tensor(stored).float()
     if not latents.isfinite().all():
@@ -228,8 +229,8 @@ def _read_latents(path: Path, channels: int | None) -> Tensor:
     return latents
 
 
-def read_manifest(folder: Path) -> list[dict[str, Any]]:
-    """`file` and `conditions` of every generated file: `manifest.jsonl`, or a `prompt_manifest.json` with `items`."""
+def read_manifest(folder: Path) -> list[JsonObject]:
+    """Read `file` and `conditions` of all generated files from `manifest.jsonl` or `prompt_manifest.json`."""
     path = next((folder / name for name in _MANIFESTS if (folder / name).is_file()), None)
     if path is None:
         raise ConfigError(f"{folder}: holds neither {' nor '.join(_MANIFESTS)}, which name the files and their prompts")
@@ -239,8 +240,8 @@ def read_manifest(folder: Path) -> list[dict[str, Any]]:
     return [_checked(record, f"{path}, entry {number}") for number, record in enumerate(records, 1)]
 
 
-def _records(path: Path) -> list[Any]:
-    """The lines of `manifest.jsonl`."""
+def _records(path: Path) -> list[object]:
+    """Read the lines of `manifest.jsonl`."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -251,8 +252,8 @@ def _records(path: Path) -> list[Any]:
         raise ConfigError(f"{path}: a line is not valid JSON ({error})") from None
 
 
-def _original_records(path: Path) -> list[Any]:
-    """The manifest of the original scripts, in the form of ours."""
+def _original_records(path: Path) -> list[object]:
+    """Read the manifest of the original scripts in our form."""
     entries = load(path).get("items", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ConfigError(f'{path}: "items" must be a list of objects, one for each file')
@@ -262,19 +263,19 @@ def _original_records(path: Path) -> list[Any]:
     ]
 
 
-def _checked(record: Any, place: str) -> dict[str, Any]:
+def _checked(record: object, place: str) -> JsonObject:
     if not isinstance(record, dict):
         raise ConfigError(f"{place}: expected an object with file and conditions, got {type(record).__name__}")
     file, conditions = record.get("file"), record.get("conditions")
     if not isinstance(file, str) or not file:
-        raise ConfigError(f"{place}: names no files; the name of one must be there, as a text")
+        raise ConfigError(f'{place}: has no "file"; add the name of the file as a string')
     if conditions is not None and not isinstance(conditions, dict):
         raise ConfigError(f"{place}: conditions must be an object, got {type(conditions).__name__}")
     return {"file": file, "conditions": dict(conditions or {})}
 
 
 class ReadItem(NamedTuple):
-    """An item that was read, or why it was not."""
+    """An item, or the reason why it could not be read."""
 
     number: int
     item: Item | None = None
@@ -299,34 +300,34 @@ class _Reader(Dataset[ReadItem]):
 
 
 def read_items(items: Items, numbers: Sequence[int], num_workers: int = 0) -> Iterator[ReadItem]:
-    """The items of these numbers in their order, read by so many processes."""
+    """Yield the numbered items in order, read by `num_workers` processes."""
     reader = DataLoader(
         _Reader(items),
         batch_size=None,
         sampler=list(numbers),
-        collate_fn=_as_it_is,
+        collate_fn=_pass_through,
         num_workers=num_workers,
         generator=torch.Generator(),
     )
-    for found in reader:
-        if found.error is not None:
-            raise found.error
-        yield found
+    for entry in reader:
+        if entry.error is not None:
+            raise entry.error
+        yield entry
 
 
-def _as_it_is(found: Any) -> Any:
-    return found
+def _pass_through(entry: object) -> object:
+    return entry
 
 
 def open_items(
-    dataset: Mapping[str, Any] | None,
+    dataset: JsonObject | None,
     generated: str | None,
     shape: AudioShape,
     seed: int,
     limit: int | None,
     paths: PathFilter | None = None,
 ) -> Items:
-    """The items of a dataset config, or those of a folder of generated files that `paths` leaves."""
+    """Open the items of a dataset config, or the files of a folder of generated files that `paths` keeps."""
     if (dataset is None) == (generated is None):
         raise ConfigError(
             "give --dataset-config (a dataset) or --generated (a folder that generate.py wrote), not both"

@@ -9,9 +9,10 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import stats
 
 from stable_audio_tools.attribution.results import Scores, read_scores
@@ -44,14 +45,14 @@ class LDS(NamedTuple):
 
     @property
     def intervals(self) -> Floats:
-        """(q, 2): 95 % of each query, subsets resampled."""
+        """95 % intervals of each query under resampled subsets, (q, 2)."""
         return _interval(self.resampled_per_query).T
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def minus(self, other: "LDS") -> "LDS":
-        """How much better than other scores, on the same queries and subsets."""
+        """Return the difference from other scores on the same queries and subsets."""
         return _summary(*(getattr(self, name) - getattr(other, name) for name in LDS._fields[3:]))
 
 
@@ -61,14 +62,14 @@ def _summary(per_query: Floats, resampled: Floats, resampled_per_query: Floats) 
 
 
 def _interval(resampled: Floats) -> Floats:
-    """(r, ...) -> (2, ...)"""
+    """Return the 95 % interval of resampled values, (r, ...) -> (2, ...)."""
     return np.quantile(resampled, [0.025, 0.975], axis=0)
 
 
 def linear_datamodeling_score(
-    scores: Any, membership: Floats, outputs: Floats, *, f_is_loss: bool = True, seed: int = 0
+    scores: NDArray[np.floating], membership: Floats, outputs: Floats, *, f_is_loss: bool = True, seed: int = 0
 ) -> LDS:
-    """scores (q, n), membership (m, n), outputs (m, q) of the subset models."""
+    """Compute the LDS of scores (q, n) from membership (m, n) and outputs (m, q) of the subset models."""
     predicted = _predict(scores, membership, outputs, f_is_loss)
     rng = np.random.default_rng(seed)
     models, queries = outputs.shape
@@ -81,9 +82,13 @@ def linear_datamodeling_score(
 
 
 def choose_regulariser(
-    grid: Sequence[Any], regularisers: Sequence[float], membership: Floats, outputs: Floats, f_is_loss: bool = True
+    grid: Sequence[NDArray[np.floating]],
+    regularisers: Sequence[float],
+    membership: Floats,
+    outputs: Floats,
+    f_is_loss: bool = True,
 ) -> tuple[float, list[float]]:
-    """The regulariser of the best LDS, and the LDS of each."""
+    """Return the regulariser with the best LDS, and the LDS of each."""
     observed = []
     for scores in grid:
         predicted = _predict(scores, membership, outputs, f_is_loss)
@@ -91,25 +96,27 @@ def choose_regulariser(
     return regularisers[int(np.argmax(observed))], observed
 
 
-def _predict(scores: Any, membership: Floats, outputs: Floats, f_is_loss: bool) -> Floats:
-    """(m, q) what the scores say of the outputs."""
+def _predict(scores: NDArray[np.floating], membership: Floats, outputs: Floats, f_is_loss: bool) -> Floats:
+    """Return the outputs (m, q) that the scores predict."""
     with np.errstate(invalid="ignore"):  # infinite scores are named below
         predicted = membership @ np.asarray(scores, np.float64).T * (-1 if f_is_loss else 1)
     if predicted.shape != outputs.shape:
         raise ConfigError(
-            f"{outputs.shape[0]} models and {outputs.shape[1]} queries were measured, but the scores and the plan make "
-            f"{predicted.shape[0]} and {predicted.shape[1]}"
+            f"{outputs.shape[0]} models and {outputs.shape[1]} queries were measured, but the plan and the scores "
+            f"have {predicted.shape[0]} and {predicted.shape[1]}"
         )
-    for what, table in (("output", outputs), ("sum of scores", predicted)):
+    for quantity, table in (("output", outputs), ("sum of scores", predicted)):
         bad = np.argwhere(~np.isfinite(table))
         if len(bad):
             model, query = bad[0]
-            raise ConfigError(f"the {what} of model {model} for query {query} is {table[model, query]:g}; leave it out")
+            raise ConfigError(
+                f"the {quantity} of model {model} for query {query} is {table[model, query]:g}; leave it out"
+            )
     return predicted
 
 
 def _spearman(one: Floats, other: Floats) -> Floats:
-    """(m, q) each -> (q,); 0 where either is constant."""
+    """Return Spearman's correlations (q,) of the columns of two (m, q) tables; 0 if either is constant."""
     ranks = [stats.rankdata(side, axis=0) for side in (one, other)]
     centred = [side - side.mean(0) for side in ranks]
     norms = np.sqrt((centred[0] ** 2).sum(0) * (centred[1] ** 2).sum(0))
@@ -119,7 +126,7 @@ def _spearman(one: Floats, other: Floats) -> Floats:
 
 
 class LDSVerdict(NamedTuple):
-    """The LDS of a matrix, with the queries in its order."""
+    """The LDS of a score matrix, with its queries in order."""
 
     name: str
     queries: tuple[str, ...]
@@ -127,7 +134,7 @@ class LDSVerdict(NamedTuple):
 
 
 def compare(folder: str | Path, paths: Sequence[str], f_is_loss: bool = True) -> list[LDSVerdict]:
-    """The LDS of each matrix of scores, and how much better each is than those of baselines (else: than the first)."""
+    """Return the LDS of each matrix, and its differences from the baselines, or else from the first matrix."""
     read = {path: read_scores(path) for path in paths}
     verdicts = [_judge(folder, path, scores, read[paths[0]], f_is_loss) for path, scores in read.items()]
     baselines = [one for one in verdicts if read[one.name].about.get("method") in _BASELINES] or verdicts[:1]
@@ -141,11 +148,11 @@ def compare(folder: str | Path, paths: Sequence[str], f_is_loss: bool = True) ->
 
 
 def _judge(folder: str | Path, path: str, scores: Scores, first: Scores, f_is_loss: bool) -> LDSVerdict:
-    """In the first matrix's order of queries."""
-    strange = set(scores.query_ids) ^ set(first.query_ids)
-    if strange:
+    """Compute the LDS of a matrix, with the queries in the order of the first one."""
+    unshared = set(scores.query_ids) ^ set(first.query_ids)
+    if unshared:
         raise ConfigError(
-            f"{path}: its queries are not those of the first of --scores, such as {min(strange)}; give scores of "
+            f"{path}: its queries differ from the first of --scores, for example in {min(unshared)}; pass scores of "
             f"the same queries"
         )
     require_finite_scores(scores.values, scores.query_ids, path)
@@ -159,17 +166,18 @@ def _judge(folder: str | Path, path: str, scores: Scores, first: Scores, f_is_lo
 def tune(
     folder: str | Path, settings: FeatureSets, regularisers: Sequence[float] | None = None, f_is_loss: bool = True
 ) -> list[LDSVerdict]:
-    """The LDS of every regulariser; the best one is chosen on one half of the models and judged on the other."""
+    """Return the LDS of every regulariser; the best is chosen on half of the models and evaluated on the other half."""
     values = list(regularisers or DEFAULT_GRID)
     wrong = [value for value in values if not 0 < value < math.inf]
     if wrong:
-        raise ConfigError(f"--lambda-grid: expected finite numbers of more than 0, got {wrong[0]:g}")
+        raise ConfigError(f"--lambda-grid: expected finite numbers above 0, got {wrong[0]:g}")
     members = read_members(settings)
-    grid = score_ensemble(members, values, ScoreOptions(settings.lambda_scale, settings.used_dim))
+    options = ScoreOptions(settings.lambda_scale, settings.used_dim)
+    grid = [scores.numpy() for scores in score_ensemble(members, values, options)]
     queries = members[0].query.ids
     membership, outputs = observations(folder, members[0].train.ids, queries)
 
-    def judge(name: str, scores: Any, models: slice) -> LDSVerdict:
+    def judge(name: str, scores: NDArray[np.float64], models: slice) -> LDSVerdict:
         require_finite_scores(scores, queries, settings.query_feature_path)
         found = linear_datamodeling_score(scores, membership[models], outputs[models], f_is_loss=f_is_loss)
         return LDSVerdict(name, queries, found)
@@ -181,17 +189,17 @@ def tune(
 
 
 def save_verdicts(verdicts: Sequence[LDSVerdict], folder: str | Path) -> None:
-    """`lds.json`, and `lds.csv` with a line for each query of each matrix."""
-    told, rows = {}, []
+    """Write `lds.json`, and `lds.csv` with a line for each query of each matrix."""
+    summary, rows = {}, []
     for name, queries, value in verdicts:
         lines = [
             (query, float(correlation), *map(float, interval))
             for query, correlation, interval in zip(queries, value.per_query, value.intervals)
         ]
         each = {query: {"lds": correlation, "interval": interval} for query, correlation, *interval in lines}
-        told[name] = {"mean": value.mean, "interval": [value.low, value.high], "queries": each}
+        summary[name] = {"mean": value.mean, "interval": [value.low, value.high], "queries": each}
         rows += [(name, *line) for line in lines]
-    save(told, Path(folder) / "lds.json")
+    save(summary, Path(folder) / "lds.json")
     with atomic_path(Path(folder) / "lds.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("scores", "query", "lds", "low", "high"))
@@ -199,12 +207,12 @@ def save_verdicts(verdicts: Sequence[LDSVerdict], folder: str | Path) -> None:
 
 
 def observations(folder: str | Path, train_ids: Sequence[str], query_ids: Sequence[str]) -> tuple[Floats, Floats]:
-    """Membership (m, n) in the order of the training items, and outputs (m, q) in that of the queries."""
+    """Read membership (m, n) in the order of the training items, and outputs (m, q) in the order of the queries."""
     plan = read_plan(folder)
     places = {name: place for place, name in enumerate(plan.items)}
     missing = [name for name in train_ids if name not in places]
     if missing:
-        raise ConfigError(f"{folder}: the plan does not know {missing[0]} and {len(missing) - 1} more training items")
+        raise ConfigError(f"{folder}: the plan lacks {missing[0]} and {len(missing) - 1} more training items")
     paths = [Path(folder) / "outputs" / f"subset_{number:03d}.csv" for number in range(len(plan.subsets))]
     measured = [number for number, path in enumerate(paths) if path.is_file()]
     if len(measured) < 4:

@@ -1,7 +1,6 @@
-"""The model that is differentiated: loaded, in evaluation mode, with its samples made ready."""
+"""The model to differentiate, in evaluation mode, and the preparation of its samples."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -14,6 +13,7 @@ from stable_audio_tools.attribution.items import AudioShape, Form
 from stable_audio_tools.attribution.keyed_random import keyed_encoding
 from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
 from stable_audio_tools.core.config import load
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.devices import autocast, pick_device
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.loader import Item
@@ -25,12 +25,12 @@ from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.models.transformer.continuous import recomputing_modules
 
-ADAPTERS = r"\.lora_factors\."  # found in the names of all parameters of adapters
+ADAPTERS = r"\.lora_factors\."  # matches the names of all adapter parameters
 
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Which files a model is made from."""
+    """Files of a model."""
 
     model_config: str
     pretrained_ckpt_path: str
@@ -41,9 +41,9 @@ class ModelSource:
 
 
 class AttributedModel:
-    """A diffusion model and what a feature needs of it."""
+    """A diffusion model with the operations that features need."""
 
-    def __init__(self, model: nn.Module, config: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(self, model: nn.Module, config: JsonObject, device: torch.device) -> None:
         if not isinstance(model, ConditionedDiffusionModelWrapper | DiffusionModelWrapper):
             raise ConfigError(
                 f"model_type: attribution needs a diffusion model (diffusion_cond, diffusion_cond_inpaint, "
@@ -51,11 +51,11 @@ class AttributedModel:
             )
         self.model = model.to(device).eval().requires_grad_(False)
         self.config, self.device = config, device
-        self.training: Mapping[str, Any] = config.get("training") or {}
+        self.training: JsonObject = config.get("training") or {}
 
     @classmethod
     def load(cls, source: ModelSource) -> "AttributedModel":
-        """Averaged weights where the file holds some, as generation and `unwrap_model.py` take them."""
+        """Load the model, with averaged weights if the file has some, as in generation and `unwrap_model.py`."""
         config, device = load(source.model_config), pick_device(source.device)
         model = load_model(config, source.pretrained_ckpt_path, ema=None)
         pretransform: Any = getattr(model, "pretransform", None)
@@ -89,31 +89,31 @@ class AttributedModel:
         return AudioShape(int(self.config["sample_size"]), int(self.config["sample_rate"]), channels, latent_channels)
 
     def task(self, recipe: FeatureRecipe) -> DiffusionTask:
-        """What is differentiated, with the objective and the shift that the model was trained with."""
+        """Build the function to differentiate, with the objective and the shift of the model's training."""
         if recipe.cfg_dropout_prob > 0 and not isinstance(self.network, DiTWrapper):
             raise ConfigError("--cfg-dropout-prob: only a conditional diffusion transformer drops conditions; use 0")
         shift = getattr(self.model, "dist_shift", None)
         return DiffusionTask(self.network, self.model.objective, recipe, shift)
 
     def select_parameters(self, pattern: str | None = None) -> dict[str, nn.Parameter]:
-        """Parameters of the backbone whose names the pattern is found in; without one the adapter's, or else all."""
+        """Select backbone parameters whose names match the pattern; by default the adapter's, or else all."""
         if pattern is None and attached_loras(self.model):
             pattern = ADAPTERS
         try:
-            wanted = re.compile(pattern or "")
+            expression = re.compile(pattern or "")
         except re.error as error:
-            raise ConfigError(f"--param-regex: {pattern!r} is no regular expression ({error})") from None
+            raise ConfigError(f"--param-regex: {pattern!r} is not a regular expression ({error})") from None
         named = dict(self.network.named_parameters())
-        chosen = {name: value for name, value in named.items() if wanted.search(name)}
+        chosen = {name: value for name, value in named.items() if expression.search(name)}
         if not chosen:
             some = ", ".join(list(named)[:3])
             raise ConfigError(
-                f"--param-regex: {pattern!r} is found in no name of {len(named)} parameters, such as {some}"
+                f"--param-regex: {pattern!r} matches none of {len(named)} parameter names, such as {some}"
             )
         return chosen
 
     def set_checkpointing(self, on: bool) -> None:
-        """Whether blocks recompute their activations."""
+        """Set whether blocks recompute their activations."""
         blocks = recomputing_modules(self.network)
         if on and not blocks:
             raise ConfigError("--checkpointing: this backbone cannot recompute its activations; leave the flag out")
@@ -121,9 +121,9 @@ class AttributedModel:
             module.checkpointing = on  # type: ignore[assignment]
 
     def fingerprint(self) -> str:
-        """Sixteen digits that change with any bit of the weights."""
+        """Return sixteen digits that change with any bit of the weights."""
         digest = sha256()
-        # State dicts leave adapters out.
+        # State dicts do not contain adapters.
         for name, tensor in sorted({**self.model.state_dict(), **dict(self.model.named_parameters())}.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -132,7 +132,7 @@ class AttributedModel:
 
 @dataclass(frozen=True)
 class SampleMaker:
-    """Items of a dataset to samples, one at a time: conditions and latents of each are computed once."""
+    """Conversion of an item to a sample: its latents and conditions, each computed once."""
 
     attributed: AttributedModel
     pre_encoded: bool
@@ -153,14 +153,14 @@ class SampleMaker:
         return AttributedSample(key, clean[0], inputs, mask)
 
     def _channels(self, form: Form) -> int:
-        """Of what an item holds."""
+        """Return the expected channels of an item."""
         is_encoded = form == "latents" or (form == "data" and self.pre_encoded)
         if is_encoded or self.attributed.model.pretransform is None:
             return int(self.attributed.model.io_channels)
         return self.attributed.shape.channels
 
     def _clean(self, audio: Tensor, form: Form) -> Tensor:
-        """(1, d, t) what the backbone works on."""
+        """Return the input of the backbone, (1, d, t)."""
         pretransform: Any = self.attributed.model.pretransform
         if pretransform is None or form == "latents":
             return audio
@@ -172,17 +172,17 @@ class SampleMaker:
             encoded: Tensor = pretransform.encode(audio)
         return encoded.float()
 
-    def _inputs(self, info: Mapping[str, Any], clean: Tensor) -> dict[str, Tensor]:
+    def _inputs(self, info: JsonObject, clean: Tensor) -> dict[str, Tensor]:
         model = self.attributed.model
         if not isinstance(model, ConditionedDiffusionModelWrapper):
             return {}
-        conditions: dict[str, Any] = {}
+        conditions: JsonObject = {}
         if model.conditioner is not None:
             try:
                 conditions = model.conditioner([info], self.attributed.device)
             except ValueError as error:
                 raise ConfigError(f"{info.get('path', 'an item')}: {error}") from None
-        nothing = torch.zeros_like(clean)  # an inpainting model is asked to make all of it
+        nothing = torch.zeros_like(clean)  # an inpainting model generates everything
         conditions = {**conditions, "inpaint_mask": [nothing[:, :1]], "inpaint_masked_input": [nothing]}
         given = model.get_conditioning_inputs(conditions)
         return {name: value for name, value in given.items() if value is not None}

@@ -1,8 +1,8 @@
-"""Random projections P of gradients to a few thousand numbers that keep inner products: E (P g)(P h) = g h.
+"""Random projections P of gradients to a few thousand numbers that preserve inner products: E (P g)(P h) = g h.
 
-What belongs to a parameter depends on (seed, model id, its name) alone, and projections of parameters add up. No matrix
-is ever held: a block of it is made from counters when it is needed. All are scaled so that E |P g|^2 = |g|^2 whatever
-the dimension.
+The projection of a parameter depends only on (seed, model id, its name), and projections of parameters are summed. No
+matrix is stored: blocks are computed from keyed random numbers when needed. All projections are scaled so that
+E |P g|^2 = |g|^2 for any dimension.
 """
 
 import math
@@ -16,14 +16,14 @@ from stable_audio_tools.attribution import keyed_random
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.packages import require
 
-_BLOCK_ELEMENTS = 1 << 22  # of a dense matrix at once: 16 MiB, what fits near the processor
-_ROWS_AT_ONCE = 256  # token rows that are transformed together
+_BLOCK_ELEMENTS = 1 << 22  # of a dense matrix at once: 16 MiB, to fit into caches
+_ROWS_AT_ONCE = 256  # tokens that are transformed together
 
 
 class Projection(ABC):
     """A linear map of named gradients."""
 
-    is_dense = True  # made at a cost that several samples can share
+    is_dense = True  # several samples can share the cost of its matrix
 
     def __init__(self, dim: int, seed: int = 42, model_id: int = 0) -> None:
         if dim < 1:
@@ -32,14 +32,14 @@ class Projection(ABC):
 
     @abstractmethod
     def project(self, name: str, gradients: Tensor) -> Tensor:
-        """(b, *shape of the parameter) -> (b, dim); each row is computed as if it were alone."""
+        """Project (b, *shape of the parameter) to (b, dim); a row does not depend on the others."""
 
     def saves_gradient(self, outputs: int, inputs: int) -> bool:
-        """Is it cheaper to project a linear layer's factors than to make its gradient first?"""
+        """Return whether projecting the factors of a linear layer is cheaper than forming its gradient."""
         return False
 
     def project_factors(self, name: str, delta: Tensor, activation: Tensor) -> Tensor:
-        """delta (n, outputs), activation (n, inputs) -> (dim,), the projection of the sum of their outer products."""
+        """Project the sum of outer products of delta (n, outputs) and activation (n, inputs) to (dim,)."""
         raise NotImplementedError
 
     def _key(self, *parts: object) -> int:
@@ -47,7 +47,7 @@ class Projection(ABC):
 
 
 class DenseProjection(Projection):
-    """A matrix of independent entries, made block by block: parameters x dim operations for each sample."""
+    """A matrix of independent entries, computed in blocks: parameters x dim operations per sample."""
 
     def project(self, name: str, gradients: Tensor) -> Tensor:
         flat = gradients.flatten(1)
@@ -64,7 +64,7 @@ class DenseProjection(Projection):
 
     @property
     def _width(self) -> int:
-        """Entries of a row of the matrix: the dimension, up to whole words of random bits."""
+        """Entries of a row of the matrix: the dimension, rounded up to whole words of random bits."""
         return -(-self.dim // 64) * 64
 
     @abstractmethod
@@ -72,24 +72,25 @@ class DenseProjection(Projection):
 
 
 class NormalProjection(DenseProjection):
-    """Standard normal entries, as the original D-TRAK has them."""
+    """Standard normal entries, as in the original D-TRAK."""
 
     def _entries(self, key: int, start: int, count: int, device: torch.device) -> Tensor:
         return keyed_random.normals(key, start, count, device)
 
 
 class RademacherProjection(DenseProjection):
-    """Entries of -1 and 1 (Achlioptas 2003): as good, and several times faster to make."""
+    """Entries of -1 and 1 (Achlioptas 2003): equally accurate, and several times faster to compute."""
 
     def _entries(self, key: int, start: int, count: int, device: torch.device) -> Tensor:
         return keyed_random.many_signs(key, start, count, device)
 
 
 class SketchProjection(Projection):
-    """TensorSketch (Pham & Pagh 2013): entry (i, j) of a weight's gradient goes, with a random sign, to one bucket.
+    """TensorSketch (Pham & Pagh 2013): entry (i, j) of a gradient is added, with a random sign, to one bucket.
 
-    Bucket (h(i) + g(j)) mod dim, sign s(i) r(j). One operation for each parameter; and an outer product is the circular
-    convolution of the sketches of its two factors, so that a linear layer's gradient need not be made at all.
+    The bucket is (h(i) + g(j)) mod dim, the sign s(i) r(j). This takes one operation per parameter. The sketch of an
+    outer product is the circular convolution of the sketches of its factors, so the gradient of a linear layer need not
+    be formed.
     """
 
     is_dense = False
@@ -105,7 +106,7 @@ class SketchProjection(Projection):
         return total
 
     def saves_gradient(self, outputs: int, inputs: int) -> bool:
-        """Two transforms of length dim for each token, against 2 x outputs x inputs operations."""
+        """Compare two transforms of length dim per token with 2 x outputs x inputs operations."""
         return outputs * inputs > 8 * self.dim * math.log2(max(2, self.dim))
 
     def project_factors(self, name: str, delta: Tensor, activation: Tensor) -> Tensor:
@@ -118,7 +119,7 @@ class SketchProjection(Projection):
         return torch.fft.irfft(spectrum, n=self.dim)
 
     def _sketch(self, name: str, side: str, vectors: Tensor) -> Tensor:
-        """(n, width) -> (n, dim)"""
+        """Sketch vectors (n, width) to (n, dim)."""
         bucket, sign = self._hash(name, side, vectors.shape[1], vectors)
         sketched = torch.zeros(len(vectors), self.dim, dtype=vectors.dtype, device=vectors.device)
         return sketched.index_add_(1, bucket, vectors * sign)
@@ -130,9 +131,9 @@ class SketchProjection(Projection):
 
 
 class FastJLProjection(Projection):
-    """Normal entries by the CUDA kernels of the fast_jl package, with its own random numbers."""
+    """Normal entries by the CUDA kernels of the fast_jl package, with its random numbers."""
 
-    _BATCHES = (8, 16, 32)  # sizes that it has kernels for
+    _BATCHES = (8, 16, 32)  # sizes with kernels
 
     def __init__(self, dim: int, seed: int = 42, model_id: int = 0) -> None:
         super().__init__(dim, seed, model_id)
@@ -166,7 +167,7 @@ PROJECTIONS: dict[str, type[Projection]] = {
 
 
 def make_projection(kind: str, dim: int, seed: int = 42, model_id: int = 0) -> Projection:
-    """The projection of a name, as `--projection` takes it."""
+    """Build the projection for a value of `--projection`."""
     if kind not in PROJECTIONS:
         raise ConfigError(f"--projection: expected one of {', '.join(PROJECTIONS)}; got {kind!r}")
     return PROJECTIONS[kind](dim, seed, model_id)

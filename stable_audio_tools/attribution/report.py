@@ -1,4 +1,4 @@
-"""A page to listen to: each query with the training items that made it, and with those that least did."""
+"""An HTML page with players: each query with its highest and lowest training items."""
 
 import html
 import os
@@ -16,7 +16,7 @@ _BINS = 40
 
 
 def write_report(scores: Scores, path: str | Path, top_k: int = 5) -> None:
-    """One HTML file; players take the audio from where it is, so it must stay there."""
+    """Write one HTML file; its players refer to audio files, which must not be moved."""
     path = Path(path)
     opposite = Scores(-np.asarray(scores.values, np.float64), scores.query_ids, scores.train_ids)
     best, worst = (list(rank_items(one, top_k)) for one in (scores, opposite))
@@ -26,12 +26,12 @@ def write_report(scores: Scores, path: str | Path, top_k: int = 5) -> None:
         least = [_card(path, entry.item, f"{-entry.score:.4g}") for entry in worst[row]]
         sections.append(
             f"<section><h2>{html.escape(Path(query).name)}</h2>{_card(path, query, 'query')}"
-            f"{_histogram(np.asarray(scores.values[row], np.float64))}<h3>made it most</h3>"
-            f"<div class=row>{''.join(cards)}</div><details><summary>made it least</summary>"
+            f"{_histogram(np.asarray(scores.values[row], np.float64))}<h3>highest scores</h3>"
+            f"<div class=row>{''.join(cards)}</div><details><summary>lowest scores</summary>"
             f"<div class=row>{''.join(least)}</div></details></section>"
         )
     facts = "".join(f"<tr><td>{html.escape(key)}<td>{html.escape(str(value))}" for key, value in scores.about.items())
-    note = "Scores compare training items for one query; they are no shares of it, and say nothing of what is legal."
+    note = "Scores compare training items for one query. They are not shares of it, and say nothing about legality."
     body = f"<h1>Attribution</h1><p>{note}</p><details><summary>settings</summary><table>{facts}</table></details>"
     write_text(path, f"{_HEAD}{body}{''.join(sections)}\n")
 
@@ -48,7 +48,7 @@ def _card(page: Path, item: str, caption: str) -> str:
 
 
 def _histogram(values: NDArray[np.float64], width: int = 600, height: int = 60) -> str:
-    """How the scores of all items are spread, on a scale of square roots, so that single ones can be seen."""
+    """Draw the distribution of all scores, with square roots of counts, so that single items are visible."""
     counts, edges = np.histogram(values, bins=_BINS)
     heights = np.sqrt(counts / max(1, counts.max())) * height
     step = width / _BINS

@@ -1,9 +1,8 @@
 """Scores of training items for queries: tau(q) = phi(q)' (Phi' Phi + lambda I)^-1 Phi' (Park et al. 2023, TRAK).
 
-All in float64, the training features in blocks from their file. With more items than numbers of a feature the matrix is
-Phi' Phi, else Phi Phi', by the identity (Phi' Phi + lambda)^-1 Phi' = Phi' (Phi Phi' + lambda)^-1. A relative
-regulariser is in units of the mean squared norm of a training feature, so that one number means the same for any scale
-of gradients and any dimension.
+Everything is computed in float64, with training features read in blocks. With more items than feature dimensions the
+matrix is Phi' Phi, else Phi Phi', by the identity (Phi' Phi + lambda)^-1 Phi' = Phi' (Phi Phi' + lambda)^-1. A relative
+regulariser is in units of the mean squared norm of a training feature, and so independent of the scale of gradients.
 """
 
 from collections import Counter
@@ -23,7 +22,7 @@ DEFAULT_GRID = tuple(float(f"{digit}e{power}") for power in range(-5, 2) for dig
 
 
 class Rows(NamedTuple):
-    """Features on a device, block by block and as often as needed."""
+    """Features in float64 on a device, in blocks that can be read repeatedly."""
 
     features: Features
     dim: int
@@ -45,7 +44,7 @@ class Rows(NamedTuple):
         if len(broken):
             raise ConfigError(
                 f"{self.features.ids[start + broken[0]]}: its feature in {self.features.source} holds NaN or infinite "
-                "numbers; extract the features again, and leave the item out if they are the same then"
+                "numbers; extract the features again, and exclude the item if that does not help"
             )
 
 
@@ -56,13 +55,13 @@ class Member(NamedTuple):
     query: Features
 
     def rows(self, dim: int | None = None, device: torch.device | None = None) -> tuple[Rows, Rows]:
-        """Both at a width that both have."""
+        """Return training and query rows of the same width."""
         require_comparable(self.train, self.query)
         width, place = self.width(dim), device or torch.device("cpu")
         return Rows(self.train, width, place), Rows(self.query, width, place)
 
     def width(self, dim: int | None = None) -> int:
-        """Numbers of a feature that are used: `dim`, or what both files tell."""
+        """Return how many numbers of a feature are used: `dim`, or the number recorded in the files."""
         full = self.train.rows.shape[1]
         width = dim if dim is not None else min(int(side.meta.get("used_dim") or full) for side in self)
         if not 1 <= width <= full:
@@ -71,7 +70,7 @@ class Member(NamedTuple):
 
 
 class RidgeScorer:
-    """One matrix, and at most one decomposition of it, for any number of regularisers."""
+    """Ridge regression on the training features, for one or several regularisers."""
 
     def __init__(self, train: Rows, form: Literal["auto", "primal", "dual"] = "auto") -> None:
         self.train, count = train, len(train.features)
@@ -88,7 +87,7 @@ class RidgeScorer:
             raise _all_zero(train)
 
     def scores(self, queries: Tensor, regulariser: float) -> Tensor:
-        """(q, dim) -> (q, n) by a Cholesky factorisation; `regulariser` is absolute."""
+        """Score queries (q, dim) to (q, n) by a Cholesky factorisation; `regulariser` is absolute."""
         identity = torch.eye(len(self.matrix), dtype=torch.float64, device=self.matrix.device)
         factor, failed = torch.linalg.cholesky_ex(self.matrix + regulariser * identity)
         if failed:
@@ -98,7 +97,7 @@ class RidgeScorer:
         return torch.cholesky_solve(self._products(queries).T, factor).T
 
     def grid(self, queries: Tensor, regularisers: Sequence[float]) -> list[Tensor]:
-        """(q, n) scores for each absolute regulariser, by one eigendecomposition."""
+        """Return scores (q, n) for each absolute regulariser, by one eigendecomposition."""
         values, vectors = torch.linalg.eigh(self.matrix)
         values = values.clamp(min=0)
         if self.is_primal:
@@ -108,21 +107,21 @@ class RidgeScorer:
         return [(turned / (values + regulariser)) @ vectors.T for regulariser in regularisers]
 
     def _products(self, queries: Tensor) -> Tensor:
-        """(q, dim) -> (q, n) inner products with the training features."""
+        """Return inner products (q, n) of queries (q, dim) with the training features."""
         return torch.cat([queries @ block.T for block in self.train.blocks()], dim=1)
 
 
 class ScoreOptions(NamedTuple):
-    """How members are scored."""
+    """Options of scoring."""
 
-    scale: str = "auto"  # of regularisers: relative, absolute, or what suits the files
+    scale: str = "auto"  # of regularisers: relative, absolute, or auto, by the origin of the files
     dim: int | None = None
     device: torch.device = torch.device("cpu")
     queries_at_once: int = 256
 
 
 def is_relative(member: Member, scale: str) -> bool:
-    """Files of the original scripts keep their absolute regulariser."""
+    """Return whether regularisers are relative; for files of the original scripts `auto` is absolute."""
     return not member.train.is_foreign if scale == "auto" else scale == "relative"
 
 
@@ -131,7 +130,7 @@ def score_member(
     regularisers: Sequence[float],
     options: ScoreOptions = ScoreOptions(),  # noqa: B008 (immutable)
 ) -> list[Tensor]:
-    """(q, n) on the CPU for each regulariser."""
+    """Return scores (q, n) on the CPU for each regulariser."""
     train, query = member.rows(options.dim, options.device)
     scorer = RidgeScorer(train)
     unit = scorer.unit if is_relative(member, options.scale) else 1.0
@@ -148,7 +147,7 @@ def score_ensemble(
     regularisers: Sequence[float],
     options: ScoreOptions = ScoreOptions(),  # noqa: B008
 ) -> list[Tensor]:
-    """The mean over members, in the order of the first one's items."""
+    """Return the mean scores over members, in the order of the first one's items."""
     totals = [torch.zeros(()) for _ in regularisers]
     for member in members:
         arrange = _arrangement(member, members[0])
@@ -162,7 +161,7 @@ def score_by_products(
     cosine: bool,
     options: ScoreOptions = ScoreOptions(),  # noqa: B008
 ) -> Tensor:
-    """(q, n) inner products of gradients, summed over members, which is TracIn; or the mean of their cosines."""
+    """Return inner products (q, n) of gradients, summed over members (TracIn), or the mean of their cosines."""
     total = torch.zeros(())
     for member in members:
         rows, query_rows = member.rows(options.dim, options.device)
@@ -176,42 +175,42 @@ def score_by_products(
 
 
 def _whole_queries(query: Rows) -> Tensor:
-    """(q, dim), none of them zero: all scores would be 0, and their ranking the order of the file."""
+    """Return queries (q, dim), after checking that none is zero, which would give all items the score 0."""
     whole = query.whole()
     empty = (whole == 0).all(dim=1).nonzero()
     if len(empty):
         raise ConfigError(
-            f"{query.features.ids[int(empty[0])]}: its feature in {query.features.source} is all zero, so that no "
-            f"item can be ranked for it ({len(empty)} of {len(whole)} queries are so); extract it again or leave it out"
+            f"{query.features.ids[int(empty[0])]}: its feature in {query.features.source} is all zero, so no "
+            f"item can be ranked for it ({len(empty)} of {len(whole)} queries); extract it again or exclude it"
         )
     return whole
 
 
 def _all_zero(train: Rows) -> ConfigError:
     return ConfigError(
-        f"{train.features.source}: the training features are all zero: the selected parameters have no effect on f; "
-        "extract them again with others"
+        f"{train.features.source}: the training features are all zero: the selected parameters do not affect f; "
+        "extract the features with other parameters"
     )
 
 
 def _arrangement(member: Member, first: Member) -> tuple[Tensor, Tensor]:
-    """Index that brings a member's matrix into the order of the first one's."""
+    """Return the index that puts a member's matrix into the order of the first one."""
     rows = _order_of(member.query.ids, first.query.ids, member.query.source)
     return rows[:, None], _order_of(member.train.ids, first.train.ids, member.train.source)
 
 
 def _order_of(ids: Sequence[str], wanted: Sequence[str], source: str) -> Tensor:
-    """By place where the names are the same, which may then be there more than once; else by name."""
+    """Return the order by position if the names are equal, which allows repeated names, else by name."""
     if tuple(ids) == tuple(wanted):
         return torch.arange(len(ids))
     if len(ids) != len(wanted) or set(ids) != set(wanted):
         some = next(iter(set(wanted) ^ set(ids)), wanted[0])
-        raise ConfigError(f"{source}: holds other items than the first member of the ensemble, such as {some}")
+        raise ConfigError(f"{source}: differs from the first member of the ensemble in items such as {some}")
     places = {name: place for place, name in enumerate(ids)}
     if len(places) < len(ids):
         twice = next(name for name, count in Counter(ids).items() if count > 1)
         raise ConfigError(
-            f"{source}: names {twice} more than once and has another order than the first member of the ensemble, so "
-            "that its rows cannot be told apart; extract both with each item once, or in the same order"
+            f"{source}: names {twice} more than once, in another order than the first member of the ensemble, so its "
+            "rows are ambiguous; extract both with each item once, or in the same order"
         )
     return torch.tensor([places[name] for name in wanted])

@@ -19,12 +19,12 @@ from stable_audio_tools.evaluation.embedding import embed_files
 
 
 def random_scores(queries: int, items: int, seed: int = 0) -> Tensor:
-    """(q, n) standard normal."""
+    """Return standard normal scores (q, n)."""
     return torch.randn(queries, items, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def similarity(queries: Tensor, items: Tensor) -> Tensor:
-    """Cosines (q, n) of embeddings (q, e) and (n, e), each less the mean of the items."""
+    """Return cosines (q, n) of embeddings (q, e) and (n, e), centred by the mean of the items."""
     centre = items.double().mean(0)
     return F.normalize(queries.double() - centre, dim=1) @ F.normalize(items.double() - centre, dim=1).T
 
@@ -32,28 +32,28 @@ def similarity(queries: Tensor, items: Tensor) -> Tensor:
 def embedding_similarity(
     queries: Sequence[str], items: Sequence[str], embedder: str, cache_dir: str | Path, device: str = "cpu"
 ) -> Tensor:
-    """(q, n) similarity of audio files by an embedder of `evaluation`: "clap", or "logmel", which needs no weights.
+    """Return similarities (q, n) of audio files by an embedder of `evaluation`: "clap", or "logmel" without weights.
 
-    Latents stand for the whole file that they were made from.
+    Latents are represented by the whole file that they were encoded from.
     """
-    sounds = {name: source_of(name) or name for name in (*queries, *items)}
-    files = {sound: Path(sound) for sound in sounds.values()}
-    found = embed_files(create_embedder(embedder).to(device), files, cache_dir)
-    if found is None:
+    sources = {name: source_of(name) or name for name in (*queries, *items)}
+    files = {source: Path(source) for source in sources.values()}
+    embeddings = embed_files(create_embedder(embedder).to(device), files, cache_dir)
+    if embeddings is None:
         raise AudioError("another process is still embedding these files; start again when it is done")
-    if found.failed:
-        name, reason = next(iter(found.failed.items()))
+    if embeddings.failed:
+        name, reason = next(iter(embeddings.failed.items()))
         raise AudioError(
-            f"{name}: cannot be embedded ({reason}); similarity needs the audio of every item, and for latents the "
-            "file that the .json beside them tells as path"
+            f"{name}: cannot be embedded ({reason}); similarity needs the audio of every item, and for latents "
+            "the file given as path in the .json beside them"
         )
-    vectors = dict(zip(found.names, torch.from_numpy(found.vectors)))
-    sides = (torch.stack([vectors[sounds[name]] for name in names]) for names in (queries, items))
+    vectors = dict(zip(embeddings.names, torch.from_numpy(embeddings.vectors)))
+    sides = (torch.stack([vectors[sources[name]] for name in names]) for names in (queries, items))
     return similarity(*sides)
 
 
 def read_members(settings: FeatureSets) -> list[Member]:
-    """The features of every checkpoint, seed or projection that takes part."""
+    """Read the features of every checkpoint, seed or projection."""
     metas: Sequence[str | None] = settings.train_meta_paths or [None] * len(settings.train_feature_paths)
     if len(metas) != len(settings.train_feature_paths):
         raise ConfigError(
@@ -67,7 +67,7 @@ def read_members(settings: FeatureSets) -> list[Member]:
 
 
 def score(settings: ScoreSettings) -> Scores:
-    """Scores of every training item for every query."""
+    """Compute the scores of every training item for every query."""
     members = read_members(settings)
     values = _values(settings, members)
     first = members[0]

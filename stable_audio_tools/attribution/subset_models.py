@@ -1,4 +1,4 @@
-"""Models of subsets: for each list of a folder one run of `train.py`, and its weights ready to use."""
+"""Models of subsets: training on each list of a folder by `train.py`, and measuring their outputs for queries."""
 
 import json
 import logging
@@ -9,7 +9,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from stable_audio_tools.attribution.settings import MeasureSettings
 from stable_audio_tools.attribution.task import DiffusionTask, FeatureRecipe, find_measure, select_timesteps
 from stable_audio_tools.attribution.validation import keep_settings, require_finite_outputs, write_outputs
 from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.core.files import content_digest
 from stable_audio_tools.core.progress import progress_bar
@@ -26,16 +26,16 @@ from stable_audio_tools.core.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 _OURS = ("--include-paths-file", "--name", "--save-dir")
-_ANY = ("--num-workers", "--logger", "--log-every", "--project", "--recover")  # the weights are the same with others
+_ANY = ("--num-workers", "--logger", "--log-every", "--project", "--recover")  # these do not affect the weights
 _LIST = re.compile(r"(subset_\d+|query_\d+_(named|random)|whole)\.txt")
 
 
 def train_subsets(
     folder: str | Path, flags: Sequence[str], part: tuple[int, int] = (0, 1), keep_runs: bool = False
 ) -> int:
-    """Train on every list `NAME.txt` whose `models/NAME.safetensors` is not there yet -> how many were trained.
+    """Train on every list `NAME.txt` without a `models/NAME.safetensors`, and return how many models were trained.
 
-    Lists are those that make-subsets and make-removals wrote.
+    The lists are written by make-subsets and make-removals.
     `flags` go to `train.py`. `part` (i, n) takes each n-th list from the i-th on, for jobs that share the work.
     """
     folder = Path(folder)
@@ -49,7 +49,7 @@ def train_subsets(
     lists = sorted(path for path in folder.glob("*.txt") if _LIST.fullmatch(path.name))
     if not lists:
         raise ConfigError(
-            f"{folder}: holds no lists (subset_*.txt, query_*.txt); make them with dtrak_validate.py make-subsets"
+            f"{folder}: holds no lists (subset_*.txt, query_*.txt); write them with dtrak_validate.py make-subsets"
         )
     made = sorted((folder / "models").glob("*.safetensors"))
     keep_settings(folder / "models" / "settings.json", describe_flags(given), made)
@@ -63,7 +63,7 @@ def train_subsets(
 
 
 def read_flags(flags: Sequence[str]) -> dict[str, list[str]]:
-    """The values of each flag."""
+    """Parse flags to the values of each."""
     found: dict[str, list[str]] = {}
     name = ""
     for word in flags:
@@ -76,12 +76,12 @@ def read_flags(flags: Sequence[str]) -> dict[str, list[str]]:
 
 
 def describe_flags(given: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The flags that decide the weights; of files their content counts, too."""
+    """Return the flags that affect the weights, with digests of files."""
 
-    def tell(value: str) -> str:
+    def describe(value: str) -> str:
         return f"{value} ({content_digest(value)})" if Path(value).is_file() else value
 
-    return {name: " ".join(map(tell, values)) or "given" for name, values in given.items() if name not in _ANY}
+    return {name: " ".join(map(describe, values)) or "given" for name, values in given.items() if name not in _ANY}
 
 
 def _train(path: Path, flags: Sequence[str]) -> None:
@@ -113,11 +113,11 @@ def _weights(path: Path) -> Path:
 
 @torch.no_grad()
 def measure_outputs(tasks: Sequence[DiffusionTask], items: Items, make_sample: SampleMaker) -> list[float]:
-    """The mean of the tasks' values for each item."""
+    """Return the mean value of the tasks for each item."""
     outputs = []
     for found in read_items(items, range(len(items))):
         if found.item is None:
-            raise AudioError(f"{found.fault}: every query must be readable, or models could not be compared")
+            raise AudioError(f"{found.fault}: every query must be readable, so that models can be compared")
         sample = make_sample(found.item, items.key(found.number), items.form(found.number))
         values = [task.values(task.prepare(sample)).double().mean() for task in tasks]
         outputs.append(float(torch.stack(values).mean()))
@@ -125,7 +125,7 @@ def measure_outputs(tasks: Sequence[DiffusionTask], items: Items, make_sample: S
 
 
 class Queries:
-    """The queries of the settings, as a model takes them."""
+    """The queries of the settings, for one model."""
 
     def __init__(self, settings: MeasureSettings, weights: str | Path) -> None:
         source = ModelSource(settings.model_config, str(weights), device=settings.device)
@@ -135,7 +135,7 @@ class Queries:
         self.pre_encoded = is_pre_encoded(settings, self.attributed.training)
 
     def outputs(self) -> dict[str, float]:
-        """The output of the model for the path of each query."""
+        """Return the output of the model by the path of each query."""
         settings, measure = self.settings, find_measure(self.settings.f)
         steps = select_timesteps(settings.K, settings.num_train_steps)
         recipes = [
@@ -145,8 +145,8 @@ class Queries:
         values = measure_outputs(tasks, self.items, SampleMaker(self.attributed, self.pre_encoded, seed=0))
         return {self.items.path(number): value for number, value in enumerate(values)}
 
-    def describe(self) -> dict[str, Any]:
-        """All that outputs depend on but the weights."""
+    def describe(self) -> JsonObject:
+        """Return every setting that affects the outputs, except the weights."""
         names = ("f", "K", "num_train_steps", "e_seeds", "seed", "disable_random_crop")
         config = json.dumps(self.attributed.config, sort_keys=True)
         return {
@@ -159,7 +159,7 @@ class Queries:
 
 
 def measure_models(settings: MeasureSettings, folder: str | Path) -> list[Path]:
-    """`outputs/NAME.csv` for every `models/NAME.safetensors` of a folder; what is measured already stays."""
+    """Write `outputs/NAME.csv` for every `models/NAME.safetensors` of a folder, and keep existing results."""
     weights = sorted((Path(folder) / "models").glob("*.safetensors"))
     if not weights:
         raise ConfigError(f"{folder}/models: holds no models; train them with dtrak_validate.py train")

@@ -1,8 +1,12 @@
-"""What is differentiated: the mean, over timesteps, of a measure of a diffusion model's prediction for one sample."""
+"""The function to differentiate: the mean over timesteps of a measure f of a diffusion model's prediction.
+
+TRAK differentiates the loss; D-TRAK (Zheng et al. 2024) differentiates the mean square of the prediction, the loss
+against zero.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,32 +24,32 @@ Measure = Callable[[Tensor, Tensor, Tensor], Tensor]  # prediction, target, mask
 
 
 def loss(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """The training loss: mean squared error."""
+    """Return the mean squared error."""
     return _mean((prediction - target).square(), mask)
 
 
 def mean_squared_l2_norm(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean square of the prediction: D-TRAK."""
+    """Return the mean square of the prediction (D-TRAK)."""
     return _mean(prediction.square(), mask)
 
 
 def mean(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the prediction."""
+    """Return the mean of the prediction."""
     return _mean(prediction, mask)
 
 
 def l1_norm(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Sum of absolute values."""
+    """Return the sum of absolute values."""
     return _norm(prediction, mask, 1)
 
 
 def l2_norm(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Root of the sum of squares."""
+    """Return the root of the sum of squares."""
     return _norm(prediction, mask, 2)
 
 
 def linf_norm(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Largest absolute value."""
+    """Return the largest absolute value."""
     return _norm(prediction, mask, float("inf"))
 
 
@@ -60,7 +64,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def find_measure(name: str) -> Measure:
-    """The measure of a name, as `--f` takes it."""
+    """Return the measure for a value of `--f`."""
     if name not in MEASURES:
         raise ConfigError(f"--f: expected one of {', '.join(MEASURES)}; got {name!r}")
     return MEASURES[name]
@@ -75,20 +79,20 @@ def _norm(prediction: Tensor, mask: Tensor, order: float) -> Tensor:
     return norms
 
 
-_DROPPED = ("cross_attn_cond", "prepend_cond")  # what guidance leaves out
+_DROPPED = ("cross_attn_cond", "prepend_cond")  # conditions that guidance drops
 
 
 class AttributedSample(NamedTuple):
-    """One item as the backbone sees it."""
+    """One item as input of the backbone."""
 
-    key: str  # what its noise depends on
+    key: str  # key of its noise
     latents: Tensor  # (d, t)
     inputs: Mapping[str, Tensor]  # conditions, a batch of one each
     mask: Tensor  # (1, t), 1 at frames that count
 
 
 class NoisyRows(NamedTuple):
-    """The timesteps of one sample, a row each; no other sample shares their pass through the network."""
+    """The timesteps of one sample, one row each; no other sample shares their pass through the network."""
 
     noisy: Tensor  # (k, d, t)
     t: Tensor  # (k,)
@@ -97,7 +101,7 @@ class NoisyRows(NamedTuple):
     mask: Tensor  # (1, t)
 
     def part(self, start: int, stop: int) -> "NoisyRows":
-        """Some of the rows."""
+        """Return some of the rows."""
         inputs = {name: value[start:stop] for name, value in self.inputs.items()}
         chosen = slice(start, stop)
         return NoisyRows(self.noisy[chosen], self.t[chosen], self.target[chosen], inputs, self.mask)
@@ -115,7 +119,7 @@ def select_timesteps(count: int, num_train_steps: int = 1000, strategy: str = "u
 
 @dataclass(frozen=True)
 class FeatureRecipe:
-    """All that a value depends on beside the model and the sample."""
+    """Everything that a value depends on, except the model and the sample."""
 
     measure: Measure
     steps: Sequence[int]
@@ -125,7 +129,7 @@ class FeatureRecipe:
 
 
 class DiffusionTask:
-    """Values of a backbone's predictions, by the corruption and the shift that training uses."""
+    """Values of a backbone's predictions, with the corruption and the shift of training."""
 
     def __init__(
         self,
@@ -137,7 +141,7 @@ class DiffusionTask:
         self.network, self.objective, self.recipe, self.shift = network, objective, recipe, shift
 
     def prepare(self, sample: AttributedSample) -> NoisyRows:
-        """The noisy inputs of a sample at every timestep, and what should be predicted from them."""
+        """Return the noisy inputs of a sample at every timestep, and the targets of their predictions."""
         recipe, clean = self.recipe, sample.latents
         noise = keyed_noise(clean.shape, recipe.noise_seed, recipe.steps, sample.key).to(clean)
         t = torch.tensor(recipe.steps, dtype=clean.dtype) / recipe.num_train_steps
@@ -154,8 +158,8 @@ class DiffusionTask:
         return NoisyRows(noisy, t.to(clean.device), target, inputs, sample.mask)
 
     def values(self, rows: NoisyRows, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
-        """(k,) the measure of each row, optionally with other parameters."""
-        arguments: tuple[Any, ...] = (rows.noisy, rows.t)
+        """Return the measure of each row, (k,), optionally with other parameters."""
+        arguments = (rows.noisy, rows.t)
         if parameters is None:
             prediction = self.network(*arguments, **rows.inputs)
         else:

@@ -6,12 +6,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.files import atomic_path, write_text
 
@@ -24,13 +25,13 @@ _LEAST_SUBSETS = 4
 
 @dataclass(frozen=True)
 class Plan:
-    """Which items each subset model is trained on."""
+    """Training items of each subset model."""
 
     items: tuple[str, ...]
     subsets: tuple[tuple[int, ...], ...]
 
     def membership(self) -> Floats:
-        """(m, n): 1 where item n is in subset m."""
+        """Return a table (m, n), 1 if item n is in subset m."""
         table = np.zeros((len(self.subsets), len(self.items)))
         for row, subset in enumerate(self.subsets):
             table[row, list(subset)] = 1
@@ -40,7 +41,7 @@ class Plan:
 def make_plan(
     items: Sequence[str], count: int, fraction: float = 0.5, seed: int = 0, labels: Mapping[str, str] | None = None
 ) -> Plan:
-    """`count` random subsets of that share of the items; of every label the same share, where labels are given."""
+    """Draw `count` random subsets of a share of the items; with labels, the same share of each label."""
     if not 0 < fraction < 1:
         raise ConfigError(f"--fraction: expected more than 0 and less than 1, got {fraction:g}")
     if count < _LEAST_SUBSETS:
@@ -60,7 +61,7 @@ def make_plan(
 
 
 def _draw(groups: list[list[int]], size: int, rng: random.Random) -> list[int]:
-    """Systematic sampling: every item is as likely as any other, and every group's share is rounded up or down."""
+    """Sample systematically: items are equally likely, and the share of each group is rounded up or down."""
     shuffled = [rng.sample(group, len(group)) for group in rng.sample(groups, len(groups))]
     places = [place for group in shuffled for place in group]
     start = rng.randrange(len(places))
@@ -69,14 +70,14 @@ def _draw(groups: list[list[int]], size: int, rng: random.Random) -> list[int]:
 
 
 def save_plan(plan: Plan, folder: str | Path) -> None:
-    """`plan.json`, and for every subset the list that `train.py --include-paths-file` takes; a plan may only grow."""
+    """Write `plan.json` and, per subset, a list for `train.py --include-paths-file`; a plan may only grow."""
     folder = Path(folder)
     if (folder / "plan.json").is_file():
         old = read_plan(folder)
         if plan.items != old.items or plan.subsets[: len(old.subsets)] != old.subsets:
             raise ConfigError(
                 f"{folder}/plan.json: holds another plan, of {len(old.subsets)} subsets of {len(old.items)} items; "
-                f"choose another --folder, or give its --ids, --fraction, --seed, --labels and no fewer --num-subsets"
+                f"choose another --folder, or pass its --ids, --fraction, --seed, --labels and no fewer --num-subsets"
             )
     for number, subset in enumerate(plan.subsets):
         _write_list(folder / f"subset_{number:03d}.txt", [plan.items[place] for place in subset])
@@ -84,11 +85,11 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
 
 
 def read_plan(folder: str | Path) -> Plan:
-    """The plan of a folder."""
+    """Read the plan of a folder."""
     stored = load(Path(folder) / "plan.json")
     if not {"items", "subsets"} <= stored.keys():
         raise ConfigError(
-            f"{folder}/plan.json: holds no items and subsets; make it with dtrak_validate.py make-subsets"
+            f"{folder}/plan.json: holds no items and subsets; write it with dtrak_validate.py make-subsets"
         )
     return Plan(tuple(stored["items"]), tuple(tuple(subset) for subset in stored["subsets"]))
 
@@ -97,20 +98,22 @@ def read_plan(folder: str | Path) -> Plan:
 
 
 class Removal(NamedTuple):
-    """How much the loss of a query rose when items were left out of training."""
+    """Rise of the output of a query when items are excluded from training."""
 
     query: str
-    named: float  # without the items of the highest scores
-    chance: float  # without as many at random
+    named: float  # without the items with the highest scores
+    chance: float  # without as many random items
 
 
 def compare_removals(folder: str | Path, queries: Sequence[str], whole: str | Path | None = None) -> list[Removal]:
-    """From the measured outputs of the models of `save_removals`; `whole` holds those of another model of all items."""
+    """Compare the measured outputs of the models of `save_removals`; `whole` names outputs of a model of all items."""
     outputs = Path(folder) / "outputs"
     start_from = Path(whole or outputs / "whole.csv")
     settings = read_settings(outputs), read_settings(start_from.parent)
     if all(settings) and settings[0] != settings[1]:
-        raise ConfigError(f"--whole {whole}: was measured with other settings than {outputs}; measure both alike")
+        raise ConfigError(
+            f"--whole {whole}: was measured with other settings than {outputs}; measure both with the same settings"
+        )
     before = gather_outputs([start_from], queries)[0]
     removals = []
     for number, (query, start) in enumerate(zip(queries, before)):
@@ -121,9 +124,14 @@ def compare_removals(folder: str | Path, queries: Sequence[str], whole: str | Pa
 
 
 def save_removals(
-    scores: Any, train_ids: Sequence[str], queries: Sequence[str], folder: str | Path, top_k: int, seed: int = 0
+    scores: NDArray[np.floating],
+    train_ids: Sequence[str],
+    queries: Sequence[str],
+    folder: str | Path,
+    top_k: int,
+    seed: int = 0,
 ) -> list[Path]:
-    """`whole.txt` of all items, and two lists for each query, without its best items and without as many others."""
+    """Write `whole.txt` with all items, and per query two lists, without its best items and without random ones."""
     values = np.asarray(scores, np.float64)
     require_finite_scores(values, queries, "--scores")
     if not 1 <= top_k <= len(train_ids) // 2:
@@ -138,61 +146,61 @@ def save_removals(
         others = sorted(set(range(len(train_ids))) - set(best))
         chance = random.Random(f"{seed}/{number}").sample(others, top_k)
         for kind, removed in (("named", best), ("random", chance)):
-            left = [name for place, name in enumerate(train_ids) if place not in removed]
+            remaining = [name for place, name in enumerate(train_ids) if place not in removed]
             paths.append(folder / f"query_{number:03d}_{kind}.txt")
-            _write_list(paths[-1], left)
+            _write_list(paths[-1], remaining)
     save({"queries": list(queries)}, folder / "queries.json")
     return paths
 
 
 def read_queries(folder: str | Path) -> list[str]:
-    """The queries that the lists of `save_removals` are made for."""
+    """Read the queries of the lists of `save_removals`."""
     queries = load(Path(folder) / "queries.json").get("queries")
     if not isinstance(queries, list):
         raise ConfigError(
-            f"{folder}/queries.json: holds no list of queries; make it with dtrak_validate.py make-removals"
+            f"{folder}/queries.json: holds no list of queries; write it with dtrak_validate.py make-removals"
         )
     return queries
 
 
 def _write_list(path: Path, items: Sequence[str]) -> None:
-    """What `train.py --include-paths-file` takes; another list of that name stays, for models may be trained on it."""
+    """Write a list for `train.py --include-paths-file`, but never replace another list, on which models may depend."""
     text = "".join(f"{Path(item).absolute()}\n" for item in items)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ConfigError(f"{path}: holds another list already; choose another --folder")
+        raise ConfigError(f"{path}: already holds another list; choose another --folder")
     write_text(path, text)
 
 
 # ------------------------------------------------------------------ settings
 
 
-def keep_settings(path: Path, settings: Mapping[str, Any], made: Sequence[Path]) -> None:
-    """Write down what the files `made` beside it are made with, and refuse to add to files of other settings."""
-    wanted, where = json.loads(json.dumps(settings)), path.parent
-    remedy = f"choose another --folder, or delete {where} to make all of it anew"
-    if not made:
-        save({"settings": wanted}, path)
+def keep_settings(path: Path, settings: Mapping[str, object], existing: Sequence[Path]) -> None:
+    """Record the settings of the files `existing` beside it, and raise ConfigError if they have other settings."""
+    requested, folder = json.loads(json.dumps(settings)), path.parent
+    remedy = f"choose another --folder, or delete {folder} to start from scratch"
+    if not existing:
+        save({"settings": requested}, path)
         return
     if not path.is_file():
-        raise ConfigError(f"{where}: holds {made[0].name}, but no {path.name} that tells its settings; {remedy}")
+        raise ConfigError(f"{folder}: holds {existing[0].name}, but no {path.name} with its settings; {remedy}")
     stored = load(path).get("settings", {})
-    different = [key for key in {**wanted, **stored} if stored.get(key) != wanted.get(key)]
+    different = [key for key in {**requested, **stored} if stored.get(key) != requested.get(key)]
     if different:
-        told = ", ".join(
-            f"{key} is {stored.get(key, 'missing')} there and {wanted.get(key, 'missing')} here" for key in different
+        values = ", ".join(
+            f"{key} is {stored.get(key, 'missing')} there and {requested.get(key, 'missing')} now" for key in different
         )
-        raise ConfigError(f"{where}: was made with other settings ({told}); {remedy}")
+        raise ConfigError(f"{folder}: was written with other settings ({values}); {remedy}")
 
 
-def read_settings(outputs: str | Path) -> dict[str, Any]:
-    """What the outputs in a folder were measured with; nothing where `measure` did not write them."""
+def read_settings(outputs: str | Path) -> JsonObject:
+    """Read the settings with which outputs were measured; empty if `measure` did not write them."""
     path = Path(outputs) / "settings.json"
-    found: dict[str, Any] = load(path).get("settings", {}) if path.is_file() else {}
-    return found
+    settings: JsonObject = load(path).get("settings", {}) if path.is_file() else {}
+    return settings
 
 
 def is_loss(folder: str | Path, f_not_loss: bool = False) -> bool:
-    """Whether the outputs of a folder fall with more of the right items; the flag tells where no settings do."""
+    """Return whether helpful items lower the outputs of a folder; the flag decides if no settings are recorded."""
     f = read_settings(Path(folder) / "outputs").get("f")
     if f == "loss" and f_not_loss:
         raise ConfigError(f"--f-not-loss: {folder}/outputs were measured with --f loss; leave the flag out")
@@ -202,18 +210,18 @@ def is_loss(folder: str | Path, f_not_loss: bool = False) -> bool:
 # ------------------------------------------------------------------ measured outputs
 
 
-def require_finite_scores(scores: Any, queries: Sequence[str], source: str) -> None:
-    """Refuse scores (q, n) that are not numbers, naming the query."""
+def require_finite_scores(scores: NDArray[np.floating], queries: Sequence[str], source: str) -> None:
+    """Raise ConfigError, naming the query, if scores (q, n) are not finite."""
     bad = np.flatnonzero(~np.isfinite(np.asarray(scores)).all(1))
     if len(bad):
         raise ConfigError(
-            f"{source}: the scores of {queries[bad[0]]} and {len(bad) - 1} more queries are not all finite; make them "
-            f"again from sound features, or without these queries"
+            f"{source}: the scores of {queries[bad[0]]} and {len(bad) - 1} more queries are not all finite; compute "
+            f"them again from finite features, or without these queries"
         )
 
 
 def write_outputs(path: str | Path, queries: Sequence[str], values: Sequence[float]) -> None:
-    """A CSV of a model's output for each query."""
+    """Write a CSV with a model's output for each query."""
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
         writer.writerow(("query", "output"))
@@ -221,7 +229,7 @@ def write_outputs(path: str | Path, queries: Sequence[str], values: Sequence[flo
 
 
 def read_outputs(path: str | Path) -> dict[str, float]:
-    """The output of a model for each query."""
+    """Read the output of a model for each query."""
     try:
         with Path(path).open(newline="", encoding="utf-8") as stream:
             found = {row["query"]: float(row["output"]) for row in csv.DictReader(stream)}
@@ -236,25 +244,25 @@ def read_outputs(path: str | Path) -> dict[str, float]:
 
 
 def require_finite_outputs(outputs: Mapping[str, float], source: str | Path) -> None:
-    """Refuse outputs that are not numbers, naming the query."""
+    """Raise ConfigError, naming the query, if outputs are not finite."""
     bad = [query for query, value in outputs.items() if not np.isfinite(value)]
     if bad:
         raise ConfigError(
-            f"{source}: the output for {bad[0]} and {len(bad) - 1} more queries is {outputs[bad[0]]:g}; delete what "
-            f"models/ and outputs/ hold of this model, and train it again or leave it out"
+            f"{source}: the output for {bad[0]} and {len(bad) - 1} more queries is {outputs[bad[0]]:g}; delete the "
+            f"files of this model in models/ and outputs/, and train it again or leave it out"
         )
 
 
 def gather_outputs(paths: Sequence[Path], queries: Sequence[str]) -> Floats:
-    """(m, q) outputs of the models in the order of the queries; relative and absolute paths of a file are the same."""
-    wanted, rows = [Path(query).absolute() for query in queries], []
+    """Read outputs (m, q) of the models in the order of the queries, matched by absolute path."""
+    places, rows = [Path(query).absolute() for query in queries], []
     for path in paths:
-        found = {Path(query).absolute(): value for query, value in read_outputs(path).items()}
-        missing = [query for query, place in zip(queries, wanted) if place not in found]
+        measured = {Path(query).absolute(): value for query, value in read_outputs(path).items()}
+        missing = [query for query, place in zip(queries, places) if place not in measured]
         if missing:
             raise ConfigError(
                 f"{path}: holds no output for {missing[0]} and {len(missing) - 1} more queries, but for "
-                f"{next(iter(found), 'none')} and others; measure the queries that the scores are of"
+                f"{next(iter(measured), 'none')} and others; measure the queries of the scores"
             )
-        rows.append([found[place] for place in wanted])
+        rows.append([measured[place] for place in places])
     return np.asarray(rows)

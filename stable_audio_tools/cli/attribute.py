@@ -31,7 +31,7 @@ def run_extract(settings: ExtractFlags) -> None:
         print(_describe_estimate(extraction.estimate()))
         return
     done = extraction.run()
-    print(f"{done.paths.feature}: {done.made} extracted, {done.kept} kept, {done.left_out} skipped", flush=True)
+    print(f"{done.paths.feature}: {done.computed} extracted, {done.kept} kept, {done.left_out} skipped", flush=True)
 
 
 def _describe_estimate(estimate: "Estimate") -> str:

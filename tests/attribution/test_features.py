@@ -50,7 +50,9 @@ def test_what_was_left_out_stays_known(paths: FeaturePaths) -> None:
 
 def test_more_items_are_told(paths: FeaturePaths) -> None:
     finish(paths)
-    with pytest.raises(ConfigError, match=r"other settings \(items, data; items is 4 there and 6 here\).*--overwrite"):
+    with pytest.raises(
+        ConfigError, match=r"other settings \(items, data; items is 4 in the file and 6 now\).*--overwrite"
+    ):
         writer(paths, rows=6, items=6, data="e")
 
 
@@ -60,7 +62,7 @@ def test_files_without_the_newer_keys_are_read_but_not_taken_for_complete(paths:
     del about["items"], about["left_out"]
     save(about, paths.meta)
     assert len(read_features(paths.feature)) == 4
-    with pytest.raises(ConfigError, match="items is not told there and 4 here"):
+    with pytest.raises(ConfigError, match="items is not recorded in the file and 4 now"):
         writer(paths)
 
 
@@ -73,24 +75,26 @@ def test_damaged_results_are_not_complete(damage: str, paths: FeaturePaths) -> N
         paths.ids.write_text("a\nb\n")
     else:
         paths.ids.unlink()
-    with pytest.raises(ConfigError, match="pass --overwrite to make it anew"):
+    with pytest.raises(ConfigError, match="pass --overwrite to compute it again"):
         writer(paths)
     assert writer(paths, overwrite=True).pending == [0, 1, 2, 3]
 
 
 def test_files_of_others_stay(paths: FeaturePaths, tmp_path: Path) -> None:
     paths.feature.write_bytes(b"precious")
-    with pytest.raises(ConfigError, match=r"features: is there already, without .*features\.meta\.json.*--overwrite"):
+    with pytest.raises(
+        ConfigError, match=r"features: already exists without its metadata .*features\.meta\.json.*--overwrite"
+    ):
         writer(paths)
     assert paths.feature.read_bytes() == b"precious"
     paths.feature.unlink()
     finish(paths)
     elsewhere = FeaturePaths.of(paths.feature, meta=tmp_path / "other.json")
-    with pytest.raises(ConfigError, match="is there already, without"):
+    with pytest.raises(ConfigError, match="already exists without"):
         writer(elsewhere)
     other = FeaturePaths.of(tmp_path / "new", meta=tmp_path / "precious.json")
     save({"mine": 1}, other.meta)
-    with pytest.raises(ConfigError, match="was made with other settings"):
+    with pytest.raises(ConfigError, match="was computed with other settings"):
         writer(other)
     assert load(other.meta) == {"mine": 1} and len(read_features(paths.feature)) == 4
 
@@ -109,7 +113,7 @@ def test_a_damaged_part_is_mended(paths: FeaturePaths, caplog: pytest.LogCapture
     writer(paths).write([0, 1, 2, 3], ROWS)
     paths.part.write_bytes(paths.part.read_bytes()[:20])
     made = writer(paths)
-    assert made.pending == [2, 3] and "all rows but the first 2 are made anew" in caplog.text
+    assert made.pending == [2, 3] and "all rows but the first 2 are computed again" in caplog.text
     made.write([2, 3], ROWS[2:])
     paths.part_rows.unlink()
     assert writer(paths).pending == [0, 1, 2, 3]
@@ -121,7 +125,7 @@ def test_an_attempt_without_rows_blocks_nothing(paths: FeaturePaths) -> None:
     finish(paths, [], seed=2)
     assert writer(paths, seed=3).pending == [0, 1, 2, 3]
     writer(paths, seed=3).write([1], ROWS[1:2])
-    with pytest.raises(ConfigError, match=r"features\.part: was made with other settings"):
+    with pytest.raises(ConfigError, match=r"features\.part: was computed with other settings"):
         writer(paths, seed=4)
 
 
@@ -179,7 +183,7 @@ def test_a_merge_joins_what_was_left_out_and_takes_empty_shards(paths: FeaturePa
 
 def test_a_merge_needs_rows(paths: FeaturePaths) -> None:
     make_shards(paths, [], [])
-    with pytest.raises(ConfigError, match=r"its 2 shards hold no row; see .*shard-0-of-2\.left_out\.txt"):
+    with pytest.raises(ConfigError, match=r"its 2 shards hold no rows; see .*shard-0-of-2\.left_out\.txt"):
         merge_shards(paths)
 
 
@@ -197,10 +201,10 @@ def test_a_folder_of_shards_may_move(paths: FeaturePaths, tmp_path: Path) -> Non
 def test_a_merge_writes_over_nothing_else(paths: FeaturePaths) -> None:
     make_shards(paths, [0], [1])
     paths.feature.write_bytes(b"precious")
-    with pytest.raises(ConfigError, match="features: is there already, and is not of these shards"):
+    with pytest.raises(ConfigError, match="features: already exists but was not merged from these shards"):
         merge_shards(paths)
     assert paths.feature.read_bytes() == b"precious"
     meta = paths.shard(0, 2).meta
     meta.write_text(json.dumps({key: value for key, value in load(meta).items() if key != "shard"}))
-    with pytest.raises(ConfigError, match="does not tell which shard it is of"):
+    with pytest.raises(ConfigError, match="has no number of its shard"):
         merge_shards(paths)

@@ -126,7 +126,7 @@ def test_path_lists_choose_generated_files(generated: Path, tmp_path: Path) -> N
     without = GeneratedItems(generated, SHAPE, 1, PathFilter(exclude=tmp_path / "a.txt"))
     assert [record["file"] for record in without.records] == ["b.wav"]
     (tmp_path / "a.txt").write_text("b.wav\n")
-    with pytest.raises(ConfigError, match="--include-paths-file, --exclude-paths-file leave none of its files"):
+    with pytest.raises(ConfigError, match="--include-paths-file and --exclude-paths-file exclude all of its files"):
         GeneratedItems(generated, SHAPE, paths=PathFilter(**lists))
 
 
@@ -134,14 +134,14 @@ def test_path_lists_choose_generated_files(generated: Path, tmp_path: Path) -> N
     ("name", "text", "told"),
     [
         ("manifest.jsonl", b'["a"]\n', "entry 1: expected an object with file and conditions, got list"),
-        ("manifest.jsonl", b'{"file": "a.wav"}\n{"file": 3}', "entry 2: names no files"),
+        ("manifest.jsonl", b'{"file": "a.wav"}\n{"file": 3}', 'entry 2: has no "file"'),
         ("manifest.jsonl", b'{"file": "a.wav", "conditions": "foo"}', "conditions must be an object, got str"),
         ("manifest.jsonl", b'{"file": "a\xff.wav"}', r"manifest\.jsonl: cannot be read as text"),
         ("manifest.jsonl", b"[" * 100000, "a line is not valid JSON"),
         ("manifest.jsonl", b"", "names no files"),
         ("prompt_manifest.json", b'{"items": ["a.wav"]}', '"items" must be a list of objects'),
         ("prompt_manifest.json", b'{"items": {"a": 1}}', '"items" must be a list of objects'),
-        ("prompt_manifest.json", b'{"items": [{"prompt": "a"}]}', "entry 1: names no files"),
+        ("prompt_manifest.json", b'{"items": [{"prompt": "a"}]}', 'entry 1: has no "file"'),
         ("prompt_manifest.json", b"\xff", "cannot be read as text"),
     ],
 )

@@ -211,7 +211,7 @@ def test_latents_sound_like_the_audio_that_they_were_made_from(
     (encoded / "lat" / "002.json").unlink()
     assert attribute.score(flags) == 2
     told = capsys.readouterr().err
-    assert "002.npy: cannot be embedded" in told and "the file that the .json beside them tells as path" in told
+    assert "002.npy: cannot be embedded" in told and "the file given as path in the .json beside them" in told
 
 
 def test_what_files_beside_an_item_tell(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_labels(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ConfigError, match="no row of the table names a training item"):
         sum_by_label(scores, {})
     table.write_text("path,artist\n1.wav,Ann\n")
-    with pytest.raises(ConfigError, match=re.escape("names '1.wav', which fits 2 items; give more of the path")):
+    with pytest.raises(ConfigError, match=re.escape("names '1.wav', which matches 2 items; write more of the path")):
         read_labels(table, "artist", ids)
     with pytest.raises(ConfigError, match="no column 'album'"):
         read_labels(table, "album", ids)
@@ -251,14 +251,16 @@ def test_an_item_counts_for_each_of_its_tags(tmp_path: Path) -> None:
     assert tags == {"a.wav": ("slow", "sad"), "b.wav": ("slow",)}
     summed = sum_by_label(Scores(np.array([[1.0, 2.0, 4.0, 8.0]]), ("q",), ids), tags)
     assert dict(zip(summed.train_ids, summed.values[0])) == {"slow": 7.0, "sad": 5.0}
-    with pytest.raises(ConfigError, match=r"a.wav has several labels \('slow', 'sad' in column 'tag'\); give it one"):
+    with pytest.raises(
+        ConfigError, match=r"a.wav has several labels \('slow', 'sad' in column 'tag'\); keep one of them"
+    ):
         read_labels(table, "tag", ids)
 
 
 def test_features_that_say_nothing_end_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Instead of a ranking, for every method that uses them."""
     rows = rows_of(folder, "query").astype(np.float32)
-    for value, told in ((np.nan, "holds NaN or infinite numbers"), (0.0, "is all zero, so that no item can be ranked")):
+    for value, told in ((np.nan, "holds NaN or infinite numbers"), (0.0, "is all zero, so no item can be ranked")):
         rows[1] = value
         rows.tofile(folder / "query")
         for method in ("ridge", "dot", "cosine"):
@@ -279,7 +281,7 @@ def test_mistakes_end_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[
 
     assert "--lambda-reg: expected more than 0, got 0" in told("--lambda-reg", "0")
     assert "1 files for 2 --train-feature-paths" in told("--train-meta-paths", str(folder / "train0.meta.json"))
-    assert "--labels needs --report-dir" in told("--labels", str(folder / "artists.csv"))
+    assert "--labels: needs --report-dir" in told("--labels", str(folder / "artists.csv"))
     assert "--top-k: expected at least 1" in told("--top-k", "0")
     assert "--query-batch-size: expected at least 1" in told("--query-batch-size", "0")
     write_features(folder / "query", ["q0"], 2, **{**ORIGIN, "timesteps": [0]})
@@ -287,7 +289,7 @@ def test_mistakes_end_in_a_sentence(folder: Path, capsys: pytest.CaptureFixture[
     write_features(folder / "train1", ["x"], 2, **{**ORIGIN, "seed": 1})
     assert "cannot be compared: seed 42 and 1" in told()
     write_features(folder / "train1", (folder / "train0.ids.txt").read_text().splitlines(), 2, **ORIGIN)
-    assert "name the same items more than once" in told()
+    assert "contain the same items more than once" in told()
     (folder / "train1.ids.txt").unlink()
     assert "missing; it names the items" in told()
     (folder / "train1.meta.json").unlink()
@@ -301,5 +303,5 @@ def test_scores_whose_files_are_not_whole(folder: Path) -> None:
     with pytest.raises(ConfigError, match="does not hold 1 x 2 float32"):
         read_scores(path)
     save({}, folder / "scores.meta.json")
-    with pytest.raises(ConfigError, match="is it a file of scores"):
+    with pytest.raises(ConfigError, match=r"pass a file written by dtrak_score\.py"):
         read_scores(path)

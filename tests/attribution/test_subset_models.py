@@ -104,7 +104,7 @@ def test_the_counterfactual_check(plan: Path, capsys: pytest.CaptureFixture[str]
             write_outputs(plan / "removals" / "outputs" / f"query_{number:03d}_{kind}.csv", ["q0", "q1", "q2"], outputs)
     capsys.readouterr()
     assert validate(["counterfactual", *folder]) == 0
-    assert "did more for 1 of 3 queries" in capsys.readouterr().out
+    assert "had more effect for 1 of 3 queries" in capsys.readouterr().out
     write_outputs(plan / "other" / "whole.csv", ["q0", "q1", "q2"], [0.0, 0.0, 0.0])
     whole = ["counterfactual", *folder, "--whole", str(plan / "other" / "whole.csv")]
     assert validate(whole) == 0
@@ -114,7 +114,9 @@ def test_the_counterfactual_check(plan: Path, capsys: pytest.CaptureFixture[str]
     assert validate(whole) == 2
     assert "was measured with other settings than" in capsys.readouterr().err
     assert validate(["counterfactual", *folder]) == 0
-    assert "did more for 2 of 3 queries" in capsys.readouterr().out, "what is no loss falls without the right items"
+    assert "had more effect for 2 of 3 queries" in capsys.readouterr().out, (
+        "what is no loss falls without the right items"
+    )
 
 
 def test_a_run_that_fails_names_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,7 @@ def test_a_plan_grows_and_is_not_exchanged(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"holds another plan, of 6 subsets of 40 items; choose another --folder"):
             save_plan(other, tmp_path)
     (tmp_path / "plan.json").unlink()
-    with pytest.raises(ConfigError, match=r"subset_000\.txt: holds another list already; choose another --folder"):
+    with pytest.raises(ConfigError, match=r"subset_000\.txt: already holds another list; choose another --folder"):
         save_plan(make_plan(ITEMS, 6, seed=1), tmp_path)
 
 
@@ -189,12 +189,12 @@ def test_removals(tmp_path: Path) -> None:
         ConfigError, match=r"whole\.csv: holds no output for c and 0 more queries, but for .*a and others"
     ):
         compare_removals(tmp_path, ["c"])
-    with pytest.raises(ConfigError, match=r"query_000_named\.txt: holds another list already"):
+    with pytest.raises(ConfigError, match=r"query_000_named\.txt: already holds another list"):
         save_removals(scores, names, ["a", "b"], tmp_path, top_k=2)
     with pytest.raises(ConfigError, match=r"queries\.json: names other queries than --scores"):
         save_removals(scores, names, ["a", "c"], tmp_path, top_k=3)
     (tmp_path / "queries.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"holds no list of queries; make it with dtrak_validate\.py make-removals"):
+    with pytest.raises(ConfigError, match=r"holds no list of queries; write it with dtrak_validate\.py make-removals"):
         read_queries(tmp_path)
 
 

@@ -78,7 +78,7 @@ def test_models_of_other_flags_are_not_kept(
     assert validate(*train, *flags[:2], "--max-steps", "20", "--compile") == 2
     told = capsys.readouterr().err
     assert (
-        "made with other settings (--max-steps is 10 there and 20 here, --compile is missing there and given here)"
+        "written with other settings (--max-steps is 10 there and 20 now, --compile is missing there and given now)"
         in told
     )
     assert "choose another --folder, or delete" in told
@@ -87,7 +87,7 @@ def test_models_of_other_flags_are_not_kept(
     assert "--dataset-config is" in capsys.readouterr().err, "the same name, another content"
     (tmp_path / "models" / "settings.json").unlink()
     assert validate(*train, *flags) == 2
-    assert "holds subset_000.safetensors, but no settings.json that tells its settings" in capsys.readouterr().err
+    assert "holds subset_000.safetensors, but no settings.json with its settings" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ measuring
@@ -123,11 +123,11 @@ def test_outputs_are_of_one_setting_and_of_the_weights_there_are(
     before = [read_outputs(path) for path in files]
     assert load(tmp_path / "outputs" / "settings.json")["settings"]["K"] == 2
     for change, told in {
-        ("--K", 3): "K is 2 there and 3 here",
-        ("--e-seeds", 1): "e_seeds is [0] there and [1] here",
-        ("--f", "mean"): "f is loss there and mean here",
-        ("--max-examples", 1): "queries is 2 there and 1 here",
-        ("--seed", 1): "seed is 42 there and 1 here",
+        ("--K", 3): "K is 2 there and 3 now",
+        ("--e-seeds", 1): "e_seeds is [0] there and [1] now",
+        ("--f", "mean"): "f is loss there and mean now",
+        ("--max-examples", 1): "queries is 2 there and 1 now",
+        ("--seed", 1): "seed is 42 there and 1 now",
     }.items():
         capsys.readouterr()
         assert validate(*measured, *change) == 2
@@ -242,10 +242,10 @@ def test_mistakes_end_in_a_sentence(observed: np.ndarray, tmp_path: Path, capsys
         return capsys.readouterr().err
 
     train, query = ["--train-feature-paths", tmp_path / "t"], ["--query-feature-path", tmp_path / "q"]
-    assert "needs --query-feature-path too" in told("--scores", good, *train)
-    assert "needs --train-feature-paths too" in told(*query)
+    assert "also needs --query-feature-path" in told("--scores", good, *train)
+    assert "also needs --train-feature-paths" in told(*query)
     alone = told("--scores", good, "--used-dim", 2, "--lambda-grid", 1)
-    assert "--lambda-grid, --used-dim: choosing a regulariser needs --train-feature-paths and --query-feature" in alone
+    assert "--lambda-grid, --used-dim: choosing a regulariser also needs --train-feature-paths" in alone
     for value in ("nan", "inf"):
         wrong = told(*train, *query, "--lambda-grid", "1", value)
         assert f"--lambda-grid: expected a finite number, got '{value}'" in wrong
