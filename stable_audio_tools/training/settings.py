@@ -81,6 +81,8 @@ ADAPTER_TYPES = (
     "dora-rows-xs",
     "dora-cols-xs",
     "bora-xs",
+    "loha",
+    "lokr",
 )
 BASE_PRECISIONS = ("", "fp32", "bf16", "fp16", "int8", "nf4")
 

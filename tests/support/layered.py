@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from stable_audio_tools.models.lora import LoraAdapter, LoraConfig, attach_lora
 
-TYPES = ("lora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs")
+MATRIX_TYPES = ("lora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs")
+TYPES = (*MATRIX_TYPES, "loha", "lokr")
 Factors = dict[str, dict[str, Tensor]]  # layer -> factor -> tensor
 
 
@@ -45,7 +46,13 @@ def trained(model: nn.Module, kind: str, rank: int = 3, alpha: float | None = 6.
 
 def defined_weight(kind: str, weight: Tensor, factors: dict[str, Tensor], scale: float) -> Tensor:
     """W' of a matrix, as the papers write it."""
-    if kind.endswith("-xs"):
+    if kind == "loha":
+        change = (factors["hada_w1_a"] @ factors["hada_w1_b"]) * (factors["hada_w2_a"] @ factors["hada_w2_b"])
+    elif kind == "lokr":
+        second = factors["lokr_w2"] if "lokr_w2" in factors else factors["lokr_w2_a"] @ factors["lokr_w2_b"]
+        (a, c), (p, q) = factors["lokr_w1"].shape, second.shape
+        change = (factors["lokr_w1"][:, None, :, None] * second[None, :, None, :]).reshape(a * p, c * q)
+    elif kind.endswith("-xs"):
         left, _, right = torch.linalg.svd(weight, full_matrices=False)
         rank = len(factors["M_xs"])
         change = left[:, :rank] @ signed(left[:, :rank], factors["M_xs"]) @ right[:rank]

@@ -15,6 +15,7 @@ from stable_audio_tools.models.lora.layers import AdaptedLayer, adapt_layer, rel
 from stable_audio_tools.models.lora.targets import find_targets, rank_of, select_paths
 
 DEFAULT_NAME = "lora"
+_NORMAL = {"hada_w1_a": 0.1, "hada_w1_b": 1.0, "hada_w2_b": 1.0}  # deviations at the start, by factor
 
 
 class LoraAdapter(nn.Module):
@@ -166,7 +167,8 @@ def put_on(model: nn.Module, control: Control, targets: Mapping[str, nn.Module])
     refuse_merged(model)
     factors_by_path: dict[str, LoraFactors] = {}
     for path, layer in targets.items():
-        factors_by_path[path] = LoraFactors(control, dense_weight(layer), rank_of(path, control.config))
+        taps = layer.kernel_size[0] if isinstance(layer, nn.Conv1d) else 1
+        factors_by_path[path] = LoraFactors(control, dense_weight(layer), rank_of(path, control.config), taps)
     for path, factors in factors_by_path.items():
         adapt_layer(targets[path], factors)
     return LoraAdapter(control, factors_by_path)
@@ -215,13 +217,17 @@ def refuse_merged(model: nn.Module) -> None:
 
 
 def draw_start(factors: LoraFactors, generator: torch.Generator | None) -> None:
-    """Draw the random factor on the CPU, so that a seed gives the same start on every device."""
-    if factors.control.config.form.core:
-        return
-    drawn = torch.empty(factors.lora_A.shape)
-    nn.init.kaiming_uniform_(drawn, a=5**0.5, generator=generator)
-    with torch.no_grad():
-        factors.lora_A.copy_(drawn)
+    """Draw the random factors on the CPU, so that a seed gives the same start on every device."""
+    for name, tensor in factors.tensors().items():
+        drawn = torch.empty(tensor.shape)
+        if name in ("lora_A", "lokr_w1", "lokr_w2_b"):
+            nn.init.kaiming_uniform_(drawn, a=5**0.5, generator=generator)
+        elif name in _NORMAL:
+            nn.init.normal_(drawn, std=_NORMAL[name], generator=generator)
+        else:
+            continue
+        with torch.no_grad():
+            tensor.copy_(drawn)
 
 
 class NoiseIntervals:

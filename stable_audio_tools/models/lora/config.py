@@ -4,13 +4,25 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from stable_audio_tools.core.config.sentences import sentences
 from stable_audio_tools.core.errors import ConfigError
 
 AdapterType = Literal[
-    "lora", "dora-rows", "dora-cols", "bora", "lora-xs", "dora-rows-xs", "dora-cols-xs", "bora-xs", "dora"
+    "lora",
+    "dora-rows",
+    "dora-cols",
+    "bora",
+    "lora-xs",
+    "dora-rows-xs",
+    "dora-cols-xs",
+    "bora-xs",
+    "dora",
+    "loha",
+    "lokr",
 ]
+Product = Literal["matrix", "hadamard", "kronecker"]
 BasePrecision = Literal["fp32", "bf16", "fp16", "int8", "nf4"]
 DEFAULT_RANK = 16
 
@@ -21,9 +33,12 @@ class Form(NamedTuple):
     rows: bool  # a learned magnitude for every row of W
     cols: bool  # and for every column
     core: bool  # -xs: only a core between the singular vectors of W is learned
+    product: Product = "matrix"  # how the factors make the change of W
 
     @classmethod
     def of(cls, adapter_type: str) -> "Form":
+        if adapter_type in ("loha", "lokr"):
+            return cls(False, False, False, "hadamard" if adapter_type == "loha" else "kronecker")
         kind = adapter_type.removesuffix("-xs")
         return cls(kind in ("dora-rows", "bora"), kind in ("dora-cols", "bora"), adapter_type.endswith("-xs"))
 
@@ -34,7 +49,11 @@ class LoraConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     adapter_type: Annotated[
-        AdapterType, Field(description="lora; dora-rows (dora), dora-cols, bora: learned magnitudes; -xs: a core alone")
+        AdapterType,
+        Field(
+            description="lora; dora-rows (dora), dora-cols, bora: learned magnitudes; -xs: a core alone; loha, lokr: "
+            "Hadamard and Kronecker products"
+        ),
     ] = "lora"
     rank: Annotated[int, Field(ge=1, description="width of the factors, at most the width of the layer")] = DEFAULT_RANK
     alpha: Annotated[float | None, Field(gt=0, description="the change of W is alpha / rank * B A; null: rank")] = None
@@ -57,6 +76,12 @@ class LoraConfig(BaseModel):
         None
     )
     weight_decompose: Annotated[bool | None, Field(description="LoRAW's name of dora-rows")] = None
+    lokr_factor: Annotated[
+        int | None, Field(ge=2, description="lokr: largest size of its first factor; null: up to the square root")
+    ] = None
+    scale_bias: Annotated[
+        bool, Field(description="magnitudes of rows scale the bias too, as in LoRAW; set for its files")
+    ] = False
     base_precision: Annotated[
         BasePrecision | None, Field(description="type of the frozen weights; int8 and nf4 need bitsandbytes")
     ] = None
@@ -85,6 +110,14 @@ class LoraConfig(BaseModel):
             settled["alpha"] = None
         return settled
 
+    @model_validator(mode="after")
+    def _fits_the_type(self) -> Self:
+        if self.scale_bias and not self.form.rows:
+            raise ValueError(f"scale_bias needs magnitudes of rows, which {self.adapter_type} lacks; leave it out")
+        if self.lokr_factor is not None and self.form.product != "kronecker":
+            raise ValueError(f"lokr_factor has no meaning for {self.adapter_type}; leave it out")
+        return self
+
     @property
     def form(self) -> Form:
         return Form.of(self.adapter_type)
@@ -109,5 +142,5 @@ def _full_name(kind: str) -> str:
 
 def _without_input(where: str, text: str) -> str:
     """Sentences about several keys would end in the whole section."""
-    text = text.partition(", got an object with")[0] if "leave one of them out" in text else text
+    text = text.partition(", got an object with")[0] if "leave" in text else text
     return f"{where}: {text}"

@@ -1,6 +1,7 @@
 """The tensors of one adapter in one layer, and what all layers of an adapter share."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -21,7 +22,34 @@ from stable_audio_tools.models.lora.formula import (
 
 Result = TypeVar("Result")
 
-FACTOR_NAMES = ("lora_A", "lora_B", "M_xs", "magnitude", "magnitude_r", "magnitude_c")
+FACTOR_NAMES = (
+    "lora_A",
+    "lora_B",
+    "M_xs",
+    "magnitude",
+    "magnitude_r",
+    "magnitude_c",
+    "hada_w1_a",
+    "hada_w1_b",
+    "hada_w2_a",
+    "hada_w2_b",
+    "lokr_w1",
+    "lokr_w2",
+    "lokr_w2_a",
+    "lokr_w2_b",
+)
+_OUTPUT_FACTORS = ("M_xs", "lora_B", "hada_w2_a", "lokr_w2", "lokr_w2_a")
+
+
+def output_factor(names: Iterable[str]) -> str:
+    """Return the factor in which the change of W is linear and which starts at zero: scales are folded into it."""
+    return next(name for name in _OUTPUT_FACTORS if name in names)
+
+
+def largest_divisor(size: int, limit: int | None) -> int:
+    """Return the largest divisor of a size up to its square root, and up to a limit."""
+    bound = min(math.isqrt(size), limit or size)
+    return next(divisor for divisor in range(bound, 0, -1) if size % divisor == 0)
 
 
 @dataclass
@@ -55,12 +83,22 @@ class LoraFactors(nn.Module):
     magnitude: nn.Parameter
     magnitude_r: nn.Parameter
     magnitude_c: nn.Parameter
+    hada_w1_a: nn.Parameter  # (rows, r)
+    hada_w1_b: nn.Parameter  # (r, cols)
+    hada_w2_a: nn.Parameter  # (rows, r)
+    hada_w2_b: nn.Parameter  # (r, cols)
+    lokr_w1: nn.Parameter  # (rows / p, cols / q)
+    lokr_w2: nn.Parameter  # (p, q), or the product of the next two
+    lokr_w2_a: nn.Parameter  # (p, r)
+    lokr_w2_b: nn.Parameter  # (r, q)
 
-    def __init__(self, control: Control, weight: Tensor, rank: int) -> None:
+    def __init__(self, control: Control, weight: Tensor, rank: int, taps: int = 1) -> None:
+        """`weight` is the base's (rows, cols); of its columns, `taps` neighbours belong to one input channel."""
         super().__init__()
         config, form = control.config, control.config.form
         self.control = control
         self.scale = config.scale(rank)
+        self.is_pair = form.product == "matrix"  # one product of two thin matrices, applied one after the other
         self.rank = min(rank, *weight.shape)
         self.dropout, self.module_dropout = config.dropout, config.module_dropout
         self.selected = True  # by the layer filter
@@ -71,9 +109,22 @@ class LoraFactors(nn.Module):
             left, right = singular_bases(weight, self.rank)
             self.register_buffer("U", left, persistent=False)
             self.register_buffer("V", right, persistent=False)
-        else:
+        elif form.product == "matrix":
             self.lora_A = nn.Parameter(torch.empty(self.rank, cols, **make))
             self.lora_B = nn.Parameter(torch.zeros(rows, self.rank, **make))
+        elif form.product == "hadamard":
+            for name, shape in (("w1_a", (rows, self.rank)), ("w1_b", (self.rank, cols))):
+                setattr(self, f"hada_{name}", nn.Parameter(torch.empty(shape, **make)))
+                setattr(self, f"hada_{name.replace('1', '2')}", nn.Parameter(torch.zeros(shape, **make)))
+        else:
+            first = largest_divisor(rows, config.lokr_factor), largest_divisor(cols // taps, config.lokr_factor)
+            p, q = rows // first[0], cols // first[1]
+            self.lokr_w1 = nn.Parameter(torch.empty(first, **make))
+            if 2 * self.rank < max(p, q // taps):
+                self.lokr_w2_a = nn.Parameter(torch.zeros(p, self.rank, **make))
+                self.lokr_w2_b = nn.Parameter(torch.empty(self.rank, q, **make))
+            else:
+                self.lokr_w2 = nn.Parameter(torch.zeros(p, q, **make))
         both = form.rows and form.cols
         if form.rows:
             setattr(self, "magnitude_r" if both else "magnitude", nn.Parameter(row_squares(weight).sqrt()))
@@ -98,6 +149,23 @@ class LoraFactors(nn.Module):
         if self.control.config.form.core:
             return self.U, self.M_xs @ self.V.T
         return self.lora_B, self.lora_A
+
+    def product(self, drop: bool) -> Tensor:
+        """Return the change of W (rows, cols) of Hadamard and Kronecker factors, before its scale."""
+        if self.control.config.form.product == "hadamard":
+            inner = self.hada_w1_b
+            kept = self.drop(inner.new_ones(len(inner), 1)) if drop else 1.0
+            return (self.hada_w1_a @ (inner * kept)) * (self.hada_w2_a @ self.hada_w2_b)
+        names = self.tensors()
+        inner = names["lokr_w2_b"] if "lokr_w2_b" in names else names["lokr_w2"]
+        kept = self.drop(inner.new_ones(len(inner), 1)) if drop else 1.0
+        second = self.lokr_w2_a @ (inner * kept) if "lokr_w2_b" in names else inner * kept
+        return torch.kron(self.lokr_w1, second)
+
+    def dense_change(self, drop: bool = True) -> Tensor:
+        """Return W' - W of Hadamard and Kronecker factors, (rows, cols)."""
+        with torch.autocast(next(self.parameters()).device.type, enabled=False):
+            return self.scale * self.product(drop)
 
     def pair_as(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return `pair` in the precision of a pass; converted once while nothing trains."""
@@ -130,6 +198,8 @@ class LoraFactors(nn.Module):
 
     def change(self, weight: Tensor, drop: bool = False) -> Tensor:
         """W' - W, (rows, cols)"""
+        if not self.is_pair:
+            return self.dense_change(drop)
         with torch.autocast(weight.device.type, enabled=False):
             up, down = self.pair()
             if drop and self.dropout:
@@ -148,6 +218,23 @@ class LoraFactors(nn.Module):
     def tensors(self) -> dict[str, nn.Parameter]:
         """Return the tensors of the file format, by name."""
         return dict(self.named_parameters(recurse=False))
+
+    @torch.no_grad()
+    def fill(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the tensors of a file, with their rank."""
+        for name in set(self.tensors()) - set(tensors):
+            delattr(self, name)
+        for name, tensor in tensors.items():
+            held = self.tensors().get(name)
+            if held is None:
+                like = next(self.parameters())
+                held = nn.Parameter(like.new_empty(tensor.shape))
+                setattr(self, name, held)
+            elif held.shape != tensor.shape:
+                held.data = held.new_empty(tensor.shape)
+            held.copy_(tensor)
+            if name in ("lora_A", "M_xs", "hada_w1_b", "lokr_w2_b"):
+                self.rank = len(tensor)
 
     def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
         return {} if destination is None else destination

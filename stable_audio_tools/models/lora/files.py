@@ -14,6 +14,7 @@ reads the type, rank and alpha.
 """
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,7 +29,7 @@ from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.models.checkpoints import StoredWeights, open_weights
 from stable_audio_tools.models.checkpoints.formats import CHECKSUM, checksum
 from stable_audio_tools.models.lora.config import LoraConfig
-from stable_audio_tools.models.lora.factors import FACTOR_NAMES
+from stable_audio_tools.models.lora.factors import FACTOR_NAMES, output_factor
 from stable_audio_tools.models.lora.stored import (
     Layers,
     LoraFile,
@@ -39,13 +40,16 @@ from stable_audio_tools.models.lora.stored import (
     native_header,
 )
 
+logger = logging.getLogger(__name__)
+
 _FACTORS = "|".join(FACTOR_NAMES)
 _SA3 = re.compile(rf"(?P<path>.+)\.parametrizations\.weight\.\d+\.(?P<factor>{_FACTORS})")
 _NATIVE = re.compile(rf"(?P<path>.+)\.(?P<factor>{_FACTORS})")
 _LORAW = re.compile(r"(?P<path>[^.]+)/(?P<factor>lora_down\.weight|lora_up\.weight|dora_mag\.weight|dora_mag\.bias)")
 _COMFY = re.compile(
     r"(?P<path>(?:lora_unet_|lora_te_|diffusion_model\.).+)\."
-    r"(?P<factor>lora_down\.weight|lora_up\.weight|lora_A\.weight|lora_B\.weight|dora_scale|alpha)"
+    r"(?P<factor>lora_down\.weight|lora_up\.weight|lora_A\.weight|lora_B\.weight|dora_scale|alpha|"
+    r"hada_w[12]_[ab]|lokr_w1|lokr_w2|lokr_w2_[ab])"
 )
 _PATTERNS: dict[LoraFormat, re.Pattern[str]] = {"sa3": _SA3, "loraw": _LORAW, "comfyui": _COMFY, "native": _NATIVE}
 _OUR_NAMES = {
@@ -56,6 +60,7 @@ _OUR_NAMES = {
     "dora_mag.weight": "magnitude",
     "dora_scale": "magnitude",
 }
+_COMFY_NAMES = {"lora_A": "lora_down.weight", "lora_B": "lora_up.weight"}
 _BACKBONE = "model.model."  # the transformer inside the wrapper of a conditional model
 Header = dict[str, Mapping[str, Any]]  # by the keys `lora` and `lora_config`
 COMFY_PREFIX, COMFY_DOTTED = "lora_unet_", "diffusion_model."
@@ -105,7 +110,7 @@ def _parse_as(
             where = where.replace("/", ".")
         if factor == "alpha":
             alphas[where] = float(tensor)
-        elif factor != "dora_mag.bias":  # saved by LoRAW, where it is added to the norms
+        elif factor != "dora_mag.bias":  # saved by LoRAW, which computes nothing with it
             layers.setdefault(where, {})[_OUR_NAMES.get(factor, factor)] = tensor
     if format_name in ("native", "sa3"):
         section = header.get("lora", {}).get("config") if format_name == "native" else header.get("lora_config")
@@ -113,6 +118,8 @@ def _parse_as(
         said = isinstance(section, Mapping) and "alpha" in section
     else:
         config, said = _guess_config(path, layers), bool(alphas)
+        if format_name == "loraw" and config.form.rows:
+            config = config.model_copy(update={"scale_bias": True})
     facts = {k: v for k, v in header.get("lora", {}).items() if k not in ("config", "targets")}
     lora = LoraFile(path, format_name, _flat(layers), config, alphas, facts, said)
     return _with_common_alpha(lora) if alphas else lora
@@ -147,6 +154,10 @@ def _settle_type(config: LoraConfig, layers: Layers) -> LoraConfig:
 def _guess_config(path: str, layers: Layers) -> LoraConfig:
     """Infer type and rank from the tensors."""
     factors = next(iter(layers.values()))
+    product = next((kind for kind, name in (("loha", "hada_w1_a"), ("lokr", "lokr_w1")) if name in factors), None)
+    if product is not None:
+        ranks = [rank for held in layers.values() if (rank := _stored_rank(held)) is not None]
+        return config_of({"adapter_type": product, "rank": max(ranks, default=1)}, path)
     core = "-xs" if "M_xs" in factors else ""
     if "magnitude_r" in factors:
         kind = "bora"
@@ -165,13 +176,23 @@ def _guess_config(path: str, layers: Layers) -> LoraConfig:
 
 def _with_common_alpha(lora: LoraFile) -> LoraFile:
     """Set one alpha where the scales of all layers (alpha / rank in ComfyUI) agree; fold them into B otherwise."""
-    scales = {
-        path: lora.alphas.get(path, len(held["lora_A"])) / len(held["lora_A"]) for path, held in lora.layers.items()
-    }
+    scales = {}
+    for path, held in lora.layers.items():
+        rank = _stored_rank(held)
+        scales[path] = 1.0 if rank is None else lora.alphas.get(path, rank) / rank
     if len(set(scales.values())) == 1:
         return replace(lora.with_alpha(next(iter(scales.values())) * lora.config.rank), alphas={})
-    layers = {path: {**held, "lora_B": held["lora_B"] * scales[path]} for path, held in lora.layers.items()}
+    layers = {}
+    for path, held in lora.layers.items():
+        last = output_factor(held)
+        layers[path] = {**held, last: held[last] * scales[path]}
     return replace(lora.with_alpha(float(lora.config.rank)), layers=layers, alphas={})
+
+
+def _stored_rank(factors: Mapping[str, Tensor]) -> int | None:
+    """Return the rank of a layer's factors; None for a whole matrix, which programs do not scale by alpha / rank."""
+    names = ("lora_A", "M_xs", "hada_w1_b", "lokr_w2_b")
+    return next((len(factors[name]) for name in names if name in factors), None)
 
 
 def _as_native(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
@@ -180,6 +201,9 @@ def _as_native(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
 
 
 def _as_sa3(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
+    if lora.config.form.product != "matrix":
+        raise CheckpointError(f"{lora.path}: Stable Audio 3 has no adapters of type {lora.config.adapter_type}")
+    _warn_of_biases(lora, "Stable Audio 3", scales=False)
     tensors = {}
     for path, held in lora.layers.items():
         below = path.removeprefix("model.").removeprefix("conditioner.")
@@ -191,6 +215,7 @@ def _as_sa3(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
 def _as_loraw(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
     """Fold the scale into the up factor, so that alpha equals rank: LoRAW's files hold no alpha."""
     _refuse(lora, ("lora", "dora-rows"), "LoRAW")
+    _warn_of_biases(lora, "LoRAW", scales=True)
     tensors = {}
     for path, held in lora.layers.items():
         root = path.replace(".", "/")
@@ -203,22 +228,38 @@ def _as_loraw(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
 
 
 def _as_comfyui(lora: LoraFile) -> tuple[dict[str, Tensor], Header]:
-    _refuse(lora, ("lora", "dora-rows"), "ComfyUI")
+    _refuse(lora, ("lora", "dora-rows", "loha", "lokr"), "ComfyUI")
+    _warn_of_biases(lora, "ComfyUI", scales=False)
+    tensors: dict[str, Tensor] = {}
     outside = [path for path in lora.layers if not path.startswith(_BACKBONE)]
     if outside:
         raise CheckpointError(
             f"{lora.path}: ComfyUI's format holds layers of the transformer alone, and this adapter has {outside[0]} "
             f"and {len(outside) - 1} more outside it"
         )
-    tensors = {}
     for path, held in lora.layers.items():
         root = COMFY_PREFIX + path.removeprefix(_BACKBONE).replace(".", "_")
-        tensors[f"{root}.lora_down.weight"] = held["lora_A"]
-        tensors[f"{root}.lora_up.weight"] = held["lora_B"]
-        tensors[f"{root}.alpha"] = torch.tensor(lora.scale(path) * len(held["lora_A"]))
+        rank = _stored_rank(held)
+        if rank is None:
+            tensors |= {f"{root}.lokr_w1": held["lokr_w1"], f"{root}.lokr_w2": held["lokr_w2"] * lora.scale(path)}
+            continue
+        tensors |= {f"{root}.{_COMFY_NAMES.get(name, name)}": tensor for name, tensor in held.items()}
+        tensors[f"{root}.alpha"] = torch.tensor(lora.scale(path) * rank)
         if "magnitude" in held:
-            tensors[f"{root}.dora_scale"] = held["magnitude"][:, None]
+            tensors[f"{root}.dora_scale"] = tensors.pop(f"{root}.magnitude")[:, None]
     return tensors, {}
+
+
+def _warn_of_biases(lora: LoraFile, program: str, scales: bool) -> None:
+    if lora.config.form.rows and lora.config.scale_bias != scales:
+        logger.warning(
+            "%s: %s %s the biases of layers by the magnitudes, and this adapter %s; its output differs there in "
+            "layers with a bias",
+            lora.path,
+            program,
+            "scales" if scales else "does not scale",
+            "does not" if scales else "does",
+        )
 
 
 def _refuse(lora: LoraFile, kinds: tuple[str, ...], program: str) -> None:

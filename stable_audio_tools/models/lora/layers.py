@@ -4,7 +4,7 @@ The base layer keeps its own parameters under its own names, so base checkpoints
 factors are submodules, so moves, casts, copies and averages reach them, but its state dict omits them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -64,6 +64,12 @@ class AdaptedLayer(nn.Module):
 
     def _adapted(self, x: Tensor, active: list[LoraFactors]) -> Tensor:
         """Each adapter adds strength (rows (W + s B A) cols - W) x: products with W first, low-rank ones on top."""
+        dense = [factors.strength * factors.dense_change() for factors in active if not factors.is_pair]
+        active = [factors for factors in active if factors.is_pair]
+        out = self._adapted_by_pairs(x, active) if active else self._base(x)
+        return out + self._apply_change(x, sum(dense[1:], dense[0])).to(out.dtype) if dense else out
+
+    def _adapted_by_pairs(self, x: Tensor, active: list[LoraFactors]) -> Tensor:
         weight = self.base_weight() if any(factors.has_gains for factors in active) else None
         share, on_rows = 1.0, None  # of W x itself: a number, and a vector on top
         products: list[tuple[Tensor, float, Tensor | None]] = []
@@ -83,7 +89,22 @@ class AdaptedLayer(nn.Module):
         out = self._sum(products)
         for term in low_rank:
             out = self._add_low_rank(out, *term)
-        return out
+        change = self.bias_change(active)
+        return out if change is None else out + self._as_rows(change, out)
+
+    def bias_change(self, active: Sequence[LoraFactors]) -> Tensor | None:
+        """Return the sum of strength (b' - b); None where no adapter scales the bias."""
+        bias, total = self._parameters.get("bias"), None
+        scaling = [factors for factors in active if factors.control.config.scale_bias and factors.strength]
+        if bias is None or not scaling:
+            return None
+        weight = self.base_weight()
+        for factors in scaling:
+            rows = factors.gains(weight, self._made_of()).rows
+            assert rows is not None
+            change = factors.strength * (rows - 1) * bias
+            total = change if total is None else total + change
+        return total
 
     def _sum(self, products: list[tuple[Tensor, float, Tensor | None]]) -> Tensor:
         """Sum of (number + row vector) W x, plus b."""
@@ -104,6 +125,10 @@ class AdaptedLayer(nn.Module):
 
     def _product(self, x: Tensor) -> Tensor:
         """W x"""
+        raise NotImplementedError
+
+    def _apply_change(self, x: Tensor, change: Tensor) -> Tensor:
+        """change (rows, cols) x"""
         raise NotImplementedError
 
     def _scale_inputs(self, x: Tensor, more: Tensor) -> Tensor:
@@ -135,6 +160,9 @@ class AdaptedLinear(AdaptedLayer):
             return out if self.bias is None else out - self.bias
         return F.linear(x, self.weight)
 
+    def _apply_change(self, x: Tensor, change: Tensor) -> Tensor:
+        return F.linear(x, change.to(x.dtype))
+
     def _scale_inputs(self, x: Tensor, more: Tensor) -> Tensor:
         return enlarged(x, more.to(x.dtype))
 
@@ -164,10 +192,15 @@ class AdaptedConv1d(AdaptedLayer):
         matrix = self.base_weight()
         changes = [factors.strength * factors.change(matrix, drop=True) for factors in active]
         change = torch.stack(changes).sum(0).view(self.weight.shape)
-        return self._conv_forward(x, self.weight + change.to(self.weight.dtype), self.bias)
+        more = self.bias_change(active)
+        bias = self.bias if more is None or self.bias is None else self.bias + more.to(self.bias.dtype)
+        return self._conv_forward(x, self.weight + change.to(self.weight.dtype), bias)
 
     def _product(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.weight, None)
+
+    def _apply_change(self, x: Tensor, change: Tensor) -> Tensor:
+        return self._conv_forward(x, change.view(self.weight.shape).to(x.dtype), None)
 
     def _scale_inputs(self, x: Tensor, more: Tensor) -> Tensor:
         return enlarged(x, more.to(x.dtype)[:, None])
@@ -192,6 +225,9 @@ class AdaptedEmbedding(AdaptedLayer):
         out = base = self._base(x)
         weight = self.base_weight()
         for factors in active:
+            if not factors.is_pair:
+                out = out + (factors.strength * F.embedding(x, factors.dense_change())).to(out.dtype)
+                continue
             up, down = factors.pair()
             rows, cols = factors.gains(weight, self._made_of())
             changed = base + factors.drop(F.embedding(x, up)) @ down * factors.scale

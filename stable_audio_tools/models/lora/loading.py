@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.lora.adapter import LoraAdapter, adapted_layers, check_name, put_on, unload_lora
 from stable_audio_tools.models.lora.base import base_facts, same_weights
-from stable_audio_tools.models.lora.factors import Control, LoraFactors
+from stable_audio_tools.models.lora.factors import Control, LoraFactors, output_factor
 from stable_audio_tools.models.lora.files import COMFY_DOTTED, COMFY_PREFIX, read_lora, write_lora
-from stable_audio_tools.models.lora.stored import Layers, LoraFile, LoraFormat
+from stable_audio_tools.models.lora.stored import Layers, LoraFile, LoraFormat, kronecker_shape
 from stable_audio_tools.models.lora.targets import adaptable_layers, rank_of
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,14 @@ def fill_lora(adapter: LoraAdapter, source: Source) -> None:
             "exclude must be those that it was trained with"
         )
     for path, held in lora.layers.items():
+        own = known[path].tensors()
+        if set(own) != set(held):
+            raise CheckpointError(
+                f"{lora.path}: {path} holds {', '.join(sorted(held))}, and rank {known[path].rank} needs "
+                f"{', '.join(sorted(own))}; set rank to {lora.config.rank}"
+            )
         for factor, tensor in held.items():
-            wanted = known[path].tensors()[factor]
+            wanted = own[factor]
             if tensor.shape != wanted.shape:
                 raise CheckpointError(
                     f"{lora.path}: {path}.{factor} has shape {list(tensor.shape)}, and rank {known[path].rank} needs "
@@ -184,7 +190,16 @@ def _misfit(lora: LoraFile, path: str, layer: nn.Module) -> str | None:
         "magnitude_r": (rows,),
         "magnitude_c": (cols,),
         "M_xs": (core, core),
+        "hada_w1_a": (rows, None),
+        "hada_w1_b": (None, cols),
+        "hada_w2_a": (rows, None),
+        "hada_w2_b": (None, cols),
     }
+    if lora.config.form.product == "kronecker":
+        sizes = kronecker_shape(held)
+        if sizes == (rows, cols):
+            return None
+        return f"{path}: its factors make a matrix of {sizes[0]} x {sizes[1]}, and the layer's is {rows} x {cols}"
     for name, tensor in held.items():
         shape = wanted[name]
         if len(shape) != tensor.ndim or any(size not in (None, given) for size, given in zip(shape, tensor.shape)):
@@ -212,25 +227,14 @@ def _rescaled(lora: LoraFile, known: Mapping[str, LoraFactors]) -> LoraFile:
     """Rescale the factors so that they change the weights equally under the scales of other factors."""
     layers: Layers = {}
     for path, held in lora.layers.items():
-        last, ratio = "M_xs" if "M_xs" in held else "lora_B", lora.scale(path) / known[path].scale
+        last, ratio = output_factor(held), lora.scale(path) / known[path].scale
         layers[path] = {**held, last: held[last] if ratio == 1 else held[last] * ratio}
     return replace(lora, layers=layers)
 
 
-@torch.no_grad()
 def _fill(adapter: LoraAdapter, lora: LoraFile) -> None:
     for path, factors in adapter.layers():
-        for name, tensor in lora.layers[path].items():
-            _resize(factors, name, tensor)
-
-
-def _resize(factors: LoraFactors, name: str, tensor: Tensor) -> None:
-    """Copy a tensor, and take over its rank."""
-    held = factors.tensors()[name]
-    if held.shape != tensor.shape:
-        held.data = held.new_empty(tensor.shape)
-        factors.rank = min(tensor.shape) if name.startswith(("lora", "M")) else factors.rank
-    held.copy_(tensor)
+        factors.fill(lora.layers[path])
 
 
 def _free_name(model: nn.Module, stem: str) -> str:

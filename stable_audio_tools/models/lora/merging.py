@@ -52,9 +52,14 @@ def merge_lora(model: nn.Module) -> int:
                 f"{path}: adapters do not merge into 8-bit or 4-bit weights; load the base in full precision"
             )
     for layer in layers.values():
-        merged = layer.adapted_weight()
-        layer.kept_weights = {name: _on_cpu(value) for name, value in _weights(layer).items()}
+        merged, bias_change = layer.adapted_weight(), layer.bias_change(list(layer.factors()))
+        changed = _weights(layer)
+        if bias_change is not None and layer.bias is not None:
+            changed["bias"] = layer.bias
+        layer.kept_weights = {name: value.detach().to("cpu", copy=True) for name, value in changed.items()}
         _write(layer, merged)
+        if bias_change is not None and layer.bias is not None:
+            layer.bias.add_(bias_change)
     for control in controls:
         control.is_merged = True
     return len(layers) + parametrized
@@ -68,8 +73,8 @@ def unmerge_lora(model: nn.Module) -> int:
         raise UserError("no adapters are merged into this model")
     for layer in merged:
         assert layer.kept_weights is not None
-        for name, parameter in _weights(layer).items():
-            parameter.copy_(layer.kept_weights[name])
+        for name, value in layer.kept_weights.items():
+            layer.get_parameter(name).copy_(value)
         layer.kept_weights = None
     for control in _controls(merged):
         control.is_merged = False
@@ -128,11 +133,6 @@ def _closest_factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     left, values = leading_vectors(matrix, rank)
     root = values.clamp_min(TINY).sqrt()
     return (left * root).float(), (left.T @ matrix / root[:, None]).float()
-
-
-def _on_cpu(value: Tensor) -> Tensor:
-    """A copy, also of what is on the CPU already."""
-    return value.detach().to("cpu", copy=True)
 
 
 def _weights(layer: AdaptedLayer) -> dict[str, nn.Parameter]:

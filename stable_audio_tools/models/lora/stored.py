@@ -67,23 +67,42 @@ def check_shapes(lora: LoraFile) -> None:
     """Check that every layer has the factors of the type, and that they fit each other."""
     form = lora.config.form
     both = form.rows and form.cols
-    wanted = {"M_xs"} if form.core else {"lora_A", "lora_B"}
-    wanted |= {"magnitude_r", "magnitude_c"} if both else {"magnitude"} if form.rows or form.cols else set()
+    expected = {"M_xs"} if form.core else {"lora_A", "lora_B"}
+    if form.product == "hadamard":
+        expected = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
+    expected |= {"magnitude_r", "magnitude_c"} if both else {"magnitude"} if form.rows or form.cols else set()
     for path, factors in lora.layers.items():
-        if set(factors) != wanted:
+        if form.product == "kronecker":
+            expected = {"lokr_w1", *({"lokr_w2"} if "lokr_w2" in factors else {"lokr_w2_a", "lokr_w2_b"})}
+        if set(factors) != expected:
             raise CheckpointError(
                 f"{lora.path}: {path} holds {', '.join(sorted(factors))}, but an adapter of type "
-                f"{lora.config.adapter_type} has {', '.join(sorted(wanted))}"
+                f"{lora.config.adapter_type} has {', '.join(sorted(expected))}"
             )
         shapes = {name: tuple(tensor.shape) for name, tensor in factors.items()}
         if form.core:
             fits = len(shapes["M_xs"]) == 2 and len(set(shapes["M_xs"])) == 1
+        elif form.product == "hadamard":
+            pairs = [(shapes[f"hada_w{number}_a"], shapes[f"hada_w{number}_b"]) for number in (1, 2)]
+            fits = all(len(up) == len(down) == 2 and up[1] == down[0] for up, down in pairs)
+            fits = fits and pairs[0][0][0] == pairs[1][0][0] and pairs[0][1][1] == pairs[1][1][1]
+        elif form.product == "kronecker":
+            inner = shapes.get("lokr_w2_a", (0, 0))[-1:], shapes.get("lokr_w2_b", (0, 0))[:1]
+            fits = all(len(shape) == 2 for shape in shapes.values()) and inner[0] == inner[1]
         else:
             down, up = shapes["lora_A"], shapes["lora_B"]
             fits = len(down) == len(up) == 2 and down[0] == up[1]
         if not fits:
             listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
             raise CheckpointError(f"{lora.path}: the factors of {path} do not fit each other ({listed})")
+
+
+def kronecker_shape(factors: Mapping[str, Tensor]) -> tuple[int, int]:
+    """Return the shape of the matrix of Kronecker factors."""
+    first = factors["lokr_w1"].shape
+    rows = factors["lokr_w2" if "lokr_w2" in factors else "lokr_w2_a"].shape[0]
+    cols = factors["lokr_w2" if "lokr_w2" in factors else "lokr_w2_b"].shape[1]
+    return first[0] * rows, first[1] * cols
 
 
 def native_header(lora: LoraFile) -> dict[str, object]:

@@ -110,6 +110,23 @@ def test_strength_goes_continuously_through_zero(kind: str) -> None:
     torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", ["dora-rows", "bora"])
+def test_scaled_biases_are_live_as_merged(kind: str) -> None:
+    model, x = layered()
+    adapter = trained(model, kind, scale_bias=True)
+    adapter.strength = 0.6
+    live = model(x)
+    plain, _ = layered()
+    trained(plain, kind).strength = 0.6
+    assert (plain(x) - live).abs().max() > 1e-3
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    merge_lora(model)
+    assert (model.widen.bias - before["widen.bias"]).abs().max() > 1e-3
+    torch.testing.assert_close(model(x), live, rtol=1e-9, atol=1e-10)
+    unmerge_lora(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_half_the_strength_is_half_the_change_of_a_linear_layer() -> None:
     layer, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(3, 6)
     base = layer(x)

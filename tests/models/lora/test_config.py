@@ -33,6 +33,16 @@ def test_the_section_of_stable_audio_3() -> None:
     assert (config.adapter_type, config.base_precision, config.scale(8)) == ("dora-rows", "bf16", 1.0)
 
 
+@pytest.mark.parametrize(("factor", "first"), [(None, (4, 8)), (4, (4, 4)), (3, (3, 2))])
+def test_the_first_kronecker_factor_is_as_large_as_asked_for(factor: int | None, first: tuple[int, int]) -> None:
+    config = lora_config_from({"adapter_type": "lokr", "rank": 1, "lokr_factor": factor})
+    model = nn.Sequential(nn.Linear(64, 24))
+    held = attach_lora(model, config).state_dict()
+    assert held["0.lokr_w1"].shape == first
+    second = held["0.lokr_w2_a"] @ held["0.lokr_w2_b"]
+    assert (first[0] * second.shape[0], first[1] * second.shape[1]) == (24, 64)
+
+
 @pytest.mark.parametrize(
     ("section", "sentence"),
     [
@@ -52,6 +62,8 @@ def test_the_section_of_stable_audio_3() -> None:
             {"include": ["a"], "component_whitelist": ["a"]},
             r"component_whitelist and include both set what is adapted; leave one of them out$",
         ),
+        ({"scale_bias": True}, r"scale_bias needs magnitudes of rows, which lora lacks; leave it out$"),
+        ({"lokr_factor": 4}, r"lokr_factor has no meaning for lora; leave it out$"),
     ],
 )
 def test_mistakes_are_sentences(section: dict[str, object], sentence: str) -> None:

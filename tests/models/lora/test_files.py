@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from support.layered import TYPES, Layered, defined_model, defined_weight, factors_of, layered, trained
+from support.layered import MATRIX_TYPES, TYPES, Layered, defined_model, defined_weight, factors_of, layered, trained
 from torch import Tensor, nn
 
 from stable_audio_tools.core.errors import CheckpointError, ConfigError
@@ -21,9 +21,11 @@ from stable_audio_tools.models.lora import (
     describe_lora,
     fill_lora,
     load_lora,
+    merge_lora,
     read_lora,
     save_lora,
     unload_lora,
+    unmerge_lora,
     write_lora,
 )
 from stable_audio_tools.version import __version__
@@ -66,11 +68,14 @@ def wrapped() -> tuple[Wrapper, Tensor]:
     return Wrapper(), torch.randn(4, 6)
 
 
-def expected_output(kind: str, factors: dict[str, dict[str, Tensor]], scale: float) -> Tensor:
+def expected_output(kind: str, factors: dict[str, dict[str, Tensor]], scale: float, scale_bias: bool = False) -> Tensor:
     """Of the wrapper with W' written into the layers."""
     model, x = wrapped()
     for path, held in factors.items():
         layer = model.get_submodule(path)
+        if scale_bias and kind == "dora-rows" and layer.bias is not None:
+            norms = (layer.weight.detach() + scale * held["lora_B"] @ held["lora_A"]).norm(dim=1)
+            layer.bias.data *= held["magnitude"] / norms
         layer.weight.data = defined_weight(kind, layer.weight.detach(), held, scale)
     out: Tensor = model(x)
     return out
@@ -143,7 +148,15 @@ def test_loraw_files_load_and_give_the_formulas_output(kind: str, tmp_path: Path
     torch.save(state, tmp_path / "loraw.ckpt")
     model, x = wrapped()
     load_lora(model, tmp_path / "loraw.ckpt", alpha=6.0)
-    torch.testing.assert_close(model(x), expected_output(kind, factors, 2.0))
+    live = model(x)
+    torch.testing.assert_close(live, expected_output(kind, factors, 2.0, scale_bias=True))
+    if kind == "dora-rows":
+        assert (live - expected_output(kind, factors, 2.0)).abs().max() > 1e-3
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    merge_lora(model)
+    torch.testing.assert_close(model(x), live)
+    unmerge_lora(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_file_without_alpha_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -159,7 +172,7 @@ def test_a_file_without_alpha_says_so(tmp_path: Path, caplog: pytest.LogCaptureF
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", MATRIX_TYPES)
 def test_stable_audio_3_files_load_and_give_the_formulas_output(kind: str, suffix: str, tmp_path: Path) -> None:
     factors = random_factors(kind, PATHS)
     config = {"rank": RANK, "alpha": 6, "adapter_type": kind, "dropout": 0.0, "include": None, "exclude": None}
@@ -217,7 +230,8 @@ def test_comfyui_names_load_and_give_the_formulas_output(kind: str, dotted: bool
 @pytest.mark.parametrize("target", ["loraw", "sa3", "comfyui"])
 def test_conversions_go_round(target: LoraFormat, kind: str, tmp_path: Path) -> None:
     model, x = wrapped()
-    adapter = trained(model, kind, include=[BACKBONE.rstrip(".")])
+    scale_bias = target == "loraw" and kind == "dora-rows"
+    adapter = trained(model, kind, include=[BACKBONE.rstrip(".")], scale_bias=scale_bias)
     live = model(x)
     ours = save_lora(adapter, tmp_path / "ours.safetensors", model=model)
     theirs = tmp_path / ("theirs.ckpt" if target == "loraw" else "theirs.safetensors")
@@ -231,6 +245,47 @@ def test_conversions_go_round(target: LoraFormat, kind: str, tmp_path: Path) -> 
     write_lora(back, tmp_path / "back.safetensors")
     load_lora(bare, tmp_path / "back.safetensors")
     torch.testing.assert_close(bare(x), live)
+
+
+@pytest.mark.parametrize("kind", ["loha", "lokr"])
+def test_files_of_lycoris_load_and_give_the_formulas_output(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model, x = wrapped()
+    factors, state = {}, {}
+    for path in PATHS[:2]:
+        rows, cols = model.get_submodule(path).weight.shape
+        if kind == "loha":
+            shapes = {"hada_w1_a": (rows, 2), "hada_w1_b": (2, cols), "hada_w2_a": (rows, 2), "hada_w2_b": (2, cols)}
+        elif path == PATHS[0]:
+            shapes = {"lokr_w1": (2, 2), "lokr_w2_a": (rows // 2, 2), "lokr_w2_b": (2, cols // 2)}
+        else:
+            shapes = {"lokr_w1": (2, 2), "lokr_w2": (rows // 2, cols // 2)}
+        held = {name: torch.randn(shape) for name, shape in shapes.items()}
+        root = f"lora_unet_{path.removeprefix('model.model.').replace('.', '_')}"
+        state |= {f"{root}.{name}": tensor for name, tensor in held.items()} | {f"{root}.alpha": torch.tensor(4.0)}
+        last = next(name for name in ("hada_w2_a", "lokr_w2", "lokr_w2_a") if name in held)
+        # Of rank 2 the scale is alpha / rank; a second factor of full rank is not scaled.
+        factors[path] = {**held, last: held[last] * (1.0 if last == "lokr_w2" else 2.0)}
+    save_file(state, tmp_path / "lycoris.safetensors")
+    load_lora(model, tmp_path / "lycoris.safetensors")
+    expected = expected_output(kind, factors, 1.0)
+    torch.testing.assert_close(model(x), expected)
+    bare, _ = wrapped()
+    write_lora(convert_lora(read_lora(tmp_path / "lycoris.safetensors"), "native", bare), tmp_path / "ours.safetensors")
+    write_lora(convert_lora(read_lora(tmp_path / "ours.safetensors"), "comfyui"), tmp_path / "back.safetensors")
+    load_lora(bare, tmp_path / "back.safetensors")
+    torch.testing.assert_close(bare(x), expected)
+
+
+def test_other_programs_lack_some_types(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, _ = wrapped()
+    loha = read_lora(save_lora(trained(model, "loha"), tmp_path / "loha.safetensors"))
+    with pytest.raises(CheckpointError, match="Stable Audio 3 has no adapters of type loha"):
+        write_lora(convert_lora(loha, "sa3"), tmp_path / "x.safetensors")
+    unload_lora(model)
+    dora = read_lora(save_lora(trained(model, "dora-rows"), tmp_path / "dora.safetensors"))
+    write_lora(convert_lora(dora, "loraw"), tmp_path / "x.ckpt")
+    assert "LoRAW scales the biases of layers by the magnitudes, and this adapter does not" in caplog.text
 
 
 def test_conversions_that_cannot_be(tmp_path: Path) -> None:
@@ -341,7 +396,7 @@ def make_refused(what: str, folder: Path) -> Path:
         save_file({"widen.lora_A": torch.zeros(2, 8), "widen.lora_B": torch.zeros(12, 2)}, path, {"lora": "{oh"})
         return path
     if what == "type":
-        section = json.dumps({"config": {"adapter_type": "lokr", "rank": 2}})
+        section = json.dumps({"config": {"adapter_type": "oft", "rank": 2}})
         save_file({"widen.lora_A": torch.zeros(2, 8), "widen.lora_B": torch.zeros(12, 2)}, path, {"lora": section})
         return path
     path = path.with_suffix(".ckpt")
@@ -387,7 +442,7 @@ def write_extra(path: Path, shapes: dict[str, tuple[int, ...]]) -> Path:
         ("base", r"not an adapter file: none of its 2 tensors has an adapter's name"),
         ("cut", "cut short or damaged|damaged or cut short"),
         ("header", "'lora' in its header is not JSON; the file is damaged"),
-        ("type", r"its header cannot be used \(.*adapter_type: expected 'lora'.*got 'lokr'"),
+        ("type", r"its header cannot be used \(.*adapter_type: expected 'lora'.*got 'oft'"),
         ("code", "refused, and nothing in it was run"),
         ("pickle cut", "damaged or cut short"),
         ("absent", "no such file"),
