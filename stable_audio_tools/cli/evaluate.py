@@ -1,7 +1,7 @@
 """`evaluate`: distances between sets of audio, scores on captioned tracks, reconstruction, comparison of results."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -30,7 +30,7 @@ class FADSettings(ScoringSettings):
     """Settings of `evaluate fad`."""
 
     reference: tuple[str, ...] = option(
-        help="folders of audio, or .npz files of statistics by fadtk",
+        help="folders of audio, or .npz files of statistics by fadtk or stable-audio-metrics",
         group="sets and embedders",
         metavar="SET",
         flags=("--reference-paths",),
@@ -68,27 +68,40 @@ class FADSettings(ScoringSettings):
 def run_fad(settings: FADSettings) -> int:
     from stable_audio_tools.core.devices import process_device
     from stable_audio_tools.core.files import write_text
-    from stable_audio_tools.evaluation.report import as_csv, as_html, log_to_tensorboard, names_of, rows_of, songs_csv
+    from stable_audio_tools.evaluation.report import (
+        as_csv,
+        as_html,
+        log_to_tensorboard,
+        names_of,
+        rows_of,
+        sentence,
+        songs_csv,
+    )
     from stable_audio_tools.evaluation.results import as_table, write_results
     from stable_audio_tools.evaluation.scoring import score_sets
 
     output = settings.output
     cache = settings.cache_dir or output / "embeddings"
     device = str(process_device(settings.device))
-    results = score_sets(settings.reference, settings.generated, settings.embedder, cache, settings, device)
-    if results is None:
-        return 0  # another process is still at work, and writes
+    scored = score_sets(settings.reference, settings.generated, settings.embedder, cache, settings, device)
+    if scored is None:
+        return 0  # another process is still working and will write the results
+    results, comparisons = scored.results, scored.comparisons
     rows = rows_of(results)
-    write_results(output / "scores.json", results)
+    write_results(output / "scores.json", results, comparisons)
     write_text(output / "scores.csv", as_csv(rows))
-    write_text(output / "index.html", as_html(results))
+    write_text(output / "index.html", as_html(results, comparisons))
+    if comparisons:
+        write_text(output / "significance.csv", as_csv([asdict(comparison) for comparison in comparisons]))
     names = names_of(rows)
     for name, result in zip(names, results):
         if "per_song" in result.details:
             write_text(output / "per_song" / f"{name}.csv", songs_csv(result))
     if settings.log_dir is not None:
         log_to_tensorboard(settings.log_dir, settings.log_step, dict(zip(names, rows)))
-    print(as_table([{**row, **{key: Path(row[key]).name for key in ("reference", "generated")}} for row in rows]))
+    print(as_table([{**row, **{key: Path(str(row[key])).name for key in ("reference", "generated")}} for row in rows]))
+    for comparison in comparisons:
+        print(sentence(comparison))
     print(f"wrote {output / 'scores.json'}, scores.csv and index.html", flush=True)
     return 1 if any(row["failed"] for row in rows) else 0
 
@@ -133,11 +146,11 @@ compare = Command(
 
 
 def run_embed_song_describer(settings: EmbedTracksSettings) -> int:
-    from stable_audio_tools.evaluation.song_describer.embedding import embed_tracks
+    from stable_audio_tools.evaluation.song_describer.references import embed_tracks
 
     done = embed_tracks(settings)
     if done is None:
-        return 0  # another process is still at work, and writes
+        return 0  # another process is still working and will write the file
     print(f"{settings.output_path}: {done.captions} captions of {done.tracks} tracks, {done.left_out} tracks skipped")
     return 1 if done.left_out else 0
 
@@ -161,7 +174,7 @@ def run_song_describer(settings: SongDescriberSettings) -> None:
     rows = caption_run.references.choose(settings.limit)
     result = judge(caption_run, rows, subject, settings.output / "vectors")
     if result is None:
-        return  # another process is still at work, and writes
+        return  # another process is still working and will write the results
     write_results(settings.output / "scores.json", [result])
     write_text(settings.output / "prompts.csv", as_csv(result.details["prompts"]))
     print(as_table([{"checkpoint": subject["name"], **result.scores}]))
@@ -186,7 +199,7 @@ class ReconstructSettings(ModelChoice, ReconstructionSettings):
 
     audio_dir: Path = option(help="folder of originals", metavar="DIR")
     output_dir: Path = option(help="folder to write to", metavar="DIR")
-    json: bool = option(False, "print a line of JSON for each file")
+    json: bool = option(False, "print one line of JSON per file")
 
 
 def run_reconstruct(settings: ReconstructSettings) -> int:
@@ -213,10 +226,10 @@ def run_reconstruct(settings: ReconstructSettings) -> int:
     with all_processes() as gather:
         failed = reconstruct_folder(model, sources, settings.audio_dir, output, settings, report)
         shares = gather((lines, len(failed)))
-        made = {file: record for share, _ in shares for file, record in share.items()}
+        records = {file: record for share, _ in shares for file, record in share.items()}
         failures = sum(count for _, count in shares)
         if is_rank_zero():
-            _summarise(settings, [made[file] for file in sources if file in made], failures)
+            _summarise(settings, [records[file] for file in sources if file in records], failures)
     return 1 if failures else 0
 
 

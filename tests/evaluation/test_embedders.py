@@ -292,7 +292,7 @@ def test_vggish_front_end() -> None:
 
 def test_a_file_that_is_no_vggish_is_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="this is no checkpoint of VGGish"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of VGGish"):
         create_embedder(node("vggish", checkpoint=str(tmp_path / "other.pth"))).frames(torch.zeros(16000))
 
 
@@ -367,7 +367,7 @@ def test_a_node_may_stand_in_a_file(tmp_path: Path) -> None:
         ("logmel:bandz=3", "unknown key; did you mean 'bands'"),
         ("logmel:bands", "expected NAME:key=value,key=value"),
         ("clap", "give one of name .* and checkpoint"),
-        ("clap:name=x,window_seconds=11.0", "CLAP hears 10 s at most, got 11"),
+        ("clap:name=x,window_seconds=11.0", "a window of CLAP has at most 10 s, got 11"),
         ("encodec-emb-3", "no embedder named 'encodec-emb-3'"),
     ],
 )

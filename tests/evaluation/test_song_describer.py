@@ -16,7 +16,7 @@ from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.evaluation.embedders import create_embedder, mean_vector
-from stable_audio_tools.evaluation.embedding import read_mono
+from stable_audio_tools.evaluation.embedding import read_audio
 from stable_audio_tools.evaluation.metrics.frechet import frechet_distance, gaussian_of
 from stable_audio_tools.evaluation.song_describer.captions import in_training_style, read_captions
 from stable_audio_tools.evaluation.song_describer.references import matching_embedder, read_references
@@ -89,7 +89,7 @@ def test_references_hold_a_row_per_caption_and_embed_each_track_once(dataset: Pa
     assert found.track_rows.tolist() == [0, 3, 4, 5, 6, 7]
     assert len(list((references.parent / "embeddings").rglob("*.npy"))) == len(TRACKS)
     embedder = create_embedder(EMBEDDER)
-    wanted = mean_vector(embedder.frames(read_mono(dataset / "audio/03/203.2min.wav", embedder.sample_rate)))
+    wanted = mean_vector(embedder.frames(read_audio(dataset / "audio/03/203.2min.wav", embedder.sample_rate)))
     assert found.audio_embeddings[3].tobytes() == wanted.tobytes()
     assert (found.audio_embeddings[0] == found.audio_embeddings[2]).all()
     assert found.text_embeddings.shape == (8, 0) and not found.has_texts
@@ -149,7 +149,7 @@ def test_missing_and_broken_tracks_are_named_and_counted(
     assert evaluate.embed_song_describer([*words, "--output-path", str(tmp_path / "out.npz")]) == 1
     told = capsys.readouterr()
     assert "4 captions of 2 tracks, 4 tracks skipped" in told.out
-    assert "track 407: left out (no audio; looked for" in told.err and "203.2min.wav: left out" in told.err
+    assert "track 407: skipped (no audio; looked for" in told.err and "203.2min.wav: skipped" in told.err
     assert read_references(tmp_path / "out.npz").track_ids.tolist() == [101, 101, 101, 305]
 
 
@@ -159,7 +159,7 @@ def test_missing_and_broken_tracks_are_named_and_counted(
         (("--csv-path", "absent.csv"), "cannot be read as a table"),
         (("--audio-dir", "absent"), "no row has audio below absent"),
         (("--limit", "0"), "--limit: expected at least 1, got 0"),
-        (("--clap-sample-rate", "44100"), "CLAP takes 48000 Hz, got 44100"),
+        (("--clap-sample-rate", "44100"), "--clap-sample-rate: expected 48000, got 44100"),
         (("--embedder", "nothing"), "no embedder named 'nothing'"),
     ],
 )
@@ -190,7 +190,7 @@ def test_prompts_in_training_style_follow_seed_and_track(dataset: Path, tmp_path
     assert len({caption.prompt for caption in first}) == len(TRACKS)  # the same for all captions of a track
     assert first[3].prompt.endswith("03/203.2min.wav")
     module.write_text("def get_custom_metadata(info, audio):\n    return {}\n")
-    with pytest.raises(UserError, match="gives it no prompt; use --prompt-source caption"):
+    with pytest.raises(UserError, match="gives no prompt for it; use --prompt-source caption"):
         in_training_style(captions, 0, module)
     module.write_text("def get_custom_metadata(info, audio):\n    raise KeyError('no such track')\n")
     with pytest.raises(UserError, match="get_custom_metadata failed: KeyError: 'no such track'"):
@@ -212,8 +212,8 @@ def test_files_that_are_no_references_are_refused(references: Path, tmp_path: Pa
     np.savez(tmp_path / "other.npz", prompts=np.array(["a"]))
     with np.load(references) as stored:
         np.savez(tmp_path / "nan.npz", **{**stored, "audio_embeddings": np.full((8, 3), np.nan)})
-    for name, sentence in (("absent", "cannot be read"), ("text", "no .npz file"), ("other", "lacks caption_ids"),
-                           ("nan", "rows do not fit together")):  # fmt: skip
+    for name, sentence in (("absent", "cannot be read"), ("text", "not an .npz file"), ("other", "lacks caption_ids"),
+                           ("nan", "rows have different lengths or are not finite")):  # fmt: skip
         with pytest.raises(UserError, match=sentence):
             read_references(tmp_path / f"{name}.npz")
 
@@ -237,8 +237,8 @@ def test_a_checkpoint_is_scored_with_all_that_tells_how(
     result = judge(model, references, tmp_path)
     known, rows = read_references(references), read_references(references).choose(None)
     vectors = [np.load(path) for path in sorted((tmp_path / "vectors").rglob("*.npy"))]
-    made = np.stack(vectors)[rows]
-    tracks = known.audio_embeddings[known.track_rows]
+    made = np.concatenate([vectors[row] for row in rows])  # the windows of all clips
+    tracks = np.concatenate(known.windows)
     assert result["scores"]["logmel_fad"] == pytest.approx(
         frechet_distance(gaussian_of(tracks), gaussian_of(made)), rel=1e-9
     )
@@ -283,7 +283,7 @@ def test_a_model_that_makes_nan_is_told_with_its_caption(
     words = ["--model-config", str(model[0]), "--ckpt-path", str(tmp_path / "nan.safetensors"), "--device", "cpu"]
     words += ["--precomputed-embeddings-path", str(references), "--steps", "1", "--output", str(tmp_path)]
     assert evaluate.song_describer(words) == 2
-    assert "what the model made of caption 1000 ('drums'): the audio holds NaN" in capsys.readouterr().err
+    assert "output of the model for caption 1000 ('drums'): the audio contains NaN" in capsys.readouterr().err
 
 
 def test_agreement_with_captions_by_a_tiny_clap(
@@ -324,4 +324,4 @@ def test_a_model_without_prompts_is_refused(
     made = small_models.small_model("tiny_diffusion_cond", tmp_path)
     words = ["--model-config", str(made.config), "--ckpt-path", str(made.weights), "--device", "cpu"]
     assert evaluate.song_describer([*words, "--precomputed-embeddings-path", str(references)]) == 2
-    assert "takes no 'prompt' cannot be judged by captions" in capsys.readouterr().err
+    assert "takes no 'prompt' cannot be scored on captions" in capsys.readouterr().err

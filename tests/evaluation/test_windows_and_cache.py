@@ -9,10 +9,16 @@ from support.small_sounds import RATE, tone, write_tones
 
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.data.audio_io import write
-from stable_audio_tools.evaluation.cache import EmbeddingCache, key_of
 from stable_audio_tools.evaluation.embedders import create_embedder
-from stable_audio_tools.evaluation.embedding import embed_files, embed_share, find_audio, read_mono
-from stable_audio_tools.evaluation.windows import Windows
+from stable_audio_tools.evaluation.embedders.base import Windows
+from stable_audio_tools.evaluation.embedding import (
+    EmbeddingCache,
+    embed_files,
+    embed_share,
+    find_audio,
+    key_of,
+    read_audio,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,8 +32,8 @@ from stable_audio_tools.evaluation.windows import Windows
         (30, 0.5, [0, 5, 10, 15, 20]),
     ],
 )
-def test_windows_stand_where_they_are_said_to(samples: int, hop: float, starts: list[int]) -> None:
-    rows = Windows(1.0, hop).cut(torch.arange(samples), sample_rate=10)
+def test_windows_start_at_fixed_places(samples: int, hop: float, starts: list[int]) -> None:
+    (rows,) = Windows(1.0, hop).cut(torch.arange(samples), sample_rate=10)
     assert rows[:, 0].tolist() == starts
     assert rows.shape[1] == min(samples, 10)
 
@@ -45,7 +51,7 @@ def test_the_same_file_gives_the_same_bytes(tmp_path: Path) -> None:
     assert first is not None and second is not None
     for name in files:
         assert first.frames[name].tobytes() == second.frames[name].tobytes()
-    alone = embedder.frames(read_mono(files["tone_02.wav"], embedder.sample_rate))
+    alone = embedder.frames(read_audio(files["tone_02.wav"], embedder.sample_rate))
     assert alone.tobytes() == first.frames["tone_02.wav"].tobytes()
 
 
@@ -88,7 +94,7 @@ def test_bad_files_are_counted_and_named(tmp_path: Path) -> None:
     assert found is not None
     assert set(found.frames) == {"tone_00.wav", "tone_01.wav", "one_sample.wav"}
     assert set(found.failed) == {"broken.wav", "nan.wav", "gone.wav"}
-    assert found.failed["nan.wav"] == "the audio holds NaN or infinite samples"
+    assert found.failed["nan.wav"] == "the audio contains NaN or infinite samples"
     assert "cannot be opened" in found.failed["gone.wav"]
     write(audio / "broken.wav", tone(1), RATE)
     mended = embed_files(create_embedder("logmel"), find_audio(audio), tmp_path / "cache")
@@ -98,5 +104,5 @@ def test_bad_files_are_counted_and_named(tmp_path: Path) -> None:
 def test_an_empty_or_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         find_audio(tmp_path / "absent")
-    with pytest.raises(UserError, match="holds no audio files"):
+    with pytest.raises(UserError, match="contains no audio files"):
         find_audio(tmp_path)

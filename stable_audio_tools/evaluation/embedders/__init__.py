@@ -1,4 +1,4 @@
-"""Audio to vectors: `{"type": "logmel"}`, `{"type": "clap", "config": {"name": "laion/clap-htsat-fused"}}`, ..."""
+"""Embedders of audio: `{"type": "logmel"}`, `{"type": "clap", "config": {"name": "laion/clap-htsat-fused"}}`, ..."""
 
 from stable_audio_tools.evaluation.embedders.base import Embedder, Frames, TextEmbedder, mean_vector, require_texts
 from stable_audio_tools.evaluation.embedders.presets import create_embedder

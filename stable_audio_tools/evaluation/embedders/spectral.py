@@ -1,4 +1,4 @@
-"""Embedders without weights: statistics of log-mel spectra. They run anywhere and hear timbre, not meaning."""
+"""Embedders without weights: statistics of log-mel spectra, which describe timbre and not content."""
 
 from functools import cached_property
 from typing import Annotated
@@ -9,13 +9,12 @@ from torch import Tensor
 from torchaudio.functional import create_dct, melscale_fbanks
 
 from stable_audio_tools.core.config import register
-from stable_audio_tools.evaluation.embedders.base import Embedder, HopSeconds, WindowSeconds, windows_of
-from stable_audio_tools.evaluation.windows import fill_up
+from stable_audio_tools.evaluation.embedders.base import Embedder, HopSeconds, WindowSeconds, fill_up, windows_of
 
 _WINDOW, _HOP = 2048, 512  # samples
 _SMALLEST_POWER = 1e-10  # -100 dB
 
-_SampleRate = Annotated[int, Field(ge=8000, description="rate that audio is resampled to, in Hz")]
+_SampleRate = Annotated[int, Field(ge=8000, description="sample rate of the analysis, in Hz")]
 _Bands = Annotated[int, Field(ge=8, le=256, description="mel bands")]
 
 
@@ -33,7 +32,7 @@ class _Spectral(Embedder):
         return bank
 
     def log_mel(self, audio: Tensor) -> Tensor:
-        """(b, n) -> (b, frames, bands), in units of 10 dB"""
+        """Compute log-mel spectra (b, frames, bands) of (b, n), in units of 10 dB."""
         spectrum = torch.stft(
             fill_up(audio, _WINDOW), _WINDOW, _HOP, window=torch.hann_window(_WINDOW, device=audio.device),
             return_complex=True,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.config import register
 from stable_audio_tools.core.errors import CheckpointError
-from stable_audio_tools.evaluation.embedders.base import Embedder
-from stable_audio_tools.evaluation.windows import Windows, fill_up
+from stable_audio_tools.evaluation.embedders.base import Embedder, Windows, fill_up
+from stable_audio_tools.evaluation.embedders.published import weight_file
 from stable_audio_tools.models.checkpoints import open_weights
 
 RATE = 16000
@@ -21,7 +21,7 @@ _SAMPLES = (_FRAMES - 1) * _HOP + _WINDOW  # of one example
 
 
 class VggishNetwork(nn.Module):
-    """Log-mel (b, 1, 96, 64) to vectors; widths are those of the checkpoint. The last ReLU is left out, as in fadtk."""
+    """Network from log-mel (b, 1, 96, 64) to vectors, with the widths of its checkpoint; no last ReLU, as in fadtk."""
 
     def __init__(self, widths: list[int], hidden: list[int]) -> None:
         super().__init__()
@@ -47,21 +47,21 @@ class VggishNetwork(nn.Module):
 
 
 def read_vggish(path: str) -> VggishNetwork:
-    """The network of a checkpoint."""
+    """Build the network of a checkpoint."""
     state = open_weights(path).tensors
     convolutions = _weights_of(state, "features")
     hidden = _weights_of(state, "embeddings")
     if len(convolutions) != 6 or not hidden:
         raise CheckpointError(
-            f"{path}: this is no checkpoint of VGGish (torchvggish's names: features.*, embeddings.*)"
+            f"{path}: not a checkpoint of VGGish (expected the names of torchvggish: features.*, embeddings.*)"
         )
     network = VggishNetwork([w.shape[0] for w in convolutions], [w.shape[0] for w in hidden])
-    wanted = network.state_dict()
-    missing = [name for name in wanted if name not in state]
+    names = list(network.state_dict())
+    missing = [name for name in names if name not in state]
     if missing:
         raise CheckpointError(f"{path}: lacks {len(missing)} tensors of VGGish, such as {missing[0]}")
     try:
-        network.load_state_dict({name: state[name] for name in wanted})
+        network.load_state_dict({name: state[name] for name in names})
     except RuntimeError as error:
         raise CheckpointError(f"{path}: its tensors do not fit VGGish: {error}") from error
     return network
@@ -73,14 +73,14 @@ def _weights_of(state: Mapping[str, Tensor], part: str) -> list[Tensor]:
 
 
 def log_mel(audio: Tensor) -> Tensor:
-    """(b, 15600) at 16 kHz -> (b, 96, 64): log of mel magnitudes plus 0.01."""
+    """Convert (b, 15600) at 16 kHz to (b, 96, 64): log of mel magnitudes plus 0.01."""
     window = torch.hann_window(_WINDOW, device=audio.device)
     frames = audio.unfold(-1, _WINDOW, _HOP) * window
     return (torch.fft.rfft(frames, _FFT).abs() @ mel_bank().to(audio.device) + 0.01).log()
 
 
 def mel_bank() -> Tensor:
-    """(257, 64): triangles on the scale 1127 ln(1 + f / 700) from 125 to 7500 Hz, straight on that scale; no DC."""
+    """Return filters (257, 64): triangles on the scale 1127 ln(1 + f / 700) from 125 to 7500 Hz, without DC."""
 
     def mel(hertz: Tensor) -> Tensor:
         return 1127.0 * torch.log1p(hertz / 700.0)
@@ -97,16 +97,19 @@ def mel_bank() -> Tensor:
 
 @register("embedder", "vggish")
 class VggishEmbedder(Embedder):
-    """VGGish: a vector of 128 for every 0.96 s, from a checkpoint of torchvggish; without PCA."""
+    """VGGish of torchvggish without PCA: a vector of 128 numbers per 0.96 s."""
 
     def __init__(
-        self, checkpoint: Annotated[str, Field(description="weights of torchvggish (vggish-10086976.pth)")]
+        self,
+        checkpoint: Annotated[
+            str, Field(description="weights of torchvggish: a file, or the name of the published one")
+        ] = "vggish-10086976.pth",
     ) -> None:
         super().__init__(RATE, Windows(_SAMPLES / RATE, _FRAMES * _HOP / RATE), {}, checkpoint)
         self.checkpoint = checkpoint
 
     def load(self) -> nn.Module:
-        return read_vggish(self.checkpoint)
+        return read_vggish(weight_file(self.checkpoint, "vggish.checkpoint"))
 
     def embed(self, audio: Tensor) -> Tensor:
         found: Tensor = self.network(log_mel(fill_up(audio, _SAMPLES))[:, None])

@@ -1,1 +1,1 @@
-"""Distances between sets of vectors, and agreement of pairs."""
+"""Distances between sets of vectors, agreement of pairs, and intervals over files."""

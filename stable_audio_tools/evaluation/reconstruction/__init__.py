@@ -1,1 +1,1 @@
-"""How well an autoencoder reconstructs a folder of audio."""
+"""Reconstruction error of an autoencoder on a folder of audio."""

@@ -1,11 +1,11 @@
-"""A folder of audio through an autoencoder and back, and how close each file came."""
+"""Reconstruction of a folder of audio by an autoencoder, and the error of each file."""
 
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.devices import autocast, parse_dtype
 from stable_audio_tools.core.errors import AudioError, UserError
 from stable_audio_tools.core.files import content_digest
@@ -22,8 +22,7 @@ from stable_audio_tools.inference.sampling.randomness import RandomStream
 
 logger = logging.getLogger(__name__)
 
-
-Tell = Callable[[dict[str, Any], bool], None]  # the line of a file, and whether it is new
+Report = Callable[[JsonObject, bool], None]  # record of a file, and whether it is new
 
 
 def reconstruct_folder(
@@ -32,11 +31,11 @@ def reconstruct_folder(
     audio_dir: Path,
     output: OutputFolder,
     settings: ReconstructionSettings,
-    tell: Tell = lambda record, is_new: None,
+    report: Report = lambda record, is_new: None,
 ) -> list[str]:
-    """Reconstruct this process's share of `sources` (output file -> file below `audio_dir`) -> what failed, and why.
+    """Reconstruct this process's share of `sources` (output file -> file below `audio_dir`); return the errors.
 
-    A file that is there is kept where it was made in the same way from the same source.
+    An existing file is kept if it has the same source and settings.
     """
     for problem in format_problems(settings.format, settings.bits, codec_of(model.module).sample_rate):
         raise UserError(problem)
@@ -46,12 +45,12 @@ def reconstruct_folder(
         for number, (file, source) in enumerate(mine):
             show(number)
             try:
-                wanted = _told(model, audio_dir / source, source, settings)
-                found = None if settings.overwrite else output.settings_of(file)
-                if found is not None and found.items() >= wanted.items():
-                    tell(output.record(file, found), False)
+                expected = _file_settings(model, audio_dir / source, source, settings)
+                stored = None if settings.overwrite else output.settings_of(file)
+                if stored is not None and stored.items() >= expected.items():
+                    report(output.record(file, stored), False)
                 else:
-                    tell(_reconstruct_file(model, audio_dir / source, output, file, wanted, settings), True)
+                    report(_reconstruct_file(model, audio_dir / source, output, file, expected, settings), True)
             except AudioError as error:
                 failed.append(str(error))
                 logger.warning("%s", error)
@@ -63,18 +62,18 @@ def _reconstruct_file(
     source: Path,
     output: OutputFolder,
     file: str,
-    wanted: Mapping[str, Any],
+    expected: Mapping[str, object],
     settings: ReconstructionSettings,
-) -> dict[str, Any]:
+) -> JsonObject:
     codec = codec_of(model.module)
     original, rate = audio_io.read(source, sample_rate=codec.sample_rate)
     if original.shape[-1] == 0:
-        raise AudioError(f"{source}: holds no samples")
-    # The noise of a bottleneck depends on the file alone, not on which process takes it.
-    name = f"{settings.seed}/{wanted['source']}"
+        raise AudioError(f"{source}: contains no samples")
+    # The noise of a bottleneck depends on the file alone, not on the process.
+    name = f"{settings.seed}/{expected['source']}"
     seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "big")
     with RandomStream(seed, model.device).in_charge(), autocast(model.device, parse_dtype(model.precision)):
-        made = reconstruct(
+        decoded = reconstruct(
             model.module,
             original,
             rate,
@@ -83,15 +82,15 @@ def _reconstruct_file(
             overlap_rate=settings.overlap_rate,
             batch_size=settings.batch_size,
         )
-    made = made.float().cpu()
-    target = codec.preprocess_audio_for_encoder(original, rate)[0, :, : made.shape[-1]]
-    measured = compare(made, target, rate)._asdict() if len(made) == len(target) else {}
-    about = {**wanted, **{name: value if value is None else round(value, 4) for name, value in measured.items()}}
-    return output.write(file, within_range(made), rate, about, settings.bits)
+    decoded = decoded.float().cpu()
+    target = codec.preprocess_audio_for_encoder(original, rate)[0, :, : decoded.shape[-1]]
+    measured = compare(decoded, target, rate)._asdict() if len(decoded) == len(target) else {}
+    record = {**expected, **{name: value if value is None else round(value, 4) for name, value in measured.items()}}
+    return output.write(file, within_range(decoded), rate, record, settings.bits)
 
 
-def _told(model: AudioModel, path: Path, source: str, settings: ReconstructionSettings) -> dict[str, Any]:
-    """How a file is made, for its comment."""
+def _file_settings(model: AudioModel, path: Path, source: str, settings: ReconstructionSettings) -> dict[str, object]:
+    """Return the settings that the comment of an output file records."""
     try:
         size, digest = path.stat().st_size, content_digest(path)
     except OSError as error:
@@ -112,22 +111,23 @@ def _told(model: AudioModel, path: Path, source: str, settings: ReconstructionSe
 
 
 def find_sources(audio_dir: Path, output_dir: Path, format: str) -> dict[str, str]:
-    """Output file -> audio file, both relative and in the order of the scan; the tree of folders is kept.
+    """Map output files to audio files, both relative and in the order of the scan; subfolders are preserved.
 
-    `a.mp3` becomes `a.wav`; where an `a.flac` is there too, they become `a.mp3.wav` and `a.flac.wav`.
+    `a.mp3` becomes `a.wav`; if there is also an `a.flac`, they become `a.mp3.wav` and `a.flac.wav`.
     """
     if not audio_dir.is_dir():
         raise UserError(f"{audio_dir}: no such folder")
-    inside = _below(output_dir, audio_dir)
+    output, root = output_dir.resolve(), audio_dir.resolve()
+    inside = output.relative_to(root).as_posix() if output.is_relative_to(root) else None
     if inside == ".":
-        raise UserError(f"{output_dir}: is the folder of the originals; choose another output folder")
+        raise UserError(f"{output_dir}: this is the folder of the originals; choose another output folder")
     unreachable: list[Unreachable] = []
     found = [entry.name for entry in walk(audio_dir, SCANNED_EXTENSIONS, unreachable)]
     found = [name for name in found if inside is None or not name.startswith(f"{inside}/")]
     for missed in unreachable:
-        logger.warning("%s: left out (%s)", missed.path, missed.reason)
+        logger.warning("%s: skipped (%s)", missed.path, missed.reason)
     if not found:
-        raise UserError(f"{audio_dir}: holds no audio files ({', '.join(SCANNED_EXTENSIONS)})")
+        raise UserError(f"{audio_dir}: contains no audio files ({', '.join(SCANNED_EXTENSIONS)})")
     return _named(found, format)
 
 
@@ -136,11 +136,5 @@ def _named(sources: Sequence[str], format: str) -> dict[str, str]:
     clashing = {file for pair in collisions(short.values()) for file in pair}
     named = {source: f"{source}.{format}" if file in clashing else file for source, file in short.items()}
     for one, other in collisions(named.values()):
-        raise UserError(f"{one} and {other} would be one file; rename one of the originals")
+        raise UserError(f"{one} and {other} would have the same output file; rename one of the originals")
     return {file: source for source, file in named.items()}
-
-
-def _below(path: Path, root: Path) -> str | None:
-    """`path` relative to `root`, None where it lies elsewhere."""
-    whole, base = path.resolve(), root.resolve()
-    return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else None

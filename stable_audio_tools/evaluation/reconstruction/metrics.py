@@ -1,7 +1,7 @@
-"""How far a reconstruction is from its original, as codecs are reported.
+"""Distances of a reconstruction from its original, as reported for codecs.
 
-The two sounds are compared in blocks of half a minute, weighted by their lengths, so that memory does not grow with the
-length. Higher is better for SI-SDR, lower for the others.
+Sounds are compared in blocks of half a minute, weighted by their lengths, so that memory does not grow with the length.
+Higher is better for SI-SDR, lower for the others.
 """
 
 from functools import lru_cache
@@ -20,53 +20,53 @@ _SHORTEST = 2048  # samples
 
 
 class Metrics(NamedTuple):
-    """SI-SDR in dB (None for silence, which has none), multi-resolution STFT distance, mel distance in dB."""
+    """SI-SDR in dB (None for silence), multi-resolution STFT distance, mel distance in dB."""
 
     si_sdr: float | None
     mrstft: float
     mel: float
 
 
-def compare(made: Tensor, original: Tensor, sample_rate: int) -> Metrics:
-    """Both (c, n); channels are averaged."""
-    made, original = made.float(), original.float()
-    pairs = list(zip(*(_blocks(audio, _BLOCK_SECONDS * sample_rate) for audio in (made, original))))
+def compare(decoded: Tensor, original: Tensor, sample_rate: int) -> Metrics:
+    """Compare (c, n) with its original (c, n); channels are averaged."""
+    decoded, original = decoded.float(), original.float()
+    pairs = list(zip(*(_blocks(audio, _BLOCK_SECONDS * sample_rate) for audio in (decoded, original))))
     lengths = torch.tensor([float(x.shape[-1]) for x, _ in pairs])
     distances = torch.tensor([[float(mrstft(x, y)), float(mel_distance(x, y, sample_rate))] for x, y in pairs])
     means = (distances * lengths[:, None]).sum(0) / lengths.sum()
-    return Metrics(si_sdr(made, original), float(means[0]), float(means[1]))
+    return Metrics(si_sdr(decoded, original), float(means[0]), float(means[1]))
 
 
-def si_sdr(made: Tensor, original: Tensor) -> float | None:
-    """Scale-invariant signal-to-distortion ratio without offsets (Le Roux et al. 2019), mean over channels."""
-    x, y = (audio.double() - audio.double().mean(-1, keepdim=True) for audio in (made, original))
+def si_sdr(decoded: Tensor, original: Tensor) -> float | None:
+    """Return the scale-invariant signal-to-distortion ratio (Le Roux et al. 2019), mean over channels."""
+    x, y = (audio.double() - audio.double().mean(-1, keepdim=True) for audio in (decoded, original))
     energy = y.square().sum(-1)
-    heard = energy > 0
-    if not bool(heard.any()):
+    audible = energy > 0
+    if not bool(audible.any()):
         return None
-    x, y, energy = x[heard], y[heard], energy[heard]
+    x, y, energy = x[audible], y[audible], energy[audible]
     target = y * ((x * y).sum(-1) / energy)[:, None]
     ratio = target.square().sum(-1) / (x - target).square().sum(-1).clamp(min=1e-20)
     return float(10 * ratio.clamp(min=1e-20).log10().mean())
 
 
-def mrstft(made: Tensor, original: Tensor) -> Tensor:
-    """Spectral convergence and L1 of log magnitudes, mean over resolutions and channels."""
+def mrstft(decoded: Tensor, original: Tensor) -> Tensor:
+    """Return spectral convergence plus L1 of log magnitudes, mean over resolutions and channels."""
     terms = []
     for size, hop, window in _RESOLUTIONS:
-        x, y = (_magnitudes(audio, size, hop, window) for audio in (made, original))
+        x, y = (_magnitudes(audio, size, hop, window) for audio in (decoded, original))
         convergence = torch.linalg.matrix_norm(y - x) / torch.linalg.matrix_norm(y).clamp(min=1e-8)
         terms.append(convergence.mean() + F.l1_loss(x.log(), y.log()))
     return torch.stack(terms).mean()
 
 
-def mel_distance(made: Tensor, original: Tensor, sample_rate: int) -> Tensor:
-    """Mean difference of mel magnitudes in dB, over two resolutions, down to -100 dB."""
+def mel_distance(decoded: Tensor, original: Tensor, sample_rate: int) -> Tensor:
+    """Return the mean difference of mel magnitudes in dB over two resolutions, down to -100 dB."""
     terms = []
     for size, bands in _MEL_RESOLUTIONS:
         bank = _mel_bank(sample_rate, size, bands)
         x, y = (
-            20 * (_magnitudes(a, size, size // 4, size).mT @ bank).clamp(min=1e-5).log10() for a in (made, original)
+            20 * (_magnitudes(a, size, size // 4, size).mT @ bank).clamp(min=1e-5).log10() for a in (decoded, original)
         )
         terms.append(F.l1_loss(x, y))
     return torch.stack(terms).mean()
@@ -81,11 +81,11 @@ def _mel_bank(sample_rate: int, size: int, bands: int) -> Tensor:
 
 
 def _magnitudes(audio: Tensor, size: int, hop: int, window: int) -> Tensor:
-    """(c, n) -> (c, bins, frames)"""
+    """Compute magnitudes (c, bins, frames) of (c, n)."""
     spectrum = torch.stft(audio, size, hop, window, torch.hann_window(window), return_complex=True)
     return (spectrum.real.square() + spectrum.imag.square()).clamp(min=_SMALLEST_POWER).sqrt()
 
 
 def _blocks(audio: Tensor, length: int) -> list[Tensor]:
-    """Cut (c, n); what is too short for a spectrum is followed by silence."""
+    """Cut (c, n) into blocks; silence is appended to blocks that are too short for a spectrum."""
     return [F.pad(block, (0, max(0, _SHORTEST - block.shape[-1]))) for block in audio.split(length, dim=-1)]

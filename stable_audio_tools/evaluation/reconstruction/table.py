@@ -1,24 +1,25 @@
-"""The metrics of a folder as a table, and as a picture of how they spread."""
+"""Metrics of a folder as a table, and their distribution as a picture."""
 
 import csv
 import html
 import io
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from stable_audio_tools.core.config.json_files import JsonObject
 
 COLUMNS = {"si_sdr": "SI-SDR, dB (higher is better)", "mrstft": "STFT distance", "mel": "mel distance, dB"}
 _WIDTH, _HEIGHT, _MARGIN = 300, 200, 46
 
 
-def means(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Mean of each metric over the files that have it."""
-    values = {name: _values(records, name) for name in COLUMNS}
-    return {name: round(math.fsum(found) / len(found), 4) if found else None for name, found in values.items()}
+def means(records: Sequence[JsonObject]) -> dict[str, float | None]:
+    """Average each metric over the files that have it."""
+    found = {name: [r[name] for r in records if r.get(name) is not None] for name in COLUMNS}
+    return {name: round(math.fsum(values) / len(values), 4) if values else None for name, values in found.items()}
 
 
-def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
-    """A row per file, and a last one with the means."""
+def as_csv(records: Sequence[JsonObject]) -> str:
+    """Format one row per file and a last row with the means."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "source", "seconds", *COLUMNS])
@@ -29,8 +30,8 @@ def as_csv(records: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def as_svg(records: Sequence[Mapping[str, Any]]) -> str:
-    """One panel per metric: its values from the smallest to the largest, a point per file, a line at the mean."""
+def as_svg(records: Sequence[JsonObject]) -> str:
+    """Draw one panel per metric: a point per file in ascending order, and a line at the mean."""
     panels = "".join(
         f'<g transform="translate({index * (_WIDTH + _MARGIN) + _MARGIN} 34)">{_panel(records, name, title)}</g>'
         for index, (name, title) in enumerate(COLUMNS.items())
@@ -42,7 +43,7 @@ def as_svg(records: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _panel(records: Sequence[Mapping[str, Any]], name: str, title: str) -> str:
+def _panel(records: Sequence[JsonObject], name: str, title: str) -> str:
     found = sorted((record[name], str(record["file"])) for record in records if record.get(name) is not None)
     heading = f'<text y="-12">{html.escape(title)}</text><path d="M0 0V{_HEIGHT}H{_WIDTH}" stroke="#999" fill="none"/>'
     if not found:
@@ -67,7 +68,3 @@ def _panel(records: Sequence[Mapping[str, Any]], name: str, title: str) -> str:
     )
     label = f'<text x="{_WIDTH / 2}" y="{_HEIGHT + 20}" text-anchor="middle">{len(found)} files</text>'
     return heading + points + ticks + mean + label
-
-
-def _values(records: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [record[name] for record in records if record.get(name) is not None]

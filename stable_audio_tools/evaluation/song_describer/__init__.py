@@ -1,1 +1,1 @@
-"""Song Describer: how a text-to-audio model does on captioned music, in training and afterwards alike."""
+"""Song Describer: scores of a text-to-audio model on captioned music, during training and afterwards."""

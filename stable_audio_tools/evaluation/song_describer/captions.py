@@ -1,4 +1,4 @@
-"""The table of Song Describer: captions of tracks, and where their audio is."""
+"""Table of Song Describer: captions of tracks and the paths of their audio."""
 
 import csv
 import logging
@@ -22,7 +22,7 @@ _COLUMNS = ("caption_id", "track_id", "path", "caption")
 
 @dataclass(frozen=True)
 class Caption:
-    """One row: a text about a track of `duration` seconds (0: unknown)."""
+    """Caption of a track of `duration` seconds (0: unknown)."""
 
     caption_id: int
     track_id: int
@@ -34,7 +34,7 @@ class Caption:
 def read_captions(
     table: str | Path, audio_dir: str | Path, limit: int | None = None
 ) -> tuple[list[Caption], dict[str, str]]:
-    """Rows in order, and by track which of them have no audio."""
+    """Read the rows in order, and the tracks without audio with the reason."""
     found: list[Caption] = []
     missing: dict[str, str] = {}
     for number, row in _rows(Path(table)):
@@ -43,7 +43,7 @@ def read_captions(
         try:
             caption_id, track = int(row["caption_id"]), int(row["track_id"])
             duration = float(row.get("duration") or 0)
-        except (ValueError, TypeError) as error:  # None where the line ends early
+        except (ValueError, TypeError) as error:  # None if the line ends early
             raise UserError(f"{table}: line {number}: {error}") from None
         places = list(_places(Path(audio_dir), row["path"], track))
         audio = next((place for place in places if place.is_file()), None)
@@ -52,7 +52,7 @@ def read_captions(
         else:
             found.append(Caption(caption_id, track, row["caption"], duration, audio))
     for track_name, reason in missing.items():
-        logger.warning("track %s: left out (%s)", track_name, reason)
+        logger.warning("track %s: skipped (%s)", track_name, reason)
     if not found:
         raise UserError(f"{table}: no row has audio below {audio_dir}")
     return found, missing
@@ -70,25 +70,25 @@ def _rows(table: Path) -> Iterator[tuple[int, dict[str, str]]]:
         raise UserError(f"{table}: cannot be read as a table ({error})") from None
 
 
-def _places(root: Path, named: str, track: int) -> Iterator[Path]:
-    """Where a track may lie: as the table says, or as MTG-Jamendo names files, whole or of two minutes."""
-    if named:
-        yield root / named
+def _places(root: Path, path: str, track: int) -> Iterator[Path]:
+    """Yield possible paths of a track: as in the table, or as MTG-Jamendo names whole and two-minute files."""
+    if path:
+        yield root / path
     for name in (f"{track}.2min.mp3", f"{track}.mp3"):
         yield root / f"{track % 100:02d}" / name
 
 
 def in_training_style(captions: list[Caption], seed: int, module: Path = TRAINING_STYLE) -> list[Caption]:
-    """The same rows with prompts as a metadata module writes them: the same prompt for the same track and seed."""
+    """Replace prompts by the output of a metadata module, which depends on the track and the seed alone."""
     write = CustomMetadata(module)
     prompts: dict[int, str] = {}
     for caption in captions:
         if caption.track_id not in prompts:
-            prompts[caption.track_id] = _written(write, caption, seed)
+            prompts[caption.track_id] = _prompt_of(write, caption, seed)
     return [Caption(c.caption_id, c.track_id, prompts[c.track_id], c.duration, c.audio) for c in captions]
 
 
-def _written(write: CustomMetadata, caption: Caption, seed: int) -> str:
+def _prompt_of(write: CustomMetadata, caption: Caption, seed: int) -> str:
     info = {"path": str(caption.audio), "relpath": f"{caption.audio.parent.name}/{caption.audio.name}"}
     state = random.getstate()
     random.seed(seed + caption.track_id)
@@ -100,5 +100,5 @@ def _written(write: CustomMetadata, caption: Caption, seed: int) -> str:
         random.setstate(state)
     prompt = str(added.get("prompt", "")).strip()
     if not prompt:
-        raise UserError(f"{caption.audio}: {write.path} gives it no prompt; use --prompt-source caption")
+        raise UserError(f"{caption.audio}: {write.path} gives no prompt for it; use --prompt-source caption")
     return prompt

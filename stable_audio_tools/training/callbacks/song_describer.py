@@ -17,9 +17,9 @@ from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.core.devices import pick_device
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.evaluation.embedders.base import Embedder, digest_of
-from stable_audio_tools.evaluation.results import Result, write_results
+from stable_audio_tools.evaluation.results import Result, Subject, write_results
 from stable_audio_tools.evaluation.settings import CaptionSampling
-from stable_audio_tools.evaluation.song_describer.generating import CaptionRun, sampling_for
+from stable_audio_tools.evaluation.song_describer.generating import CaptionRun, sampling_for, score_captions
 from stable_audio_tools.evaluation.song_describer.references import (
     COMMAND,
     References,
@@ -27,7 +27,6 @@ from stable_audio_tools.evaluation.song_describer.references import (
     matching_embedder,
     read_references,
 )
-from stable_audio_tools.evaluation.song_describer.scores import score_captions
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.distributed import gather
 from stable_audio_tools.training.run_folder import remove_checkpoint
@@ -135,7 +134,7 @@ class SongDescriberCallback(pl.Callback):
             with judged(module):
                 for batch in caption_run.batches(rows, trainer.global_rank, trainer.world_size):
                     outcome.update({str(row): torch.from_numpy(found) for row, found in caption_run.vectors(batch)})
-                subject = {"name": f"step {trainer.global_step}", "weights": digest_of(module.diffusion)}
+                subject = Subject(name=f"step {trainer.global_step}", weights=digest_of(module.diffusion))
         except Exception as error:  # the other processes must hear of it, or they would wait for ever
             outcome = {"error": f"{type(error).__name__}: {error}"}
             if outcome["error"] not in self._told:
@@ -171,7 +170,12 @@ class SongDescriberCallback(pl.Callback):
 
     def _report(self, trainer: pl.Trainer, module: Any, result: Result) -> None:
         assert self._embedder is not None
-        known = {name: value for name, value in result.scores.items() if value is not None}
+        # Intervals are in the result file; as curves they would only crowd the log.
+        known = {
+            name: value
+            for name, value in result.scores.items()
+            if value is not None and not name.endswith(("_low", "_high"))
+        }
         self._log(trainer, known)
         # For Lightning's own EarlyStopping and ModelCheckpoint.
         module.log_dict(

@@ -8,9 +8,11 @@ import pytest
 from scipy import linalg
 
 from stable_audio_tools.core.errors import UserError
-from stable_audio_tools.evaluation.metrics.extrapolation import extrapolate
 from stable_audio_tools.evaluation.metrics.frechet import (
+    FileMoments,
     Gaussian,
+    Sides,
+    extrapolate,
     frechet_distance,
     gaussian_from_moments,
     gaussian_of,
@@ -115,27 +117,31 @@ def test_ten_times_as_fast_as_a_root_of_the_product() -> None:
     assert 3 * (time.process_time() - start) < slow  # a margin for a busy machine
 
 
-def test_extrapolation_recovers_a_known_intercept() -> None:
-    """Both sets from N(0, I) and N(m, I): the distance is |m|^2, to which n frames add about d^2 / 4n or so."""
+def test_extrapolation_removes_the_bias_of_few_frames() -> None:
+    """Reference moments of N(0, I), one vector per file from N(m, I): the distance is |m|^2."""
     width, shift = 16, 0.5
     generator = np.random.default_rng(0)
     reference = Gaussian(np.zeros(width), np.eye(width), None)
     estimates, plain = [], []
     for seed in range(20):
-        made = generator.normal(size=(400, width)) + shift
-        found = extrapolate(reference, made, seed)
+        files = FileMoments(list(generator.normal(size=(200, 1, width)) + shift))
+        found = extrapolate(Sides(reference, files), seed)
         estimates.append(found.value)
         plain.append(found.points[-1][1])
     truth = width * shift**2
-    assert np.mean(plain) - truth > 0.1  # the bias that is to go
+    assert np.mean(plain) - truth > 0.1  # the bias to remove
     assert np.mean(estimates) == pytest.approx(truth, abs=4 * np.std(estimates) / np.sqrt(20))
     assert abs(np.mean(estimates) - truth) < 0.5 * (np.mean(plain) - truth)
 
 
 def test_extrapolation_follows_its_seed() -> None:
-    reference, made = gaussian_of(frames(100, 4, 0)), frames(100, 4, 1)
-    one = extrapolate(reference, made, seed=1)
-    assert one == extrapolate(reference, made, seed=1) != extrapolate(reference, made, seed=2)
-    assert one.points[-1] == (100, pytest.approx(frechet_distance(reference, gaussian_of(made))))
-    with pytest.raises(UserError, match="at least 10 frames, got 9"):
-        extrapolate(reference, made[:9])
+    made = list(frames(100, 4, 1)[:, None])
+    sides = Sides(gaussian_of(frames(100, 4, 0)), FileMoments(made))
+    one = extrapolate(sides, seed=1)
+    assert one == extrapolate(sides, seed=1) != extrapolate(sides, seed=2)
+    assert one.points[-1] == (
+        1.0,
+        pytest.approx(frechet_distance(gaussian_of(frames(100, 4, 0)), gaussian_of(np.concatenate(made)))),
+    )
+    with pytest.raises(UserError, match="at least 8 files, got 7"):
+        extrapolate(Sides(gaussian_of(frames(100, 4, 0)), FileMoments(made[:7])))

@@ -206,10 +206,10 @@ def test_processes_that_cannot_find_each_other_are_refused(monkeypatch: pytest.M
 def test_folders_that_cannot_be(model: AudioModel, clips: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         find_sources(tmp_path / "absent", tmp_path / "out", "wav")
-    with pytest.raises(UserError, match="is the folder of the originals"):
+    with pytest.raises(UserError, match="this is the folder of the originals"):
         find_sources(clips, clips, "wav")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds no audio files"):
+    with pytest.raises(UserError, match="contains no audio files"):
         find_sources(tmp_path / "empty", tmp_path / "out", "wav")
     run(model, clips, clips / "out")
     assert len(find_sources(clips, clips / "out", "wav")) == 4, "what was made is no source"
