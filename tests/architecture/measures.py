@@ -159,11 +159,11 @@ CEILINGS = {
     "exceptions in the import test": 0,
     "branches on an objective outside its module": 0,
     "calls of add_argument": 3,
-    "uses of Any": 1_310,
+    "uses of Any": 1_200,
     "small private functions with one use": 162,
     "class names defined twice": 2,
     "modules": 450,
-    "lines": 63_500,
+    "lines": 65_000,
 }
 
 
