@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import netrc
+import os
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -30,6 +32,8 @@ def create_logger(settings: TrainSettings, folder: Path) -> Logger | None:
         parts = len(list(folder.glob("metrics*")))
         return CSVLogger(folder, name="", version="metrics" if parts == 0 else f"metrics-{parts + 1}")
     if settings.logger == "tensorboard":
+        if is_rank_zero() and has_wandb_login():
+            logger.info("metrics are written to TensorBoard files; --logger wandb logs to Weights & Biases instead")
         return TensorBoardLogger(folder, name="", version="metrics")
     if settings.logger == "comet":
         require("comet_ml")
@@ -45,6 +49,16 @@ def create_logger(settings: TrainSettings, folder: Path) -> Logger | None:
     if is_rank_zero() and not noted.exists():
         write_text(noted, number + "\n")
     return WandbLogger(project=project, name=settings.name, save_dir=folder, id=number, resume="allow")
+
+
+def has_wandb_login() -> bool:
+    """Return whether this user can log to Weights & Biases, by a key in the environment or a login."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc(os.environ.get("NETRC")).authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 # Where a run is, and not what it is.

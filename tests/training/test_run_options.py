@@ -17,7 +17,7 @@ from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.factory import check_training_config
-from stable_audio_tools.training.loggers import with_pulled_settings
+from stable_audio_tools.training.loggers import create_logger, with_pulled_settings
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.trainer import create_trainer
 from tests.training.conftest import training_config
@@ -227,3 +227,18 @@ def test_settings_of_a_wandb_run_fill_in_what_the_flags_leave(monkeypatch: pytes
     with pytest.raises(UserError, match="expected the URL of a run"):
         with_pulled_settings(TrainSettings(wandb_config="https://wandb.ai/team"))
     assert with_pulled_settings(TrainSettings()) == TrainSettings()
+
+
+def test_a_login_of_wandb_is_mentioned_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    caplog.set_level("INFO", "stable_audio_tools")
+    create_logger(TrainSettings(), tmp_path)
+    assert "--logger wandb" not in caplog.text
+    (tmp_path / "netrc").write_text("machine api.wandb.ai\n  login user\n  password secret\n")
+    create_logger(TrainSettings(), tmp_path)
+    monkeypatch.setenv("WANDB_API_KEY", "secret")
+    create_logger(TrainSettings(), tmp_path)
+    assert caplog.text.count("--logger wandb logs to Weights & Biases instead") == 2
