@@ -29,7 +29,12 @@ PAGES = {
     "training": ("Training sections", ("training", "demo", "timestep_law")),
     "datasets": ("Dataset configs", ("dataset",)),
 }
-NAMES = {"lm": "language model", "timestep_law": "timestep sampler"}
+NAMES = {
+    "lm": "language model",
+    "timestep_law": "timestep sampler",
+    "clap_audio": "CLAP audio",
+    "clap_text": "CLAP text",
+}
 WORDS = {"integer": "whole number", "string": "text", "boolean": "true or false"}
 Schema = Mapping[str, Any]
 

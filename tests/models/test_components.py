@@ -143,6 +143,8 @@ ELSEWHERE = {
         "causal_lm",
         "clap_text",
         "clap_audio",
+        "sat_clap_text",
+        "sat_clap_audio",
         "lut",
         "phoneme",
         "pretransform",

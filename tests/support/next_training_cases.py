@@ -374,3 +374,22 @@ def _():
             if name in ("dilated", "transformer", "convnext"):
                 out |= {f"{name}/{k}": v for k, v in head.loss(real, fake).items()}
     return keys, out
+
+
+@case("clap-audio")
+def _():
+    from stable_audio_tools.models.clap import LatentTransformerCLAPAudioBranch
+
+    kw = {"embed_dim": 64, "depth": 1, "dim_heads": 32, "dim_in": 8, "norm_type": "rms_norm"}
+    out, keys = {}, {}
+    with torch.no_grad():
+        for name, branch in {
+            "class": LatentTransformerCLAPAudioBranch(noise_config={"embed_dim": 12}, **kw),
+            "mean": LatentTransformerCLAPAudioBranch(embed_type="avg_pool", **kw),
+        }.items():
+            dressed(branch).eval()
+            keys |= {f"{name}.{k}": list(v.shape) for k, v in branch.state_dict().items()}
+            out[name] = branch(noise("clap", 2, 8, 14))["embedding"]
+            if name == "class":
+                out["noised"] = branch(noise("clap", 2, 8, 14), noise_levels=torch.tensor([0.25, 0.5]))["embedding"]
+    return keys, out

@@ -61,10 +61,13 @@ KINDS: dict[str, KindInfo] = {
     "model": KindInfo(
         (
             "stable_audio_tools.models.autoencoders",
+            "stable_audio_tools.models.clap",
             "stable_audio_tools.models.diffusion",
             "stable_audio_tools.models.lm",
         )
     ),
+    "clap_audio": KindInfo(("stable_audio_tools.models.clap",)),
+    "clap_text": KindInfo(("stable_audio_tools.models.clap",)),
     "encoder": KindInfo(
         ("stable_audio_tools.models.autoencoders",), _TRAINABLE, frozenset({"requires_grad"}), _freeze_unless_asked
     ),

@@ -36,6 +36,8 @@ __all__ = [
     "NumberConditioner",
     "PhonemeConditioner",
     "PretransformConditioner",
+    "SATCLAPAudioConditioner",
+    "SATCLAPTextConditioner",
     "SourceMixConditioner",
     "T5Conditioner",
     "TokenizerLUTConditioner",
