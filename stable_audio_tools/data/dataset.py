@@ -17,6 +17,7 @@ from stable_audio_tools.core.config.parts import examine_body
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data import transforms
+from stable_audio_tools.data.loader import BatchLoader
 from stable_audio_tools.data.scanning import fast_scandir, get_audio_filenames, holds_keyword
 from stable_audio_tools.data.sources.audio_dir import SampleDataset
 from stable_audio_tools.data.sources.latents import PreEncodedDataset
@@ -121,15 +122,16 @@ def create_dataloader_from_config(
     seed: int = 0,
     rank: int | None = None,
     world_size: int | None = None,
-) -> Any:
-    """Batches `(audio (b, c, n), metadata)`, an epoch per iteration; the loader has `state_dict` and `load_state_dict`.
+) -> BatchLoader:
+    """Return a loader of batches `(audio (b, c, n), metadata)`, an epoch per iteration.
 
     Order and crops depend on `seed` and the epoch alone, which must be the same in all processes of a run.
     """
     request = LoaderRequest(
         batch_size, sample_size, sample_rate, audio_channels, num_workers, shuffle, seed, rank, world_size
     )
-    return check_dataset_config(dataset_config).build(request=request)
+    loader: BatchLoader = check_dataset_config(dataset_config).build(request=request)
+    return loader
 
 
 def collation_fn(samples: Sequence[Sequence[Any]]) -> list[Any]:

@@ -28,15 +28,17 @@ from stable_audio_tools.data.inventory import Inventory
 
 logger = logging.getLogger(__name__)
 
-Metadata = tuple[dict[str, Any], ...]
-Batch = tuple[Tensor, Metadata]  # (b, c, n) and a dict for each item
+ItemInfo = dict[str, Any]  # what is known of an item: path, conditions, padding mask
+Metadata = tuple[ItemInfo, ...]
+Batch = tuple[Tensor, Metadata]  # (b, c, n), and the metadata of each item
+Position = dict[str, Any]  # of a loader in its data, as a checkpoint holds it
 
 
 class Item(NamedTuple):
     """One clip, ready for a batch."""
 
     audio: Tensor  # (c, n) samples, or (d, t) latents
-    info: dict[str, Any]
+    info: ItemInfo
 
 
 class ItemSource(Protocol):
@@ -56,16 +58,36 @@ class ItemSource(Protocol):
         """Return the items of each entry of the config, for processes to compare."""
 
 
+class BatchLoader(Protocol):
+    """The batches of a dataset, an epoch per iteration."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def state_dict(self) -> Position:
+        """Return the position after the batch that was given last."""
+
+    def load_state_dict(self, state: Position) -> None:
+        """Continue after that position."""
+
+    def rewind(self) -> None:
+        """Start the next iteration with the first epoch."""
+
+    def inventories(self) -> list[Inventory]:
+        """Return the items that this process sees, for processes to compare."""
+
+
 class SamePass:
     """Held-out data: each pass gives the same crops, so that what is measured on them can be compared."""
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: BatchLoader) -> None:
         self.loader = loader
 
     def __len__(self) -> int:
         return len(self.loader)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Batch]:
         self.loader.rewind()
         return iter(self.loader)
 
@@ -79,7 +101,7 @@ class UnknownLength:
 
     def __init__(self, loader: "Loader") -> None:
         self.loader = loader
-        self._before: dict[str, Any] | None = None
+        self._before: Position | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         self._before = None
@@ -93,10 +115,10 @@ class UnknownLength:
             self._before = before
             yield batch
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Position:
         return self._before or self.loader.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Position) -> None:
         self.loader.load_state_dict(state)
 
 
@@ -185,7 +207,7 @@ class Loader:
         if finished:  # the position was the end of an epoch that bad items had made shorter
             yield from self
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Position:
         """The position, as plain values."""
         places = [self._position] * self.world_size
         if self._world_size is None and self.world_size > 1 and torch.distributed.is_initialized():
@@ -199,7 +221,7 @@ class Loader:
             "items": self._items,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Position) -> None:
         """Continue from a position; the next iteration gives the batches that would have followed."""
         if state["items"] != self._items:
             logger.warning(

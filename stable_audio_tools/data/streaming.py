@@ -21,7 +21,7 @@ from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.data.draws import make_order, order_length
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
 from stable_audio_tools.data.inventory import Inventory
-from stable_audio_tools.data.loader import Batch, Item, outlive_signals
+from stable_audio_tools.data.loader import Batch, Item, Position, outlive_signals
 from stable_audio_tools.data.shard_plan import (
     DONE,
     Card,
@@ -158,7 +158,7 @@ class StreamLoader:
         if self._batches == given:  # the position was the end of an epoch
             yield from self
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> Position:
         """The position, as plain values.
 
         Lightning fetches one batch ahead from a loader without length; there it is the place before that batch.
@@ -173,7 +173,7 @@ class StreamLoader:
         left = {stream: places for one in states for stream, places in one["left"].items()}
         return {**state, "left": {str(stream): left[stream] for stream in sorted(left)}}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Position) -> None:
         """Continue from a position; the next iteration gives the batches that would have followed."""
         if state["shards"] != len(self.source.groups) or state["resampled"] != self.resampled:
             logger.warning("the shards are not those of the checkpoint; their order starts anew")

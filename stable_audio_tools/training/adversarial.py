@@ -1,15 +1,17 @@
 """Training of two networks in turns: one optimiser each, stepped by hand."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from pytorch_lightning.strategies import ParallelStrategy
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.optimizers import (
     Timing,
@@ -29,7 +31,7 @@ class AdversarialTraining(TrainingModule):
     """
 
     def __init__(
-        self, optimizer_configs: Mapping[str, Any], names: list[str], accum_batches: int, clip_grad_norm: float
+        self, optimizer_configs: JsonObject, names: list[str], accum_batches: int, clip_grad_norm: float
     ) -> None:
         """`names`: entries of `optimizer_configs`, the generator's first."""
         super().__init__()
@@ -43,9 +45,9 @@ class AdversarialTraining(TrainingModule):
         """The networks, in the order of `names`."""
         raise NotImplementedError
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizers, schedulers = [], []
-        self._schedules: list[tuple[int, Any, Timing]] = []
+        self._schedules: list[tuple[int, LRScheduler, Timing]] = []
         for index, (config, network) in enumerate(zip(self.optimizer_configs.values(), self.players())):
             optimizers.append(create_optimizer_from_config(config["optimizer"], network))
             if config.get("scheduler") is not None:
@@ -55,7 +57,7 @@ class AdversarialTraining(TrainingModule):
 
     def take_turn(self, loss: Tensor, index: int) -> None:
         """Backward, and after `accum_batches` of them one step of optimiser `index`."""
-        optimizers: Any = self.optimizers()
+        optimizers = self.optimizers()
         optimizer = optimizers[index] if isinstance(optimizers, list) else optimizers
         if self._accumulated == 0:
             optimizer.zero_grad()
@@ -84,7 +86,7 @@ class AdversarialTraining(TrainingModule):
             if timing.interval == "epoch" and (self.current_epoch + 1) % timing.frequency == 0:
                 self._advance(schedule, timing)
 
-    def _advance(self, schedule: Any, timing: Timing) -> None:
+    def _advance(self, schedule: LRScheduler, timing: Timing) -> None:
         if not isinstance(schedule, ReduceLROnPlateau):
             schedule.step()
             return

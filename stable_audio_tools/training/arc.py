@@ -1,9 +1,9 @@
-"""ARC post-training (Novack et al. 2025): a few-step generator against a critic made of the same transformer."""
+"""ARC post-training (Novack et al. 2025) of a few-step generator; its critic is the same transformer with a head."""
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -12,9 +12,12 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_map_only
 
 from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.devices import send
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.loader import Batch, ItemInfo
 from stable_audio_tools.inference.sampling.published import sample_flow_dpmpp
+from stable_audio_tools.models.conditioners.base import ConditionTensors
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.inpainting import random_inpaint_mask
@@ -23,7 +26,7 @@ from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.adversarial import AdversarialTraining, ClipNorm, without_gradients
 from stable_audio_tools.training.diffusion.conditional import HOST, Inpainting, encode
 from stable_audio_tools.training.ema import WeightAverage
-from stable_audio_tools.training.module import ConditionDropout, PreEncoded, UseEMA, unwrap_batch
+from stable_audio_tools.training.module import ConditionDropout, PreEncoded, RankState, UseEMA, unwrap_batch
 from stable_audio_tools.training.timesteps import build_congruent_sampler
 
 __all__ = ["ARCTrainingWrapper", "build_congruent_sampler"]
@@ -52,12 +55,12 @@ class NoiseLaws:
 
 @dataclasses.dataclass(frozen=True)
 class Critic:
-    """The transformer's states after one layer, and a head that scores them."""
+    """A critic: the states of the transformer after one layer, and a head that scores them."""
 
     dit_hidden_layer: Annotated[int, Field(ge=0, description="layer whose states are scored")]
     type: Annotated[Literal["convnext", "conv"], Field(description="kind of head")] = "convnext"
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
-    contrastive: Annotated[bool, Field(description="also tell prompts apart")] = False
+    config: JsonObject = dataclasses.field(default_factory=dict)
+    contrastive: Annotated[bool, Field(description="also score audio against other prompts")] = False
     include_grad_penalties: Annotated[bool, Field(description="keep scores smooth (R1 and R2)")] = False
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -67,33 +70,33 @@ class ARC:
     """The `arc` section."""
 
     discriminator: Critic
-    teacher_model: dict[str, Any] | None = None
+    teacher_model: JsonObject | None = None
     use_model_as_teacher: bool = False
     teacher_model_ckpt: str | None = None
-    discriminator_base_model: dict[str, Any] | None = None
+    discriminator_base_model: JsonObject | None = None
     use_model_as_discriminator: bool = False
     discriminator_base_ckpt: str | None = None
     ode_warmup: Warmup = Warmup()
     noise_dist: NoiseLaws = NoiseLaws()
-    sampling: dict[str, Any] | None = None
+    sampling: JsonObject | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Trim:
-    """How often a batch is cut to the length of one of its items."""
+    """Random cuts of a batch to the length of one of its items."""
 
     trim_prob: Annotated[float, Field(ge=0, le=1)] = 0.0
     type: Literal["random_item"] = "random_item"
 
 
 class Trajectory(NamedTuple):
-    """What the teacher did with one batch."""
+    """Sampling of one batch by the teacher."""
 
     x: Tensor  # (steps, b, d, t)
     t: Tensor  # (steps,)
     target: Tensor  # (b, d, t)
-    metadata: list[dict[str, Any]]
-    gaps: dict[str, Any]
+    metadata: Sequence[ItemInfo]
+    gaps: ConditionTensors
 
 
 @register("training", "arc", ignored=("timestep_sampler", "timestep_sampler_options", "loss_configs"))
@@ -110,31 +113,29 @@ class ARCTrainingWrapper(AdversarialTraining):
         model: Runtime[ConditionedDiffusionModelWrapper],
         discriminator: Runtime[ConditionedDiffusionModelWrapper | None],
         arc_config: Annotated[
-            ARC | Mapping[str, Any],
+            ARC | JsonObject,
             Key("arc", type=ARC),
             Field(description="critic, teacher, warm-up and noise levels"),
         ],
-        optimizer_configs: Annotated[
-            Mapping[str, Any], Key(type=dict[str, Any]), Field(description="of diffusion and of discriminator")
-        ],
+        optimizer_configs: Annotated[JsonObject, Field(description="of diffusion and of discriminator")],
         teacher_model: Runtime[ConditionedDiffusionModelWrapper | None] = None,
         use_ema: UseEMA = True,
         pre_encoded: PreEncoded = False,
         cfg_dropout_prob: Annotated[ConditionDropout, Key(default=0.1)] = 0.0,
         clip_grad_norm: ClipNorm = 0.0,
         trim_config: Annotated[
-            Trim | Mapping[str, Any] | None, Key(type=Trim | None), Field(description="shorter batches now and then")
+            Trim | JsonObject | None, Key(type=Trim | None), Field(description="shorter batches now and then")
         ] = None,
         inpainting_config: Annotated[
-            Inpainting | Mapping[str, Any] | None,
+            Inpainting | JsonObject | None,
             Key("inpainting", type=Inpainting | None),
             Field(description="what is hidden, for models that fill in"),
         ] = None,
-        model_config: Runtime[dict[str, Any] | None] = None,
+        model_config: Runtime[JsonObject | None] = None,
         accum_batches: Runtime[int] = 1,
         gradient_clip_val: Runtime[float] = 0.0,
     ) -> None:
-        """Teacher and critic are built from `arc_config` where they are not given."""
+        """Teacher and critic are built from `arc_config` if they are omitted."""
         super().__init__(
             optimizer_configs, ["diffusion", "discriminator"], accum_batches, clip_grad_norm or gradient_clip_val
         )
@@ -148,8 +149,7 @@ class ARCTrainingWrapper(AdversarialTraining):
         self.teacher_model = None if teacher is None else teacher.eval().requires_grad_(False)
         self.diffusion_ema = WeightAverage(model.model) if use_ema else None
         self.arc, self.critic = arc, arc.discriminator
-        backbone: Any = critic.model.model
-        width = backbone.transformer.dim
+        width = critic.model.get_submodule("model.transformer").dim
         head = {"type": self.critic.type, "config": self.critic.config}
         self.discriminator_head: nn.Module = build(
             "discriminator_head", head, "training.arc.discriminator", channels=width, in_channels=width
@@ -170,20 +170,20 @@ class ARCTrainingWrapper(AdversarialTraining):
     def exported(self) -> nn.Module:
         return self.diffusion
 
-    def rank_state(self) -> dict[str, Any]:
-        """The teacher's trajectory, if the next step still learns it: it is large, and each process has another."""
+    def rank_state(self) -> RankState:
+        """Return the teacher's trajectory, which is large and differs between processes, if the next step learns it."""
         warmup = self.arc.ode_warmup
         goes_on = self.global_step < warmup.warmup_steps and self.global_step % warmup.refresh_rate != 0
         return {"trajectory": tuple(self._trajectory)} if goes_on and self._trajectory is not None else {}
 
-    def load_rank_state(self, state: dict[str, Any]) -> None:
+    def load_rank_state(self, state: RankState) -> None:
         if "trajectory" in state:
             self._trajectory = Trajectory(*state["trajectory"])
 
     def players(self) -> list[nn.Module]:
         return [self.diffusion, nn.ModuleList([self.discriminator_head, self.discriminator])]
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         audio, metadata = unwrap_batch(batch)
         clean = encode(self.diffusion, audio, self.pre_encoded)  # (b, d, t)
         masks = padding_masks(metadata, clean.shape[2], HOST)
@@ -205,8 +205,8 @@ class ARCTrainingWrapper(AdversarialTraining):
             self._step(loss, 1, {"discriminator_loss": loss, **terms})
         return loss.detach()
 
-    def _follow_teacher(self, clean: Tensor, metadata: list[dict[str, Any]], masks: Tensor | None) -> Tensor:
-        """The student's one-step guess from anywhere on a trajectory is the trajectory's end."""
+    def _follow_teacher(self, clean: Tensor, metadata: Sequence[ItemInfo], masks: Tensor | None) -> Tensor:
+        """Return the loss of predicting the end of a trajectory from a random point of it, in one step."""
         warmup = self.arc.ode_warmup
         if self._trajectory is None or self.global_step % warmup.refresh_rate == 0:
             self._trajectory = self._ask_teacher(clean, metadata, self._gaps(clean, masks))
@@ -220,7 +220,7 @@ class ARCTrainingWrapper(AdversarialTraining):
         return F.mse_loss(x - t[:, None, None] * velocity, path.target.to(clean))
 
     @torch.no_grad()
-    def _ask_teacher(self, clean: Tensor, metadata: list[dict[str, Any]], gaps: dict[str, Any]) -> Trajectory:
+    def _ask_teacher(self, clean: Tensor, metadata: Sequence[ItemInfo], gaps: ConditionTensors) -> Trajectory:
         assert self.teacher_model is not None
         teacher, warmup = self.teacher_model, self.arc.ode_warmup
         conditions = {**teacher.conditioner(metadata, self.device), **gaps}  # type: ignore[misc]
@@ -241,9 +241,9 @@ class ARCTrainingWrapper(AdversarialTraining):
         return Trajectory(states, torch.tensor([t for _, t in seen]), target, metadata, gaps)
 
     def _generate(
-        self, clean: Tensor, metadata: list[dict[str, Any]], gaps: dict[str, Any], cfg_dropout_prob: float
+        self, clean: Tensor, metadata: Sequence[ItemInfo], gaps: ConditionTensors, cfg_dropout_prob: float
     ) -> Tensor:
-        """Data in one step from a noise level of the generator's law."""
+        """Return data, generated in one step from a noise level of the generator's law."""
         t = draw_levels(self.arc.noise_dist.generator, len(clean), clean.device)
         noisy = interpolate(clean, torch.randn_like(clean), t)
         conditions = {**self.diffusion.conditioner(metadata, self.device), **gaps}  # type: ignore[misc]
@@ -251,7 +251,7 @@ class ARCTrainingWrapper(AdversarialTraining):
         return noisy - t[:, None, None] * velocity
 
     def _generator_loss(
-        self, clean: Tensor, fake: Tensor, metadata: list[dict[str, Any]], gaps: dict[str, Any]
+        self, clean: Tensor, fake: Tensor, metadata: Sequence[ItemInfo], gaps: ConditionTensors
     ) -> tuple[Tensor, dict[str, Tensor]]:
         score, renoise = self._judge(clean, metadata, gaps)
         fakes, reals = score(renoise(fake)), score(renoise(clean))
@@ -259,7 +259,7 @@ class ARCTrainingWrapper(AdversarialTraining):
         return loss, {"adv_loss": loss, "gen_disc_scores_mean": fakes.mean(), "gen_disc_scores_std": fakes.std()}
 
     def _critic_loss(
-        self, clean: Tensor, fake: Tensor, metadata: list[dict[str, Any]], gaps: dict[str, Any]
+        self, clean: Tensor, fake: Tensor, metadata: Sequence[ItemInfo], gaps: ConditionTensors
     ) -> tuple[Tensor, dict[str, Tensor]]:
         score, renoise = self._judge(clean, metadata, gaps)
         noisy_real, noisy_fake = renoise(clean), renoise(fake)
@@ -282,20 +282,20 @@ class ARCTrainingWrapper(AdversarialTraining):
         return loss, terms
 
     def _judge(
-        self, clean: Tensor, metadata: list[dict[str, Any]], gaps: dict[str, Any]
+        self, clean: Tensor, metadata: Sequence[ItemInfo], gaps: ConditionTensors
     ) -> tuple[Callable[..., Tensor], Callable[[Tensor], Tensor]]:
-        """How to score, and how to noise: real and generated latents get the same noise at the same level."""
+        """Return the functions that score and add noise, which is the same for real and generated latents."""
         t = draw_levels(self.arc.noise_dist.discriminator, len(clean), clean.device)
         noise, usual = torch.randn_like(clean), self._conditions(metadata, gaps)
 
-        def score(x: Tensor, conditions: dict[str, Any] = usual) -> Tensor:
+        def score(x: Tensor, conditions: ConditionTensors = usual) -> Tensor:
             states = self.discriminator(x, t, cond=conditions, exit_layer_ix=self.critic.dit_hidden_layer)
             scores: Tensor = self.discriminator_head(states.transpose(1, 2))
             return scores
 
         return score, lambda x: interpolate(x, noise, t)
 
-    def _conditions(self, metadata: list[dict[str, Any]], gaps: dict[str, Any]) -> dict[str, Any]:
+    def _conditions(self, metadata: Sequence[ItemInfo], gaps: ConditionTensors) -> ConditionTensors:
         return {**self.discriminator.conditioner(metadata, self.device), **gaps}  # type: ignore[misc]
 
     def _trimmed(self, clean: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -304,7 +304,7 @@ class ARCTrainingWrapper(AdversarialTraining):
         length = max(int(random.choice(masks.sum(1).tolist())), SHORTEST_TRIM)
         return clean[:, :, :length], masks[:, :length]
 
-    def _gaps(self, clean: Tensor, masks: Tensor | None) -> dict[str, Any]:
+    def _gaps(self, clean: Tensor, masks: Tensor | None) -> ConditionTensors:
         if self.inpainting is None:
             return {}
         real = masks if masks is not None else torch.ones(len(clean), clean.shape[2], dtype=torch.bool)
@@ -317,12 +317,12 @@ class ARCTrainingWrapper(AdversarialTraining):
 
 
 def interpolate(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """(1 - t) data + t noise"""
+    """Return (1 - t) data + t noise."""
     return clean * (1 - t)[:, None, None] + noise * t[:, None, None]
 
 
 def draw_levels(law: NoiseLaw, count: int, device: torch.device) -> Tensor:
-    """Noise levels (b,); 1 is pure noise."""
+    """Draw noise levels (b,); 1 is pure noise."""
     if law == "one_shot":
         return torch.ones(count, device=device)
     if law == "denoised":
@@ -336,8 +336,8 @@ def draw_levels(law: NoiseLaw, count: int, device: torch.device) -> Tensor:
     return send(drawn, device)
 
 
-def with_next_prompt(metadata: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each item with the prompt of the one after it; the originals stay as they are."""
+def with_next_prompt(metadata: Sequence[ItemInfo]) -> list[ItemInfo]:
+    """Return copies of the items, each with the prompt of the next one."""
     following = [*metadata[1:], *metadata[:1]]
     return [
         {**own, "prompt": other["prompt"]} if "prompt" in other else dict(own)
@@ -345,23 +345,29 @@ def with_next_prompt(metadata: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     ]
 
 
-def _build_teacher(arc: ARC, model_config: Mapping[str, Any] | None) -> Any:
-    """The teacher that the section names, with its weights; None where it names none."""
+def _build_teacher(arc: ARC, model_config: JsonObject | None) -> ConditionedDiffusionModelWrapper | None:
+    """Build the teacher that the section names, with its weights."""
     config = arc.teacher_model or (model_config if arc.use_model_as_teacher else None)
     if config is None:
         return None
     if arc.teacher_model_ckpt is None:
         raise ConfigError("training.arc.teacher_model_ckpt: missing; a teacher needs its weights")
-    return load_model(config, arc.teacher_model_ckpt)
+    return _conditional(load_model(config, arc.teacher_model_ckpt), "teacher_model")
 
 
-def _build_critic(arc: ARC, model_config: Mapping[str, Any] | None) -> Any:
-    """The network that the critic's head stands on, trainable."""
+def _build_critic(arc: ARC, model_config: JsonObject | None) -> ConditionedDiffusionModelWrapper:
+    """Build the trainable network below the critic's head."""
     base = arc.discriminator_base_model or (model_config if arc.use_model_as_discriminator else None)
     if base is None:
         raise ConfigError(
             "training.arc: the critic needs a network; give discriminator_base_model, or use_model_as_discriminator"
         )
     weights = arc.discriminator_base_ckpt
-    critic: Any = create_model_from_config(base) if weights is None else load_model(base, weights).train()
-    return critic.requires_grad_(True)
+    critic = create_model_from_config(base) if weights is None else load_model(base, weights).train()
+    return _conditional(critic.requires_grad_(True), "discriminator_base_model")
+
+
+def _conditional(model: nn.Module, key: str) -> ConditionedDiffusionModelWrapper:
+    if not isinstance(model, ConditionedDiffusionModelWrapper):
+        raise ConfigError(f"training.arc.{key}: expected a conditional diffusion model, got {type(model).__name__}")
+    return model

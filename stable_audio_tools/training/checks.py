@@ -1,10 +1,11 @@
 """Checks of model and dataset configs before a run: each alone, the files they name, and whether they fit together."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from stable_audio_tools.core.config import load
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.dataset import check_dataset_config, contents_of, load_dataset_config
 from stable_audio_tools.models.summary import summarise_model_config
@@ -16,15 +17,15 @@ _FILE_KEYS = ("custom_metadata_module", "exclude_paths_file", "include_paths_fil
 _ENTRY_FILE_KEYS = ("custom_metadata_module", "metadata_path")
 
 
-def check_files(paths: Sequence[Path]) -> dict[str, Any]:
+def check_files(paths: Sequence[Path]) -> JsonObject:
     """Check config files, in any order, and return what they build; every mistake is in the one ConfigError."""
     problems: list[str] = []
-    summary: dict[str, Any] = {}
+    summary: JsonObject = {}
     section: TrainingSection | None = None
     model_path: Path | None = None
-    datasets: list[tuple[Path, dict[str, Any]]] = []
+    datasets: list[tuple[Path, JsonObject]] = []
 
-    def collect(path: Path, check: Callable[..., T], *arguments: Any) -> T | None:
+    def collect(path: Path, check: Callable[..., T], *arguments: object) -> T | None:
         try:
             return check(*arguments)
         except ConfigError as error:
@@ -55,7 +56,7 @@ def check_files(paths: Sequence[Path]) -> dict[str, Any]:
     return summary
 
 
-def missing_files(dataset: Mapping[str, Any]) -> Iterator[str]:
+def missing_files(dataset: JsonObject) -> Iterator[str]:
     """Yield one sentence for each folder and file that a dataset config names and that does not exist."""
     for key in _FILE_KEYS:
         if dataset.get(key) is not None and not Path(dataset[key]).is_file():
@@ -71,7 +72,7 @@ def missing_files(dataset: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{where}.{key}: no such file: {entry[key]}"
 
 
-def wrong_kind(key: str, section: TrainingSection, path: str, data: Mapping[str, Any]) -> Iterator[str]:
+def wrong_kind(key: str, section: TrainingSection, path: str, data: JsonObject) -> Iterator[str]:
     """Yield a sentence if a dataset holds latents where the model encodes audio itself, or audio where it does not."""
     kind, expected = data.get("dataset_type"), bool(getattr(section.training.config, "pre_encoded", False))
     contents = contents_of(data)

@@ -1,7 +1,7 @@
 """The processes of one run: started, joined in a group, and agreed on data, checkpoint and failures.
 
-Everything happens before the first step: whoever differs would train on something else, or wait for ever. Where one
-process fails, all stop with its sentence.
+Everything happens before the first step: a process that differs would train on other data, or wait for ever. If one
+process fails, all stop with its message.
 """
 
 import json

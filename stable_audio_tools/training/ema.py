@@ -5,9 +5,8 @@ in bfloat16 the steps of a decay near 1 would round to nothing. State-dict names
 `ema_model.<name>`, `initted` and `step`, so theirs load here and ours load there.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,13 +39,13 @@ class WeightAverage(nn.Module):
         self._online: dict[str, Tensor] = {}
         first = {} if start is None else start.state_dict()
         self._averages = {
-            name: _wide(first.get(name, tensor).detach()).clone() for name, tensor in self._followed().items()
+            name: _float32(first.get(name, tensor).detach()).clone() for name, tensor in self._followed().items()
         }
         self._known = set(model.state_dict())
 
     @property
     def decay(self) -> float:
-        """How much of the average survives the next update."""
+        """The share of the average that remains after the next update."""
         epoch = max(self.step - self.update_after_step - 1, 0)
         return min(max(1 - (1 + epoch / self.inv_gamma) ** -self.power, 0.0), self.beta) if epoch else 0.0
 
@@ -60,7 +59,7 @@ class WeightAverage(nn.Module):
         self.started = True
 
     def _followed(self) -> dict[str, Tensor]:
-        """The tensors of the model that are averaged; moving a module makes new ones of its buffers."""
+        """Return the tensors of the model that are averaged; moving a module replaces its buffers."""
         if not self._online:
             self._online = _followed(self._model[0])
         return self._online
@@ -80,9 +79,9 @@ class WeightAverage(nn.Module):
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Inside the block the model holds the averages; afterwards its own weights again.
+        """Put the averages into the model inside the block, and restore its own weights afterwards.
 
-        Memory is copied where the types differ only.
+        Tensors are copied only if their types differ.
         """
         own = {}
         for name, online in self._followed().items():
@@ -103,7 +102,7 @@ class WeightAverage(nn.Module):
             self._forget_gathered()
 
     def divide(self) -> None:
-        """Keep of each average the part that this process holds of the weights, which were divided."""
+        """Divide the averages as the weights are divided: each process keeps its part."""
         self._online = {}
         for name, online in self._followed().items():
             if isinstance(online, DTensor):
@@ -118,10 +117,10 @@ class WeightAverage(nn.Module):
                 module.reshard()
 
     def averaged_state_dict(self) -> dict[str, Tensor]:
-        """The averages by the model's own names."""
+        """Return the averages by the model's own names."""
         return dict(self._averages)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> "WeightAverage":
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "WeightAverage":
         device = (
             fn(torch.empty(0, device=next(iter(self._averages.values())).device)).device if self._averages else None
         )
@@ -129,7 +128,7 @@ class WeightAverage(nn.Module):
         self._online = {}
         return self
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         destination[f"{prefix}initted"] = torch.tensor([float(self.started)])
         destination[f"{prefix}step"] = torch.tensor([self.step])
         for name, tensor in self._averages.items():
@@ -137,9 +136,9 @@ class WeightAverage(nn.Module):
 
     def _load_from_state_dict(
         self,
-        state_dict: Mapping[str, Any],
+        state_dict: Mapping[str, Tensor],
         prefix: str,
-        local_metadata: Any,
+        local_metadata: object,
         strict: bool,
         missing_keys: list[str],
         unexpected_keys: list[str],
@@ -171,12 +170,12 @@ def _followed(model: nn.Module) -> dict[str, Tensor]:
     return tensors
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def _float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
 def _own_part(tensor: Tensor) -> Tensor:
-    """The values that this process holds."""
+    """Return the values that this process holds."""
     if not isinstance(tensor, DTensor):
         return tensor
     with torch.no_grad():

@@ -1,17 +1,20 @@
-"""From the `training` section of a model config to the module that trains and the callback that makes demos."""
+"""From the `training` section of a model config to the module that trains, its callbacks and its JSON Schema."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
 
 from stable_audio_tools.core.config import Part, components
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.config.parts import as_error, examine_body, place
 from stable_audio_tools.core.config.schema import Definitions, body_of
 from stable_audio_tools.core.config.sentences import Problem, sentences, show
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.training.callbacks.demos import DemoCallback
 from stable_audio_tools.training.callbacks.progress import ProgressBar
 from stable_audio_tools.training.callbacks.song_describer import SongDescriberCallback
@@ -23,17 +26,17 @@ class SharedKeys(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    demo: Annotated[
-        dict[str, Any] | None, Field(description="what is listened to during training; enabled: false switches it off")
-    ] = None
+    demo: Annotated[JsonObject | None, Field(description="demos during training; enabled: false switches them off")] = (
+        None
+    )
     song_describer_eval: Annotated[
-        dict[str, Any] | None, Field(description="scores on captioned music during training")
+        JsonObject | None, Field(description="scores on captioned music during training")
     ] = None
     checkpoint: Annotated[
-        dict[str, Any] | None, Field(description="every_n_train_steps and save_top_k, where the flags do not say")
+        JsonObject | None, Field(description="every_n_train_steps and save_top_k, unless the flags set them")
     ] = None
-    tqdm: Annotated[dict[str, Any] | None, Field(description="refresh_rate of the progress bar")] = None
-    logging: Annotated[dict[str, Any] | None, Field(description="log_every: steps between logged values")] = None
+    tqdm: Annotated[JsonObject | None, Field(description="refresh_rate of the progress bar")] = None
+    logging: Annotated[JsonObject | None, Field(description="log_every: steps between logged values")] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class TrainingSection:
     song_describer_eval: Part | None = None
 
 
-def check_training_config(model_config: Mapping[str, Any]) -> TrainingSection:
+def check_training_config(model_config: JsonObject) -> TrainingSection:
     """Check the `training` section; every mistake is in the one ConfigError."""
     model_type, section = model_config.get("model_type"), model_config.get("training")
     if not isinstance(section, Mapping):
@@ -84,22 +87,22 @@ def check_training_config(model_config: Mapping[str, Any]) -> TrainingSection:
     return TrainingSection(shared, training, demo if enabled else None, judged)
 
 
-def _examine_captions(model_type: str, section: dict[str, Any] | None) -> tuple[Part | None, list[Problem]]:
+def _examine_captions(model_type: str, section: JsonObject | None) -> tuple[Part | None, list[Problem]]:
     if section is None:
         return None, []
     path = "training.song_describer_eval"
     part, problems = examine_body("evaluation", "song_describer", section, path)
     if section.get("enabled", True) and not model_type.startswith("diffusion_cond"):
-        problems.append((path, f"a model of type {model_type!r} is not told captions; remove this section"))
+        problems.append((path, f"models of type {model_type!r} take no captions; remove this section"))
     if part is not None:
         place(part, path, path)
     return part, problems
 
 
 def create_training_wrapper_from_config(
-    model_config: Mapping[str, Any], model: Any, accum_batches: int = 1, gradient_clip_val: float = 0.0
+    model_config: JsonObject, model: nn.Module, accum_batches: int = 1, gradient_clip_val: float = 0.0
 ) -> TrainingModule:
-    """The Lightning module that trains `model` as the config's `training` section says."""
+    """Build the Lightning module that trains `model` as the `training` section of the config says."""
     wrapper: TrainingModule = check_training_config(model_config).training.build(
         model=model,
         model_config=dict(model_config),
@@ -112,15 +115,15 @@ def create_training_wrapper_from_config(
     return wrapper
 
 
-def create_tqdm_callback_from_config(model_config: Mapping[str, Any], **options: Any) -> ProgressBar:
-    """The progress bar, with the options of `training.tqdm`."""
+def create_tqdm_callback_from_config(model_config: JsonObject, **options: int | float | bool) -> ProgressBar:
+    """Build the progress bar with the options of `training.tqdm`."""
     return ProgressBar(**{**(check_training_config(model_config).shared.tqdm or {}), **options})
 
 
 def create_song_describer_callback_from_config(
-    model_config: Mapping[str, Any], folder: Path | None = None
+    model_config: JsonObject, folder: Path | None = None
 ) -> SongDescriberCallback | None:
-    """The callback that judges by captions as `training.song_describer_eval` says; None where it is off."""
+    """Build the callback that evaluates captions as `training.song_describer_eval` says; None if it is off."""
     section = check_training_config(model_config)
     if section.song_describer_eval is None:
         return None
@@ -134,9 +137,9 @@ create_song_describer_eval_callback_from_config = create_song_describer_callback
 
 
 def create_demo_callback_from_config(
-    model_config: Mapping[str, Any], demo_dl: Any = None, folder: Path | None = None
+    model_config: JsonObject, demo_dl: Iterable[Batch] | None = None, folder: Path | None = None
 ) -> DemoCallback | None:
-    """The callback that makes demos as `training.demo` says; None where there is no such section."""
+    """Build the callback of demos as `training.demo` says; None without such a section."""
     part = check_training_config(model_config).demo
     if part is None:
         return None
@@ -146,8 +149,8 @@ def create_demo_callback_from_config(
     return callback
 
 
-def training_body(model_type: str, definitions: Definitions) -> dict[str, Any]:
-    """What `training` may hold for a model type: the keys of its wrapper, or those of ARC where it has `arc`."""
+def training_body(model_type: str, definitions: Definitions) -> JsonObject:
+    """Return the schema of `training` for a model type: the keys of its wrapper, or those of ARC with `arc`."""
     if model_type not in components("training"):
         return {"type": ["object", "null"]}
     usual, arc = (_with_shared_keys(tag, model_type, definitions) for tag in (model_type, "arc"))
@@ -155,7 +158,7 @@ def training_body(model_type: str, definitions: Definitions) -> dict[str, Any]:
     return {"anyOf": [{"type": "null"}, {"type": "object", **section}]}
 
 
-def _with_shared_keys(tag: str, model_type: str, definitions: Definitions) -> dict[str, Any]:
+def _with_shared_keys(tag: str, model_type: str, definitions: Definitions) -> JsonObject:
     body = body_of("training")(tag, definitions)
     shared = SharedKeys.model_json_schema()["properties"]
     if model_type in components("demo"):

@@ -1,17 +1,20 @@
 """Training of language models over codec tokens."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pytorch_lightning as pl
 import torch
 from einops import rearrange
 from pydantic import Field
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.config.json_files import JsonObject
+from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.models.lm import AudioLanguageModelWrapper
 from stable_audio_tools.models.padding import padding_masks
 from stable_audio_tools.training.callbacks.demos import Demo, DemoCallback, repeated
@@ -63,10 +66,10 @@ class AudioLanguageModelTrainingWrapper(TrainingModule):
     def exported(self) -> nn.Module:
         return self.model
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         return configure_optimizer(self.optimizer_config, self.model)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         entropies = self._cross_entropies(batch, self.cfg_dropout_prob)
         loss = entropies.mean()
         each = {f"cross_entropy_q{number}": value for number, value in enumerate(entropies, 1)}
@@ -79,11 +82,11 @@ class AudioLanguageModelTrainingWrapper(TrainingModule):
         self.log_terms({**terms, **each})
         return loss
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         loss = self._cross_entropies(batch, cfg_dropout_prob=0.0).mean()
         self.log("val/cross_entropy", loss, on_epoch=True, sync_dist=True, prog_bar=True, batch_size=len(batch[1]))
 
-    def _cross_entropies(self, batch: Any, cfg_dropout_prob: float) -> Tensor:
+    def _cross_entropies(self, batch: Batch, cfg_dropout_prob: float) -> Tensor:
         """One per codebook `(q,)`, over tokens that the pattern predicts and that are not padding."""
         audio, metadata = unwrap_batch(batch)
         codes = audio.long() if self.pre_encoded else self.model.pretransform.tokenize(audio)  # (b, q, t)
@@ -94,7 +97,7 @@ class AudioLanguageModelTrainingWrapper(TrainingModule):
             counted = counted & real[:, None]
         return cross_entropies(output.logits, codes, counted)
 
-    def on_before_zero_grad(self, *_: Any) -> None:
+    def on_before_zero_grad(self, *_: object) -> None:
         if self.model_ema is not None:
             self.model_ema.update()
 
@@ -107,7 +110,7 @@ def cross_entropies(logits: Tensor, codes: Tensor, counted: Tensor) -> Tensor:
     return (losses * counted).sum((0, 2)) / totals.clamp(min=1)
 
 
-class AudioLanguageModelDemoCallback(DemoCallback):
+class AudioLanguageModelDemoCallback(DemoCallback[AudioLanguageModelTrainingWrapper]):
     """Generates audio for given conditions at several strengths of guidance."""
 
     def __init__(
@@ -116,16 +119,16 @@ class AudioLanguageModelDemoCallback(DemoCallback):
         num_demos: int = 8,
         sample_size: int = 65536,
         sample_rate: int = 48000,
-        demo_conditioning: Sequence[Mapping[str, Any]] | None = None,
+        demo_conditioning: Sequence[JsonObject] | None = None,
         demo_cfg_scales: Sequence[float] = (1.0,),
         folder: Path | None = None,
-        demo_dl: Any = None,
+        demo_dl: Iterable[Batch] | None = None,
     ) -> None:
         super().__init__(demo_every, sample_rate, folder, demo_dl)
         self.num_demos, self.sample_size = num_demos, sample_size
         self.conditions, self.cfg_scales = demo_conditioning, tuple(demo_cfg_scales)
 
-    def make(self, trainer: pl.Trainer, module: Any, batch: Any) -> Iterator[Demo]:
+    def make(self, trainer: pl.Trainer, module: AudioLanguageModelTrainingWrapper, batch: Batch) -> Iterator[Demo]:
         conditions = repeated(self.conditions, self.num_demos) if self.conditions else list(batch[1])[: self.num_demos]
         frames = self.sample_size // module.model.pretransform.downsampling_ratio
         for scale in self.cfg_scales:
@@ -144,13 +147,13 @@ class AudioLanguageModelDemoCallback(DemoCallback):
 def language_model_demo(
     demo_every: Annotated[int, Field(ge=1, description="steps between demos")] = 2000,
     num_demos: Annotated[int, Field(ge=1, description="items of a demo")] = 8,
-    demo_cond: Annotated[list[dict[str, Any]] | None, Field(description="conditions; else those of a batch")] = None,
+    demo_cond: Annotated[list[JsonObject] | None, Field(description="conditions; null: from a batch")] = None,
     demo_cfg_scales: Annotated[Sequence[float], Field(min_length=1, description="strengths of guidance")] = (1.0,),
     *,
     sample_size: Runtime[int],
     sample_rate: Runtime[int],
     folder: Runtime[Path | None] = None,
-    demo_dl: Runtime[Any] = None,
+    demo_dl: Runtime[Iterable[Batch] | None] = None,
 ) -> AudioLanguageModelDemoCallback:
     """Audio for given conditions."""
     return AudioLanguageModelDemoCallback(

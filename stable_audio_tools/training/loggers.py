@@ -1,4 +1,4 @@
-"""Where metrics, audio and pictures go. Only the chosen logger's package is imported."""
+"""Loggers of metrics, audio and pictures. Only the package of the chosen logger is imported."""
 
 import dataclasses
 import logging
@@ -10,6 +10,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.core.files import write_text
 from stable_audio_tools.core.packages import require
@@ -23,7 +24,7 @@ _WANDB_STEP = "trainer/global_step"
 
 
 def create_logger(settings: TrainSettings, folder: Path) -> Logger | None:
-    """The logger that the settings name, writing into the run's folder."""
+    """Create the logger that the settings name; it writes into the folder of the run."""
     project = settings.project or settings.name
     if settings.logger == "none":
         return None
@@ -61,12 +62,12 @@ def has_wandb_login() -> bool:
         return False
 
 
-# Where a run is, and not what it is.
+# Settings of the place of a run, not of its results.
 _OWN_SETTINGS = frozenset({"wandb_config", "save_dir", "ckpt_path", "recover", "dry_run"})
 
 
 def with_pulled_settings(settings: TrainSettings) -> TrainSettings:
-    """The settings of the run that `wandb_config` names, where these are at their defaults."""
+    """Replace default settings by those of the run that `wandb_config` names."""
     if not settings.wandb_config:
         return settings
     address = settings.wandb_config.partition("://")[2] or f"wandb.ai/{settings.wandb_config}"
@@ -91,14 +92,14 @@ def with_pulled_settings(settings: TrainSettings) -> TrainSettings:
     return dataclasses.replace(settings, **changes)
 
 
-def log_settings(logger: Logger | None, values: dict[str, Any]) -> None:
-    """Push settings and configs to a logger that keeps them."""
+def log_settings(logger: Logger | None, values: JsonObject) -> None:
+    """Record settings and configs in a logger that stores them."""
     if logger is not None:
         logger.log_hyperparams(values)
 
 
 def log_audio(logger: Logger | None, name: str, path: Path, sample_rate: int, step: int, caption: str = "") -> None:
-    """Show an audio file in a logger that can play it."""
+    """Log an audio file to a logger that can play it."""
     experiment = _experiment(logger)
     if isinstance(logger, TensorBoardLogger):
         from stable_audio_tools.data.audio_io import read
@@ -113,7 +114,7 @@ def log_audio(logger: Logger | None, name: str, path: Path, sample_rate: int, st
 
 
 def log_image(logger: Logger | None, name: str, path: Path, step: int) -> None:
-    """Show a picture in a logger that can."""
+    """Log a picture to a logger that shows pictures."""
     experiment = _experiment(logger)
     if isinstance(logger, TensorBoardLogger):
         import numpy as np

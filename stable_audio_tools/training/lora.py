@@ -1,14 +1,13 @@
-"""What `train_lora.py` does: a run of `fit` whose model is frozen and carries an adapter, which alone is trained."""
+"""The run of `train_lora.py`: the model is frozen and carries an adapter, which alone is trained."""
 
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.lora import (
     LoraAdapter,
@@ -32,7 +31,7 @@ ADAPTERS = "adapters"  # folder of a run
 
 
 def fit_lora(settings: LoraSettings) -> Path:
-    """Train an adapter as the settings say -> the run folder."""
+    """Train an adapter, and return the run folder."""
     if not settings.pretrained_ckpt_path:
         raise ConfigError("--pretrained-ckpt-path: missing; an adapter is trained on the weights of a model")
     if not (settings.strategy == "auto" or settings.strategy.startswith("ddp")):
@@ -47,16 +46,16 @@ class LoraRecipe(Recipe):
         self.settings = settings
         self.model: nn.Module
         self.adapter: LoraAdapter
-        self.facts: dict[str, Any]
+        self.facts: JsonObject
 
-    def model_config(self, config: dict[str, Any]) -> dict[str, Any]:
+    def model_config(self, config: JsonObject) -> JsonObject:
         if "arc" in (config.get("training") or {}):
             raise ConfigError("training.arc: adapters are not trained adversarially; leave the section out")
         section = self.settings.lora_section({**self._section_of_file(config), **(config.get("lora") or {})})
         lora = lora_config_from(section)
         return {**config, "lora": section, "training": with_rate(config, lora.lr)}
 
-    def build(self, settings: TrainSettings, config: dict[str, Any], resumed: Path | None) -> nn.Module:
+    def build(self, settings: TrainSettings, config: JsonObject, resumed: Path | None) -> nn.Module:
         # No checkpoint of such a run holds the base.
         self.model = build_model(settings, config, resuming=False)
         lora = lora_config_from(config["lora"])
@@ -70,7 +69,7 @@ class LoraRecipe(Recipe):
             check_resumed(resumed, self.adapter, self.facts)
         elif self.settings.lora_ckpt_path:
             fill_lora(self.adapter, self.settings.lora_ckpt_path)
-        _tell(self.adapter, self.model)
+        _log_size(self.adapter, self.model)
         return self.model
 
     def prepare(self, wrapper: TrainingModule, folder: Path) -> list[pl.Callback]:
@@ -90,21 +89,21 @@ class LoraRecipe(Recipe):
         base = f"--model-config {self.settings.model_config} --ckpt-path {self.settings.pretrained_ckpt_path}"
         return f"python generate.py {base} --lora {adapters[-1] if adapters else checkpoint}"
 
-    def _section_of_file(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What the adapter that is gone on from says of itself, where the config and the flags are silent."""
+    def _section_of_file(self, config: JsonObject) -> JsonObject:
+        """Return the section of the adapter file to continue from, without what the config replaces."""
         if not self.settings.lora_ckpt_path:
             return {}
-        told = read_lora(self.settings.lora_ckpt_path).config.model_dump(exclude_defaults=True)
+        stored = read_lora(self.settings.lora_ckpt_path).config.model_dump(exclude_defaults=True)
         given = config.get("lora") or {}
         if "component_whitelist" in given:
-            told.pop("include", None)
+            stored.pop("include", None)
         if "weight_decompose" in given:
-            told.pop("adapter_type", None)
-        return told
+            stored.pop("adapter_type", None)
+        return stored
 
 
-def with_rate(config: Mapping[str, Any], rate: float | None) -> dict[str, Any]:
-    """The `training` section, whose optimiser of the model takes the adapter's rate where that is given."""
+def with_rate(config: JsonObject, rate: float | None) -> JsonObject:
+    """Return the `training` section with the rate of the adapter, if it has one, in the optimiser of the model."""
     training = dict(config.get("training") or {})
     optimizers = training.get("optimizer_configs")
     if optimizers is None:
@@ -129,12 +128,12 @@ def _check_precision(base: str | None, settings: TrainSettings) -> None:
 
 
 def _name_of(path: str) -> str:
-    """A file says more by its folder's name than by its own, where that is the usual one."""
+    """Return the name of a file, or of its folder if the file has the usual name."""
     file = Path(path)
     return file.parent.name if file.stem == "model" and file.parent.name else file.name
 
 
-def _tell(adapter: LoraAdapter, model: nn.Module) -> None:
+def _log_size(adapter: LoraAdapter, model: nn.Module) -> None:
     trained = adapter.num_parameters
     base = sum(parameter.numel() for parameter in model.parameters()) - trained
     logger.info(

@@ -2,30 +2,31 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
+from stable_audio_tools.models.checkpoints.sharded import Checkpoint
 from stable_audio_tools.models.lora import LoraAdapter, LoraFile, lora_config_from, same_weights
 
-CHECKPOINT_KEY = "lora"  # what the adapter is; and, in the state dict, the prefix of its tensors
+CHECKPOINT_KEY = "lora"  # key of the description; in the state dict, the prefix of the tensors
 _PREFIX = f"{CHECKPOINT_KEY}."
 _AVERAGE = "_ema.ema_model."
 
 
-def describe(adapter: LoraAdapter, facts: Mapping[str, Any], step: int) -> dict[str, Any]:
-    """What a checkpoint says of its adapter."""
+def describe(adapter: LoraAdapter, facts: JsonObject, step: int) -> JsonObject:
+    """Return the description of the adapter in a checkpoint."""
     return {"config": adapter.config.model_dump(), "name": adapter.name, "facts": {**facts, "step": step}}
 
 
 def is_of_adapter(checkpoint: Path) -> bool:
-    """Was this training checkpoint written by train_lora.py?"""
+    """Return whether train_lora.py wrote a training checkpoint."""
     return checkpoint.is_file() and CHECKPOINT_KEY in read_pickle(checkpoint)
 
 
-def check_resumed(checkpoint: Path, adapter: LoraAdapter, facts: Mapping[str, Any]) -> None:
+def check_resumed(checkpoint: Path, adapter: LoraAdapter, facts: JsonObject) -> None:
     """Refuse a checkpoint of another kind of run, of another base or of another adapter, before anything is changed."""
     content = read_pickle(checkpoint)
     if CHECKPOINT_KEY not in content:
@@ -46,9 +47,9 @@ def check_resumed(checkpoint: Path, adapter: LoraAdapter, facts: Mapping[str, An
 
 
 def adapter_in(checkpoint: Path, ema: bool | None = None) -> LoraFile | None:
-    """The adapter of a training checkpoint, averaged where there is an average; None for checkpoints of other runs.
+    """Return the adapter of a training checkpoint, averaged if there is an average; None for checkpoints of other runs.
 
-    `ema`: True takes nothing but the average, False the weights of the last step.
+    `ema`: True requires the average, False takes the weights of the last step.
     """
     content = read_pickle(checkpoint) if checkpoint.is_file() and checkpoint.suffix == ".ckpt" else {}
     if CHECKPOINT_KEY not in content or "state_dict" not in content:
@@ -66,13 +67,13 @@ def adapter_in(checkpoint: Path, ema: bool | None = None) -> LoraFile | None:
     return LoraFile(str(checkpoint), "native", layers, lora_config_from(about["config"]), facts=about["facts"])
 
 
-def _adapter_tensors(content: Mapping[str, Any]) -> dict[str, Tensor]:
+def _adapter_tensors(content: Checkpoint) -> dict[str, Tensor]:
     state = content["state_dict"]
     return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
 
 
 def _averages(state: Mapping[str, Tensor], name: str, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Averages by the adapter's names; an average may be of a part of the model, whose paths are shorter."""
+    """Return averages by the names of the adapter; an average of a part of the model has shorter paths."""
     found = {}
     for key, tensor in state.items():
         if _AVERAGE in key and f".lora_factors.{name}." in key:

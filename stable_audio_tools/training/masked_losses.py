@@ -125,8 +125,8 @@ def trim_and_concat(x: Tensor | Sequence[Tensor], per_elem_trim: Sequence[int | 
 def couple_noise(data: Tensor, noise: Tensor, rounds: int = 20) -> Tensor:
     """The noise (b, d, t) in an order that makes straighter paths to the data: optimal transport within the batch.
 
-    Sinkhorn's algorithm on squared distances (Cuturi 2013), made a permutation row by row (as in MelodyFlow, Le Lan et
-    al. 2024).
+    Sinkhorn's algorithm on squared distances (Cuturi 2013), rounded to a permutation row by row (as in MelodyFlow, Le
+    Lan et al. 2024).
     """
     with torch.no_grad():
         distances = torch.cdist(data.flatten(1).float(), noise.flatten(1).float()).square()

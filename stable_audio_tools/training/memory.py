@@ -1,6 +1,6 @@
-"""How much memory training takes, told before the first step: counted where it can be, traced where it must be.
+"""An estimate of the memory of training before the first step: weights are counted, activations traced.
 
-Activations come from a pass over tensors that have shapes and no contents, so the trace takes no memory of its own.
+The trace is a pass over tensors that have shapes and no contents, so it takes almost no memory.
 """
 
 import copy
@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
+from stable_audio_tools.data.loader import Batch
+from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 from stable_audio_tools.training import random_state
-from stable_audio_tools.training.module import unwrap_batch
+from stable_audio_tools.training.module import TrainingModule, unwrap_batch
 
 logger = logging.getLogger(__name__)
 
@@ -26,34 +29,37 @@ _STATES = {"SGD": 1, "Lion": 1}  # values that an optimiser keeps per parameter;
 
 
 class MemoryEstimate(pl.Callback):
-    """Tells before the first step what training will take, part by part, and whether the device has it."""
+    """Logs before the first step the memory that training takes, part by part, and warns if the device has less."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
-        self._told = False
+        self._logged = False
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self._told or not trainer.is_global_zero:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._logged or not trainer.is_global_zero:
             return
-        self._told = True
+        self._logged = True
+        assert isinstance(pl_module, TrainingModule)
         parts = weight_parts(pl_module, trainer.optimizers)
         activations = self._activations(trainer, pl_module, batch)
         if activations is not None:
             parts[f"activations of {self.batch_size} items"] = activations
         total = sum(parts.values())
-        told = ", ".join(f"{name} {_told(size)}" for name, size in parts.items())
-        rest = "" if activations is not None else ", and activations, which cannot be told beforehand here"
-        logger.info("memory: %s; together %s%s", told, _told(total), rest)
+        shares = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items())
+        rest = "" if activations is not None else ", and activations, which cannot be estimated for this model"
+        logger.info("memory: %s; together %s%s", shares, format_bytes(total), rest)
         if pl_module.device.type == "cuda":
             there = torch.cuda.get_device_properties(pl_module.device).total_memory
             if total > there:
                 logger.warning(
                     "the device has %s: less than that; take a smaller --batch-size with --accum-batches, "
                     "--checkpointing on, or --base-precision bf16",
-                    _told(there),
+                    format_bytes(there),
                 )
 
-    def _activations(self, trainer: pl.Trainer, module: Any, batch: Any) -> int | None:
+    def _activations(self, trainer: pl.Trainer, module: TrainingModule, batch: Batch) -> int | None:
         try:
             return traced_activations(trainer, module, batch)
         except Exception as error:  # kernels that know no tensors without contents; the run outlives an estimate
@@ -61,8 +67,8 @@ class MemoryEstimate(pl.Callback):
             return None
 
 
-def weight_parts(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, int]:
-    """Bytes of what stays from step to step."""
+def weight_parts(module: TrainingModule, optimizers: Iterable[torch.optim.Optimizer]) -> dict[str, int]:
+    """Return the bytes of weights, gradients and states, which remain from step to step."""
     parameters, buffers = list(module.parameters()), list(module.buffers())
     trained = _size(parameter for parameter in parameters if parameter.requires_grad)
     states = 0
@@ -70,7 +76,7 @@ def weight_parts(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer])
         kept = _STATES.get(type(optimizer).__name__, 2)
         width = 1 if "8bit" in type(optimizer).__name__ else 4
         states += sum(kept * width * p.numel() for group in optimizer.param_groups for p in group["params"])
-    average = getattr(module, "weight_average", None)
+    average = module.weight_average
     averaged = _size(average.averaged_state_dict().values()) if average is not None else 0
     return {
         "frozen weights": _size([p for p in parameters if not p.requires_grad] + buffers),
@@ -81,8 +87,8 @@ def weight_parts(module: nn.Module, optimizers: Iterable[torch.optim.Optimizer])
     }
 
 
-def traced_activations(trainer: pl.Trainer, module: Any, batch: Any) -> int | None:
-    """Bytes that one forward pass keeps for its backward pass; None where it is not known, or weights are packed."""
+def traced_activations(trainer: pl.Trainer, module: TrainingModule, batch: Batch) -> int | None:
+    """Return the bytes that one forward pass keeps for its backward pass; None if unknown, or if weights are packed."""
     with random_state.preserved(), torch.no_grad():
         traced = _pass_of(module, batch)
     if traced is None:
@@ -91,21 +97,21 @@ def traced_activations(trainer: pl.Trainer, module: Any, batch: Any) -> int | No
     if not all(parameter.is_floating_point() for parameter in network.parameters()):
         return None
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    stand_ins: dict[int, Any] = {id(buffer): mode.from_tensor(buffer) for buffer in network.buffers()}
+    stand_ins: dict[int, Tensor] = {id(buffer): mode.from_tensor(buffer) for buffer in network.buffers()}
     for parameter in network.parameters():
         stand_ins[id(parameter)] = nn.Parameter(mode.from_tensor(parameter.detach()), parameter.requires_grad)
     double = copy.deepcopy(network, stand_ins)  # so that nothing a layer remembers comes from the trace
-    kept = _Kept(double)
+    kept = _SavedTensors(double)
     watching = saved_tensors_hooks(kept.add, lambda tensor: tensor)
     with warnings.catch_warnings(), random_state.preserved(), mode, trainer.precision_plugin.forward_context():
-        warnings.simplefilter("ignore", UserWarning)  # addresses, which tell a layer that a tensor is another one
+        warnings.simplefilter("ignore", UserWarning)  # layers compare addresses of tensors
         with watching:
             run(double)
     return kept.peak
 
 
-class _Kept:
-    """Bytes kept for the backward pass, where recomputed layers keep their outputs and one of them the rest."""
+class _SavedTensors:
+    """Counts the bytes kept for the backward pass; recomputed layers keep their outputs, and one of them the rest."""
 
     def __init__(self, network: nn.Module) -> None:
         self._storages: dict[int, torch.UntypedStorage] = {}
@@ -132,33 +138,33 @@ class _Kept:
     def peak(self) -> int:
         return self._total - sum(self._inside) + self._outputs + max(self._inside, default=0)
 
-    def _enter(self, *_: Any) -> None:
+    def _enter(self, *_: object) -> None:
         self._start = self._total
 
-    def _leave(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
+    def _leave(self, layer: nn.Module, inputs: object, output: Tensor) -> None:
         self._inside.append(self._total - self._start)
         self._outputs += output.untyped_storage().nbytes()
 
 
-def _pass_of(module: Any, batch: Any) -> tuple[nn.Module, Callable[[nn.Module], Any]] | None:
-    """The network that gradients pass, and a call of it on a batch of this shape."""
+def _pass_of(module: TrainingModule, batch: Batch) -> tuple[nn.Module, Callable[[nn.Module], object]] | None:
+    """Return the network that gradients pass, and a call of it on a batch of this shape."""
     audio, metadata = unwrap_batch(batch)
-    if isinstance(getattr(module, "autoencoder", None), nn.Module):
-        return module.autoencoder, lambda network: network.decode(network.encode(_blank(audio.shape, module.device)))
-    model = getattr(module, "diffusion", None)
-    if model is None:
+    model = module.exported
+    if isinstance(model, AudioAutoencoder):
+        return model, lambda network: network.decode(network.encode(_blank(audio.shape, module.device)))
+    if not isinstance(model, DiffusionWrapper):
         return None
     ratio = 1 if model.pretransform is None else model.pretransform.downsampling_ratio
     shape = audio.shape if module.pre_encoded else (len(audio), model.io_channels, audio.shape[-1] // ratio)
     conditions: dict[str, Any] = {}
     if isinstance(model, ConditionedDiffusionModelWrapper):
-        made = model.conditioner(metadata, module.device) if model.conditioner is not None else {}
+        conditioned = model.conditioner(metadata, module.device) if model.conditioner is not None else {}
         if getattr(module, "inpainting", None) is not None:
             blank = torch.zeros(shape, device=module.device)
-            made = {**made, "inpaint_mask": [blank[:, :1]], "inpaint_masked_input": [blank]}
-        conditions = model.get_conditioning_inputs(made)
+            conditioned = {**conditioned, "inpaint_mask": [blank[:, :1]], "inpaint_masked_input": [blank]}
+        conditions = model.get_conditioning_inputs(conditioned)
 
-    def run(network: nn.Module) -> Any:
+    def run(network: nn.Module) -> object:
         return network(_blank(shape, module.device), _blank((len(audio),), module.device), **conditions)
 
     return model.model, run
@@ -172,5 +178,5 @@ def _size(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _told(size: float) -> str:
+def format_bytes(size: float) -> str:
     return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"

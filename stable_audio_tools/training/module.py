@@ -1,10 +1,10 @@
-"""What every training module shares: averaged weights, a state per process, an export."""
+"""The base of all training modules: averaged weights, a state per process, an export."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -14,12 +14,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stable_audio_tools.core.config import Key
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.loader import Batch, ItemInfo
 from stable_audio_tools.models.checkpoints import save_weights
+from stable_audio_tools.models.checkpoints.sharded import Checkpoint
 from stable_audio_tools.models.checkpoints.upgrades import Target, apply_upgrades
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.gradients import clip_gradients, gradient_norm, unscale, with_gradients
+from stable_audio_tools.training.optims import Group
 from stable_audio_tools.training.timesteps import TimestepLaw
 
 logger = logging.getLogger(__name__)
@@ -30,7 +34,7 @@ LearningRate = Annotated[
     Key("learning_rate", default=None),
     Field(gt=0, description="rate of the optimiser, without optimizer_configs"),
 ]
-OptimizerConfigs = Annotated[dict[str, Any] | None, Field(description="optimiser and scheduler")]
+OptimizerConfigs = Annotated[JsonObject | None, Field(description="optimiser and scheduler")]
 UseEMA = Annotated[bool, Field(description="keep an average of the weights, and export it")]
 PreEncoded = Annotated[bool, Field(description="the data set holds latents")]
 ConditionDropout = Annotated[float, Field(ge=0, le=1, description="how often conditions are dropped")]
@@ -38,41 +42,54 @@ LawName = Annotated[
     Literal["uniform", "logit_normal", "trunc_logit_normal", "log_snr", "log_snr_uniform"],
     Field(description="law of the noise levels"),
 ]
-LawOptions = Annotated[dict[str, Any] | None, Field(description="options of that law")]
+LawOptions = Annotated[JsonObject | None, Field(description="options of that law")]
 ValidationLevels = Annotated[
     Sequence[float], Key(type=list[float] | None, default=None), Field(description="noise levels of validation")
 ]
 
 
-class TrainingModule(pl.LightningModule):
-    """A LightningModule that says what is exported, what is averaged and what each process remembers."""
+RankState = dict[str, Any]  # by name: tensors and plain values, as a checkpoint holds them
 
-    # Prefixes of what a run makes anew from its config (losses, teachers): checkpoints do not hold it.
+
+class ScheduleFree(Protocol):
+    """An optimiser of the package schedulefree."""
+
+    param_groups: list[Group]
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+
+class TrainingModule(pl.LightningModule):
+    """A LightningModule with an exported model, its averaged weights, and a state per process."""
+
+    # Prefixes of modules that each run builds from its config (losses, teachers): checkpoints leave them out.
     rebuilt: tuple[str, ...] = ()
-    timesteps: TimestepLaw | None = None  # what draws noise levels, where there are any
-    pre_encoded: bool = False  # do batches hold what the pretransform makes?
+    timesteps: TimestepLaw | None = None  # law of the noise levels, if there are any
+    pre_encoded: bool = False  # whether batches hold latents of the pretransform
 
     @property
     def weight_average(self) -> WeightAverage | None:
-        """The averaged weights, where the run keeps them."""
+        """The averaged weights, if the run keeps them."""
         return None
 
     @property
     def exported(self) -> nn.Module:
-        """The model that users get."""
+        """The model that is exported."""
         raise NotImplementedError
 
     def samples_of(self, audio: Tensor) -> int:
-        """How many samples of sound an item of a batch stands for."""
+        """Return the length in samples of the audio behind an item of a batch."""
         pretransform = getattr(self.exported, "pretransform", None)
         return audio.shape[-1] * (pretransform.downsampling_ratio if self.pre_encoded and pretransform else 1)
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(self, batch: object, device: torch.device, dataloader_idx: int) -> object:
         """Copy a batch to the device; masks of padding stay, because only a few of their values are needed there."""
         if not (isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], list | tuple)):
-            return move_data_to_device(batch, device)
+            return move_data_to_device(batch, device)  # of another program's loader
         audio, metadata = batch
-        moved: tuple[dict[str, Any], ...] = tuple(
+        moved = tuple(
             {
                 key: value if key == "padding_mask" else move_data_to_device(value, device)
                 for key, value in entry.items()
@@ -81,12 +98,12 @@ class TrainingModule(pl.LightningModule):
         )
         return move_data_to_device(audio, device), moved
 
-    def rank_state(self) -> dict[str, Any]:
-        """What this process remembers between steps beyond weights and optimisers."""
+    def rank_state(self) -> RankState:
+        """Return the state of this process between steps, besides weights and optimisers."""
         return {} if self.timesteps is None else {"timesteps": self.timesteps.state_dict()}
 
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        """Go on from a `rank_state`."""
+    def load_rank_state(self, state: RankState) -> None:
+        """Continue from a `rank_state`."""
         if self.timesteps is not None:
             self.timesteps.load_state_dict(state["timesteps"])
 
@@ -106,13 +123,14 @@ class TrainingModule(pl.LightningModule):
         for optimizer in self._schedule_free():
             optimizer.train()
 
-    def _schedule_free(self) -> list[Any]:
-        """Optimisers of the package schedulefree, whose `eval` puts the averaged weights into the model."""
-        return [o for o in self.trainer.optimizers if type(o).__module__.startswith("schedulefree.")]
+    def _schedule_free(self) -> list[ScheduleFree]:
+        """Return the optimisers of the package schedulefree, whose `eval` puts the averaged weights into the model."""
+        optimizers: list[Any] = self.trainer.optimizers
+        return [o for o in optimizers if type(o).__module__.startswith("schedulefree.")]
 
     @contextmanager
     def judged_weights(self) -> Iterator[None]:
-        """Inside, the model holds the weights that are validated, shown and exported: averages, where there are any."""
+        """Put the weights that are validated and exported into the model: the averages, if there are any."""
         free = [o for o in self._schedule_free() if o.param_groups[0]["train_mode"]] if self._trainer else []
         for optimizer in free:
             optimizer.eval()
@@ -123,8 +141,8 @@ class TrainingModule(pl.LightningModule):
             for optimizer in free:
                 optimizer.train()
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Averages of schedule-free optimisers are what a checkpoint's model holds; they find their way back."""
+    def on_save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Store the averages of schedule-free optimisers as the weights of the model; loading reverses this."""
         if not self._schedule_free():
             return
         with self.judged_weights():
@@ -135,7 +153,7 @@ class TrainingModule(pl.LightningModule):
             ]
 
     def on_validation_start(self) -> None:
-        """Validation judges what is exported, the averaged weights, and changes no later draw of noise."""
+        """Validate the averaged weights, and leave the later draws of noise as they are."""
         self._validating = ExitStack()
         self._validating.enter_context(random_state.preserved())
         self._validating.enter_context(self.judged_weights())
@@ -143,15 +161,15 @@ class TrainingModule(pl.LightningModule):
     def on_validation_end(self) -> None:
         self._validating.close()
 
-    def state_dict(self, *args: Any, **options: Any) -> Any:
-        """The weights, without what is rebuilt."""
-        state = super().state_dict(*args, **options)
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the weights, without the modules that each run rebuilds."""
+        state: dict[str, Tensor] = super().state_dict(*args, **options)
         for name in [name for name in state if name.startswith(self.rebuilt)]:
             del state[name]
         return state
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Checkpoints of the original stable-audio-tools go on here too; DeepSpeed loads its weights itself."""
+    def on_load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Convert checkpoints of the original stable-audio-tools, too; DeepSpeed loads its weights itself."""
         if "state_dict" not in checkpoint:
             return
         state = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith(self.rebuilt)}
@@ -171,7 +189,7 @@ class TrainingModule(pl.LightningModule):
         self.clip(optimizer, float(gradient_clip_val or 0.0))
 
     def clip(self, optimizer: Optimizer, largest: float) -> None:
-        """Shorten the gradient to a norm of at most `largest` (0: leave it); log the norm that it had."""
+        """Clip the gradient to a norm of at most `largest` (0: no clipping) and log its former norm."""
         if largest <= 0 and not self.logs_now:
             return
         unscale(self.trainer, optimizer)
@@ -183,18 +201,18 @@ class TrainingModule(pl.LightningModule):
 
     @property
     def logs_now(self) -> bool:
-        """Are the values of this step written? Only then does anything wait for the device."""
+        """True if the values of this step are logged; only then does anything wait for the device."""
         trainer = self.trainer
         return isinstance(trainer, pl.Trainer) and bool(trainer._logger_connector.should_update_logs)
 
     def learning_rate(self, index: int = 0) -> float:
-        """The rate that the optimiser uses now."""
+        """Return the current rate of an optimiser."""
         return float(self.trainer.optimizers[index].param_groups[0]["lr"])
 
     def log_terms(
         self, terms: dict[str, Tensor | float], prefix: str = "train", bar: tuple[str, ...] = ("loss",)
     ) -> None:
-        """Log values under a prefix, on the steps that are logged; those in `bar` also stand in the progress bar."""
+        """Log values under a prefix, on the steps that are logged; the progress bar shows those in `bar`."""
         if not self.logs_now:
             return
         for name, value in terms.items():
@@ -202,8 +220,8 @@ class TrainingModule(pl.LightningModule):
             self.log(f"{prefix}/{name}", detached, prog_bar=name in bar, on_step=True)
 
 
-def unwrap_batch(batch: Any) -> tuple[Tensor, list[dict[str, Any]]]:
-    """`(audio, metadata)`, without the extra leading dimension that some loaders add."""
+def unwrap_batch(batch: Batch) -> tuple[Tensor, list[ItemInfo]]:
+    """Return `(audio, metadata)` without the extra leading dimension that some loaders add."""
     audio, metadata = batch
     if audio.ndim == 4 and audio.shape[0] == 1:
         audio = audio[0]
@@ -211,49 +229,49 @@ def unwrap_batch(batch: Any) -> tuple[Tensor, list[dict[str, Any]]]:
 
 
 def same_length(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both cut to the shorter, on the last axis."""
+    """Cut both to the length of the shorter one, on the last axis."""
     length = min(a.shape[-1], b.shape[-1])
     return a[..., :length], b[..., :length]
 
 
-STAMP = "stable_audio_tools"  # the key under which a checkpoint of ours holds what only ours has
+STAMP = "stable_audio_tools"  # key of the entries that only checkpoints of this package have
 
 
-def is_foreign(checkpoint: Mapping[str, Any]) -> bool:
-    """Did another program write it?"""
+def is_foreign(checkpoint: Checkpoint) -> bool:
+    """Return whether another program wrote a checkpoint."""
     return STAMP not in checkpoint
 
 
-def fitted_optimizers(checkpoint: Mapping[str, Any], module: nn.Module) -> list[dict[str, Any]]:
+def fitted_optimizers(checkpoint: Checkpoint, module: nn.Module) -> list[Checkpoint]:
     """Return optimiser states of the original stable-audio-tools, numbered as the parameters of `module` are.
 
-    Its optimisers number the parameters of a network in the order of its own code, frozen ones included, which never
+    Its optimisers number all parameters of a network in the order of their definition, also frozen ones, which never
     get a state. The names in the checkpoint have the same order, so states find their parameters by name.
     """
     networks = {name: _names(checkpoint["state_dict"], name, child) for name, child in module.named_children()}
-    made = []
+    fitted = []
     for state in checkpoint.get("optimizer_states", ()):
         numbered = sum(len(group["params"]) for group in state["param_groups"])
         name = next((name for name, names in networks.items() if len(names) == numbered), None)
         if name is None:
             logger.warning("an optimiser of the checkpoint has %d parameters, as no network here has", numbered)
-            made.append(dict(state))
+            fitted.append(dict(state))
             continue
         here = [own for own, p in module.get_submodule(name).named_parameters() if p.requires_grad]
-        made.append(renumbered(state, networks.pop(name), here))
-    return made
+        fitted.append(renumbered(state, networks.pop(name), here))
+    return fitted
 
 
-def renumbered(state: Mapping[str, Any], there: Sequence[str], here: Sequence[str]) -> dict[str, Any]:
-    """A state whose numbers are places in `there`, as one group whose numbers are places in `here`."""
+def renumbered(state: Checkpoint, there: Sequence[str], here: Sequence[str]) -> Checkpoint:
+    """Convert a state whose numbers are positions in `there` to one group whose numbers are positions in `here`."""
     place = {name: index for index, name in enumerate(there)}
     entries = {number: state["state"][place[name]] for number, name in enumerate(here) if place[name] in state["state"]}
     group = {**state["param_groups"][0], "params": list(range(len(here)))}
     return {"state": entries, "param_groups": [group]}
 
 
-def _names(stored: Mapping[str, Any], network: str, child: nn.Module) -> list[str]:
-    """The parameters of a network in the order of the checkpoint."""
+def _names(stored: Iterable[str], network: str, child: nn.Module) -> list[str]:
+    """Return the parameters of a network in the order of the checkpoint."""
     own = {name for name, _ in child.named_parameters()}
     prefix = f"{network}."
     names = [name.removeprefix(prefix) for name in stored if name.startswith(prefix)]

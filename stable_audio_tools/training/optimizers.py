@@ -204,8 +204,8 @@ def create_scheduler_from_config(scheduler_config: Node, optimizer: Optimizer) -
 
 def _optimizer_class(name: object) -> type[Optimizer]:
     packages = {**dict.fromkeys(_SCHEDULE_FREE, "schedulefree"), "Prodigy": "prodigyopt"}
-    if name in packages:
-        return _classes(require(packages[str(name)], extra="optimizers"), Optimizer)[str(name)]
+    if isinstance(name, str) and name in packages:
+        return _classes(require(packages[name], extra="optimizers"), Optimizer)[name]
     if name == "FusedAdam":
         return _classes(require("deepspeed.ops.adam"), Optimizer)["FusedAdam"]
     # Muon of this package hides that of torch, which takes matrices alone.

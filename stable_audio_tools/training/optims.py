@@ -57,7 +57,7 @@ class _EachParameter(Optimizer):
         parameter.addcdiv_(momentum, deviation, value=-group["lr"] / (1 - first**step))
 
     def momentum(self, parameter: Tensor, gradient: Tensor, group: Group) -> Tensor:
-        """Return the update of Muon before its matrices are made orthogonal."""
+        """Return the update of Muon before its matrices are orthogonalised."""
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(gradient)

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
+RandomState = dict[str, Any]  # by generator
 
-def capture() -> dict[str, Any]:
-    """States of Python's, NumPy's and torch's generators."""
+
+def capture() -> RandomState:
+    """Return the states of the generators of Python, NumPy and torch."""
     name, keys, *rest = np.random.get_state()
-    state: dict[str, Any] = {
+    state: RandomState = {
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
@@ -22,8 +24,8 @@ def capture() -> dict[str, Any]:
     return state
 
 
-def restore(state: dict[str, Any]) -> None:
-    """Go back to a captured state."""
+def restore(state: RandomState) -> None:
+    """Restore a captured state."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, position, has_gauss, cached = state["numpy"]
@@ -35,7 +37,7 @@ def restore(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """What is drawn inside the block does not change what is drawn after it."""
+    """Restore the random state after the block, whatever it draws."""
     state = capture()
     try:
         yield

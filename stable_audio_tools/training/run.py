@@ -1,9 +1,9 @@
-"""What `train.py` does: check everything, build, load, and fit."""
+"""The run of `train.py`: check everything, build, load, and fit."""
 
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch import nn
 
 from stable_audio_tools import configs
 from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import CheckpointError, ConfigError, UserError
 from stable_audio_tools.core.ranks import is_rank_zero, rank, world_size
 from stable_audio_tools.core.seeds import MAX_SEED, seed_everything
 from stable_audio_tools.data.dataset import create_dataloader_from_config, load_dataset_config
 from stable_audio_tools.data.example_clips import write_example_clips
-from stable_audio_tools.data.loader import Loader, SamePass, UnknownLength
+from stable_audio_tools.data.loader import Batch, BatchLoader, Loader, SamePass, UnknownLength
 from stable_audio_tools.latents.identity import require_same_autoencoder
 from stable_audio_tools.models.autoencoders.weight_norm import remove_weight_norm_from_model
 from stable_audio_tools.models.checkpoints import load_into, open_weights
@@ -65,37 +66,37 @@ EXAMPLE_STEPS = 200
 
 @dataclasses.dataclass(frozen=True)
 class RunConfigs:
-    """The files that a run is made from."""
+    """The config files of a run."""
 
     model: dict[str, Any]
-    dataset: dict[str, Any]
-    val_dataset: dict[str, Any] | None
+    dataset: JsonObject
+    val_dataset: JsonObject | None
 
 
 class Recipe:
-    """Where kinds of run differ: this one trains the model itself."""
+    """The steps in which kinds of run differ; this one trains the model itself."""
 
-    def model_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The config that is trained and recorded."""
+    def model_config(self, config: JsonObject) -> JsonObject:
+        """Return the config that is trained and recorded."""
         return config
 
-    def build(self, settings: TrainSettings, config: dict[str, Any], resumed: Path | None) -> nn.Module:
-        """The model, with what trains of it marked by `requires_grad`; `resumed` is the checkpoint that follows."""
+    def build(self, settings: TrainSettings, config: JsonObject, resumed: Path | None) -> nn.Module:
+        """Build the model, with `requires_grad` at what is trained; `resumed` is the checkpoint to load afterwards."""
         if resumed is not None and is_of_adapter(resumed):
             raise CheckpointError(f"{resumed}: holds the training of an adapter; resume it with train_lora.py")
         return build_model(settings, config, resuming=resumed is not None)
 
     def prepare(self, wrapper: TrainingModule, folder: Path) -> list[pl.Callback]:
-        """Callbacks besides those of every run."""
+        """Return the callbacks of this kind of run."""
         return []
 
     def next_command(self, folder: Path, checkpoint: Path) -> str:
-        """What to do with the newest checkpoint, as a command line."""
+        """Return the command to use the newest checkpoint with."""
         return f"python unwrap_model.py --ckpt-path {checkpoint} --name {folder / 'model'} --use-safetensors"
 
 
 def fit(settings: TrainSettings, recipe: Recipe | None = None) -> Path:
-    """Train as the settings say, in as many processes as they ask for -> the run folder."""
+    """Train in as many processes as the settings ask for, and return the run folder."""
     torch.multiprocessing.set_sharing_strategy("file_system")
     settings = with_pulled_settings(settings)
     with joined(settings):
@@ -136,20 +137,22 @@ def _fit(settings: TrainSettings, recipe: Recipe) -> Path:
         more = recipe.prepare(wrapper, folder)
         trainer = create_trainer(settings, files.model, section, wrapper, folder, demo_loader, more)
         log_settings(trainer.logger, {**dataclasses.asdict(settings), "model_config": files.model})
-        # Each process draws noise of its own; the weights above are the same in all.
+        # Each process draws different noise; the weights above are the same in all.
         seed_everything((settings.seed + rank()) % MAX_SEED)
         loader = _loader(settings, files.model, files.dataset, shuffle=True)
+        assert loader is not None
         held_out = _loader(settings, files.model, files.val_dataset, shuffle=False)
         if settings.compile:
             compile_network(wrapper.exported)
     require_same_data(loader.inventories(), settings.dataset_config)
     if held_out is not None:
         require_same_data(held_out.inventories(), settings.val_dataset_config)
+    batches: Iterable[Batch] = loader
     if isinstance(loader, Loader) and trainer.world_size == 1 and settings.limit_train_batches == 1.0:
-        loader = UnknownLength(loader)
+        batches = UnknownLength(loader)
     logger.info("run folder: %s", folder)
     try:
-        trainer.fit(wrapper, loader, None if held_out is None else SamePass(held_out), ckpt_path=resumed)
+        trainer.fit(wrapper, batches, None if held_out is None else SamePass(held_out), ckpt_path=resumed)
     except ValueError as error:
         if resumed is None or "parameter group" not in str(error):
             raise
@@ -176,7 +179,7 @@ def _fit(settings: TrainSettings, recipe: Recipe) -> Path:
 
 
 def with_example(settings: TrainSettings) -> TrainSettings:
-    """The tiny autoencoder on the example clips: what a run without configs trains."""
+    """Return the settings of a run without configs: the tiny autoencoder on the example clips."""
     clips = Path(settings.save_dir) / "example_clips"
     dataset = clips / "dataset.json"
     if is_rank_zero():
@@ -196,7 +199,7 @@ def read_configs(settings: TrainSettings, recipe: Recipe) -> tuple[RunConfigs, T
     model = recipe.model_config(load(settings.model_config))
     problems: list[str] = []
     section = None
-    checks: list[Callable[[Mapping[str, Any]], Any]] = [check_model_config, check_training_config]
+    checks: list[Callable[[JsonObject], object]] = [check_model_config, check_training_config]
     for check in checks:
         try:
             section = check(model)
@@ -207,7 +210,9 @@ def read_configs(settings: TrainSettings, recipe: Recipe) -> tuple[RunConfigs, T
     if not model.get("sample_size"):
         raise ConfigError(f"{settings.model_config}: sample_size: missing; training needs it")
     val = load_dataset_config(settings.val_dataset_config) if settings.val_dataset_config else None
-    dataset = _with_path_lists(load_dataset_config(settings.dataset_config), settings)
+    dataset = load_dataset_config(settings.dataset_config)
+    lists = {"include_paths_file": settings.include_paths_file, "exclude_paths_file": settings.exclude_paths_file}
+    dataset |= {key: path for key, path in lists.items() if path}
     for path, data in ((settings.dataset_config, dataset), (settings.val_dataset_config, val)):
         if data is not None and model["model"].get("pretransform") is not None:
             problems += wrong_kind(f"{settings.model_config}: training.pre_encoded", section, path, data)
@@ -216,8 +221,8 @@ def read_configs(settings: TrainSettings, recipe: Recipe) -> tuple[RunConfigs, T
     return RunConfigs(model, dataset, val), section
 
 
-def build_model(settings: TrainSettings, model_config: dict[str, Any], resuming: bool) -> nn.Module:
-    """The model, with the weights that the settings name."""
+def build_model(settings: TrainSettings, model_config: JsonObject, resuming: bool) -> nn.Module:
+    """Build the model, with the weights that the settings name."""
     top, part = check_model_config(model_config)
     model: nn.Module = part.build(sample_rate=top.sample_rate, model_type=top.model_type)
     if settings.pretrained_ckpt_path and not resuming:
@@ -226,9 +231,18 @@ def build_model(settings: TrainSettings, model_config: dict[str, Any], resuming:
     if settings.remove_pretransform_weight_norm == "pre_load":
         remove_weight_norm_from_model(_needed(pretransform, "--remove-pretransform-weight-norm"))
     if settings.pretransform_ckpt_path and not resuming:
-        load_into(_inner(_needed(pretransform, "--pretransform-ckpt-path")), settings.pretransform_ckpt_path, ema=None)
-    elif pretransform is not None and not settings.pretrained_ckpt_path and not resuming:
-        _warn_of_untrained(pretransform)
+        codec = _needed(pretransform, "--pretransform-ckpt-path")
+        load_into(getattr(codec, "model", codec), settings.pretransform_ckpt_path, ema=None)
+    elif (
+        not settings.pretrained_ckpt_path
+        and not resuming
+        and isinstance(pretransform, nn.Module)
+        and any(True for _ in pretransform.parameters())
+    ):
+        logger.warning(
+            "the pretransform has random weights: pass --pretransform-ckpt-path (or --pretrained-ckpt-path), or the "
+            "model learns to generate noise"
+        )
     if settings.remove_pretransform_weight_norm == "post_load":
         remove_weight_norm_from_model(_needed(pretransform, "--remove-pretransform-weight-norm"))
     return model
@@ -236,11 +250,11 @@ def build_model(settings: TrainSettings, model_config: dict[str, Any], resuming:
 
 def _loader(
     settings: TrainSettings,
-    model_config: Mapping[str, Any],
-    dataset: dict[str, Any] | None,
+    model_config: JsonObject,
+    dataset: JsonObject | None,
     shuffle: bool,
     alone: bool = False,
-) -> Any:
+) -> BatchLoader | None:
     if dataset is None:
         return None
     if not shuffle:  # held-out data: every item counts
@@ -261,9 +275,9 @@ def _loader(
 
 
 def _with_section(settings: TrainSettings, section: TrainingSection) -> TrainSettings:
-    """The config's own `checkpoint` entries stand where the flags were left at their defaults."""
+    """Apply the `checkpoint` section of the config if the flags have their defaults."""
     given, plain = section.shared.checkpoint or {}, TrainSettings()
-    changes: dict[str, Any] = {}
+    changes: JsonObject = {}
     if "every_n_train_steps" in given and settings.checkpoint_every == plain.checkpoint_every:
         changes["checkpoint_every"] = given["every_n_train_steps"]
     if "save_top_k" in given and settings.save_top_k == plain.save_top_k:
@@ -271,15 +285,8 @@ def _with_section(settings: TrainSettings, section: TrainingSection) -> TrainSet
     return dataclasses.replace(settings, **changes)
 
 
-def _with_path_lists(dataset: dict[str, Any], settings: TrainSettings) -> dict[str, Any]:
-    for key in ("include_paths_file", "exclude_paths_file"):
-        if getattr(settings, key):
-            dataset = {**dataset, key: getattr(settings, key)}
-    return dataset
-
-
 def _checkpoint_to_resume(settings: TrainSettings) -> Path | None:
-    """The checkpoint that rank zero chooses, once every process has found the same one."""
+    """Return the checkpoint that rank zero chooses, after every process has found the same one."""
     with together():
         chosen = _named_checkpoint(settings) if settings.ckpt_path else None
         if settings.recover and chosen is None and is_rank_zero():
@@ -311,15 +318,15 @@ def _newest_checkpoint(settings: TrainSettings) -> Path | None:
     newest = newest_whole_checkpoint(Path(settings.save_dir), settings.name)
     if newest is None:
         logger.info(
-            "--recover: no checkpoint of a run named %r under %s; starting anew", settings.name, settings.save_dir
+            "--recover: no checkpoint of a run named %r under %s; starting a new run", settings.name, settings.save_dir
         )
     else:
-        logger.info("--recover: going on from %s", newest)
+        logger.info("--recover: continuing from %s", newest)
     return newest
 
 
 def _run_folder(settings: TrainSettings, resumed: Path | None) -> Path:
-    """A recovered run goes on in its own folder; else rank zero makes a new one for all processes."""
+    """Return the folder of a recovered run, or one that rank zero creates for all processes."""
     with together():
         folder = Path()
         if resumed is not None and settings.recover:
@@ -331,19 +338,7 @@ def _run_folder(settings: TrainSettings, resumed: Path | None) -> Path:
     return folder
 
 
-def _needed(pretransform: Any, flag: str) -> Any:
-    if pretransform is None:
+def _needed(pretransform: object, flag: str) -> nn.Module:
+    if not isinstance(pretransform, nn.Module):
         raise ConfigError(f"{flag} was given, but the model has no pretransform")
     return pretransform
-
-
-def _inner(pretransform: Any) -> nn.Module:
-    return getattr(pretransform, "model", pretransform)
-
-
-def _warn_of_untrained(pretransform: nn.Module) -> None:
-    if any(True for _ in pretransform.parameters()):
-        logger.warning(
-            "the pretransform has random weights: pass --pretransform-ckpt-path (or --pretrained-ckpt-path), or the "
-            "model learns to make noise"
-        )

@@ -1,4 +1,4 @@
-"""The folder of a run: configs, environment, metrics, demos, checkpoints; enough to repeat it or to go on with it."""
+"""The folder of a run: configs, environment, metrics, demos, checkpoints; enough to repeat or continue the run."""
 
 import hashlib
 import json
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import distributions
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from stable_audio_tools.core.config import save
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.core.files import write_text
 from stable_audio_tools.models.checkpoints.sharded import is_sharded, missing_shards
@@ -28,7 +28,7 @@ _STEP = re.compile(r"step=(\d+)\.ckpt$")  # and not what a killed process left h
 
 
 def new_run_folder(save_dir: Path, name: str) -> Path:
-    """A folder `save_dir/name/<time>` that does not exist yet."""
+    """Create the folder `save_dir/name/<time>`, under a name that does not exist yet."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for number in count(1):
         folder = save_dir / name / (stamp if number == 1 else f"{stamp}-{number}")
@@ -42,7 +42,7 @@ def new_run_folder(save_dir: Path, name: str) -> Path:
     raise AssertionError("unreachable")
 
 
-def describe_run(folder: Path, settings: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any] | None]) -> None:
+def describe_run(folder: Path, settings: JsonObject, configs: Mapping[str, JsonObject | None]) -> None:
     """Write settings, configs and environment."""
     write_text(folder / "settings.json", json.dumps(dict(settings), indent=2) + "\n")
     for name, config in configs.items():
@@ -54,18 +54,18 @@ def describe_run(folder: Path, settings: Mapping[str, Any], configs: Mapping[str
 
 
 def checkpoints_in(folder: Path) -> list[Path]:
-    """Checkpoints from oldest to newest, by their step."""
+    """Return checkpoints from oldest to newest, by their step."""
     found = [path for path in folder.glob("*.ckpt") if _STEP.search(path.name)]
     return sorted(found, key=lambda path: (_step(path), path.stat().st_mtime))
 
 
 def newest_whole_checkpoint(save_dir: Path, name: str) -> Path | None:
-    """The newest readable checkpoint of any run of that name; broken ones are named and passed over."""
+    """Return the newest readable checkpoint of any run of that name; broken ones are logged."""
     return _newest_whole((save_dir / name).glob("*/checkpoints/*.ckpt"))
 
 
 def checkpoint_at(path: Path) -> Path:
-    """The newest whole checkpoint where `path` is the folder of a run or of all runs of a name; else `path` itself."""
+    """Return the newest whole checkpoint if `path` is the folder of a run or of all runs of a name; else `path`."""
     found = [*path.glob("checkpoints/*.ckpt"), *path.glob("*/checkpoints/*.ckpt")] if path.is_dir() else []
     return _newest_whole(found) or path
 
@@ -78,7 +78,7 @@ def remove_checkpoint(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def checkpoint_mark(path: Path) -> dict[str, Any]:
+def checkpoint_mark(path: Path) -> dict[str, int | str]:
     """Return step, size and digest of a checkpoint, without reading all of its bytes."""
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     entries = [f"{file.relative_to(path)} {file.stat().st_size} {_sums(file)}" for file in files]
@@ -124,7 +124,7 @@ def _why_broken(path: Path) -> str | None:
 
 
 def _why_broken_folder(path: Path) -> str | None:
-    """A folder is whole where it is a checkpoint of a known layout and each of its archives is readable."""
+    """Return why a folder is not a checkpoint of a known layout with readable archives."""
     try:
         parts = zero_folder(path)
         if parts is not None:

@@ -1,21 +1,23 @@
-"""Everything that `train.py` can be told, with its default; flags, `defaults.ini` and the run folder follow this."""
+"""The settings of `train.py` and `train_lora.py`, from which flags, `defaults.ini` and the run folder follow."""
 
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.settings import Settings, option
 
 
 @dataclass(frozen=True)
 class TrainSettings(Settings):
+    """Settings of `train`."""
+
     name: str = option("stable_audio_tools", "name of the run: its folder, and the project of wandb or comet")
     project: str = option("", "project of wandb or comet, where it is not the run's name")
     model_config: str = option("", "model config (JSON); empty: the tiny example")
     dataset_config: str = option("", "dataset config (JSON); empty: the example clips")
     val_dataset_config: str = option("", "held-out dataset config (JSON); empty: no validation")
-    save_dir: str = option("runs", "folder that run folders are made in")
+    save_dir: str = option("runs", "folder of the run folders")
     batch_size: int = option(4, "items per step and process", ge=1)
     num_workers: int = option(-1, "processes that read data; -1: one per core, at most 6", ge=-1)
     seed: int = option(42, "random seed", ge=0, le=2**32 - 1)
@@ -89,6 +91,8 @@ BASE_PRECISIONS = ("", "fp32", "bf16", "fp16", "int8", "nf4")
 
 @dataclasses.dataclass(frozen=True)
 class LoraSettings(TrainSettings):
+    """Settings of `lora train`; they come before the `lora` section of the config."""
+
     lora_ckpt_path: str = option("", "adapter file to go on from, in a new run")
     rank: int = option(0, "width of the adapter; 0: as the config says, else 16", ge=0)
     alpha: float = option(0.0, "the change of a weight is alpha / rank * B A; 0: as the config says, else the rank")
@@ -100,10 +104,10 @@ class LoraSettings(TrainSettings):
     )
     adapter_every: int = option(500, "steps between adapter files; there is one at the end in any case", ge=1)
     keep_adapters: int = option(-1, "how many adapter files to keep; -1: all", ge=-1)
-    trigger_text: str = option("", "words that call for what was learnt, noted in the adapter files")
+    trigger_text: str = option("", "words that trigger the learnt style, recorded in the adapter files")
 
-    def lora_section(self, section: dict[str, Any] | None) -> dict[str, Any]:
-        """The `lora` section of the config with what the flags say in its place."""
+    def lora_section(self, section: JsonObject | None) -> JsonObject:
+        """Return the `lora` section of the config with the values of the flags."""
         changed = dict(section or {})
         if self.include:
             changed.pop("component_whitelist", None)

@@ -45,7 +45,7 @@ class ShardedStrategy(ModelParallelStrategy):
     """Lightning's strategy for divided modules, with this package's networks, averages and checkpoints."""
 
     def __init__(self, param_dtype: torch.dtype | None) -> None:
-        """`param_dtype`: the type in which layers are gathered; None: that of the weights."""
+        """`param_dtype`: the type in which layers are gathered; None: the type of the weights."""
         super().__init__(data_parallel_size=world_size(), tensor_parallel_size=1)
         self.param_dtype = param_dtype
 
@@ -125,7 +125,7 @@ class ShardedStrategy(ModelParallelStrategy):
                 }
                 for index, entries in stored["state"].items()
             }
-            # How a step is computed follows this run: a single process may have fused what is divided here.
+            # The implementation of a step follows this run: a single process may have used the fused one.
             ways = [
                 {key: group[key] for key in ("fused", "foreach") if key in group} for group in optimizer.param_groups
             ]
@@ -163,7 +163,7 @@ def shard(module: TrainingModule, mesh: DeviceMesh, param_dtype: torch.dtype | N
 
 
 def networks(exported: nn.Module) -> Iterator[nn.Module]:
-    """The parts of a model that training calls as a whole."""
+    """Yield the parts of a model that training calls as a whole."""
     yield exported.lm if isinstance(exported, AudioLanguageModelWrapper) else exported.get_submodule("model")
     conditioner = getattr(exported, "conditioner", None)
     if isinstance(conditioner, nn.Module):
@@ -172,7 +172,7 @@ def networks(exported: nn.Module) -> Iterator[nn.Module]:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Inside the block every process holds all weights, so that one can use the model without the others."""
+    """Gather all weights in every process inside the block, so that one can use the model without the others."""
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
     for part in parts:
         part.reshard()
@@ -192,7 +192,7 @@ def _parameters(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _like(value: Tensor, like: Tensor | None) -> Tensor:
-    """The part of a whole tensor that this process holds of another of the same shape."""
+    """Divide a whole tensor like another of the same shape."""
     if not isinstance(like, DTensor) or isinstance(value, DTensor) or value.shape != like.shape:
         return value
     # Each process has the whole tensor, so nothing is sent.

@@ -1,4 +1,4 @@
-"""How training draws noise levels: t in [0, 1], where 1 is pure noise. One class per law, named by its JSON tag."""
+"""Laws of the noise levels t in [0, 1] of training, where 1 is pure noise; one class per law, named by its JSON tag."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Protocol
@@ -14,22 +14,24 @@ from stable_audio_tools.models.diffusion.distribution_shift import (
     truncated_logistic_normal_rescaled,
 )
 
+LawState = dict[str, Any]  # by name: tensors and plain values, as a checkpoint holds them
+
 
 class TimestepLaw(Protocol):
     """Draws noise levels; what it remembers between steps goes into the checkpoint."""
 
     def draw(self, count: int) -> Tensor: ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> LawState: ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: LawState) -> None: ...
 
 
 class _Memoryless:
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> LawState:
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: LawState) -> None:
         assert not state
 
 
@@ -43,12 +45,12 @@ class Uniform:
     def draw(self, count: int) -> Tensor:
         return self._engine.draw(count, dtype=torch.float32)[:, 0]  # the default type may be bfloat16
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> LawState:
         engine = self._engine
         tensors = {name: getattr(engine, name).clone() for name in ("shift", "sobolstate", "quasi")}
         return {**tensors, "num_generated": engine.num_generated}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: LawState) -> None:
         for name, value in state.items():
             setattr(self._engine, name, value)
         self._engine._first_point = (self._engine.quasi / 2**self._engine.MAXBIT).reshape(1, -1)

@@ -1,19 +1,22 @@
-"""Lightning's trainer as the settings ask for it: devices, strategy, precision, checkpoints, guards, demos."""
+"""Lightning's trainer: devices, strategy, precision, checkpoints, guards, demos."""
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from stable_audio_tools.core import ranks
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.core.packages import require
+from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.models.transformer.continuous import recomputing_modules
 from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from stable_audio_tools.training.callbacks.guards import NonFiniteGuard
@@ -39,14 +42,14 @@ CHECKPOINTING_ABOVE = 300_000_000
 
 def create_trainer(
     settings: TrainSettings,
-    model_config: dict[str, Any],
+    model_config: JsonObject,
     section: TrainingSection,
     wrapper: TrainingModule,
     folder: Path,
-    demo_loader: Any = None,
+    demo_loader: Iterable[Batch] | None = None,
     more: Sequence[pl.Callback] = (),
 ) -> pl.Trainer:
-    """A trainer for one run; `demo_loader` gives what demos are made from, else they use training batches."""
+    """Build the trainer of one run. Demos use the batch of `demo_loader`, or training batches if it is omitted."""
     _quieten()
     accelerator = accelerator_of(settings)
     manual = not wrapper.automatic_optimization
@@ -129,7 +132,7 @@ def _devices(settings: TrainSettings) -> int | list[int]:
     return processes_per_node(settings)
 
 
-def _strategy(settings: TrainSettings, wrapper: TrainingModule) -> Any:
+def _strategy(settings: TrainSettings, wrapper: TrainingModule) -> str | Strategy:
     if settings.strategy == "deepspeed":
         require("deepspeed")
         from pytorch_lightning.strategies import DeepSpeedStrategy

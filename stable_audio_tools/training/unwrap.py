@@ -1,14 +1,14 @@
-"""From a training checkpoint to a file that generates: a model, an adapter, or a model with adapters in its weights."""
+"""Export of training checkpoints: to a model, to an adapter, or to a model with merged adapters."""
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from stable_audio_tools.core.config import load
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.checkpoints import export_weights, open_weights, save_weights
 from stable_audio_tools.models.lora import LoraFile, load_lora, merge_lora, write_lora
@@ -21,9 +21,9 @@ logger = logging.getLogger(__name__)
 def unwrap(
     checkpoint: Path, target: Path, model_config: Path | None = None, ema: bool | None = None, half: bool = False
 ) -> None:
-    """Write the model's own weights, then build the model from the new file: what does not load back is no export.
+    """Write the weights of the model, then check that the new file loads back.
 
-    `ema`: None takes averaged weights where there are some.
+    `ema`: None takes averaged weights if there are any.
     """
     config = _config(checkpoint, model_config)
     export_weights(checkpoint, target, ema=ema, model_config=config, dtype=torch.float16 if half else None)
@@ -32,7 +32,7 @@ def unwrap(
 
 
 def unwrap_adapter(lora: LoraFile, target: Path, half: bool = False) -> None:
-    """Write the adapter of a checkpoint as a file of its own."""
+    """Write the adapter of a checkpoint to a file."""
     write_lora(lora, target, torch.float16 if half else None)
     logger.info("%s: %d layers, %s values", target, len(lora.layers), f"{lora.num_parameters:,}")
 
@@ -46,7 +46,7 @@ def unwrap_merged(
     ema: bool | None = None,
     half: bool = False,
 ) -> None:
-    """Write a model whose weights hold adapters at their strengths: those of files, and that of the checkpoint itself.
+    """Write a model with merged adapters: the one of the checkpoint, and those in files, each at its strength.
 
     `base`: weights of the model, where the checkpoint holds an adapter alone.
     """
@@ -63,36 +63,34 @@ def unwrap_merged(
     for source, strength in sources:
         load_lora(model, source, strength)
     merge_lora(model)
-    told = [f"{Path(s.path if isinstance(s, LoraFile) else s).name}:{strength:g}" for s, strength in sources]
-    origin = {"source": (base or checkpoint).name, "adapters": ", ".join(told)}
+    merged = [f"{Path(s.path if isinstance(s, LoraFile) else s).name}:{strength:g}" for s, strength in sources]
+    origin = {"source": (base or checkpoint).name, "adapters": ", ".join(merged)}
     save_weights(model, target, model_config=config, provenance=origin, dtype=torch.float16 if half else None)
     logger.info("%s: %s in the weights of %s", target, origin["adapters"], origin["source"])
 
 
-def _config(checkpoint: Path, model_config: Path | None) -> dict[str, Any]:
-    """The config given, or else the one inside the checkpoint."""
+def _config(checkpoint: Path, model_config: Path | None) -> JsonObject:
+    """Return the given config, or the one inside the checkpoint."""
     embedded = open_weights(checkpoint).model_config
     config = load(model_config) if model_config is not None else embedded
     if config is None:
         raise ConfigError(f"{checkpoint}: holds no model config; give it with --model-config")
     if embedded is not None and model_config is not None:
-        _compare(embedded, config, model_config)
+        # The network must be the one that was trained; other sections may differ.
+        for key in ("model_type", "sample_rate", "model"):
+            if _canonical(embedded.get(key)) != _canonical(config.get(key)):
+                where = _first_difference(embedded.get(key), config.get(key), key)
+                logger.warning(
+                    "%s differs from the config inside the checkpoint at %s; the given one is used", model_config, where
+                )
     return config
 
 
-def _compare(embedded: Mapping[str, Any], given: Mapping[str, Any], path: Path) -> None:
-    """The network must be the one that was trained; other sections may differ."""
-    for key in ("model_type", "sample_rate", "model"):
-        if _canonical(embedded.get(key)) != _canonical(given.get(key)):
-            where = _first_difference(embedded.get(key), given.get(key), key)
-            logger.warning("%s differs from the config inside the checkpoint at %s; the one given is used", path, where)
-
-
-def _canonical(value: Any) -> str:
+def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _first_difference(a: Any, b: Any, path: str) -> str:
+def _first_difference(a: object, b: object, path: str) -> str:
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in sorted({*a, *b}):
             if _canonical(a.get(key)) != _canonical(b.get(key)):

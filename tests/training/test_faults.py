@@ -125,7 +125,7 @@ def test_recover_passes_over_a_broken_checkpoint(write_config: Any, run_training
     newest.write_bytes(newest.read_bytes()[:-1000])
     assert run_training(config, "--max-steps", "6", "--recover") == folder
     said = capfd.readouterr().err
-    assert "step=4.ckpt is broken" in said and "going on from" in said and "step=3.ckpt" in said
+    assert "step=4.ckpt is broken" in said and "continuing from" in said and "step=3.ckpt" in said
     assert len(list(folder.glob("metrics*/metrics.csv"))) == 2  # what the first part logged is still there
 
 

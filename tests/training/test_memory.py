@@ -14,7 +14,7 @@ from stable_audio_tools.core.config import load
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.models.lora import attach_lora, lora_config_from
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
-from stable_audio_tools.training.memory import _Kept, _pass_of, traced_activations, weight_parts
+from stable_audio_tools.training.memory import _pass_of, _SavedTensors, traced_activations, weight_parts
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_the_trace_is_what_a_pass_keeps(module: Any) -> None:
     found = _pass_of(module, BATCH)
     assert found is not None
     network, run = found
-    kept = _Kept(copy.deepcopy(network))
+    kept = _SavedTensors(copy.deepcopy(network))
     with saved_tensors_hooks(kept.add, lambda tensor: tensor):
         run(network)
     assert traced == pytest.approx(kept.peak, rel=0.02)  # a real pass pads some storages

@@ -135,7 +135,7 @@ def test_training_starts_without_the_references_and_says_what_is_missing(
     path = write_config("tiny_diffusion_cond", judged_by(tmp_path / "later.npz"))
     folder = run_training(path, "--max-steps", "4", "--dataset-config", str(prompted))
     told = capsys.readouterr().err
-    assert told.count("later.npz is not there, so captions are not judged; make it with python scripts/") == 1
+    assert told.count("later.npz does not exist, so captions are not evaluated; write it with python scripts/") == 1
     assert list((folder / "checkpoints").glob("*.ckpt")) and not (folder / "song_describer").exists()
 
 
@@ -175,7 +175,7 @@ class Trainer:
 class Judged(nn.Module):
     """What the callback asks of a training module."""
 
-    device = torch.device("cpu")
+    device, weight_average = torch.device("cpu"), None
 
     def __init__(self, diffusion: nn.Module) -> None:
         super().__init__()
@@ -197,10 +197,10 @@ def test_processes_share_the_captions_and_none_waits_for_one_that_failed(
     assert alone is not None
 
     shares: list[Any] = []
-    monkeypatch.setattr(song_describer, "gather", lambda own: [shares.append(own) or own, {"error": "disk on fire"}])
+    monkeypatch.setattr(song_describer, "gather", lambda own: [shares.append(own) or own, ({}, "disk on fire")])
     for _ in range(2):
         assert callback.run(Trainer(tmp_path, 0, 2), module) is None  # type: ignore[arg-type]
-    assert len(shares[0]) == 3 and caplog.text.count("failed: disk on fire") == 1
+    assert len(shares[0][0]) == 3 and caplog.text.count("failed: disk on fire") == 1
     monkeypatch.setattr(song_describer, "gather", lambda own: [shares[0], own])
     together = callback.run(Trainer(tmp_path, 1, 2), module)  # type: ignore[arg-type]
     assert together == alone
@@ -252,7 +252,7 @@ def test_only_models_of_captions_are_judged(write_config: Any) -> None:
     def section(config: dict[str, Any]) -> None:
         config["training"]["song_describer_eval"] = {"precomputed_embeddings_path": "r.npz"}
 
-    with pytest.raises(ValueError, match="'autoencoder' is not told captions; remove this section"):
+    with pytest.raises(ValueError, match="'autoencoder' take no captions; remove this section"):
         check_training_config(json.loads(write_config("tiny_autoencoder", section).read_text()))
 
 

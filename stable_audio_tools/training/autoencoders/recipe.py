@@ -1,13 +1,14 @@
-"""What an autoencoder is trained on: the `loss_configs` section, and the losses it asks for."""
+"""The `loss_configs` section of an autoencoder, and the losses that it asks for."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Kind, Part, validate
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError, explained
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.bottleneck import (
@@ -32,10 +33,10 @@ Decay = Annotated[float, Field(gt=0, le=1, description="factor on the weight aft
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """Distance of spectrograms as images, for `loss_space` pretransform; `config` is that of its loss."""
+    """Distance of spectrograms as images, for `loss_space` pretransform; `config` holds the options of the loss."""
 
     weights: dict[str, Weight] = dataclasses.field(default_factory=lambda: {"image": 1.0})
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: JsonObject = dataclasses.field(default_factory=dict)
     type: Literal["multi_resolution"] = "multi_resolution"
     decay: Decay = 1.0
 
@@ -45,7 +46,7 @@ class Spectral:
     """Multi-resolution STFT distance; `config` is that of `MultiResolutionSTFTLoss`."""
 
     weights: dict[str, Weight] = dataclasses.field(default_factory=lambda: {"mrstft": 1.0})
-    config: dict[str, Any] = dataclasses.field(
+    config: JsonObject = dataclasses.field(
         default_factory=lambda: {
             "fft_sizes": list(_SCALES),
             "hop_sizes": list(_HOPS),
@@ -62,7 +63,7 @@ class Time:
     """Mean absolute (`l1`) and squared (`l2`) difference of samples."""
 
     weights: dict[str, Weight] = dataclasses.field(default_factory=dict)
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: JsonObject = dataclasses.field(default_factory=dict)
     type: Literal["l1", "l2"] = "l1"
     decay: Decay = 1.0
 
@@ -72,14 +73,14 @@ class Extra:
     """A loss that is off unless its weight is above 0."""
 
     weights: dict[str, Weight] = dataclasses.field(default_factory=dict)
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    config: JsonObject = dataclasses.field(default_factory=dict)
     type: str = ""
     decay: Decay = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfigs:
-    """The losses of a run; without `discriminator` there is no adversarial game."""
+    """The losses of a run; without `discriminator` training is not adversarial."""
 
     spectral: Spectral = Spectral()
     time: Time = Time()
@@ -104,7 +105,7 @@ class SpectralDistance(nn.Module):
     The reconstruction stands where the loss expects its reference: published models were trained so.
     """
 
-    def __init__(self, channels: int, sample_rate: int, config: Mapping[str, Any]) -> None:
+    def __init__(self, channels: int, sample_rate: int, config: JsonObject) -> None:
         super().__init__()
         options = dict(config)
         self.w_sum, self.w_diff = options.pop("w_sum", 1.0), options.pop("w_diff", 1.0)
@@ -123,7 +124,7 @@ class SpectralDistance(nn.Module):
 class ImageDistance(nn.Module):
     """In place of `SpectralDistance` where spectrograms are compared."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: JsonObject) -> None:
         super().__init__()
         with explained("training.loss_configs.image.config"):
             self.image = MultiResolutionImageLoss(**config)

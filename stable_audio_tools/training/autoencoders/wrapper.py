@@ -1,9 +1,9 @@
 """The adversarial training of an autoencoder: generator on even steps, discriminator on odd ones."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -12,7 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Key, Runtime, as_record, register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.adversarial import AdversarialTraining, ClipNorm, without_gradients
@@ -40,7 +42,7 @@ LossSpace = Literal["audio", "pretransform"]
 class AutoencoderTrainingWrapper(AdversarialTraining):
     """Reconstruction, adversarial and bottleneck losses; optionally distilled from a teacher."""
 
-    # The original toolkit's checkpoints hold constants of its losses too, under names of their own.
+    # The original toolkit's checkpoints hold constants of its losses too, under other names.
     rebuilt = ("teacher_model.", "spectral.", "losses_gen.", "losses_disc.", "metrics.", "sdstft.", "lrstft.")
 
     def __init__(
@@ -48,17 +50,17 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         autoencoder: Annotated[Runtime[AudioAutoencoder], Key("model")],
         sample_rate: Runtime[int] = 48000,
         loss_config: Annotated[
-            LossConfigs | Mapping[str, Any] | None,
+            LossConfigs | JsonObject | None,
             Key("loss_configs", type=LossConfigs | None),
             Field(description="the losses and their weights"),
         ] = None,
         eval_loss_config: Annotated[
-            Mapping[str, Mapping[str, Any]] | None,
-            Key("eval_loss_configs", type=dict[str, dict[str, Any]] | None),
+            dict[str, JsonObject] | None,
+            Key("eval_loss_configs"),
             Field(description="validation metrics (pesq, stft, sisdr, mel) and their options"),
         ] = None,
         optimizer_configs: Annotated[
-            dict[str, Any] | None, Field(description="optimiser and scheduler of autoencoder and discriminator")
+            JsonObject | None, Field(description="optimiser and scheduler of autoencoder and discriminator")
         ] = None,
         lr: Annotated[
             float | None,
@@ -76,20 +78,18 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         force_input_mono: Annotated[bool, Field(description="give the encoder the mean of the channels")] = False,
         latent_mask_ratio: Annotated[float, Field(ge=0, lt=1, description="share of latents that are set to 0")] = 0.0,
         teacher_model: Annotated[
-            AudioAutoencoder | Mapping[str, Any] | None,
-            Key(type=dict[str, Any] | None),
+            AudioAutoencoder | JsonObject | None,
+            Key(type=JsonObject | None),
             Field(description="model config of a teacher to distil from"),
         ] = None,
         clip_grad_norm: ClipNorm = 0.0,
         accum_batches: Runtime[int] = 1,
         loss_space: Annotated[
             LossSpace,
-            Field(
-                description="compare audio, or what the pretransform makes of it, such as spectrograms (loss `image`)"
-            ),
+            Field(description="compare audio, or the output of the pretransform, such as spectrograms (loss `image`)"),
         ] = "audio",
         pre_encoded: Annotated[
-            bool, Field(description="the data set holds what the pretransform makes; for loss_space pretransform")
+            bool, Field(description="the data set holds the output of the pretransform; for loss_space pretransform")
         ] = False,
         teacher_model_ckpt: Annotated[str | None, Field(description="weights of the teacher")] = None,
         gradient_clip_val: Runtime[float] = 0.0,
@@ -107,11 +107,14 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         self.warmup_steps, self.warmup_mode = warmup_steps, warmup_mode
         self.encoder_freeze_on_warmup = encoder_freeze_on_warmup
         self.force_input_mono, self.latent_mask_ratio = force_input_mono, latent_mask_ratio
-        teacher: Any = teacher_model
-        if isinstance(teacher_model, Mapping):
+        teacher = teacher_model
+        if isinstance(teacher, Mapping):
             if teacher_model_ckpt is None:
                 raise ConfigError("training.teacher_model_ckpt: missing; teacher_model is given and needs its weights")
-            teacher = load_model(teacher_model, teacher_model_ckpt)
+            loaded = load_model(teacher, teacher_model_ckpt)
+            if not isinstance(loaded, AudioAutoencoder):
+                raise ConfigError(f"training.teacher_model: expected an autoencoder, got {type(loaded).__name__}")
+            teacher = loaded
         self.teacher_model = None if teacher is None else teacher.eval().requires_grad_(False)
 
         channels = autoencoder.out_channels
@@ -159,7 +162,7 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
 
     @property
     def discriminator_turn(self) -> bool:
-        """Odd steps are the discriminator's, unless it waits for the end of a `full` warm-up."""
+        """True on odd steps, in which the discriminator trains, unless it waits for the end of a `full` warm-up."""
         if self.discriminator is None or self.global_step % 2 == 0:
             return False
         return self.warmup_mode == "adv" or self.warmed_up
@@ -168,7 +171,7 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         decoded: Tensor = self.autoencoder.decode(self.autoencoder.encode(reals))
         return decoded
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         reals, _ = unwrap_batch(batch)
         discriminating = self.discriminator_turn
         # The discriminator learns from finished audio: no graph of the autoencoder is built for it.
@@ -188,34 +191,35 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         self.log_terms({**terms, name: self.learning_rate(int(discriminating))})
         return loss.detach()
 
-    def _reconstruct(self, reals: Tensor) -> dict[str, Any]:
+    def _reconstruct(self, reals: Tensor) -> dict[str, Tensor]:
         mono = self.force_input_mono and reals.shape[1] > 1
         encoder_input = reals.mean(1, keepdim=True) if mono else reals
         if self.compares_images:
             encoder_input = reals = self._spectrograms(encoder_input)
-        inside: dict[str, Any] = {"skip_pretransform": self.compares_images}
         frozen = self.encoder_freeze_on_warmup and self.warmed_up
         with torch.no_grad() if frozen else nullcontext():
-            latents, info = self.autoencoder.encode(encoder_input, return_info=True, **inside)
+            latents, info = self.autoencoder.encode(
+                encoder_input, return_info=True, skip_pretransform=self.compares_images
+            )
         kept = latents
         if self.latent_mask_ratio > 0:
             kept = latents.masked_fill(torch.rand_like(latents) < self.latent_mask_ratio, 0.0)
-        decoded, reals = same_length(self.autoencoder.decode(kept, **inside), reals)
+        decoded, reals = same_length(self.autoencoder.decode(kept, skip_pretransform=self.compares_images), reals)
         return {**info, "latents": latents, "encoder_input": encoder_input, "decoded": decoded, "reals": reals}
 
     @torch.no_grad()
     def _spectrograms(self, audio: Tensor) -> Tensor:
-        """What the pretransform makes of a batch, unless the data set holds that."""
+        """Encode a batch by the pretransform, unless the data set holds its output."""
         assert self.autoencoder.pretransform is not None
         return audio if self.pre_encoded else self.autoencoder.pretransform.encode(audio)
 
-    def _discriminate(self, info: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _discriminate(self, info: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.discriminator is not None
         info["loss_dis"] = self.discriminator.discriminator_loss(fake=info["decoded"], real=info["reals"])
         total, terms = self.losses_disc(info)
         return total, terms
 
-    def _generate(self, info: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _generate(self, info: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         info |= self.spectral(info["decoded"], info["reals"])
         if self.discriminator is not None:
             adversarial = matching = info["decoded"].new_zeros(())
@@ -227,8 +231,8 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         total, terms = self.losses_gen(info)
         return total, terms
 
-    def _distil(self, info: dict[str, Any]) -> dict[str, Tensor]:
-        """Teacher and student decode each other's latents; gradients reach the student through both."""
+    def _distil(self, info: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the distances to the teacher: both decode each other's latents, with gradients through both."""
         assert self.teacher_model is not None
         with torch.no_grad():
             teacher_latents = self.teacher_model.encode(info["encoder_input"])
@@ -246,7 +250,7 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         }
         return {"teacher_latents": teacher_latents, **terms}
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         reals, _ = unwrap_batch(batch)
         info = self._reconstruct(reals)
         values = {**self.spectral(info["decoded"], info["reals"])}
@@ -255,8 +259,8 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
             self.log(f"val/{name}", value, on_epoch=True, sync_dist=True, batch_size=len(reals))
 
 
-def _with_default(configs: Mapping[str, Any] | None, lr: float | None, names: list[str]) -> Mapping[str, Any]:
-    """The configs, or AdamW at `lr` for each name."""
+def _with_default(configs: JsonObject | None, lr: float | None, names: list[str]) -> JsonObject:
+    """Return the configs, or AdamW at `lr` for each name."""
     if configs is not None:
         return configs
     if lr is None:
@@ -265,12 +269,12 @@ def _with_default(configs: Mapping[str, Any] | None, lr: float | None, names: li
     return dict.fromkeys(names, adam)
 
 
-class AutoencoderDemoCallback(DemoCallback):
+class AutoencoderDemoCallback(DemoCallback[AutoencoderTrainingWrapper]):
     """Reconstructs the first items of a batch."""
 
     def __init__(
         self,
-        demo_dl: Any = None,
+        demo_dl: Iterable[Batch] | None = None,
         demo_every: int = 2000,
         sample_size: int = 65536,
         sample_rate: int = 44100,
@@ -280,9 +284,10 @@ class AutoencoderDemoCallback(DemoCallback):
         super().__init__(demo_every, sample_rate, folder, demo_dl)
         self.sample_size, self.max_demos = sample_size, max_demos
 
-    def make(self, trainer: pl.Trainer, module: Any, batch: Any) -> Iterator[Demo]:
+    def make(self, trainer: pl.Trainer, module: AutoencoderTrainingWrapper, batch: Batch) -> Iterator[Demo]:
         reals = unwrap_batch(batch)[0][: self.max_demos].to(module.device)
         if module.pre_encoded:
+            assert module.autoencoder.pretransform is not None
             reals = module.autoencoder.pretransform.decode(reals)
         latents = module.autoencoder.encode(reals.mean(1, keepdim=True) if module.force_input_mono else reals)
         decoded, reals = same_length(module.autoencoder.decode(latents), reals)
@@ -299,7 +304,7 @@ def autoencoder_demo(
     sample_size: Runtime[int],
     sample_rate: Runtime[int],
     folder: Runtime[Path | None] = None,
-    demo_dl: Runtime[Any] = None,
+    demo_dl: Runtime[Iterable[Batch] | None] = None,
 ) -> AutoencoderDemoCallback:
     """Items of a batch and their reconstructions."""
     return AutoencoderDemoCallback(demo_dl, demo_every, sample_size, sample_rate, max_num_sample, folder)

@@ -1,1 +1,1 @@
-"""What happens around the training step: checkpoints, guards, demos."""
+"""Callbacks around the training step: checkpoints, guards, demos."""

@@ -1,18 +1,21 @@
-"""What happens around the training of an adapter: its files, its share of checkpoints, demos without it, a guard."""
+"""Callbacks of the training of an adapter: its files, its checkpoints, demos without it, a guard."""
 
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import pytorch_lightning as pl
 from torch import Tensor
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import CheckpointError, UserError
+from stable_audio_tools.models.checkpoints.sharded import Checkpoint
 from stable_audio_tools.models.lora import LoraAdapter, save_lora
 from stable_audio_tools.training.callbacks.demos import DemoCallback
 from stable_audio_tools.training.lora_checkpoint import CHECKPOINT_KEY, describe
+from stable_audio_tools.training.module import TrainingModule
 
 logger = logging.getLogger(__name__)
 
@@ -20,18 +23,16 @@ WITHOUT = "_without_adapter"  # end of the names of demos of the base
 
 
 class AdapterCheckpoints(pl.Callback):
-    """Leaves the frozen base out of checkpoints, and says in them what the adapter is."""
+    """Leaves the frozen base out of checkpoints, and adds a description of the adapter."""
 
-    def __init__(self, adapter: LoraAdapter, base_prefix: str, facts: Mapping[str, Any]) -> None:
-        """`base_prefix`: how the names of the base's tensors begin in the state dict of the training module."""
+    def __init__(self, adapter: LoraAdapter, base_prefix: str, facts: JsonObject) -> None:
+        """`base_prefix`: prefix of the tensors of the base in the state dict of the training module."""
         self.adapter, self.base_prefix, self.facts = adapter, base_prefix, facts
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         pl_module.strict_loading = False  # the base is not there; all else is compared below
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
         wanted, found = set(self._own(pl_module.state_dict())), set(self._own(checkpoint["state_dict"]))
         if wanted != found:
             some = sorted(wanted ^ found)[0]
@@ -40,33 +41,31 @@ class AdapterCheckpoints(pl.Callback):
                 "the config that the run began with"
             )
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
         checkpoint["state_dict"] = self._own(checkpoint["state_dict"])
         checkpoint[CHECKPOINT_KEY] = describe(self.adapter, self.facts, trainer.global_step)
 
     def _own(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """All but the base: the adapter's tensors stand under its own name."""
+        """Return all tensors except the ones of the base."""
         return {name: tensor for name, tensor in state.items() if not name.startswith(self.base_prefix)}
 
 
 class AdapterFiles(pl.Callback):
     """Writes the adapter every `every` steps and at the end; keeps the newest `keep` files (-1: all)."""
 
-    def __init__(self, adapter: LoraAdapter, folder: Path, every: int, keep: int, facts: Mapping[str, Any]) -> None:
+    def __init__(self, adapter: LoraAdapter, folder: Path, every: int, keep: int, facts: JsonObject) -> None:
         self.adapter, self.folder, self.every, self.keep, self.facts = adapter, folder, every, keep, facts
         self._saved_step = 0
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         if self.every > 0 and trainer.global_step % self.every == 0:
-            self.save(trainer, pl_module)
+            self.save(trainer, cast(TrainingModule, pl_module))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.save(trainer, pl_module)
+        self.save(trainer, cast(TrainingModule, pl_module))
 
-    def save(self, trainer: pl.Trainer, module: Any) -> None:
-        """Write the file of this step, averaged where the run keeps averages; one that fails is told, and no end."""
+    def save(self, trainer: pl.Trainer, module: TrainingModule) -> None:
+        """Write the file of this step, averaged if the run keeps averages; a failure is logged."""
         step = trainer.global_step
         if step == self._saved_step or not trainer.is_global_zero:
             return
@@ -90,7 +89,7 @@ class AdapterFiles(pl.Callback):
 
 
 class AdapterDemos(pl.Callback):
-    """Has every demo made a second time without the adapter."""
+    """Adds to every demo the same one without the adapter."""
 
     def __init__(self, adapter: LoraAdapter) -> None:
         self.adapter = adapter
@@ -110,7 +109,7 @@ class AdapterDemos(pl.Callback):
 
 
 class AdapterGuard(pl.Callback):
-    """Ends a run in which no gradient reaches the adapter, and names layers that none reaches at the first step."""
+    """Ends a run in which no gradient reaches the adapter; names layers without a gradient at the first step."""
 
     def __init__(self, adapter: LoraAdapter) -> None:
         self.adapter = adapter

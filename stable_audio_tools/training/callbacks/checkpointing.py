@@ -1,4 +1,4 @@
-"""Checkpoints that can be trusted: atomic, complete with random states and data position, written on SIGTERM too."""
+"""Checkpoints: atomic, with random states and the position in the data, written on SIGTERM too."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TypedDict
 
 import pytorch_lightning as pl
 import torch
@@ -15,17 +15,25 @@ import torch.distributed as dist
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch.utils._pytree import tree_map_only
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import CheckpointError, UserError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.models.checkpoints.pickles import read_pickle
 from stable_audio_tools.models.checkpoints.sharded import Checkpoint, is_sharded, read_sharded
 from stable_audio_tools.models.checkpoints.zero import zero_folder
 from stable_audio_tools.training import random_state
-from stable_audio_tools.training.module import STAMP, TrainingModule, is_foreign
+from stable_audio_tools.training.module import STAMP, RankState, TrainingModule, is_foreign
 from stable_audio_tools.training.run_folder import checkpoints_in, remove_checkpoint
 from stable_audio_tools.version import __version__
 
 logger = logging.getLogger(__name__)
+
+
+class ProcessState(TypedDict):
+    """The state of one process in a checkpoint."""
+
+    random: random_state.RandomState
+    module: RankState
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -34,8 +42,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self) -> None:
         self.failures: dict[str, str] = {}  # path -> why it was not written
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        # Where this raised, the other processes would wait for rank zero for ever.
+    def save_checkpoint(self, checkpoint: Checkpoint, path: str | Path, storage_options: object | None = None) -> None:
+        # If this raised, the other processes would wait for rank zero for ever.
         try:
             with atomic_path(path) as temporary:
                 torch.save(checkpoint, temporary)
@@ -44,7 +52,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self.failures[str(path)] = reason
             logger.error("%s was not written (%s); older checkpoints are whole, training goes on", path, reason)
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: object = None, weights_only: bool | None = None
+    ) -> Checkpoint:
         path = Path(path)
         if path.is_dir():
             return _read_folder(path)
@@ -90,7 +100,7 @@ class Preemption:
         self._previous_wakeup = -1
 
     def begin(self) -> None:
-        """Handle the signals from here on; only the main thread of a process can."""
+        """Handle the signals until `end`; only the main thread of a process can."""
         if threading.current_thread() is not threading.main_thread() or self._descriptors is not None:
             return
         reading, writing = os.pipe()
@@ -134,13 +144,13 @@ def _count(reading: int) -> None:
 class Checkpointing(pl.Callback):
     """Saves every `every` steps, on SIGTERM and at the end; keeps the newest `keep` checkpoints (-1: all)."""
 
-    def __init__(self, folder: Path, every: int, keep: int, model_config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, every: int, keep: int, model_config: JsonObject) -> None:
         self.folder, self.every, self.keep = folder, every, keep
         self.model_config = model_config
         self.saved_on_exception = False
         self._failed: Path | None = None  # the latest checkpoint, if it was not written
         self._saved_step = self._seen_step = -1
-        self._process_state: dict[str, Any] | None = None
+        self._process_state: ProcessState | None = None
         self._preemption = Preemption()
         self._poll = Poll()
 
@@ -148,12 +158,12 @@ class Checkpointing(pl.Callback):
         self._preemption.begin()
         self._poll.begin()
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         if self._process_state is not None:
             random_state.restore(self._process_state["random"])
             self._process_state = None
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         step = trainer.global_step
         if step == self._seen_step:  # gradients are being summed; a checkpoint would lose them
             return
@@ -174,7 +184,7 @@ class Checkpointing(pl.Callback):
             self.save(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save where a signal killed the readers first. With several processes the others do not take part."""
+        """Save if a signal killed the readers of a single process first; several processes could not save together."""
         stopped = self._preemption.requested and is_reader_death(exception) and trainer.world_size == 1
         if stopped:
             self._save_before_leaving(trainer)
@@ -190,7 +200,7 @@ class Checkpointing(pl.Callback):
         self._preemption.end()
 
     def save(self, trainer: pl.Trainer) -> Path | None:
-        """Write a checkpoint -> its path, or None where that failed: then the older files stay."""
+        """Write a checkpoint and return its path, or None if that failed: then the older files stay."""
         path = self.folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(path)
         self._saved_step = trainer.global_step
@@ -219,20 +229,16 @@ class Checkpointing(pl.Callback):
         for path in older[: max(len(older) - max(self.keep - 1, 0), 0)]:
             remove_checkpoint(path)
 
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
         checkpoint["model_config"] = self.model_config
-        own = {"random": random_state.capture(), "module": on_cpu(rank_state(pl_module))}
+        own: ProcessState = {"random": random_state.capture(), "module": on_cpu(rank_state(pl_module))}
         checkpoint[STAMP] = {"version": __version__, "processes": gather_at_rank_zero(own)}
 
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: Checkpoint) -> None:
         if is_foreign(checkpoint):
             logger.warning(
-                "the checkpoint is another program's: the run goes on from its weights, optimisers and step; data and "
-                "random numbers begin anew"
+                "another program wrote the checkpoint: the run continues from its weights, optimisers and step; "
+                "data and random numbers start over"
             )
             return
         states = checkpoint[STAMP]["processes"]
@@ -251,19 +257,19 @@ class Checkpointing(pl.Callback):
 
 
 class Poll:
-    """One question to all processes after each step. The answer is that of the step before, so nobody waits for it."""
+    """One question to all processes after each step; the answer arrives a step later, so no process waits for it."""
 
     def __init__(self) -> None:
         self._group: dist.ProcessGroup | None = None
         self._asked: tuple[dist.Work, torch.Tensor] | None = None
 
     def begin(self) -> None:
-        """Make a group whose messages pass through the host, not through the devices."""
+        """Create a group whose messages pass through the host, not through the devices."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and self._group is None:
             self._group = dist.new_group(backend="gloo")
 
     def any(self, own: bool) -> bool:
-        """Return whether any process answered yes the time before; a single process hears its own answer at once."""
+        """Return whether any process answered yes the time before; a single process gets its own answer at once."""
         if self._group is None:
             return own
         answer = self.end()
@@ -297,24 +303,25 @@ def require_last_checkpoint(trainer: pl.Trainer) -> None:
 
 
 def _checkpointing(trainer: pl.Trainer) -> list[Checkpointing]:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return [callback for callback in callbacks if isinstance(callback, Checkpointing)]
 
 
-def on_cpu(state: Any) -> Any:
+def on_cpu(state: RankState) -> RankState:
     """Return the state with its tensors on the CPU."""
-    return tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), state)
+    moved: RankState = tree_map_only(torch.Tensor, lambda tensor: tensor.detach().cpu(), state)
+    return moved
 
 
-def rank_state(module: pl.LightningModule) -> dict[str, Any]:
-    """What the module of this process remembers beyond its weights."""
+def rank_state(module: pl.LightningModule) -> RankState:
+    """Return the state of this process's module besides its weights."""
     return module.rank_state() if isinstance(module, TrainingModule) else {}
 
 
-def gather_at_rank_zero(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the states of all processes, in their order, at rank zero, which writes them; elsewhere only the own."""
+def gather_at_rank_zero(state: ProcessState) -> list[ProcessState]:
+    """Return the states of all processes in their order at rank zero, which writes them; elsewhere the own one."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return [state]
-    states: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
+    states = [state] * dist.get_world_size() if dist.get_rank() == 0 else None
     dist.gather_object(state, states)
-    return states if states is not None else [state]
+    return states or [state]

@@ -1,24 +1,32 @@
-"""Demos: what the model sounds like now, as files in the run folder and through the logger; never fatal."""
+"""Demos: audio of the current model, as files in the run folder and in the logger; never fatal."""
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.seeds import seed_everything
 from stable_audio_tools.data.audio_io import write
+from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.data.pictures import latents_image, spectrogram_image
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.loggers import log_audio, log_image
+from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.sharding import ShardedStrategy, gathered
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M")
 
 DEMO_SEED = 1234  # the same noise in every demo, so that what changes between two is the model
 EARLY_STEP = 100  # something is learnt by then, and few minutes are lost if it is the wrong thing
@@ -26,7 +34,7 @@ RECENT_STEPS = 20
 
 
 class Demo(NamedTuple):
-    """One thing to hear or to see."""
+    """One clip, or one picture of latents."""
 
     name: str
     audio: Tensor | None = None  # (c, n)
@@ -34,46 +42,46 @@ class Demo(NamedTuple):
     caption: str = ""
 
 
-class DemoCallback(pl.Callback):
-    """Makes a demo at step 1, at an early step, then every `demo_every` steps, and at the end of a run."""
+class DemoCallback(pl.Callback, Generic[M]):
+    """Writes demos at step 1, at an early step, then every `demo_every` steps, and at the end of a run."""
 
     def __init__(
-        self, demo_every: int, sample_rate: int, folder: Path | None = None, loader: Iterable[Any] | None = None
+        self, demo_every: int, sample_rate: int, folder: Path | None = None, loader: Iterable[Batch] | None = None
     ) -> None:
-        """`loader` gives the batch that a demo is made from; without it, that is the batch just trained on."""
+        """`loader` provides the batch of the demos; if omitted, they use the batch that was just trained on."""
         self.demo_every, self.sample_rate, self.folder, self.loader = demo_every, sample_rate, folder, loader
-        # Other states of the model that are heard beside it, by the end of their names.
+        # Other states of the model that are demonstrated too, by the suffix of their files.
         self.variants: dict[str, Callable[[], AbstractContextManager[None]]] = {}
         self._last_step = -1
-        self._batch: Any = None
-        self._trained_on: Any = None
+        self._batch: Batch | None = None
+        self._trained_on: Batch | None = None
 
     @abstractmethod
-    def make(self, trainer: pl.Trainer, module: Any, batch: Any) -> Iterator[Demo]:
-        """What to hear and to see, with the averaged weights in place."""
+    def make(self, trainer: pl.Trainer, module: M, batch: Batch) -> Iterator[Demo]:
+        """Yield the parts of a demo; the module holds the averaged weights."""
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         step = trainer.global_step
         self._trained_on = batch
         early = step == EARLY_STEP and self.demo_every > EARLY_STEP
         if ((step - 1) % self.demo_every == 0 or early) and step != self._last_step:
             self._last_step = step
-            self.run(trainer, pl_module, batch)
+            self.run(trainer, cast(TrainingModule, pl_module), batch)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show what the run came to, unless a demo is only a few steps old or the machine is being taken away."""
+        """Write the last demo, unless one is only a few steps old or the scheduler takes the machine."""
         taken_away = trainer.should_stop and 0 < trainer.global_step < trainer.max_steps
         batch, self._trained_on = self._trained_on, None
         if batch is not None and trainer.global_step - self._last_step >= RECENT_STEPS and not taken_away:
             self._last_step = trainer.global_step
-            self.run(trainer, pl_module, batch)
+            self.run(trainer, cast(TrainingModule, pl_module), batch)
 
     @torch.no_grad()
-    def run(self, trainer: pl.Trainer, module: Any, batch: Any) -> None:
-        """Make one demo now. A demo that fails is reported; training goes on."""
-        # Of a divided model every process holds a part, which rank zero needs.
+    def run(self, trainer: pl.Trainer, module: TrainingModule, batch: Batch) -> None:
+        """Write one demo now. A demo that fails is logged; training goes on."""
+        # Every process holds a part of a divided model, and rank zero needs all parts.
         divided = isinstance(trainer.strategy, ShardedStrategy)
         if not (trainer.is_global_zero or divided):
             return
@@ -87,7 +95,7 @@ class DemoCallback(pl.Callback):
                 for ending, state in {"": nullcontext, **self.variants}.items():
                     seed_everything(DEMO_SEED)
                     with state():
-                        for demo in self.make(trainer, module, self._held_out(batch)):
+                        for demo in self.make(trainer, cast(M, module), self._held_out(batch)):
                             self._keep(trainer, demo._replace(name=f"{demo.name}{ending}"))
             except Exception as error:  # whatever a demo does, the run outlives it
                 logger.warning("the demo at step %d failed: %s: %s", trainer.global_step, type(error).__name__, error)
@@ -96,8 +104,8 @@ class DemoCallback(pl.Callback):
                 for part, mode in modes.items():
                     part.training = mode
 
-    def _held_out(self, batch: Any) -> Any:
-        """The loader's first batch, the same in every demo."""
+    def _held_out(self, batch: Batch) -> Batch:
+        """Return the loader's first batch, the same in every demo."""
         if self.loader is None:
             return batch
         if self._batch is None:
@@ -118,12 +126,12 @@ class DemoCallback(pl.Callback):
         if demo.latents is not None:
             self._picture(trainer, f"{demo.name}_latents", latents_image(demo.latents), folder)
 
-    def _picture(self, trainer: pl.Trainer, name: str, picture: Any, folder: Path) -> None:
+    def _picture(self, trainer: pl.Trainer, name: str, picture: "Image", folder: Path) -> None:
         path = folder / f"{name}.png"
         picture.save(path)
         log_image(trainer.logger, f"demo/{name}", path, trainer.global_step)
 
 
-def repeated(conditions: Sequence[Mapping[str, Any]], count: int) -> list[dict[str, Any]]:
-    """`count` conditions, going round those given."""
+def repeated(conditions: Sequence[JsonObject], count: int) -> list[JsonObject]:
+    """Return `count` conditions, starting over at the end."""
     return [dict(conditions[index % len(conditions)]) for index in range(count)]

@@ -1,8 +1,8 @@
-"""Guards: a run that goes wrong says so, with the files at fault, instead of training noise."""
+"""Guards: a run that goes wrong reports it, with the files at fault, instead of training noise."""
 
 import logging
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.training.gradients import are_finite, scaler_of, with_gradients
 from stable_audio_tools.training.run_folder import checkpoints_in
 
@@ -19,7 +20,7 @@ MOST_IN_A_ROW = 20
 
 
 class LateValue:
-    """A small tensor on its way to the host."""
+    """A small tensor on its way to the host, to be read a step later without waiting for the device."""
 
     def __init__(self, value: Tensor) -> None:
         self._event: torch.cuda.Event | None = None
@@ -31,11 +32,11 @@ class LateValue:
 
     @property
     def at_hand(self) -> bool:
-        """Can it be read at once, as on a CPU?"""
+        """True if reading it waits for nothing, as on a CPU."""
         return self._event is None
 
     def read(self) -> Tensor:
-        """The value. A step later it has arrived, unless the host is a whole step ahead of the device."""
+        """Return the value. A step later it has arrived, unless the host is a whole step ahead of the device."""
         if self._event is not None:
             self._event.synchronize()
         return self._value
@@ -58,7 +59,9 @@ class NonFiniteGuard(pl.Callback):
         self._loss_is_finite: Tensor | None = None  # of all batches that are summed for a step
         self._verdict: _Verdict | None = None
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *_: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, *_: object
+    ) -> None:
         self._files = files_of(batch)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
@@ -109,7 +112,7 @@ class NonFiniteGuard(pl.Callback):
     def _roll_back(self, trainer: pl.Trainer) -> None:
         saved = checkpoints_in(self.checkpoints)
         if not saved:
-            logger.warning("there is no checkpoint to go back to yet")
+            logger.warning("no checkpoint has been written yet, so the run keeps its weights")
             return
         checkpoint = trainer.strategy.load_checkpoint(saved[-1])
         trainer.strategy.load_model_state_dict(checkpoint, strict=False)
@@ -121,15 +124,15 @@ class NonFiniteGuard(pl.Callback):
         if self.count:
             logger.warning("%d steps were dropped because the gradient was not finite", self.count)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int]:
         return {"count": self.count}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self.count = int(state_dict["count"])
 
 
 class _Verdict(NamedTuple):
-    """What is known of one step."""
+    """The finiteness of one step."""
 
     flags: LateValue  # are the gradients finite, and is the loss?
     step: int
@@ -138,7 +141,7 @@ class _Verdict(NamedTuple):
 
 
 def drop_unless(finite: Tensor, optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
-    """Keep the optimiser from a gradient that is not finite; on a GPU without looking at it from here.
+    """Keep a gradient that is not finite from the optimiser; on a GPU without waiting for its value.
 
     Fused optimisers leave out such a step by themselves. Others take one without a gradient: momentum and decay go on.
     """
@@ -154,8 +157,8 @@ def drop_unless(finite: Tensor, optimizer: Optimizer, parameters: list[nn.Parame
             parameter.grad.masked_fill_(~finite, 0.0)
 
 
-def files_of(batch: Any) -> list[str]:
-    """The file names that a batch's metadata holds."""
+def files_of(batch: object) -> list[str]:
+    """Return the file names in the metadata of a batch."""
     if not (isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], list | tuple)):
         return []
     entries = [entry for entry in batch[1] if isinstance(entry, dict)]
@@ -163,7 +166,7 @@ def files_of(batch: Any) -> list[str]:
 
 
 def require_trainable(module: nn.Module) -> None:
-    """A run with nothing to train is a mistake in the config."""
+    """Raise UserError if no parameter is trained."""
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise UserError(
             "nothing would be trained: every parameter is frozen; look at the requires_grad keys of the model config"
@@ -171,7 +174,7 @@ def require_trainable(module: nn.Module) -> None:
 
 
 def out_of_memory_advice(error: BaseException, batch_size: int) -> str:
-    """What to try, with numbers, when the device's memory runs out."""
+    """Return what to try, with numbers, when the memory of the device runs out."""
     needed = str(error).splitlines()[0] if str(error) else "out of memory"
     halved = max(1, batch_size // 2)
     return (

@@ -1,15 +1,16 @@
-"""The progress bar, and the dry run that looks before a long run leaps."""
+"""The progress bar, and the dry run that tries a configuration before a long run."""
 
 import logging
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
+from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.training.callbacks.demos import DemoCallback
 from stable_audio_tools.training.module import TrainingModule
 
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProgressBar(pl.callbacks.ProgressBar):
-    """The step of all steps and the time left: a bar on a terminal, elsewhere a log line every so often.
+    """Shows the step, the number of steps and the time left: a bar on a terminal, log lines elsewhere.
 
     Values come from the steps that are logged, so that showing them waits for no device.
     """
@@ -41,7 +42,7 @@ class ProgressBar(pl.callbacks.ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._began, self._first = time.monotonic(), trainer.global_step
-        self._told = self._began
+        self._reported = self._began
         if trainer.is_global_zero and self.refresh_rate > 0 and sys.stderr.isatty():
             total = trainer.max_steps if trainer.max_steps > 0 else None
             layout = "{desc} {bar}| {postfix}" if total else "{desc} {postfix}"
@@ -50,7 +51,7 @@ class ProgressBar(pl.callbacks.ProgressBar):
             )
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         if not trainer.is_global_zero:
             return
@@ -62,8 +63,8 @@ class ProgressBar(pl.callbacks.ProgressBar):
                 self._bar.n = trainer.global_step
                 self._bar.set_description_str(self.sentence(trainer), refresh=False)
                 self._bar.set_postfix_str(self._values, refresh=True)
-        elif logged and time.monotonic() - self._told >= self.log_seconds:
-            self._told = time.monotonic()
+        elif logged and time.monotonic() - self._reported >= self.log_seconds:
+            self._reported = time.monotonic()
             logger.info("%s%s", self.sentence(trainer), f": {self._values}" if self._values else "")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -100,8 +101,8 @@ _UNITS = {
 }
 
 
-def shown(metrics: Mapping[str, Any]) -> str:
-    """Values as the bar shows them."""
+def shown(metrics: Mapping[str, float | torch.Tensor]) -> str:
+    """Format values for the bar."""
     texts = []
     for name, value in metrics.items():
         if name in _UNITS:
@@ -112,16 +113,18 @@ def shown(metrics: Mapping[str, Any]) -> str:
 
 
 class DryRun(pl.Callback):
-    """Times one step, makes one demo, and reports the memory that they took."""
+    """Times one step, writes one demo, and reports the memory that they took."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
+    ) -> None:
         seconds = time.perf_counter() - self._start
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, DemoCallback):
-                callback.run(trainer, pl_module, batch)
+                callback.run(trainer, cast(TrainingModule, pl_module), batch)
         logger.info("dry run: one step took %.2f s; %s", seconds, _memory(pl_module.device))
 
 

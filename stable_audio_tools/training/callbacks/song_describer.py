@@ -7,13 +7,17 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, Protocol, cast
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
+from torch import nn
 
-from stable_audio_tools.core.config import Runtime, register
+from stable_audio_tools.core.config import Part, Runtime, register
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.devices import pick_device
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.evaluation.embedders.base import Embedder, digest_of
@@ -27,8 +31,10 @@ from stable_audio_tools.evaluation.song_describer.references import (
     matching_embedder,
     read_references,
 )
+from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.distributed import gather
+from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.run_folder import remove_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -36,15 +42,33 @@ logger = logging.getLogger(__name__)
 Monitor = Literal["fad", "fad_inf", "kernel_distance", "alignment_mean"]
 
 
+class DiffusionTraining(Protocol):
+    """A training module of a conditional diffusion model."""
+
+    diffusion: ConditionedDiffusionModelWrapper
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def weight_average(self) -> WeightAverage | None: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def eval(self) -> nn.Module: ...
+
+    def log_dict(self, dictionary: Mapping[str, float], *, logger: bool, on_step: bool) -> None: ...
+
+
 @dataclass(frozen=True)
 class CaptionPlan:
-    """What is judged, how, and when."""
+    """The settings of the evaluation."""
 
     path: Path  # of the references
     every: int
     num_prompts: int
-    sampling: Mapping[str, Any]
-    node: Mapping[str, Any] | None  # of the embedder; None: that of the references
+    sampling: JsonObject
+    node: JsonObject | None  # of the embedder; None: the one of the references
     device: str
     batch_sizes: tuple[int, int]  # to generate, to embed
     prefix: str
@@ -61,7 +85,7 @@ class BestCheckpoint:
         self.score, self.step, self.without = math.inf, -1, 0
 
     def judge(self, trainer: pl.Trainer, score: float) -> bool:
-        """Take note of a score -> has patience run out?"""
+        """Record a score, and return whether patience has run out."""
         if score < self.score:
             self.score, self.step, self.without = score, trainer.global_step, 0
             if self.keep:
@@ -71,7 +95,7 @@ class BestCheckpoint:
         return self.patience is not None and self.without >= self.patience
 
     def _save(self, trainer: pl.Trainer) -> None:
-        """One file; the one before goes when the new one is whole."""
+        """Write the checkpoint, then delete the one before."""
         folder = self.folder or Path(trainer.default_root_dir) / "checkpoints" / "best"
         path = folder / f"epoch={trainer.current_epoch}-step={trainer.global_step}.ckpt"
         trainer.save_checkpoint(path)
@@ -81,82 +105,83 @@ class BestCheckpoint:
                     remove_checkpoint(older)
             logger.info("the best checkpoint is that of step %d", trainer.global_step)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return {"score": self.score, "step": self.step, "without": self.without}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: JsonObject) -> None:
         self.score, self.step, self.without = state["score"], state["step"], state["without"]
 
 
 class SongDescriberCallback(pl.Callback):
-    """Every so many steps the averaged weights are judged by captions; keeps the best, and may end the run."""
+    """Evaluates the averaged weights on captions every few steps; keeps the best, and may end the run."""
 
     def __init__(self, plan: CaptionPlan, best: BestCheckpoint, folder: Path | None = None) -> None:
-        """`folder` is where results go; None: the run's."""
+        """`folder` receives the results; None: the folder of the run."""
         self.plan, self.best, self.folder = plan, best, folder
         self._references: References | None = None
         self._embedder: Embedder | None = None
         self._last_step = -1
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._ready()
 
     # ------------------------------------------------------------------ when
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         step = trainer.global_step
         if step and step % self.plan.every == 0 and step != self._last_step:
             self._last_step = step
-            # A file may be there for one process and not yet for another; they must judge together.
+            # One process may see a file before another does; they must evaluate together.
             if all(share["ready"] for share in gather({"ready": self._ready()})):
-                self.run(trainer, pl_module)
+                self.run(trainer, cast(DiffusionTraining, pl_module))
 
     def _ready(self) -> bool:
-        """Are the references there? Looked for anew each time, so that they may come while training runs."""
+        """Return whether the references exist. Each call looks again, so that they may appear while training runs."""
         if self._references is None and self.plan.path.is_file():
             self._references = read_references(self.plan.path)
             if self._references.identity is None:  # then a name is all there is to check, and nothing is loaded for it
                 self._embedder = matching_embedder(self._references, self.plan.node)
         if self._references is None:
-            self._tell_once(
-                f"training.song_describer_eval: {self.plan.path} is not there, so captions are not judged; make it "
-                f"with python {COMMAND} --output-path {self.plan.path}"
+            self._warn_once(
+                f"training.song_describer_eval: {self.plan.path} does not exist, so captions are not evaluated; "
+                f"write it with python {COMMAND} --output-path {self.plan.path}"
             )
         return self._references is not None
 
     # ------------------------------------------------------------------ what
 
     @torch.no_grad()
-    def run(self, trainer: pl.Trainer, module: Any) -> Result | None:
-        """Judge now; an error is told once, and then the run goes on or stops as `on_error` says."""
-        outcome: dict[str, Any] = {}
+    def run(self, trainer: pl.Trainer, module: DiffusionTraining) -> Result | None:
+        """Evaluate now; an error is logged once, and the run goes on or stops as `on_error` says."""
+        vectors: dict[int, NDArray[np.float32]] = {}
+        error: str | None = None
         try:
             caption_run, rows = self._prepare(module)
             with judged(module):
                 for batch in caption_run.batches(rows, trainer.global_rank, trainer.world_size):
-                    outcome.update({str(row): torch.from_numpy(found) for row, found in caption_run.vectors(batch)})
+                    vectors.update(caption_run.vectors(batch))
                 subject = Subject(name=f"step {trainer.global_step}", weights=digest_of(module.diffusion))
-        except Exception as error:  # the other processes must hear of it, or they would wait for ever
-            outcome = {"error": f"{type(error).__name__}: {error}"}
-            if outcome["error"] not in self._told:
+        except Exception as failure:  # the other processes must know, or they would wait for ever
+            error = f"{type(failure).__name__}: {failure}"
+            if error not in self._reported:
                 logger.debug("the traceback of the evaluation", exc_info=True)
         finally:
             if self._embedder is not None:
                 self._embedder.to("cpu")  # the memory is the training's
-        shares = gather(outcome)
-        errors = [share["error"] for share in shares if "error" in share]
+        shares = gather((vectors, error))
+        errors = [error for _, error in shares if error is not None]
         if not errors:
-            vectors = {int(row): found.numpy() for share in shares for row, found in share.items()}
-            try:  # the same sums in every process, so all fail here or none
+            vectors = {row: vector for share, _ in shares for row, vector in share.items()}
+            try:  # every process computes the same, so all fail here or none
                 result = score_captions(caption_run, rows, vectors, subject)
-            except Exception as error:
-                errors = [f"{type(error).__name__}: {error}"]
+            except Exception as failure:
+                errors = [f"{type(failure).__name__}: {failure}"]
         if errors:
             self._fail(trainer, errors[0])
             return None
         self._report(trainer, module, result)
         return result
 
-    def _prepare(self, module: Any) -> tuple[CaptionRun, list[int]]:
+    def _prepare(self, module: DiffusionTraining) -> tuple[CaptionRun, list[int]]:
         assert self._references is not None
         device = module.device if self.plan.device in ("auto", module.device.type) else pick_device(self.plan.device)
         if self._embedder is None:
@@ -168,7 +193,7 @@ class SongDescriberCallback(pl.Callback):
         )
         return run, self._references.choose(self.plan.num_prompts)
 
-    def _report(self, trainer: pl.Trainer, module: Any, result: Result) -> None:
+    def _report(self, trainer: pl.Trainer, module: DiffusionTraining, result: Result) -> None:
         assert self._embedder is not None
         # Intervals are in the result file; as curves they would only crowd the log.
         known = {
@@ -181,13 +206,13 @@ class SongDescriberCallback(pl.Callback):
         module.log_dict(
             {f"{self.plan.prefix}/{name}": value for name, value in known.items()}, logger=False, on_step=True
         )
-        told = ", ".join(f"{name} {value:.5g}" for name, value in known.items())
-        logger.info("captions at step %d: %s", trainer.global_step, told)
+        values = ", ".join(f"{name} {value:.5g}" for name, value in known.items())
+        logger.info("captions at step %d: %s", trainer.global_step, values)
         if trainer.is_global_zero:
             self._write(self._folder(trainer) / f"step_{trainer.global_step:08d}.json", result)
         value = result.scores.get(f"{self._embedder.tag}_{self.plan.monitor}")
         if value is None:
-            self._tell_once(f"training.song_describer_eval: {self.plan.monitor} is not measured here; no best is kept")
+            self._warn_once(f"training.song_describer_eval: {self.plan.monitor} is not measured here; no best is kept")
         elif self.best.judge(trainer, -value if self.plan.monitor == "alignment_mean" else value):
             logger.info("captions: %d evaluations without a better %s; stopping", self.best.patience, self.plan.monitor)
             trainer.should_stop = True
@@ -202,9 +227,9 @@ class SongDescriberCallback(pl.Callback):
         sentence = f"the evaluation on captions at step {trainer.global_step} failed: {error}"
         if self.plan.on_error == "stop":
             raise UserError(sentence)
-        if error not in self._told and trainer.is_global_zero:
-            self._told.add(error)
-            logger.error("%s. Training goes on; the same error is not told again", sentence)
+        if error not in self._reported and trainer.is_global_zero:
+            self._reported.add(error)
+            logger.error("%s. Training goes on; the same error is not logged again", sentence)
         self._log(trainer, {"failed": 1.0})
 
     def _log(self, trainer: pl.Trainer, values: Mapping[str, float]) -> None:
@@ -215,24 +240,24 @@ class SongDescriberCallback(pl.Callback):
     def _folder(self, trainer: pl.Trainer) -> Path:
         return self.folder or Path(trainer.default_root_dir) / "song_describer"
 
-    def _tell_once(self, sentence: str) -> None:
-        if sentence not in self._told:
-            self._told.add(sentence)
+    def _warn_once(self, sentence: str) -> None:
+        if sentence not in self._reported:
+            self._reported.add(sentence)
             logger.warning("%s", sentence)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> JsonObject:
         return {"best": self.best.state_dict(), "last_step": self._last_step}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: JsonObject) -> None:
         self.best.load_state_dict(state_dict["best"])
         self._last_step = state_dict["last_step"]
 
 
 @contextmanager
-def judged(module: Any) -> Iterator[None]:
-    """Inside, the module is what is exported: averaged weights, evaluation mode; and no draw of training changes."""
+def judged(module: DiffusionTraining) -> Iterator[None]:
+    """Use averaged weights and evaluation mode inside the block, and leave the random draws of training as they are."""
     modes = {part: part.training for part in module.modules()}
-    average = getattr(module, "weight_average", None)
+    average = module.weight_average
     with random_state.preserved(), average.swapped_in() if average is not None else nullcontext():
         module.eval()
         try:
@@ -251,7 +276,7 @@ def _check_enabled(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
 
 @register("evaluation", "song_describer", check=_check_enabled)
 def song_describer_evaluation(
-    enabled: Annotated[bool, Field(description="judge the model by captions during training")] = True,
+    enabled: Annotated[bool, Field(description="evaluate the model on captions during training")] = True,
     precomputed_embeddings_path: Annotated[
         str | None, Field(description="what precompute_song_describer_clap_embeddings.py wrote (.npz)")
     ] = None,
@@ -267,25 +292,25 @@ def song_describer_evaluation(
     eval_seed: Annotated[int, Field(ge=0, description="a prompt adds its row to it")] = 0,
     gen_batch_size: Annotated[int, Field(ge=1, description="items to generate at once, in each process")] = 4,
     clap_batch_size: Annotated[int, Field(ge=1, description="windows through the embedder at once")] = 8,
-    clap_model_name: Annotated[str | None, Field(description="where CLAP is; null: as the references tell")] = None,
+    clap_model_name: Annotated[str | None, Field(description="where CLAP is; null: as the references say")] = None,
     embedder: Annotated[
-        dict[str, Any] | None,
-        Field(description="another embedder than CLAP, as a node; it must have made the references"),
+        JsonObject | None,
+        Field(description="another embedder than CLAP, as a node; the references must come from it"),
     ] = None,
     clap_device: Annotated[str, Field(description="auto (where the model is), cpu or cuda")] = "auto",
     metric_prefix: Annotated[
-        str, Field(min_length=1, description="what the names of the metrics begin with")
+        str, Field(min_length=1, description="prefix of the names of the metrics")
     ] = "songscriber",
-    monitor: Annotated[Monitor, Field(description="what decides which checkpoint is best")] = "fad",
+    monitor: Annotated[Monitor, Field(description="the score by which the best checkpoint is chosen")] = "fad",
     keep_best: Annotated[bool, Field(description="keep the best checkpoint in checkpoints/best")] = False,
     patience: Annotated[
         int | None, Field(ge=1, description="stop after so many evaluations without a better one")
     ] = None,
     on_error: Annotated[
-        Literal["warn", "stop"], Field(description="when an evaluation fails: tell it once, or end the run")
+        Literal["warn", "stop"], Field(description="when an evaluation fails: log it once, or end the run")
     ] = "warn",
     *,
-    demo: Runtime[Any] = None,
+    demo: Runtime[Part | None] = None,
     sample_size: Runtime[int] = 0,
     folder: Runtime[Path | None] = None,
 ) -> SongDescriberCallback | None:

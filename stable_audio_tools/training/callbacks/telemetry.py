@@ -1,9 +1,8 @@
-"""How fast a run is, what it waits for and what it takes of the device; and a trace of some of its steps."""
+"""Speed, waiting times and memory of a run; and a trace of some of its steps."""
 
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -11,6 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from stable_audio_tools.core.ranks import is_rank_zero
+from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.training.module import TrainingModule, unwrap_batch
 
 logger = logging.getLogger(__name__)
@@ -76,14 +76,14 @@ class Telemetry(pl.Callback):
         self._steps = self._items = 0
         self._seconds = 0.0
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         self._data += time.perf_counter() - self._end
         if self.peak is not None and self.counts_operations and self._batches in COUNTED_STEPS:
             self._counter = FlopCounterMode(display=False)
             self._counter.__enter__()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
@@ -130,9 +130,9 @@ class Profile(pl.Callback):
     def __init__(self, folder: Path, steps: int) -> None:
         self.folder, self.steps = folder, steps
         self._seen = 0
-        self._profiler: Any = None
+        self._profiler: profile | None = None
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         if self._seen == self.SKIPPED and is_rank_zero():
             activities = [ProfilerActivity.CPU]
             if pl_module.device.type == "cuda":
@@ -140,19 +140,19 @@ class Profile(pl.Callback):
             self._profiler = profile(activities=activities, record_shapes=True)
             self._profiler.__enter__()
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *_: object) -> None:
         self._seen += 1
         if self._profiler is not None and self._seen == self.SKIPPED + self.steps:
-            self._write()
+            self._write(self._profiler)
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, *_: object) -> None:
         if self._profiler is not None:
-            self._write()
+            self._write(self._profiler)
         elif self._seen <= self.SKIPPED and is_rank_zero():
             logger.warning("--profile: the run ended before batch %d, where the trace begins", self.SKIPPED + 1)
 
-    def _write(self) -> None:
-        profiler, self._profiler = self._profiler, None
+    def _write(self, profiler: profile) -> None:
+        self._profiler = None
         profiler.__exit__(None, None, None)
         self.folder.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self.folder / "trace.json"))

@@ -3,19 +3,22 @@
 import dataclasses
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
 from pydantic import Field
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
 from stable_audio_tools.core.devices import send
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.loader import Batch, ItemInfo
 from stable_audio_tools.data.transforms import compute_effective_seq_len_from_conditioning
+from stable_audio_tools.models.conditioners.base import ConditionTensors
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
@@ -52,7 +55,7 @@ from stable_audio_tools.training.timesteps import TimestepLaw
 logger = logging.getLogger(__name__)
 
 NOISE_LEVEL_BUCKETS = 10
-HOST = torch.device("cpu")  # where masks are looked at, because looking at the device means waiting for it
+HOST = torch.device("cpu")  # masks stay here, because reading them from the device means waiting for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +80,7 @@ class MaskOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Inpainting:
-    """What is hidden from a model that learns to fill in."""
+    """The masks of a model that learns inpainting."""
 
     mask_kwargs: MaskOptions = MaskOptions()
 
@@ -175,10 +178,10 @@ class DiffusionCondTrainingWrapper(TrainingModule):
     def exported(self) -> nn.Module:
         return self.diffusion
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         return configure_optimizer(self.optimizer_config, self.diffusion)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         audio, metadata = unwrap_batch(batch)
         conditions = self._conditions(metadata)
         clean = encode(self.diffusion, audio, self.pre_encoded)  # (b, d, t)
@@ -192,16 +195,18 @@ class DiffusionCondTrainingWrapper(TrainingModule):
 
         noisy, targets = self.objective.corrupt(clean, noise, t)
         output = self.diffusion(noisy, t, cond=conditions, cfg_dropout_prob=self.cfg_dropout_prob)
-        weighed, wanted = weigh(output, targets, t, self.objective)
-        loss, terms = self.losses({"output": weighed, "targets": wanted, "padding_mask": self._loss_mask(masks)})
+        weighed, weighed_targets = weigh(output, targets, t, self.objective)
+        loss, terms = self.losses(
+            {"output": weighed, "targets": weighed_targets, "padding_mask": self._loss_mask(masks)}
+        )
 
         self.log_terms({"loss": loss, "std_data": clean.std(), "lr": self.learning_rate(), **terms})
         if self.log_loss_info and self.logs_now:
             self._log_by_noise_level(output, targets, t)
         return loss
 
-    def _step_on_real_frames(self, clean: Tensor, conditions: dict[str, Any], metadata: list[dict[str, Any]]) -> Tensor:
-        """A step whose loss tells what is to be generated from padding and from what is given."""
+    def _step_on_real_frames(self, clean: Tensor, conditions: ConditionTensors, metadata: Sequence[ItemInfo]) -> Tensor:
+        """Return the loss over generated frames, without padding and frames that are given."""
         real = _real_frames(metadata, clean)
         t = self.draw_timesteps(clean, self._lengths(metadata, real))
         noise = self._draw_noise(clean)
@@ -234,21 +239,21 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         codec = self.diffusion.pretransform
         return 1 if codec is None else codec.downsampling_ratio
 
-    def _lengths(self, metadata: list[dict[str, Any]], real: Tensor | None) -> Tensor | None:
-        """Frames of each item, where the noise levels shift by them."""
+    def _lengths(self, metadata: Sequence[ItemInfo], real: Tensor | None) -> Tensor | None:
+        """Return the frames of each item if the noise levels shift by them."""
         if not self.diffusion.use_effective_length_for_schedule:
             return None
-        told = compute_effective_seq_len_from_conditioning(
+        lengths = compute_effective_seq_len_from_conditioning(
             metadata, self.diffusion.sample_rate, self._ratio(), self.device
         )
-        return told if told is not None or real is None else send(real.sum(dim=-1), self.device)
+        return lengths if lengths is not None or real is None else send(real.sum(dim=-1), self.device)
 
-    def _conditions(self, metadata: list[dict[str, Any]]) -> dict[str, Any]:
+    def _conditions(self, metadata: Sequence[ItemInfo]) -> dict[str, Any]:
         conditioner = self.diffusion.conditioner
         return conditioner(metadata, self.device) if conditioner is not None else {}
 
     def draw_timesteps(self, clean: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Noise levels by the law, shifted for the length of the batch or of each item, some of them pure noise."""
+        """Draw noise levels, shifted for the length of the batch or of each item; some of them are pure noise."""
         t = send(self.timesteps.draw(clean.shape[0]), clean.device)
         if self.diffusion.dist_shift is not None:
             t = self.diffusion.dist_shift.shift(t, clean.shape[2] if lengths is None else lengths)
@@ -257,13 +262,13 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         return self.objective.training_times(t)
 
     def _loss_mask(self, masks: Tensor | None) -> Tensor | None:
-        """Padding is left out of the loss, except now and then, so that silence is learnt too."""
+        """Return the mask that leaves padding out of the loss; None now and then, so that silence is learnt too."""
         if not self.mask_padding or masks is None or random.random() <= self.mask_padding_dropout:
             return None
         return send(masks, self.device)
 
     def _hide(
-        self, conditions: dict[str, Any], clean: Tensor, masks: Tensor | None, mask_padding: bool = False
+        self, conditions: ConditionTensors, clean: Tensor, masks: Tensor | None, mask_padding: bool = False
     ) -> dict[str, Any]:
         assert self.inpainting is not None
         real = masks if masks is not None else torch.ones(len(clean), clean.shape[2], dtype=torch.bool)
@@ -277,11 +282,11 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         for index in bucket.unique().tolist():
             self.log(f"model/loss_all_{index / NOISE_LEVEL_BUCKETS:.1f}", losses[bucket == index].mean())
 
-    def on_before_zero_grad(self, *_: Any) -> None:
+    def on_before_zero_grad(self, *_: object) -> None:
         if self.diffusion_ema is not None:
             self.diffusion_ema.update()
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         audio, metadata = unwrap_batch(batch)
         conditions = self._conditions(metadata)
         seeds = self.validation.seeds(metadata)
@@ -299,8 +304,8 @@ def _routed(model: ConditionedDiffusionModelWrapper) -> list[str]:
     return [*model.input_concat_ids, *model.local_add_cond_ids, *model.cross_attn_cond_ids, *model.global_cond_ids]
 
 
-def _real_frames(metadata: list[dict[str, Any]], clean: Tensor) -> Tensor:
-    """Which frames of the latents hold sound (b, t); all where the loader says nothing."""
+def _real_frames(metadata: Sequence[ItemInfo], clean: Tensor) -> Tensor:
+    """Return a mask (b, t) of the latent frames that hold sound; all if the loader provides no mask."""
     if any("padding_mask" not in entry for entry in metadata):
         return torch.ones_like(clean[:, 0], dtype=torch.bool)
     masks = [entry["padding_mask"] for entry in metadata]
@@ -309,7 +314,7 @@ def _real_frames(metadata: list[dict[str, Any]], clean: Tensor) -> Tensor:
 
 
 def weigh(output: Tensor, targets: Tensor, t: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-    """Both times the root of the objective's weight at t, so that their squared error is weighted."""
+    """Multiply both by the root of the objective's weight at t, so that their squared error is weighted."""
     weight = objective.loss_weight(t)
     if weight is None:
         return output, targets
@@ -318,7 +323,7 @@ def weigh(output: Tensor, targets: Tensor, t: Tensor, objective: Objective) -> t
 
 
 def encode(model: DiffusionWrapper, audio: Tensor, pre_encoded: bool) -> Tensor:
-    """What the diffusion model works on: latents `(b, d, t)`, or the audio itself where there is no pretransform."""
+    """Return the input of the diffusion model: latents `(b, d, t)`, or the audio itself without a pretransform."""
     pretransform = model.pretransform
     if pretransform is None:
         return audio
@@ -335,7 +340,7 @@ def encode(model: DiffusionWrapper, audio: Tensor, pre_encoded: bool) -> Tensor:
 def measure_scale(pretransform: nn.Module, batch: Tensor, pre_encoded: bool) -> None:
     """Set a scale that is `auto` to the deviation of the latents of this batch, over all processes.
 
-    The batch is audio (b, c, n), or with `pre_encoded` latents (b, d, t) as the autoencoder made them.
+    The batch is audio (b, c, n), or with `pre_encoded` latents (b, d, t) as the autoencoder encoded them.
     """
     waiting = [
         part for part in pretransform.modules() if isinstance(part, AutoencoderPretransform) and part.needs_scale
@@ -357,7 +362,7 @@ def measure_scale(pretransform: nn.Module, batch: Tensor, pre_encoded: bool) -> 
 
 
 class DiffusionCondInpaintTrainingWrapper(DiffusionCondTrainingWrapper):
-    """Trains a model that fills gaps, with masks of up to `max_mask_segments` segments unless a config says more."""
+    """Training of a model that fills gaps, with masks of up to `max_mask_segments` segments by default."""
 
     def __init__(
         self,

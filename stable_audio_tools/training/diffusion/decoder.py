@@ -6,10 +6,12 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Key, Runtime, as_record, build, register
 from stable_audio_tools.core.devices import send
+from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.models.autoencoders import DiffusionAutoencoder
 from stable_audio_tools.models.diffusion.objectives import V
 from stable_audio_tools.training.autoencoders.recipe import LossConfigs, SpectralDistance, bottleneck_losses
@@ -69,10 +71,10 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
     def exported(self) -> nn.Module:
         return self.diffae
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         return configure_optimizer(self.optimizer_config, self.diffae)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         audio, _ = unwrap_batch(batch)
         clean = audio
         if self.diffae.pretransform is not None:
@@ -93,10 +95,10 @@ class DiffusionAutoencoderTrainingWrapper(TrainingModule):
         self.log_terms({"loss": loss, **stds, "lr": self.learning_rate(), **terms})
         return loss
 
-    def on_before_zero_grad(self, *_: Any) -> None:
+    def on_before_zero_grad(self, *_: object) -> None:
         self.diffae_ema.update()
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         audio, metadata = unwrap_batch(batch)
         seeds = self.validation.seeds(metadata)
         pretransform = self.diffae.pretransform

@@ -1,13 +1,14 @@
 """Training of unconditional diffusion models."""
 
 from functools import partial
-from typing import Any
 
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import Runtime, build, register
 from stable_audio_tools.core.devices import send
+from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.models.diffusion import DiffusionModelWrapper
 from stable_audio_tools.training.diffusion.conditional import encode, weigh
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
@@ -62,10 +63,10 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
     def exported(self) -> nn.Module:
         return self.diffusion
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         return configure_optimizer(self.optimizer_config, self.diffusion)
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         audio, _ = unwrap_batch(batch)
         clean = encode(self.diffusion, audio, self.pre_encoded)
         t = self.objective.training_times(send(self.timesteps.draw(clean.shape[0]), clean.device))
@@ -77,11 +78,11 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
         self.log_terms({"loss": loss, "std_data": clean.std(), "lr": self.learning_rate(), **terms})
         return loss
 
-    def on_before_zero_grad(self, *_: Any) -> None:
+    def on_before_zero_grad(self, *_: object) -> None:
         if self.diffusion_ema is not None:
             self.diffusion_ema.update()
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         audio, metadata = unwrap_batch(batch)
         seeds = self.validation.seeds(metadata)
         clean = encode_each(partial(encode, self.diffusion, pre_encoded=self.pre_encoded), audio, seeds)

@@ -1,4 +1,4 @@
-"""Held-out loss per noise level: every item has noise of its own, so the result depends on weights and data alone."""
+"""Held-out loss per noise level: the noise follows from the item, so the result depends on weights and data alone."""
 
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
@@ -50,7 +50,7 @@ class NoiseLevelLosses:
         self._sums = row if self._sums is None else self._sums + row
 
     def report(self, module: LightningModule) -> None:
-        """Log the mean over all items of all processes, of each level and of all; without items nothing is logged."""
+        """Log the mean over all items of all processes, of each level and of all levels, if there are items."""
         own = torch.zeros(len(self.levels) + 1, device=module.device) if self._sums is None else self._sums
         self._sums, self._items = None, 0
         gathered: Any = module.all_gather(own)
@@ -64,7 +64,7 @@ class NoiseLevelLosses:
 
 
 def encode_each(encode: Callable[[Tensor], Tensor], audio: Tensor, seeds: Sequence[int]) -> Tensor:
-    """Encode items (b, c, n) one by one to (b, d, t), each with the draws of its own seed."""
+    """Encode items (b, c, n) one by one to (b, d, t), each with random draws from its seed."""
     latents = []
     for item, seed in zip(audio.split(1), seeds):
         with RandomStream(seed, audio.device).in_charge():
