@@ -20,6 +20,7 @@ COMMANDS = {
     "train": CommandEntry("train", "train a model of any type"),
     "generate": CommandEntry("generate", "generate audio for prompts"),
     "app": CommandEntry("run_gradio", "open a model in the browser, and behind an HTTP API"),
+    "serve": CommandEntry("serve", "serve models over HTTP, with a queue of jobs"),
     "unwrap": CommandEntry("train:unwrap", "write the model out of a training checkpoint"),
     "lora train": CommandEntry("train:train_lora", "train a low-rank adapter of a frozen model"),
     "lora info": CommandEntry("lora:info", "describe an adapter file"),

@@ -163,7 +163,7 @@ CEILINGS = {
     "small private functions with one use": 162,
     "class names defined twice": 2,
     "modules": 450,
-    "lines": 65_000,
+    "lines": 72_000,
 }
 
 
