@@ -1,5 +1,6 @@
-"""`lora`: describe, convert, merge and extract adapter files."""
+"""`lora`: describe, convert, merge, combine and extract adapter files."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -102,6 +103,61 @@ def run_merge(settings: MergeLoraSettings) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CombineLoraSettings(HalfOption):
+    """Settings of `lora combine`."""
+
+    target: Path = option(help="adapter file to write, .safetensors or .ckpt", positional=True, metavar="NEW")
+    lora: tuple[LoraChoice, ...] = option(
+        help="adapter and its strength (default 1); to be given twice or more",
+        metavar="FILE[:STRENGTH]",
+        repeat=True,
+        parse=lora_choice,
+    )
+    method: Literal["sum", "ties", "dare", "dare-ties"] = option(
+        "sum", "sum of the changes, TIES, DARE, or DARE followed by the signs of TIES"
+    )
+    density: float | None = option(None, "share of entries that ties and dare keep (default: 0.2)", gt=0, le=1)
+    rank: int | None = option(None, "rank of the result (default: the sum of the ranks)", ge=1)
+    seed: int = option(0, "random seed of dare", ge=0)
+    base: Path | None = option(None, "weights of the base model, for types other than lora, loha, lokr", metavar="CKPT")
+    model_config: Path | None = option(
+        None, "config of the base model (default: the one in the weights)", metavar="JSON"
+    )
+
+    def problems(self) -> Iterable[str]:
+        if len(self.lora) < 2:
+            yield f"--lora: give at least two adapters, got {len(self.lora)}"
+        if self.density is not None and self.method == "sum":
+            yield "--density: has no meaning for --method sum; leave it out"
+        if self.model_config is not None and self.base is None:
+            yield "--model-config: goes with --base"
+
+
+def run_combine(settings: CombineLoraSettings) -> None:
+    from stable_audio_tools.models.checkpoints import open_weights
+    from stable_audio_tools.models.lora import combine_loras, read_lora, write_lora
+    from stable_audio_tools.models.pretrained import load_model
+
+    base = None
+    if settings.base is not None:
+        stored = open_weights(settings.base)
+        base = load_model(_config(settings.model_config, stored.model_config), stored, ema=None)
+    combined = combine_loras(
+        [(read_lora(choice.path), choice.strength) for choice in settings.lora],
+        settings.method,
+        density=settings.density,
+        rank=settings.rank,
+        seed=settings.seed,
+        base=base,
+    )
+    write_lora(combined.lora, settings.target, settings.dtype)
+    print(
+        f"wrote {settings.target}: {len(combined.lora.layers)} layers from {len(settings.lora)} adapters, "
+        f"{combined.kept:.1%} of the combined change kept"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExtractLoraSettings(HalfOption):
     """Settings of `lora extract`."""
 
@@ -147,6 +203,7 @@ merge = Command(
     run_merge,
     "Merge adapters into the weights of their base model.",
 )
+combine = Command(CombineLoraSettings, run_combine, "Combine several adapters into one.")
 extract = Command(
     ExtractLoraSettings, run_extract, "Extract an adapter from the difference between a tuned model and its base."
 )

@@ -26,6 +26,7 @@ COMMANDS = {
     "lora info": CommandEntry("lora:info", "describe an adapter file"),
     "lora convert": CommandEntry("lora:convert", "convert an adapter file to the format of another program"),
     "lora merge": CommandEntry("lora:merge", "merge adapters into the weights of their base model"),
+    "lora combine": CommandEntry("lora:combine", "combine several adapters into one"),
     "lora extract": CommandEntry("lora:extract", "make an adapter of the difference between two models"),
     "data check": CommandEntry("data:check", "report broken, silent, duplicate and unlabelled files of a dataset"),
     "data encode": CommandEntry("data:encode", "encode a dataset of audio to a dataset of latents"),

@@ -102,3 +102,32 @@ def test_mistakes_are_one_sentence_and_leave_no_file(
     printed = capsys.readouterr().err.strip().splitlines()
     assert sentence.format(**names) in printed[-1]
     assert not list(tmp_path.iterdir())
+
+
+def test_adapters_are_combined(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "both.safetensors"
+    chosen = ["--lora", f"{adapter}:0.5", "--lora", f"{adapter}:-0.25"]
+    assert main(["lora", "combine", str(target), *chosen, "--rank", "2"]) == 0
+    assert "layers from 2 adapters, 100.0% of the combined change kept" in capsys.readouterr().out
+    ours, both = read_lora(adapter), read_lora(target)
+    for path, held in ours.layers.items():
+        found = both.layers[path]["lora_B"] @ both.layers[path]["lora_A"]
+        torch.testing.assert_close(found, 0.25 * 2 * held["lora_B"] @ held["lora_A"], rtol=1e-3, atol=1e-4)
+    assert main(["lora", "combine", str(target), *chosen, "--method", "ties", "--density", "0.3", "--half"]) == 0
+    assert all(held["lora_A"].dtype == torch.float16 for held in read_lora(target).layers.values())
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--lora", "a"], "--lora: give at least two adapters, got 1"),
+        (
+            ["--lora", "a", "--lora", "b", "--density", "0.5"],
+            "--density: has no meaning for --method sum; leave it out",
+        ),
+        (["--lora", "a", "--lora", "b", "--model-config", "m.json"], "--model-config: goes with --base"),
+    ],
+)
+def test_combine_refuses(flags: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lora", "combine", str(tmp_path / "x.safetensors"), *flags]) == 2
+    assert sentence in capsys.readouterr().err

@@ -15,6 +15,7 @@ handle the names of diffusers' models. ComfyUI's files, which both worlds read, 
 
 from stable_audio_tools.models.lora.adapter import LoraAdapter, attach_lora, attached_loras, unload_lora
 from stable_audio_tools.models.lora.base import base_facts, same_weights
+from stable_audio_tools.models.lora.combining import Combined, CombineMethod, combine_loras
 from stable_audio_tools.models.lora.config import AdapterType, BasePrecision, LoraConfig, lora_config_from
 from stable_audio_tools.models.lora.files import describe_lora, read_lora, write_lora
 from stable_audio_tools.models.lora.loading import convert_lora, fill_lora, load_lora, save_lora
@@ -60,6 +61,8 @@ from stable_audio_tools.models.lora.stored import LoraFile, LoraFormat
 __all__ = [
     "AdapterType",
     "BasePrecision",
+    "CombineMethod",
+    "Combined",
     "Extracted",
     "LoRAParametrization",
     "LoraAdapter",
@@ -73,6 +76,7 @@ __all__ = [
     "attached_loras",
     "base_facts",
     "cast_base_to_precision",
+    "combine_loras",
     "convert_lora",
     "convert_lora_ckpt_to_safetensors",
     "default_lora_config",

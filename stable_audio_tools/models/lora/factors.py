@@ -16,6 +16,7 @@ from stable_audio_tools.models.lora.formula import (
     adapted_weight,
     col_squares,
     gains,
+    matrix_of,
     row_squares,
     singular_bases,
 )
@@ -150,22 +151,14 @@ class LoraFactors(nn.Module):
             return self.U, self.M_xs @ self.V.T
         return self.lora_B, self.lora_A
 
-    def product(self, drop: bool) -> Tensor:
-        """Return the change of W (rows, cols) of Hadamard and Kronecker factors, before its scale."""
-        if self.control.config.form.product == "hadamard":
-            inner = self.hada_w1_b
-            kept = self.drop(inner.new_ones(len(inner), 1)) if drop else 1.0
-            return (self.hada_w1_a @ (inner * kept)) * (self.hada_w2_a @ self.hada_w2_b)
-        names = self.tensors()
-        inner = names["lokr_w2_b"] if "lokr_w2_b" in names else names["lokr_w2"]
-        kept = self.drop(inner.new_ones(len(inner), 1)) if drop else 1.0
-        second = self.lokr_w2_a @ (inner * kept) if "lokr_w2_b" in names else inner * kept
-        return torch.kron(self.lokr_w1, second)
-
     def dense_change(self, drop: bool = True) -> Tensor:
         """Return W' - W of Hadamard and Kronecker factors, (rows, cols)."""
-        with torch.autocast(next(self.parameters()).device.type, enabled=False):
-            return self.scale * self.product(drop)
+        tensors: dict[str, Tensor] = {**self.tensors()}
+        inner = next(name for name in ("hada_w1_b", "lokr_w2_b", "lokr_w2") if name in tensors)
+        with torch.autocast(tensors[inner].device.type, enabled=False):
+            if drop and self.dropout:
+                tensors[inner] = tensors[inner] * self.drop(tensors[inner].new_ones(len(tensors[inner]), 1))
+            return self.scale * matrix_of(tensors)
 
     def pair_as(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Return `pair` in the precision of a pass; converted once while nothing trains."""

@@ -12,6 +12,7 @@ vectors of W (Bałazy et al. 2024). Norms are of the sum, and gradients flow thr
 for them: |W_i + s B_i A|^2 = |W_i|^2 + 2 s B_i (A W_i^T) + s^2 B_i (A A^T) B_i^T costs a rank-wide product.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -68,6 +69,16 @@ def adapted_weight(weight: Tensor, up: Tensor, down: Tensor, scale: float, magni
     if magnitudes.cols is not None:
         adapted = adapted * (magnitudes.cols / _norm(adapted.square().sum(0)))
     return adapted
+
+
+def matrix_of(factors: Mapping[str, Tensor]) -> Tensor:
+    """Return the matrix (rows, cols) that plain, Hadamard or Kronecker factors make, before its scale."""
+    if "lora_A" in factors:
+        return factors["lora_B"] @ factors["lora_A"]
+    if "hada_w1_a" in factors:
+        return (factors["hada_w1_a"] @ factors["hada_w1_b"]) * (factors["hada_w2_a"] @ factors["hada_w2_b"])
+    second = factors["lokr_w2"] if "lokr_w2" in factors else factors["lokr_w2_a"] @ factors["lokr_w2_b"]
+    return torch.kron(factors["lokr_w1"], second)
 
 
 def singular_bases(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -106,7 +106,7 @@ def extract_lora(
         if not change.any():
             unchanged += 1
             continue
-        up, down = _closest_factors(change, min(rank_of(path, config), *change.shape))
+        up, down = closest_factors(change, min(rank_of(path, config), *change.shape))
         layers[path] = {"lora_A": down, "lora_B": up}
         total += float(change.square().sum())
         kept += float((up @ down).square().sum())
@@ -124,10 +124,10 @@ def _controls(layers: Iterable[AdaptedLayer]) -> list[Control]:
     return list({id(held.control): held.control for layer in layers for held in layer.factors()}.values())
 
 
-def _closest_factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def closest_factors(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Return B (rows, r) and A (r, cols) of equal norm, with B A the closest of rank r to a matrix."""
     if len(change) > change.shape[1]:
-        down, up = _closest_factors(change.T, rank)
+        down, up = closest_factors(change.T, rank)
         return up.T.contiguous(), down.T.contiguous()
     matrix = change.double()
     left, values = leading_vectors(matrix, rank)
