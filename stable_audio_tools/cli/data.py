@@ -98,7 +98,7 @@ def run_download(settings: DownloadSettings) -> None:
 
     with progress_bar("downloading", 1.0) as show:
         done = fetch(settings, lambda got, total: show(got / total if total else 0))
-    print(f"{settings.audio_dir}: {done.fetched} tracks fetched from {done.tars} tars, {done.kept} already present")
+    print(f"{settings.audio_dir}: {done.fetched} tracks fetched from {done.tars} tars, {done.existing} already present")
 
 
 download = Command(

@@ -1,8 +1,8 @@
-"""Audio files in and out: libsndfile first, ffmpeg for what it does not know, and never a whole file for a crop.
+"""Reading and writing of audio files: libsndfile first, ffmpeg for other formats, and only the part that is needed.
 
-A partial read gives the samples that a whole decode gives at that place. libsndfile alone does not: after a seek, an
+A partial read returns the samples that a whole decode has at that position. libsndfile alone does not: after a seek an
 mp3 decoder lacks the bits that earlier frames left for later ones, and Vorbis is wrong within its last page. Reading
-therefore begins early enough (`_decode_from`) and drops what was not asked for.
+therefore starts early enough (`_decode_from`) and drops the surplus.
 """
 
 import struct
@@ -31,13 +31,13 @@ LIBSNDFILE_SUFFIXES = frozenset(
 _RATES = range(1_000, 1_536_001)
 _MOST_CHANNELS = 256
 _MOST_FRAMES = 1 << 40
-_ROUNDED_SECONDS = 0.5  # by which some encoders overstate the length of a whole Ogg file in its last page
-_BLOCK = 1 << 24  # samples (all channels together) per read, so that no header can make us allocate more
-_UNKNOWN_SIZE = 0x7FFFF000  # what programs that write to a pipe put where the size would stand
+_ROUNDED_SECONDS = 0.5  # some encoders overstate the length of a complete Ogg file by up to this much
+_BLOCK = 1 << 24  # samples (all channels together) per read; bounds the memory that a header can request
+_UNKNOWN_SIZE = 0x7FFFF000  # size field of programs that write to a pipe
 
 
 class AudioInfo(NamedTuple):
-    """What the header says."""
+    """The header of an audio file."""
 
     frames: int
     sample_rate: int
@@ -58,7 +58,7 @@ class Audio(NamedTuple):
 
 
 def info(path: str | Path) -> AudioInfo:
-    """Length, rate and channels, from the header alone."""
+    """Return length, rate and channels from the header alone."""
     path = Path(path)
     if path.suffix.lower() in decoders.FFMPEG_SUFFIXES:
         check_readable(path)
@@ -68,7 +68,7 @@ def info(path: str | Path) -> AudioInfo:
 
 
 def read(path: str | Path, start: int = 0, frames: int | None = None, sample_rate: int | None = None) -> Audio:
-    """Decode `frames` samples from `start` on (fewer at the end of the file), as a whole decode would give them.
+    """Decode `frames` samples from `start` (fewer at the end of the file), equal to those of a whole decode.
 
     With `sample_rate` the audio is resampled, and `start` and `frames` count samples at that rate.
     """
@@ -83,7 +83,7 @@ def read(path: str | Path, start: int = 0, frames: int | None = None, sample_rat
 
 
 def blocks(path: str | Path, frames: int = 1 << 19) -> Iterator[NDArray[np.float32]]:
-    """The whole file as `(n, c)` blocks in order, for what looks at every sample but keeps none."""
+    """Yield the whole file as `(n, c)` blocks in order."""
     path = Path(path)
     if path.suffix.lower() in decoders.FFMPEG_SUFFIXES:
         yield decoders.decode_with_ffmpeg(path, info(path).channels, 0, None)
@@ -95,7 +95,7 @@ def blocks(path: str | Path, frames: int = 1 << 19) -> Iterator[NDArray[np.float
 
 
 def check_end(path: str | Path, about: AudioInfo) -> None:
-    """Raise AudioError when the file is shorter than its header says, by looking at its first and last bytes."""
+    """Raise AudioError if the file is shorter than its header says, from its first and last bytes."""
     path = Path(path)
     if about.frames == 0:
         raise AudioError(f"{path}: holds no samples")
@@ -121,8 +121,8 @@ def write(
 ) -> None:
     """Write `(c, n)` or `(n,)` audio as the suffix says: wav (16, 24, 32 float), flac (16, 24), mp3, ogg or opus.
 
-    `quality` runs from 0 (smallest file) to 1 (best), for mp3, ogg and opus. `comment` goes into the file's
-    metadata. The file appears whole or not at all.
+    `quality` runs from 0 (smallest file) to 1 (best), for mp3, ogg and opus. `comment` is stored in the file's
+    metadata. An interrupted write leaves no partial file.
     """
     path = Path(path)
     kind = path.suffix.lower()
@@ -173,7 +173,7 @@ def _within_bounds(path: Path, samples: NDArray[np.float32], clip: bool, unlimit
         return samples
     if not clip:
         raise AudioError(
-            f"{path}: not written, because the audio peaks at {peak:.3g} and this format ends at 1; "
+            f"{path}: not written, because the audio peaks at {peak:.3g} and this format is limited to 1; "
             "scale it down, pass clip=True, or write 32-bit wav"
         )
     return np.clip(samples, -1, 1)
@@ -201,10 +201,10 @@ def _read_resampled(
 ) -> Audio:
     rate = rate or about.sample_rate
     total = resampled_length(about.frames, about.sample_rate, rate)
-    if file is None and rate == about.sample_rate:  # only decoding tells how long such a file is
+    if file is None and rate == about.sample_rate:  # the exact length of such a file is known after decoding
         return Audio(_read_span(path, file, about, start, frames), rate)
     if start > total:
-        raise AudioError(f"{path}: sample {start} was asked for, but the file ends at {total}")
+        raise AudioError(f"{path}: sample {start} was requested, but the file ends at {total}")
     count = total - start if frames is None else min(frames, total - start)
     first, stop = input_span(start, count, about.sample_rate, rate)
     first, stop = max(first, 0), min(stop, about.frames)
@@ -235,7 +235,7 @@ def _channels_first(samples: NDArray[np.float32]) -> Tensor:
 
 
 def _read_blocks(file: sf.SoundFile, about: AudioInfo, start: int, frames: int) -> NDArray[np.float32]:
-    """`(n, c)`, fewer than `frames` where the file ends."""
+    """Return `(n, c)`, fewer than `frames` samples at the end of the file."""
     begin = _decode_from(about, start)
     if begin != file.tell():
         file.seek(begin)
@@ -253,7 +253,7 @@ def _read_blocks(file: sf.SoundFile, about: AudioInfo, start: int, frames: int) 
 
 
 def _decode_from(about: AudioInfo, start: int) -> int:
-    """The sample to seek to, so that decoding on from there gives exact samples at `start`."""
+    """Return the sample to seek to, so that the samples at `start` are exact."""
     if about.subtype.startswith("MPEG"):
         # The bit reservoir holds 511 bytes (255 below 32 kHz): at the lowest bit rates 9 frames of 1152 samples, or 85
         # of 576, and the decoder itself needs some more.
@@ -263,17 +263,17 @@ def _decode_from(about: AudioInfo, start: int) -> int:
         # when a seek lands on the last page, so the seek goes before it.
         return min(start, max(0, about.frames - 256 * 1024))
     if about.subtype == "OPUS":
-        # An Opus decoder forgets its start rather than being told it; RFC 7845 asks for 80 ms. In 2 s what remains is
+        # An Opus decoder converges after a seek; RFC 7845 asks for 80 ms of preroll. After 2 s the difference is
         # below one 16-bit step for music, and around a thousandth of full scale for steady tones in speech mode.
         return max(0, start - 2 * about.sample_rate)
     return start
 
 
-# ------------------------------------------------------------------ is the end there?
+# ------------------------------------------------------------------ completeness
 
 
 def _missing_end(path: Path) -> str | None:
-    """What is missing according to container sizes and end marks; None when nothing is, or nothing can be told."""
+    """Describe what is missing according to container sizes and end marks; None if nothing is known to be missing."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(12)
@@ -293,7 +293,7 @@ def _missing_end(path: Path) -> str | None:
 
 
 def _has_length(path: Path) -> bool:
-    """Does an mp3 say how long it is (a Xing, Info or VBRI header)? Otherwise its length is an estimate."""
+    """Return whether an mp3 states its length (Xing, ItemInfo or VBRI header); otherwise its length is an estimate."""
     with path.open("rb") as file:
         head = file.read(10)
         skip = 0
@@ -301,4 +301,4 @@ def _has_length(path: Path) -> bool:
             skip = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
         file.seek(skip)
         start = file.read(4096)
-    return any(mark in start for mark in (b"Xing", b"Info", b"VBRI"))
+    return any(mark in start for mark in (b"Xing", b"ItemInfo", b"VBRI"))

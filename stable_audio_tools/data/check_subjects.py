@@ -1,4 +1,4 @@
-"""What a check of a dataset looks at: each file of folders, of tar shards and of Arrow datasets, in one form."""
+"""The files that a dataset check examines, from folders, tar shards and Arrow datasets, in one form."""
 
 import random
 import tempfile
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stable_audio_tools.core.config.parts import Part
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data import audio_io
+from stable_audio_tools.data.custom_metadata import ItemInfo
 from stable_audio_tools.data.faults import BadItem, Fault
 from stable_audio_tools.data.index import FileIndex, Header, index_folder
 from stable_audio_tools.data.metadata import Table, read_sidecar
@@ -35,13 +36,13 @@ _ANY_RATE = 44_100  # a check decodes at the file's own rate
 
 
 class Verdict(NamedTuple):
-    """What there is to say about one file."""
+    """The findings about one file."""
 
     path: str
     problems: list[tuple[Problem, str]]
-    header: Header | None  # None where it cannot be read
-    digest: bytes | None  # of the samples; None where they cannot be decoded
-    source: str = ""  # the folder of the dataset that it is from
+    header: Header | None  # None if unreadable
+    digest: bytes | None  # of the samples; None if they cannot be decoded
+    source: str = ""  # folder of the dataset
 
     @classmethod
     def unreadable(cls, path: str, reason: str) -> "Verdict":
@@ -50,19 +51,19 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Subjects:
-    """Files to examine; a call decodes one, in any thread."""
+    """The files to examine; each call decodes one, in any thread."""
 
-    count: int | None  # where it is known before the end
+    count: int | None  # None if unknown until the end
     examinations: Iterator[Callable[[], Verdict]]
 
 
 def list_subjects(part: Part) -> Subjects:
-    """The files of a dataset config."""
+    """Return the files of a dataset config."""
     if part.type == "audio_dir":
         return _in_folders(part)
     if part.facts.get("holds", "audio") == "audio":
         return _packed(part)
-    raise ConfigError(f"dataset.dataset_type: check-data listens to audio, got latents ({part.type!r})")
+    raise ConfigError(f"dataset.dataset_type: check-data decodes audio, but {part.type!r} holds latents")
 
 
 # ------------------------------------------------------------------ folders
@@ -161,39 +162,39 @@ def _listen_to_copy(path: str, file: Path, problems: list[tuple[Problem, str]]) 
 
 def _listen(path: str, file: str, header: Header, problems: list[tuple[Problem, str]]) -> Verdict:
     try:
-        heard: Heard = hear(file, header.sample_rate)
+        report = examine_audio(file, header.sample_rate)
     except AudioError as error:
         return Verdict(path, [*problems, ("unreadable", str(error).removeprefix(f"{file}: "))], header, None)
-    return Verdict(path, [*problems, *heard.flaws], header, heard.digest)
+    return Verdict(path, [*problems, *report.flaws], header, report.digest)
 
 
-def _caption_problems(info: dict[str, Any], captions: Captions, has_code: bool) -> Iterator[tuple[Problem, str]]:
+def _caption_problems(info: ItemInfo, captions: Captions, has_code: bool) -> Iterator[tuple[Problem, str]]:
     add_prompt(info, captions, random.Random(0))
     if not has_code and not isinstance(info.get("prompt"), str):
-        yield "missing caption", "no .json or .txt beside it, and no row in a table, gives a prompt"
+        yield "missing caption", "no prompt in a .json or .txt file beside it or in a metadata table"
 
 
 _FULL_SCALE = 0.9999
-_CLIPPED_RUN = 3  # samples in a row at full scale: a peak may touch it once or twice
+_CLIPPED_RUN = 3  # consecutive samples at full scale; a peak may touch it once or twice
 _CLIPPED_FRACTION = 1e-4
 
 
-class Heard(NamedTuple):
-    """What decoding one file told."""
+class AudioReport(NamedTuple):
+    """The flaws of one decoded file, and a digest of its samples."""
 
     flaws: list[tuple[Flaw, str]]
     digest: bytes  # of the samples and their rate
 
 
-def hear(path: str | Path, rate: int) -> Heard:
-    """Decode a file of `rate` Hz to its end. Raises AudioError where that cannot be done."""
+def examine_audio(path: str | Path, rate: int) -> AudioReport:
+    """Decode a file of `rate` Hz to its end; raise AudioError if that fails."""
     digest, peak, samples, clipped, frames = blake2b(str(rate).encode(), digest_size=16), 0.0, 0, 0, 0
     for block in audio_io.blocks(path):
         digest.update(block.tobytes())
         level = np.abs(block)
         peak = max(peak, float(level.max())) if np.isfinite(level.max()) else float("nan")
         if np.isnan(peak):
-            return Heard([("not finite", "holds NaN or infinite samples")], digest.digest())
+            return AudioReport([("not finite", "holds NaN or infinite samples")], digest.digest())
         samples, frames, clipped = samples + block.size, frames + len(block), clipped + _in_runs(level >= _FULL_SCALE)
     flaws: list[tuple[Flaw, str]] = []
     if frames < SHORTEST_SECONDS * rate:
@@ -201,12 +202,12 @@ def hear(path: str | Path, rate: int) -> Heard:
     elif peak < SILENCE:
         flaws.append(("silent", "below -60 dB throughout"))
     if clipped > _CLIPPED_FRACTION * samples:
-        flaws.append(("clipped", f"{100 * clipped / samples:.2f} % of its samples lie at full scale in runs"))
-    return Heard(flaws, digest.digest())
+        flaws.append(("clipped", f"{100 * clipped / samples:.2f} % of its samples are at full scale in runs"))
+    return AudioReport(flaws, digest.digest())
 
 
 def _in_runs(marked: NDArray[np.bool_]) -> int:
-    """How many marked samples begin a run of `_CLIPPED_RUN`, over all channels."""
+    """Count the marked samples that begin a run of `_CLIPPED_RUN`, over all channels."""
     if len(marked) < _CLIPPED_RUN or not marked.any():
         return 0
     starts = marked[: len(marked) - _CLIPPED_RUN + 1].copy()

@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, before it is trained on: every file is decoded, and every finding names its file."""
+"""Checks of a dataset before training: every file is decoded, and every finding names its file."""
 
 import os
 from collections import Counter, defaultdict, deque
@@ -15,7 +15,7 @@ from stable_audio_tools.data.faults import whole_path
 from stable_audio_tools.data.index import Header
 
 Kind = Problem | Literal["duplicate", "split leak", "unusual rate", "unusual channels"]
-_NOTES: frozenset[str] = frozenset({"unusual rate", "unusual channels"})  # worth knowing, nothing wrong
+_NOTES: frozenset[str] = frozenset({"unusual rate", "unusual channels"})  # informative, not a fault
 _USELESS: frozenset[str] = frozenset({"unreadable", "short", "silent", "not finite", "duplicate"})
 _EXAMPLES = 5  # of each kind, on a terminal
 _AHEAD = 4  # files in memory for each thread, so that shards are not read faster than they are decoded
@@ -25,7 +25,7 @@ Progress = Callable[[int, int | None], None]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know of one file."""
+    """One finding about one file."""
 
     path: str
     kind: Kind
@@ -34,25 +34,25 @@ class Finding:
 
 @dataclass
 class CheckReport:
-    """What was looked at, and what was found."""
+    """Totals and findings of a check."""
 
     files: int = 0
     seconds: float = 0.0
-    links: int = 0  # further names of files that were already counted
+    links: int = 0  # further names of files already counted
     rates: Counter[int] = field(default_factory=Counter)
     channels: Counter[int] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        """Is nothing wrong?"""
+        """Whether there are files and no finding is more than a note."""
         return self.files > 0 and all(finding.kind in _NOTES for finding in self.findings)
 
     def counts(self) -> dict[str, int]:
         return dict(Counter(finding.kind for finding in self.findings).most_common())
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the report for JSON."""
         return {
             "ok": self.ok,
             "files": self.files,
@@ -65,7 +65,7 @@ class CheckReport:
         }
 
     def write_quarantine(self, path: str | Path) -> int:
-        """Write the files that are of no use as a list for `quarantine_file` or `exclude_paths_file` -> how many."""
+        """Write unusable files as a list for `quarantine_file` or `exclude_paths_file`; return their number."""
         useless = {finding.path: finding for finding in self.findings if finding.kind in _USELESS}
         lines = []
         for name, finding in useless.items():
@@ -85,8 +85,8 @@ def check_dataset(
 ) -> CheckReport:
     """Decode every file of a dataset of audio; `against` is another split that must share no audio with it.
 
-    `sample_rate` is the model's: files below it are noted. `progress(done, all)` is called as files are finished; `all`
-    is None where only the end tells.
+    `sample_rate` is the model's: files below it are noted. `progress(done, total)` is called for each finished file;
+    `total` is None until the end for sources of unknown length.
     """
     report, threads = CheckReport(), workers or os.cpu_count() or 1
     first: dict[bytes, str] = {}
@@ -126,7 +126,7 @@ def table(report: CheckReport) -> str:
         ", ".join(filter(None, (f"{report.files:,} files", f"{report.seconds / 3600:.2f} hours", rates, channels)))
     ]
     if report.links:
-        lines.append(f"{report.links:,} links to files that are counted already")
+        lines.append(f"{report.links:,} links to files that are already counted")
     if not report.files:
         lines.append("no audio file was found")
     by_kind: defaultdict[str, list[Finding]] = defaultdict(list)
@@ -135,12 +135,12 @@ def table(report: CheckReport) -> str:
     kinds = sorted(by_kind, key=lambda kind: (kind in _NOTES, -len(by_kind[kind])))
     lines += [f"{kind}: {len(by_kind[kind]):,}" + (" (a note)" if kind in _NOTES else "") for kind in kinds]
     if report.ok:
-        lines.append("nothing is wrong")
+        lines.append("no problems were found")
     for kind in kinds:
         lines += ["", f"{kind}:"]
         lines += [f"  {finding.path}: {finding.detail}" for finding in by_kind[kind][:_EXAMPLES]]
         if (more := len(by_kind[kind]) - _EXAMPLES) > 0:
-            lines.append(f"  and {more:,} more; --json lists all")
+            lines.append(f"  and {more:,} more; --json lists them all")
     return "\n".join(lines)
 
 
@@ -151,7 +151,7 @@ def _share(count: int, total: int) -> str:
 def _examine(
     subjects: Subjects, pool: ThreadPoolExecutor, threads: int, progress: Progress | None
 ) -> Iterator[Verdict]:
-    """Verdicts in the order of the files, some of them under way at a time."""
+    """Yield verdicts in the order of the files, while some of them are decoded in parallel."""
     waiting: deque[Future[Verdict]] = deque()
     done = 0
     more = True

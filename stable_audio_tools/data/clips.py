@@ -1,4 +1,4 @@
-"""From an audio file to the clip that a model is trained on, whatever the file lay in."""
+"""Clips for training, cut from audio files of any source."""
 
 import math
 import random
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from stable_audio_tools.data.custom_metadata import MetadataFunction, call_custom
+from stable_audio_tools.data.custom_metadata import ItemInfo, MetadataFunction, call_custom
 from stable_audio_tools.data.draws import seeded
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.loader import Item
@@ -20,7 +20,7 @@ Read = Callable[[int, int], Tensor]  # (first sample, samples) -> (c, n), fewer 
 
 
 class Crop(NamedTuple):
-    """A piece of a file, and where it was cut out."""
+    """A piece of a file and its position."""
 
     audio: Tensor  # (c, sample_size)
     start: int  # in samples
@@ -28,7 +28,7 @@ class Crop(NamedTuple):
 
 
 class ClipMaker:
-    """Cuts clips out of files, brings them to one form, and asks the user's function about them."""
+    """Cuts clips out of files, normalises their form, and calls the user's metadata function."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class ClipMaker:
         self.captions = captions
 
     def cut(self, read: Read, total: int, rng: random.Random) -> Crop:
-        """A crop of a file of `total` samples, at a place where there is sound."""
+        """Return a crop of a file of `total` samples, at a place where it is not silent."""
         spare = max(0, total - self.sample_size)
         tries = _TRIES_FOR_SOUND if self.random_crop and spare else 1
         for _ in range(tries):
@@ -65,7 +65,7 @@ class ClipMaker:
         raise BadItem("silent", where, lasting=spare == 0)
 
     def augment(self, audio: Tensor, rng: random.Random) -> Tensor:
-        """Channels, loudness, polarity; within [-1, 1]."""
+        """Set channels, loudness and polarity, and clamp to [-1, 1]."""
         audio = set_channels(audio, self.channels)
         if self.normalize is not None:
             with seeded(rng.getrandbits(63)):
@@ -74,10 +74,8 @@ class ClipMaker:
             audio = -audio
         return audio.clamp(-1, 1)
 
-    def describe(
-        self, info: Mapping[str, Any], crop: Crop, path: str, relpath: str, rng: random.Random
-    ) -> dict[str, Any]:
-        """The metadata of a clip: what was written about the file, its prompt, and where the crop lies."""
+    def describe(self, info: Mapping[str, Any], crop: Crop, path: str, relpath: str, rng: random.Random) -> ItemInfo:
+        """Return the metadata of a clip: that of its file, the prompt, and the position of the crop."""
         facts = describe_crop(crop.start, self.sample_size, crop.total, self.sample_rate)
         made = dict(info)
         add_prompt(made, self.captions, rng)
@@ -92,8 +90,10 @@ class ClipMaker:
         )
         return made
 
-    def ask(self, function: MetadataFunction | None, info: dict[str, Any], clip: Tensor, start: int, seed: int) -> Item:
-        """Add what the user's function says, and do what it asks for with its special keys."""
+    def apply_custom(
+        self, function: MetadataFunction | None, info: ItemInfo, clip: Tensor, start: int, seed: int
+    ) -> Item:
+        """Add the result of the user's function, and apply its special keys."""
         if function is None:
             return Item(clip, info)
         with seeded(seed):
@@ -107,5 +107,5 @@ class ClipMaker:
         return Item(clip, info)
 
     def _fit(self, audio: Tensor, start: int) -> Tensor:
-        """Cut at the same place as the clip, and bring to the same channels."""
+        """Cut at the same place as the clip, and set the same channels."""
         return set_channels(take(audio.clamp(-1, 1), start, self.sample_size), self.channels)

@@ -1,7 +1,7 @@
-"""The comment of an audio file: where generated audio says how it was made.
+"""Comments of audio files, which record how generated audio was generated.
 
-libsndfile keeps comments of any length in flac, mp3 (Latin letters only), ogg and opus, but in aiff and wav only short
-ones. Here a wav gets a standard `LIST INFO` chunk after its samples, which players and ffmpeg read.
+libsndfile stores comments of any length in flac, mp3 (Latin letters only), ogg and opus, but only short ones in aiff
+and wav. A wav therefore gets a standard `LIST INFO` chunk after its samples, which players and ffmpeg read.
 """
 
 import os
@@ -16,7 +16,7 @@ _LARGEST_COMMENT = 1 << 24
 
 
 def append_wav_comment(path: str | Path, text: str) -> None:
-    """Add a comment to a finished wav file that has none."""
+    """Add a comment to a finished wav file without one."""
     body = text.encode() + b"\0"
     entry = b"INFOICMT" + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
     with Path(path).open("r+b") as file:
@@ -29,7 +29,7 @@ def append_wav_comment(path: str | Path, text: str) -> None:
 
 
 def read_comment(path: str | Path) -> str | None:
-    """The comment of an audio file, None where it has none or cannot be read."""
+    """Return the comment of an audio file, None if it has none or cannot be read."""
     path = Path(path)
     try:
         if path.suffix.lower() == ".wav":
@@ -52,7 +52,7 @@ def _wav_comment(path: Path) -> str | None:
 
 
 def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Name and size of each chunk, the file standing at its content."""
+    """Yield name and size of each chunk, with the file positioned at its content."""
     head = file.read(12)
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return
@@ -63,7 +63,7 @@ def _chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
 
 
 def _find_entry(content: bytes) -> str | None:
-    """The text of `ICMT` in an INFO list."""
+    """Return the text of `ICMT` in an INFO list."""
     if content[:4] != b"INFO":
         return None
     at = 4

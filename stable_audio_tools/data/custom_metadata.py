@@ -1,4 +1,4 @@
-"""A user's module with `get_custom_metadata(info, audio) -> dict`, loaded in each process by its path."""
+"""A user's module with `get_custom_metadata(info, audio) -> dict`, loaded in each process from its path."""
 
 import importlib.util
 import sys
@@ -12,21 +12,22 @@ from torch import Tensor
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.faults import BadItem
 
-MetadataFunction = Callable[[dict[str, Any], Tensor | None], Mapping[str, Any] | None]
+ItemInfo = dict[str, Any]  # metadata of an item
+MetadataFunction = Callable[[ItemInfo, Tensor | None], Mapping[str, Any] | None]
 
 
 class CustomMetadata:
-    """Calls the module's function. Only the path travels to worker processes, so nothing in it must be picklable."""
+    """Calls the module's function; only the path is sent to worker processes, so the module need not be picklable."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         self._function: MetadataFunction | None = None
         self._load()
 
-    def __call__(self, info: dict[str, Any], audio: Tensor | None) -> Mapping[str, Any] | None:
+    def __call__(self, info: ItemInfo, audio: Tensor | None) -> Mapping[str, Any] | None:
         return (self._function or self._load())(info, audio)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"path": self.path, "_function": None}
 
     def _load(self) -> MetadataFunction:
@@ -50,8 +51,8 @@ class CustomMetadata:
         return self._function
 
 
-def call_custom(function: MetadataFunction, info: dict[str, Any], audio: Tensor | None) -> dict[str, Any]:
-    """What the user's function adds; its mistakes become a `BadItem` that says what happened."""
+def call_custom(function: MetadataFunction, info: ItemInfo, audio: Tensor | None) -> ItemInfo:
+    """Return the metadata that the user's function adds; its errors become a `BadItem`."""
     try:
         added = function(info, audio)
     except Exception as error:  # the user's code may fail in any way; its traceback stays attached

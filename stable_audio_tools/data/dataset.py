@@ -1,4 +1,4 @@
-"""From a dataset JSON to batches: `create_dataloader_from_config`, and the published names around it."""
+"""Batches from a dataset JSON: `create_dataloader_from_config`, and published helpers for other code."""
 
 import io
 import logging
@@ -56,11 +56,12 @@ __all__ = [
 ]
 
 
+DatasetConfig = Mapping[str, Any]  # a dataset JSON
 Contents = Literal["audio", "latents"]
 
 
-def check_dataset_config(dataset_config: Mapping[str, Any], path: str = "dataset") -> Part:
-    """Check a dataset config without looking at any file; every mistake is in the one ConfigError."""
+def check_dataset_config(dataset_config: DatasetConfig, path: str = "dataset") -> Part:
+    """Check a dataset config without opening any file; one ConfigError lists every mistake."""
     if not isinstance(dataset_config, Mapping):
         raise ConfigError(f"{path}: expected a JSON object, got {type(dataset_config).__name__}")
     known, tag = components("dataset"), dataset_config.get("dataset_type")
@@ -96,8 +97,8 @@ def load_dataset_config(path: str | Path) -> JsonObject:
     return config
 
 
-def contents_of(dataset_config: Mapping[str, Any]) -> Contents | None:
-    """Return what the items of a dataset are, by its type's facts; None for a config with mistakes."""
+def contents_of(dataset_config: DatasetConfig) -> Contents | None:
+    """Return whether a dataset holds audio or latents; None for a config with mistakes."""
     known, tag = components("dataset"), dataset_config.get("dataset_type")
     if not isinstance(tag, str) or tag not in known:
         return None
@@ -106,12 +107,12 @@ def contents_of(dataset_config: Mapping[str, Any]) -> Contents | None:
     return contents
 
 
-def _body(dataset_config: Mapping[str, Any]) -> dict[str, Any]:
+def _body(dataset_config: DatasetConfig) -> dict[str, Any]:
     return {key: value for key, value in dataset_config.items() if key not in ("dataset_type", "$schema")}
 
 
 def create_dataloader_from_config(
-    dataset_config: Mapping[str, Any],
+    dataset_config: DatasetConfig,
     batch_size: int,
     sample_size: int,
     sample_rate: int,
@@ -125,7 +126,7 @@ def create_dataloader_from_config(
 ) -> BatchLoader:
     """Return a loader of batches `(audio (b, c, n), metadata)`, an epoch per iteration.
 
-    Order and crops depend on `seed` and the epoch alone, which must be the same in all processes of a run.
+    Order and crops depend only on `seed` and the epoch, which must be the same in all processes of a run.
     """
     request = LoaderRequest(
         batch_size, sample_size, sample_rate, audio_channels, num_workers, shuffle, seed, rank, world_size
@@ -134,9 +135,9 @@ def create_dataloader_from_config(
     return loader
 
 
-def collation_fn(samples: Sequence[Sequence[Any]]) -> list[Any]:
-    """Columns of `(audio, info)` pairs: tensors and arrays are stacked, numbers become an array, the rest a tuple."""
-    columns: list[Any] = []
+def collation_fn(samples: Sequence[Sequence[object]]) -> list[object]:
+    """Collate `(audio, info)` pairs: stack tensors and arrays, put numbers into an array, leave the rest a tuple."""
+    columns: list[object] = []
     for column in zip(*samples):
         first = column[0]
         if isinstance(first, Tensor):
@@ -154,13 +155,13 @@ AUDIO_KEYS = ("flac", "wav", "mp3", "m4a", "ogg", "opus")  # suffixes of the aud
 
 
 def keyword_scandir(dir: str, ext: Sequence[str], keywords: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(folders, files with one of the extensions whose name holds a keyword) below `dir`."""
+    """Return (folders, files with one of the extensions whose name contains a keyword) below `dir`."""
     folders, files = fast_scandir(dir, ext)
     return folders, [file for file in files if holds_keyword(Path(file).name, keywords)]
 
 
 def get_latent_filenames(paths: str | Sequence[str], extensions: Sequence[str] = ("npy",)) -> list[str]:
-    """Files of latents below the folders; a folder's `filelist.txt` names its files without a search."""
+    """Return files of latents below the folders; a folder's `filelist.txt` replaces the search."""
     names: list[str] = []
     for root in [paths] if isinstance(paths, str) else paths:
         listed = Path(root, "filelist.txt")
@@ -172,18 +173,18 @@ def get_latent_filenames(paths: str | Sequence[str], extensions: Sequence[str] =
 
 
 def get_dbmax(audio: Tensor) -> float:
-    """The peak of a clip in dB of full scale."""
+    """Return the peak of a clip in dB of full scale."""
     return float(20 * torch.log10(audio.abs().max()))
 
 
 def is_silence_audio(audio: Tensor, silence_threshold: float = 0.01, max_silence_ratio: float = 0.3) -> bool:
-    """Whether more than this share of any channel (c, n) stays below the threshold."""
+    """Return whether more than this share of any channel (c, n) stays below the threshold."""
     silent = (audio.abs() < silence_threshold).float().mean(dim=1)
     return bool((silent > max_silence_ratio).any())
 
 
 def is_valid_sample(sample: Mapping[str, Any]) -> bool:
-    """Whether a decoded tar entry has metadata and audio that is neither silent nor rejected by its metadata."""
+    """Return whether a decoded tar entry has metadata and audio that is neither silent nor rejected by its metadata."""
     if "json" not in sample or "audio" not in sample:
         return False
     is_audible = bool(sample.get("__pre_encoded__")) or not is_silence(sample["audio"])
@@ -191,7 +192,7 @@ def is_valid_sample(sample: Mapping[str, Any]) -> bool:
 
 
 def log_and_continue(exn: Exception) -> bool:
-    """Report a fault of a stream of tars and go on: a handler of webdataset."""
+    """Log a fault of a tar stream and continue: a handler for webdataset."""
     logger.warning("webdataset: %r; the item is left out", exn)
     return True
 
@@ -202,13 +203,13 @@ def remove_long_silence(
     silence_threshold: Sequence[float] = (0.01, 0.5),
     max_silence_duration: float = 0.25,
 ) -> Tensor:
-    """Mono audio (1, n) with long silences cut down; `silence_threshold` is (level, seconds that are kept)."""
+    """Shorten long silences of mono audio (1, n); `silence_threshold` is (level, remaining seconds)."""
     level, kept_seconds = silence_threshold
     return transforms.remove_long_silence(audio, sample_rate, level, kept_seconds, max_silence_duration)
 
 
 def audio_decoder(key: str, value: bytes) -> tuple[Tensor, int] | None:
-    """Audio (c, n) and its sample rate out of the bytes of a tar entry; None where the suffix is not one of audio."""
+    """Decode audio (c, n) and its sample rate from the bytes of a tar entry; None for other suffixes."""
     if key.rpartition(".")[2] not in AUDIO_KEYS:
         return None
     import soundfile
@@ -218,7 +219,7 @@ def audio_decoder(key: str, value: bytes) -> tuple[Tensor, int] | None:
 
 
 def npy_decoder(key: str, value: bytes) -> NDArray[Any] | None:
-    """The array in the bytes of a tar entry; None where its suffix is not `npy`."""
+    """Decode the array in the bytes of a tar entry; None for other suffixes."""
     if key.rpartition(".")[2] != "npy":
         return None
     array: NDArray[Any] = np.load(io.BytesIO(value), allow_pickle=False)

@@ -27,7 +27,7 @@ _DURATION = re.compile(rb"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)")
 
 
 def has_ffmpeg() -> bool:
-    """Is there an ffmpeg on the path?"""
+    """Return whether ffmpeg is on the path."""
     return shutil.which("ffmpeg") is not None
 
 
@@ -77,7 +77,7 @@ _MOST_KEPT_OPEN = 64
 
 
 class Reader(sf.SoundFile):
-    """soundfile seeks after each read of a seekable file, which costs time and, in mp3, the bits carried over."""
+    """A SoundFile that never seeks after reading: that costs time and breaks the bit reservoir of mp3."""
 
     def seekable(self) -> bool:
         return False
@@ -100,10 +100,10 @@ def opened(path: Path) -> Iterator[Reader]:
 
 @contextmanager
 def kept_open(path: Path) -> Iterator[Reader]:
-    """Like `opened`, but the file may be somewhere in the middle, where its last user left it.
+    """Like `opened`, but the file may be positioned in the middle, where its last user left it.
 
-    A file in use is not among the idle ones, so threads never share one; nor do processes, because a forked worker
-    would share the place in the file with its parent.
+    A file in use is not in the cache, so threads never share one; nor do processes, because a forked worker would
+    share the position with its parent.
     """
     if path.suffix.lower() not in _SLOW_TO_SEEK:
         with opened(path) as file:
@@ -125,7 +125,7 @@ def kept_open(path: Path) -> Iterator[Reader]:
 
 
 def check_readable(path: Path) -> None:
-    """Raise AudioError where the file system gives a reason."""
+    """Raise AudioError if the file system reports a reason."""
     try:
         about = path.stat()
     except FileNotFoundError:

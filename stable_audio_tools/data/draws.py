@@ -1,4 +1,4 @@
-"""Every random choice of the data is a function of (seed, epoch, item), so workers and ranks cannot change it."""
+"""Random choices of the data as functions of (seed, epoch, item), independent of workers and ranks."""
 
 import random
 from collections.abc import Iterator
@@ -22,14 +22,14 @@ class Draw(NamedTuple):
 
     @property
     def number(self) -> int:
-        """64 bits that depend on the run's seed, the epoch, the item and the visit."""
+        """Return 64 bits that depend on the run's seed, the epoch, the item and the visit."""
         words = f"{self.seed}/{self.epoch}/{self.item}/{self.visit}".encode()
         return int.from_bytes(blake2b(words, digest_size=8).digest(), "little")
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside the block Python, NumPy and torch (CPU) draw from `seed`; outside, nothing is changed."""
+    """Seed Python, NumPy and torch (CPU) inside the block, and restore their states afterwards."""
     python, numpy, generator = random.getstate(), np.random.get_state(), torch.default_generator
     torch_state = generator.get_state()
     random.seed(seed)
@@ -54,13 +54,13 @@ class Order(NamedTuple):
 
 
 def order_length(groups: NDArray[np.int64], weights: NDArray[np.float64]) -> int:
-    """Length of an epoch: each group of items counts as often as its weight says."""
+    """Return the length of an epoch: each group of items counts by its weight."""
     sizes = np.bincount(groups, minlength=len(weights))
     return int(np.rint(sizes * weights).sum())
 
 
 def make_order(groups: NDArray[np.int64], weights: NDArray[np.float64], epoch: int, seed: int, shuffle: bool) -> Order:
-    """The order of an epoch. A group of weight 2.5 is visited twice whole, and half of it a third time."""
+    """Return the order of an epoch; a group of weight 2.5 is visited twice, and half of it a third time."""
     rng = np.random.default_rng([seed, epoch])
     items, visits = [], []
     for group, weight in enumerate(weights):

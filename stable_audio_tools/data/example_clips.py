@@ -1,4 +1,4 @@
-"""Short synthetic clips with captions that say what is heard: enough to try the toolkit without a download."""
+"""Short synthetic clips with captions, enough to try the toolkit without a download."""
 
 import json
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import soundfile as sf
 from numpy.typing import NDArray
 
 from stable_audio_tools.core.files import atomic_path, write_text
+from stable_audio_tools.data.custom_metadata import ItemInfo
 
 Wave = NDArray[np.float64]  # (samples, 2)
 RATE = 22_050
@@ -21,14 +22,14 @@ _TEMPOS = {"slow": 75, "medium": 100, "fast": 140}
 class Clip(NamedTuple):
     name: str
     caption: str
-    tags: dict[str, Any]
+    tags: ItemInfo
     wave: Wave
 
 
 def write_example_clips(folder: str | Path, per_class: int = 6, seed: int = 0) -> list[Path]:
-    """Write clips (.flac), their sidecars (.json) and a table `metadata.jsonl` -> the audio files.
+    """Write clips (.flac), their sidecars (.json) and a table `metadata.jsonl`; return the audio files.
 
-    The same arguments give the same bytes.
+    The same arguments produce the same bytes.
     """
     folder = Path(folder)
     paths, rows = [], []
@@ -45,8 +46,8 @@ def write_example_clips(folder: str | Path, per_class: int = 6, seed: int = 0) -
 
 
 def example_clips(per_class: int = 6, seed: int = 0) -> list[Clip]:
-    """`per_class` clips each of drums, bass, chords, rain and bells."""
-    makers: dict[str, Callable[[np.random.Generator], tuple[str, dict[str, Any], Wave]]] = {
+    """Return `per_class` clips each of drums, bass, chords, rain and bells."""
+    makers: dict[str, Callable[[np.random.Generator], tuple[str, ItemInfo, Wave]]] = {
         "drums": _drums,
         "bass": _bass,
         "chords": _chords,
@@ -66,7 +67,7 @@ def _time(seconds: float = SECONDS) -> NDArray[np.float64]:
     return np.arange(int(seconds * RATE)) / RATE
 
 
-def _choose(rng: np.random.Generator, options: dict[str, Any]) -> tuple[str, Any]:
+def _choose(rng: np.random.Generator, options: ItemInfo) -> tuple[str, Any]:
     name = str(rng.choice(list(options)))
     return name, options[name]
 
@@ -78,7 +79,7 @@ def _place(into: Wave, sound: NDArray[np.float64], second: float, pan: float = 0
         into[start : start + length] += sound[:length, None] * np.array([1 - pan, pan]) * 2
 
 
-def _drums(rng: np.random.Generator) -> tuple[str, dict[str, Any], Wave]:
+def _drums(rng: np.random.Generator) -> tuple[str, ItemInfo, Wave]:
     speed, tempo = _choose(rng, _TEMPOS)
     wave, beat = np.zeros((len(_time()), 2)), 60 / tempo
     t = _time(0.3)
@@ -94,7 +95,7 @@ def _drums(rng: np.random.Generator) -> tuple[str, dict[str, Any], Wave]:
     return f"{speed} drum loop with kick, snare and hi-hat at {tempo} bpm", {"bpm": tempo}, wave
 
 
-def _bass(rng: np.random.Generator) -> tuple[str, dict[str, Any], Wave]:
+def _bass(rng: np.random.Generator) -> tuple[str, ItemInfo, Wave]:
     speed, tempo = _choose(rng, _TEMPOS)
     key, root = _choose(rng, _NOTES)
     wave, beat = np.zeros((len(_time()), 2)), 60 / tempo
@@ -106,7 +107,7 @@ def _bass(rng: np.random.Generator) -> tuple[str, dict[str, Any], Wave]:
     return f"{speed} bass line in {key}, deep and round, {tempo} bpm", {"bpm": tempo, "key": key}, wave
 
 
-def _chords(rng: np.random.Generator) -> tuple[str, dict[str, Any], Wave]:
+def _chords(rng: np.random.Generator) -> tuple[str, ItemInfo, Wave]:
     key, root = _choose(rng, _NOTES)
     mode, third = _choose(rng, {"major": 4, "minor": 3})
     wave, t = np.zeros((len(_time()), 2)), _time(SECONDS / 2)
@@ -121,7 +122,7 @@ def _chords(rng: np.random.Generator) -> tuple[str, dict[str, Any], Wave]:
     return f"warm sustained {mode} chords in {key} on a soft synthesiser", {"key": f"{key} {mode}"}, wave
 
 
-def _rain(rng: np.random.Generator) -> tuple[str, dict[str, Any], Wave]:
+def _rain(rng: np.random.Generator) -> tuple[str, ItemInfo, Wave]:
     strength, drops = _choose(rng, {"light": 60, "steady": 160, "heavy": 400})
     noise = rng.standard_normal((len(_time()), 2))
     wave = 0.15 * (noise - 0.7 * np.roll(noise, 1, axis=0))
@@ -132,7 +133,7 @@ def _rain(rng: np.random.Generator) -> tuple[str, dict[str, Any], Wave]:
     return f"{strength} rain falling, field recording", {"strength": strength}, wave
 
 
-def _bells(rng: np.random.Generator) -> tuple[str, dict[str, Any], Wave]:
+def _bells(rng: np.random.Generator) -> tuple[str, ItemInfo, Wave]:
     key, root = _choose(rng, _NOTES)
     wave, t = np.zeros((len(_time()), 2)), _time(2.5)
     partials = ((0.5, 0.6, 0.9), (1.0, 1.0, 1.2), (1.19, 0.5, 2.0), (2.0, 0.6, 2.2), (2.74, 0.3, 3.5), (4.1, 0.2, 5.0))

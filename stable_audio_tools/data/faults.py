@@ -13,17 +13,17 @@ logger = logging.getLogger(__name__)
 
 OnBadItem = Literal["skip", "raise", "quarantine"]
 FaultKind = Literal["unreadable", "short", "silent", "not finite", "bad metadata", "rejected", "filtered"]
-_CHOSEN: frozenset[str] = frozenset({"rejected", "filtered"})  # left out by the user's will: not bad
+_CHOSEN: frozenset[str] = frozenset({"rejected", "filtered"})  # left out on request, so not bad
 _NAMED_IN_LOG = 20
 
 
 class Fault(NamedTuple):
-    """Why an item was left out."""
+    """The reason why an item is left out."""
 
     path: str
     kind: FaultKind
     detail: str
-    lasting: bool = True  # false where another crop of the same file may do
+    lasting: bool = True  # false if another crop of the file may be usable
 
     @property
     def is_bad(self) -> bool:
@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 
 
 class BadItem(AudioError):
-    """Raised while an item is made ready; becomes a `Fault`."""
+    """An item that cannot be used; it becomes a `Fault`."""
 
     def __init__(self, kind: FaultKind, detail: str, lasting: bool = True) -> None:
         super().__init__(f"{kind}: {detail}")
@@ -49,7 +49,7 @@ class BadItem(AudioError):
 
 @dataclass(frozen=True)
 class FaultPolicy:
-    """What to do about a bad item, and how many are too many."""
+    """The treatment of bad items, and the share of them that stops a run."""
 
     on_bad_item: OnBadItem = "skip"
     quarantine_file: str | None = None
@@ -62,26 +62,26 @@ class FaultReport:
     def __init__(self, policy: FaultPolicy, known: list[Fault]) -> None:
         self.policy, self.known = policy, known
         self._epoch: dict[str, Fault] = {}
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
         self._quarantined: set[str] = set()
         for fault in known:
             self._act(fault)
 
     @property
     def faults(self) -> list[Fault]:
-        """All of them, each file once."""
+        """Return all faults, each file once."""
         return [*self.known, *self._epoch.values()]
 
     @property
     def epoch(self) -> list[Fault]:
-        """Those of the current epoch."""
+        """Return the faults of the current epoch."""
         return list(self._epoch.values())
 
     def begin_epoch(self) -> None:
         self._epoch = {}
 
     def add(self, fault: Fault, items: int, processes: int = 1) -> None:
-        """Note a fault in an epoch of `items` items that so many processes share; stops when too many are bad."""
+        """Record a fault in an epoch of `items` items shared by `processes`; raise if too many are bad."""
         self._epoch.setdefault(fault.path, fault)
         self._act(fault)
         self.stop_if_too_many(items, processes)
@@ -100,12 +100,12 @@ class FaultReport:
             )
 
     def counts(self) -> str:
-        """Such as "3 unreadable, 1 silent"."""
+        """Return the number of faults by kind, such as "3 unreadable, 1 silent"."""
         counted = Counter(fault.kind for fault in self.faults).most_common()
         return ", ".join(f"{count} {kind}" for kind, count in counted) or "none"
 
     def log_epoch(self, epoch: int) -> None:
-        """One line at the end of an epoch."""
+        """Log one line at the end of an epoch."""
         if self.faults:
             logger.warning("epoch %d: %d items were left out: %s", epoch, len(self.faults), self.counts())
         else:
@@ -114,21 +114,21 @@ class FaultReport:
     def _act(self, fault: Fault) -> None:
         if fault.is_bad and self.policy.on_bad_item == "raise":
             raise AudioError(str(fault))
-        self._tell(fault)
+        self._log_once(fault)
         if fault.is_bad and fault.lasting and self.policy.on_bad_item == "quarantine":
             self._quarantine(fault)
 
-    def _tell(self, fault: Fault) -> None:
-        if fault.path in self._told or not fault.is_bad:
+    def _log_once(self, fault: Fault) -> None:
+        if fault.path in self._logged or not fault.is_bad:
             return
-        self._told.add(fault.path)
-        if len(self._told) <= _NAMED_IN_LOG:
+        self._logged.add(fault.path)
+        if len(self._logged) <= _NAMED_IN_LOG:
             logger.warning("left out: %s", fault)
-        elif len(self._told) == _NAMED_IN_LOG + 1:
-            logger.warning("more items are left out; they are counted, and check-data names each")
+        elif len(self._logged) == _NAMED_IN_LOG + 1:
+            logger.warning("further items are left out; they are counted, and check-data lists each")
 
     def _quarantine(self, fault: Fault) -> None:
-        """Append to the list that later runs honour; one write a line, so that processes do not mix theirs."""
+        """Append to the list that later runs read; a line is one write, so that processes do not mix theirs."""
         if fault.path in self._quarantined or self.policy.quarantine_file is None:
             return
         self._quarantined.add(fault.path)
@@ -140,5 +140,5 @@ class FaultReport:
 
 
 def whole_path(path: str) -> str:
-    """Absolute and without detours; addresses such as s3://... stay as they are."""
+    """Return a normalised absolute path; addresses such as s3://... are unchanged."""
     return path if "://" in path else os.path.normpath(Path(path).absolute())

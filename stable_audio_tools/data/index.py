@@ -1,6 +1,6 @@
-"""The headers of a folder's files, read once and kept: a second start only looks at sizes and times.
+"""The headers of a folder's files, read once and cached: a second start compares only sizes and times.
 
-The cache lies in `$STABLE_AUDIO_TOOLS_CACHE`, or in the user's cache folder, never beside the audio.
+The cache is in `$STABLE_AUDIO_TOOLS_CACHE` or in the user's cache folder, never beside the audio.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.core.files import atomic_path
 from stable_audio_tools.core.ranks import is_rank_zero
-from stable_audio_tools.data.scanning import Found, Unreachable, walk
+from stable_audio_tools.data.scanning import ScannedFile, Unreachable, walk
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +36,14 @@ _BLOCK = 4_096
 
 
 class PackedStrings:
-    """An immutable list of strings."""
+    """An immutable list of strings in two arrays, which forked workers share: a million paths, no million objects."""
 
     def __init__(self, blob: NDArray[np.uint8], ends: NDArray[np.int64]) -> None:
         self.blob, self.ends = blob, ends
 
     @classmethod
     def of(cls, strings: Iterable[str]) -> "PackedStrings":
-        """Pack strings; names that are no valid text (surrogates from the file system) survive."""
+        """Pack strings; surrogates from undecodable file names are preserved."""
         blob, ends = bytearray(), []
         for text in strings:
             blob += text.encode("utf-8", "surrogateescape")
@@ -73,7 +73,7 @@ Describe = Callable[[Path], Header]
 
 
 class FileIndex(NamedTuple):
-    """One row per file below `root`, in the order of the scan."""
+    """A table with one row per file below `root`, in the order of the scan."""
 
     root: str
     names: PackedStrings
@@ -82,7 +82,7 @@ class FileIndex(NamedTuple):
     frames: NDArray[np.int64]
     rates: NDArray[np.int32]
     channels: NDArray[np.int16]
-    reasons: dict[int, str]  # row -> why the file cannot be used
+    reasons: dict[int, str]  # row -> reason why the file cannot be used
     unreachable: list[Unreachable]
 
     def path(self, row: int) -> str:
@@ -90,15 +90,17 @@ class FileIndex(NamedTuple):
 
 
 def index_folder(root: str | Path, extensions: Sequence[str], describe: Describe, kind: str) -> FileIndex:
-    """Scan `root`, and describe each file that the cache does not know as it is now."""
+    """Scan `root`, and describe each file that is new or changed since it was cached."""
     cache = _cache_file(root, extensions, kind)
     old = _load(cache)
     unreachable: list[Unreachable] = []
     rows = _Rows(old)
     with _Progress(f"reading headers in {root}") as show, ThreadPoolExecutor(_THREADS) as pool:
-        for block in _blocks(walk(root, extensions, unreachable)):
-            known = [rows.known(found) for found in block]
-            fresh = pool.map(lambda f: _examine(Path(root, f.name), describe), _unknown(block, known))
+        scan = walk(root, extensions, unreachable)
+        while block := list(islice(scan, _BLOCK)):
+            known = [rows.cached(found) for found in block]
+            stale = [found for found, row in zip(block, known) if row is None]
+            fresh = pool.map(lambda f: _examine(Path(root, f.name), describe), stale)
             for found, row in zip(block, known):
                 rows.add(found, next(fresh) if row is None else row)
             show(len(rows.sizes))
@@ -119,17 +121,8 @@ def _examine(path: Path, describe: Describe) -> _Row:
         return Header(-1, 0, 0), str(error).removeprefix(f"{path}: ")
 
 
-def _unknown(block: list[Found], known: list[_Row | None]) -> Iterator[Found]:
-    return (found for found, row in zip(block, known) if row is None)
-
-
-def _blocks(found: Iterator[Found]) -> Iterator[list[Found]]:
-    while block := list(islice(found, _BLOCK)):
-        yield block
-
-
 class _Rows:
-    """Collects rows, taking from the old index those of unchanged files; both come in the same order."""
+    """A new index in the making, with the cached rows of unchanged files; both are in the same order."""
 
     def __init__(self, old: FileIndex | None) -> None:
         self.old, self.next_old = old, 0
@@ -138,8 +131,8 @@ class _Rows:
         self.reasons: dict[int, str] = {}
         self.changed = old is None
 
-    def known(self, found: Found) -> _Row | None:
-        """The old row of this file, if the file has not changed since."""
+    def cached(self, found: ScannedFile) -> _Row | None:
+        """Return the cached row of this file if the file has not changed."""
         if self.old is None:
             return None
         wanted = found.name.split("/")
@@ -150,7 +143,7 @@ class _Rows:
             self.next_old += 1
             if name == found.name:
                 same = self.old.sizes[row] == found.size and self.old.mtimes[row] == found.mtime_ns
-                # What kept a file from being read may have passed: a server that did not answer, a missing permission.
+                # An unreadable file is tried again: the server or the permission may have changed.
                 if same and row in self.old.reasons:
                     return None
                 if same:
@@ -165,7 +158,7 @@ class _Rows:
         assert old is not None
         return Header(int(old.frames[row]), int(old.rates[row]), int(old.channels[row])), ""
 
-    def add(self, found: Found, row: _Row) -> None:
+    def add(self, found: ScannedFile, row: _Row) -> None:
         header, reason = row
         self.names += found.name.encode("utf-8", "surrogateescape")
         self.ends.append(len(self.names))

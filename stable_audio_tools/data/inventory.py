@@ -1,7 +1,7 @@
-"""The list of a dataset's items, so that processes of one run can prove that they see the same data.
+"""Lists of a dataset's items, with which the processes of a run verify that they see the same data.
 
-Processes compare counts and digests. Where those differ, lines are compared in buckets chosen by their hash: a file
-that one process lacks changes one bucket, and the names in that bucket alone are exchanged.
+Processes compare counts and digests. If those differ, they compare lines in buckets chosen by hash: a file that one
+process lacks changes one bucket, and only the names in that bucket are exchanged.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ class Inventory(NamedTuple):
 
 
 def digest(parts: Iterable[bytes]) -> str:
-    """Sixteen digits of the parts, one after another."""
+    """Return sixteen hexadecimal digits of the parts."""
     total = hashlib.blake2b(digest_size=8)
     for part in parts:
         total.update(part)

@@ -1,9 +1,9 @@
-"""Batches in an order that depends on seed and epoch alone, with a position that a checkpoint can hold.
+"""Batches in an order that depends only on seed and epoch, with a position that a checkpoint can store.
 
-Every process takes each `world_size`-th place of one common order, so the batches of two processes put together are
-the batch of one. Workers return what could be read; the gaps that bad items leave are closed here by the items that
-follow, so each good item comes exactly once in an epoch and every batch is full. With several processes all give
-equally many batches: one that lacks items at its end goes through the beginning of its own order again.
+Every process takes each `world_size`-th place of one common order, so the batches of two processes together are the
+batch of one. Workers return the items that could be read; the loader fills the gaps of bad items with the items that
+follow, so each good item occurs exactly once in an epoch and every batch is full. All processes return the same number
+of batches: one that runs out of items repeats the start of its order.
 """
 
 import itertools
@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from stable_audio_tools.core import ranks
 from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
+from stable_audio_tools.data.custom_metadata import ItemInfo
 from stable_audio_tools.data.draws import Draw, Order, make_order, order_length
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
 from stable_audio_tools.data.inventory import Inventory
 
 logger = logging.getLogger(__name__)
 
-ItemInfo = dict[str, Any]  # what is known of an item: path, conditions, padding mask
 Metadata = tuple[ItemInfo, ...]
 Batch = tuple[Tensor, Metadata]  # (b, c, n), and the metadata of each item
 Position = dict[str, Any]  # of a loader in its data, as a checkpoint holds it
@@ -46,13 +46,13 @@ class ItemSource(Protocol):
 
     groups: NDArray[np.int64]  # which entry of `datasets` each item belongs to
     weights: NDArray[np.float64]  # how often an epoch visits the items of each entry
-    known_faults: list[Fault]  # files that are left out from the start
+    known_faults: list[Fault]  # files left out from the start
 
     def load(self, draw: Draw) -> Item:
-        """Read one item. Raises BadItem or AudioError where it cannot be used."""
+        """Read one item; raise BadItem or AudioError if it cannot be used."""
 
     def path(self, item: int) -> str:
-        """The file of an item, for messages."""
+        """Return the file of an item, for messages."""
 
     def inventories(self) -> list[Inventory]:
         """Return the items of each entry of the config, for processes to compare."""
@@ -79,7 +79,7 @@ class BatchLoader(Protocol):
 
 
 class SamePass:
-    """Held-out data: each pass gives the same crops, so that what is measured on them can be compared."""
+    """Held-out data: each pass returns the same crops, so that measurements are comparable."""
 
     def __init__(self, loader: BatchLoader) -> None:
         self.loader = loader
@@ -93,10 +93,10 @@ class SamePass:
 
 
 class UnknownLength:
-    """The batches of a loader of one process, for a trainer that looks one batch ahead to see where an epoch ends.
+    """A loader of one process, for a trainer that fetches one batch ahead to detect the end of an epoch.
 
-    An epoch is shorter than the loader's length where items are bad. `state_dict` is the place after the batch before
-    the one that was given last: the trainer has asked for that one, and not trained on it yet.
+    An epoch is shorter than the loader's length if items are bad. `state_dict` is the position before the batch that
+    was returned last: the trainer has fetched that one, but not trained on it.
     """
 
     def __init__(self, loader: "Loader") -> None:
@@ -123,7 +123,7 @@ class UnknownLength:
 
 
 class Loader:
-    """Iterates over one epoch at a time; `state_dict` is the place after the batch that was given last.
+    """An iterable over one epoch at a time; `state_dict` is the position after the batch that was returned last.
 
     Call `state_dict` in every process of a distributed run, or in none.
     """
@@ -156,7 +156,7 @@ class Loader:
             raise AudioError(f"no usable item is left: {self.report.counts()}")
         if len(self) == 0:
             raise ConfigError(
-                f"batch_size: {self._items} usable items make no full batch of {batch_size} for each of "
+                f"batch_size: {self._items} usable items do not fill a batch of {batch_size} for each of "
                 f"{self.world_size} processes; lower batch_size to {max(1, self._items // self.world_size)}, "
                 "or set drop_last to false in the dataset config"
             )
@@ -167,7 +167,7 @@ class Loader:
 
     @property
     def rank(self) -> int:
-        """Asked for late, because a launcher may start the other processes after the loader is made."""
+        """Return the rank; looked up late, because a launcher may start other processes after the loader is built."""
         return ranks.rank() if self._rank is None else self._rank
 
     @property
@@ -175,7 +175,7 @@ class Loader:
         return ranks.world_size() if self._world_size is None else self._world_size
 
     def __len__(self) -> int:
-        """Batches per epoch of this process: when nothing is bad, and exactly so with several processes."""
+        """Return the batches per epoch of this process: exact with several processes, else assuming no bad items."""
         if self.drop_last:
             return self._items // (self.batch_size * self.world_size)
         return -(-self._items // (self.batch_size * self.world_size))
@@ -187,16 +187,16 @@ class Loader:
         rebatch, limit, before = _Rebatch(self.batch_size), len(self), self._batches
         for lap in itertools.count():
             start, stop = max(self._position, lap * len(places)), (lap + 1) * len(places)
-            heard = rebatch.heard
+            received = rebatch.received
             for chunk in self._read(order, places, start, stop):
                 self._note(chunk)
                 rebatch.add(chunk)
                 while rebatch.full and self._batches < limit:
                     yield self._give(rebatch)
-                if lap and not self._lacks(rebatch):
+                if lap and not self._is_short_of_batches(rebatch):
                     break
-            nothing = rebatch.heard == heard and start == lap * len(places)
-            if self.world_size == 1 or nothing or not self._lacks(rebatch):
+            nothing = rebatch.received == received and start == lap * len(places)
+            if self.world_size == 1 or nothing or not self._is_short_of_batches(rebatch):
                 break
         if rebatch.count and self._batches < limit and not self.drop_last:
             yield self._give(rebatch)
@@ -204,7 +204,7 @@ class Loader:
             raise AudioError(f"epoch {self.epoch}: not one batch of usable items ({self.report.counts()})")
         finished, self._batches = self._batches == before, limit
         self._log_epoch()
-        if finished:  # the position was the end of an epoch that bad items had made shorter
+        if finished:  # the position was the end of an epoch shortened by bad items
             yield from self
 
     def state_dict(self) -> Position:
@@ -225,7 +225,7 @@ class Loader:
         """Continue from a position; the next iteration gives the batches that would have followed."""
         if state["items"] != self._items:
             logger.warning(
-                "the dataset had %d items when the checkpoint was made and has %d now; the order starts anew",
+                "the dataset had %d items when the checkpoint was written and has %d now; the order restarts",
                 state["items"],
                 self._items,
             )
@@ -238,14 +238,16 @@ class Loader:
         else:
             self._position = sum(places) // self.world_size
             self._batches = self._position // self.batch_size
-            logger.warning("resuming with another batch size or number of processes: the order goes on where it was")
+            logger.warning(
+                "resuming with another batch size or number of processes: the order continues at the same place"
+            )
         self._resuming = self.epoch >= 0 and self._batches < len(self)
 
     def rewind(self) -> None:
-        """The next iteration is the first epoch again."""
+        """Start again at the first epoch."""
         self.epoch, self._batches, self._position, self._resuming = -1, 0, 0, False
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_workers": None}
 
     # -------------------------------------------------------------- one epoch
@@ -265,23 +267,23 @@ class Loader:
     def _give(self, rebatch: "_Rebatch") -> Batch:
         audio, info, last = rebatch.take()
         self._batches, self._position = self._batches + 1, last + 1
-        if self._batches == len(self):  # whoever knows the length asks for nothing after this
+        if self._batches == len(self):  # a caller that knows the length fetches no further batch
             self._log_epoch()
         return audio, info
 
     def _log_epoch(self) -> None:
-        """Say once what an epoch left out."""
+        """Log once per epoch the items that were left out."""
         if self._logged != self.epoch:
             self._logged = self.epoch
             self.report.log_epoch(self.epoch)
 
-    def _lacks(self, rebatch: "_Rebatch") -> bool:
-        """Would this process give fewer batches than the others?"""
+    def _is_short_of_batches(self, rebatch: "_Rebatch") -> bool:
+        """Return whether this process would return fewer batches than the others."""
         shorter = rebatch.count > 0 and not self.drop_last
         return self._batches + shorter < len(self)
 
     def _read(self, order: Order, places: Sequence[int], start: int, stop: int) -> Iterator["_Chunk"]:
-        """What the workers make of positions [start, stop) of this process's places in the order."""
+        """Yield the chunks that workers read for positions [start, stop) of this process's places."""
         self._schedule.chunks = _draws(order, places, start, stop, self.batch_size, self.epoch, self.seed)
         if self._workers is None:
             self._workers = self._start_workers()
@@ -291,7 +293,7 @@ class Loader:
         return DataLoader(
             _ChunkReader(self.dataset),
             batch_sampler=self._schedule,
-            collate_fn=_as_it_is,
+            collate_fn=unchanged,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -305,7 +307,7 @@ class Loader:
 def _draws(
     order: Order, places: Sequence[int], start: int, stop: int, size: int, epoch: int, seed: int
 ) -> Iterator[list[Draw]]:
-    """Lists of at most `size` draws. Knows nothing of the loader: torch cannot end its workers within a cycle."""
+    """Yield lists of at most `size` draws; no reference to the loader: torch cannot end workers in a cycle."""
     for first in range(start, stop, size):
         positions = range(first, min(first + size, stop))
         chosen = [places[position % len(places)] for position in positions]
@@ -316,7 +318,7 @@ def _draws(
 
 
 class _Schedule:
-    """The lists of draws that the workers are given next."""
+    """The lists of draws that the workers read next."""
 
     def __init__(self) -> None:
         self.chunks: Iterator[list[Draw]] = iter(())
@@ -324,7 +326,7 @@ class _Schedule:
     def __iter__(self) -> Iterator[list[Draw]]:
         return self.chunks
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"chunks": iter(())}
 
 
@@ -332,12 +334,12 @@ class _Schedule:
 
 
 class _Chunk(NamedTuple):
-    """The good items of one list of draws, stacked; their padding masks travel as bits."""
+    """The good items of one list of draws, stacked; padding masks are sent as bits."""
 
     audio: Tensor | None  # (k, c, n)
     masks: NDArray[np.uint8] | None  # (k, ceil(n / 8))
     frames: int  # n of the masks
-    info: list[dict[str, Any]]
+    info: list[ItemInfo]
     positions: list[int]
     faults: list[Fault]
     error: UserError | None = None
@@ -350,11 +352,12 @@ class _ChunkReader(Dataset[Any]):
     def __getitems__(self, draws: list[Draw]) -> _Chunk:
         try:
             return _read_chunk(self.dataset, draws)
-        except UserError as error:  # raised again where the user sees it, without the worker's traceback
+        except UserError as error:  # raised again in the main process, without the worker's traceback
             return _Chunk(None, None, 0, [], [], [], error)
 
 
-def _as_it_is(chunk: Any) -> Any:
+def unchanged(chunk: object) -> object:
+    """Return a chunk as it is: the `collate_fn` of loaders whose datasets collate themselves."""
     return chunk
 
 
@@ -392,10 +395,10 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 
 class _Rebatch:
-    """Closes the gaps: chunks of any size in, batches of one size out, in order."""
+    """Regroups chunks of any size into batches of one size, in order."""
 
     def __init__(self, size: int) -> None:
-        self.size, self.count, self.heard = size, 0, 0
+        self.size, self.count, self.received = size, 0, 0
         self.waiting: list[_Chunk] = []
 
     @property
@@ -411,12 +414,12 @@ class _Rebatch:
                 entry["padding_mask"] = mask
         self.waiting.append(chunk)
         self.count += len(chunk.info)
-        self.heard += len(chunk.info)
+        self.received += len(chunk.info)
 
     def take(self) -> tuple[Tensor, Metadata, int]:
-        """The next batch, shorter than the size only when nothing is left, and the position of its last item."""
+        """Return the next batch, incomplete only if no items remain, and the position of its last item."""
         audio: list[Tensor] = []
-        info: list[dict[str, Any]] = []
+        info: list[ItemInfo] = []
         last = -1
         while self.waiting and len(info) < self.size:
             chunk, room = self.waiting.pop(0), self.size - len(info)
@@ -434,7 +437,10 @@ class _Rebatch:
 
 
 def outlive_signals(worker: int) -> None:
-    """Ignore SIGTERM and SIGUSR1 unless they come from the parent: the `worker_init_fn` of data loaders."""
+    """Ignore SIGTERM and SIGUSR1 unless the parent sends them: the `worker_init_fn` of data loaders.
+
+    A scheduler signals all processes of a run. Workers then continue, because the run finishes its step and saves.
+    """
     if not hasattr(signal, "sigwaitinfo"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return

@@ -1,4 +1,4 @@
-"""Metadata of a file without code: a sidecar beside it, and rows of a table that name it."""
+"""Metadata of a file without code: sidecars, rows of a table that name it, and manifests of generated audio."""
 
 import csv
 import io
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.packages import require
+from stable_audio_tools.data.custom_metadata import ItemInfo
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.index import PackedStrings
 from stable_audio_tools.data.jamendo.tables import alike_names, is_raw_table, read_joined_table
@@ -25,10 +26,10 @@ PATH_KEYS = ("audio_path", "path", "file", "file_name")
 _TEXT_KEYS = frozenset({*PATH_KEYS, "prompt", "text", "caption", "id", "title", "artist", "album"})
 
 
-def read_sidecar(path: str | Path) -> dict[str, Any]:
-    """What `name.json` (an object) and `name.txt` (the prompt) beside `name.wav` say; {} where there is neither."""
+def read_sidecar(path: str | Path) -> ItemInfo:
+    """Return the contents of `name.json` (an object) and `name.txt` (the prompt) beside `name.wav`, else {}."""
     stem = str(Path(path).with_suffix(""))
-    info: dict[str, Any] = {}
+    info: ItemInfo = {}
     if (text := _text_of(f"{stem}.txt")) is not None:
         info["prompt"] = text.strip()
     if (text := _text_of(f"{stem}.json")) is not None:
@@ -52,7 +53,7 @@ def _text_of(path: str) -> str | None:
 
 
 class Table:
-    """Rows of a metadata file, joined to the files of one folder; a file may have several rows, one drawn a visit."""
+    """The rows of a metadata file, joined to the files of one folder; a visit draws one of a file's rows."""
 
     def __init__(self, path: str | Path, root: str, names: PackedStrings) -> None:
         self.path = str(path)
@@ -76,22 +77,22 @@ class Table:
 
     def _report(self, missing: list[str], files: int) -> None:
         if missing:
-            level = logging.INFO if self.of_tracks else logging.WARNING  # a table of all of Jamendo, for a part of it
-            logger.log(level, "%s: %d rows name no file in use, such as %r", self.path, len(missing), missing[0])
+            level = logging.INFO if self.of_tracks else logging.WARNING  # the tables list all of Jamendo
+            logger.log(level, "%s: %d rows match no file in use, such as %r", self.path, len(missing), missing[0])
         bare = files - int(self.listed().sum())
         if bare:
             logger.info("%s: %d of %d files have no row (only_listed leaves them out)", self.path, bare, files)
 
     def listed(self) -> NDArray[np.bool_]:
-        """Which files have a row."""
+        """Return a mask of the files that have a row."""
         return np.diff(self.starts) > 0
 
-    def row(self, file: int, draw: int) -> dict[str, Any]:
-        """A row of a file, chosen by the number `draw`; {} where there is none."""
+    def row(self, file: int, draw: int) -> ItemInfo:
+        """Return a row of a file, selected by the number `draw`; {} if it has none."""
         start, stop = int(self.starts[file]), int(self.starts[file + 1])
         if start == stop:
             return {}
-        found: dict[str, Any] = json.loads(self.rows[start + draw % (stop - start)])
+        found: ItemInfo = json.loads(self.rows[start + draw % (stop - start)])
         return {key: value for key, value in found.items() if key not in PATH_KEYS}
 
 
@@ -103,7 +104,7 @@ def _named_file(row: Mapping[str, Any], table: str, number: int) -> str:
 
 
 def _places(named: str, beside: Path, root: str) -> Iterator[str]:
-    """Where the file may lie below `root`: taken from the table's folder, then from the root."""
+    """Yield the paths below `root` that a name may mean: relative to the table's folder, then to the root."""
     named = named.replace("\\", "/")
     top = Path(root).absolute()
     for base in (beside.absolute(), top):
@@ -115,8 +116,8 @@ def _places(named: str, beside: Path, root: str) -> Iterator[str]:
 # ------------------------------------------------------------------ table files
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number, row) of a .jsonl, .json, .csv, .tsv or .parquet file."""
+def read_rows(path: str | Path) -> Iterator[tuple[int, ItemInfo]]:
+    """Yield (number, row) of a .jsonl, .json, .csv, .tsv or .parquet file."""
     path = Path(path)
     kind = path.suffix.lower()
     if kind == ".parquet":
@@ -143,14 +144,14 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _is_track_table(path: Path) -> bool:
-    """Is it one of MTG-Jamendo's?"""
+    """Return whether a file is a track table of MTG-Jamendo."""
     if path.suffix.lower() != ".tsv" or not path.is_file():
         return False
     with path.open(encoding="utf-8", errors="replace") as file:
         return is_raw_table(file.readline())
 
 
-def _object(text: str, path: Path, number: int) -> dict[str, Any]:
+def _object(text: str, path: Path, number: int) -> ItemInfo:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -160,7 +161,7 @@ def _object(text: str, path: Path, number: int) -> dict[str, Any]:
     return found
 
 
-def _listed_objects(text: str, path: Path) -> list[dict[str, Any]]:
+def _listed_objects(text: str, path: Path) -> list[ItemInfo]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -170,9 +171,9 @@ def _listed_objects(text: str, path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _delimited(text: str, delimiter: str) -> list[dict[str, Any]]:
-    """Rows of a csv or tsv; a column whose cells are all numbers becomes numbers, unless it is a text by its name."""
-    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
+def _delimited(text: str, delimiter: str) -> list[ItemInfo]:
+    """Return rows of a csv or tsv; a column of numbers is converted, unless its name marks it as text."""
+    rows: list[ItemInfo] = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter))
     for row in rows:
         row.pop(None, None)  # type: ignore[call-overload]  # cells beyond the header
     for key in rows[0] if rows else ():
@@ -192,10 +193,10 @@ def _number(text: str) -> float | int | None:
     return None
 
 
-def _parquet(path: Path) -> list[dict[str, Any]]:
+def _parquet(path: Path) -> list[ItemInfo]:
     parquet = require("pyarrow.parquet", extra="parquet")
     try:
-        rows: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
+        rows: list[ItemInfo] = parquet.read_table(path).to_pylist()
     except (OSError, ValueError) as error:
         raise ConfigError(f"metadata_path: {path} cannot be read as parquet ({error})") from None
     return rows
@@ -204,8 +205,8 @@ def _parquet(path: Path) -> list[dict[str, Any]]:
 _NAMES = ("manifest.jsonl", "prompt_manifest.json")
 
 
-def find_conditions(path: str | Path) -> dict[str, Any]:
-    """Prompt, seconds and the like of a generated file, from the list in the nearest folder above it that has one."""
+def find_conditions(path: str | Path) -> ItemInfo:
+    """Return the conditions of a generated file, from the nearest manifest in a folder above it."""
     place = Path(path).absolute()
     for folder in place.parents:
         for name in _NAMES:
@@ -218,8 +219,8 @@ def find_conditions(path: str | Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def _read(path: str) -> dict[str, dict[str, Any]]:
-    """{file: conditions}, each with a prompt."""
+def _read(path: str) -> dict[str, ItemInfo]:
+    """Return {file: conditions}, each with a prompt."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         lined = path.endswith(".jsonl")
@@ -228,10 +229,10 @@ def _read(path: str) -> dict[str, dict[str, Any]]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{path}: not a list of generated files ({type(error).__name__}: {error})") from None
+        raise ConfigError(f"{path}: not a manifest of generated files ({type(error).__name__}: {error})") from None
 
 
-def _conditions(item: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _conditions(item: Mapping[str, Any], path: str) -> ItemInfo:
     given = item.get("conditions", item)
     if not isinstance(given.get("prompt"), str) or not given["prompt"].strip():
         raise ConfigError(f"{path}: {item.get('file', item.get('filename'))} has no prompt")

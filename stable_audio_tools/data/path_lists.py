@@ -1,4 +1,4 @@
-"""Lists of paths to leave out or to keep: exact by default, and never silent about an entry that fits nothing."""
+"""Lists of paths to exclude or include: exact by default, with a warning for entries that match no file."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_path_list(path: str | Path) -> list[str]:
-    """One path a line; blank lines, lines beginning with `#`, and what follows a tab and `#` are left out."""
+    """Return one path per line; blank lines, lines starting with `#`, and text after a tab and `#` are ignored."""
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError as error:
@@ -22,9 +22,9 @@ def read_path_list(path: str | Path) -> list[str]:
 
 
 class PathList:
-    """Entries fit a file by its absolute path, its path below its dataset's root, or `id:` and that path.
+    """A list whose entries match a file by absolute path, path below its dataset's root, or `id:` and that path.
 
-    With `loose`, an entry also fits by the file's name, or by either with its extension left out.
+    With `loose`, an entry also matches by the file's name, or by either without its extension.
     """
 
     def __init__(self, path: str | Path, loose: bool = False) -> None:
@@ -37,7 +37,7 @@ class PathList:
         return os.path.normpath(entry).replace("\\", "/")
 
     def fits(self, path: str, relpath: str | None = None, id: str = "") -> bool:
-        """Is this file on the list?"""
+        """Return whether this file is on the list."""
         hits = [self._hit(candidate) for candidate in self._candidates(path, relpath, id)]
         return any(hits)
 
@@ -56,18 +56,18 @@ class PathList:
         return whole
 
     def report(self) -> None:
-        """Warn of entries that fitted no file, or more than one."""
+        """Warn about entries that matched no file, or several."""
         unused = [entry for key, entry in self.entries.items() if not self.hits[key]]
         several = [entry for key, entry in self.entries.items() if self.hits[key] > 1]
         if unused:
-            remedy = "" if self.loose else "; paths must be whole (set loose_path_matching to match by file name)"
-            logger.warning("%s: %d entries fit no file, such as %r%s", self.path, len(unused), unused[0], remedy)
+            remedy = "" if self.loose else "; paths must be complete (set loose_path_matching to match by file name)"
+            logger.warning("%s: %d entries match no file, such as %r%s", self.path, len(unused), unused[0], remedy)
         if several:
-            logger.warning("%s: %d entries fit several files, such as %r", self.path, len(several), several[0])
+            logger.warning("%s: %d entries match several files, such as %r", self.path, len(several), several[0])
 
 
 class PathFilter:
-    """What the keys `exclude_paths_file`, `include_paths_file` and `quarantine_file` leave."""
+    """The selection by the keys `exclude_paths_file`, `include_paths_file` and `quarantine_file`."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class PathFilter:
         return any((self.exclude, self.include, self.quarantine))
 
     def keeps(self, names: Iterable[tuple[str, str | None]], id: str = "") -> bool:
-        """Is the file that goes by these (path, path below its root) to be used?"""
+        """Return whether the file with these names (path, path below its root) is used."""
         known = list(names)
 
         def on(chosen: PathList | None) -> bool:
@@ -95,7 +95,7 @@ class PathFilter:
         return (self.include is None or on(self.include)) and not any(left_out)
 
     def report(self) -> None:
-        """Warn of entries that fitted nothing or too much."""
+        """Warn about entries that matched no file or several."""
         for chosen in (self.exclude, self.include):
             if chosen:
                 chosen.report()

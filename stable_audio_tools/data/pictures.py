@@ -1,4 +1,4 @@
-"""Pictures of audio and of latents, drawn with Pillow alone."""
+"""Pictures of audio and latents, drawn with Pillow, and latents as points and tables for loggers."""
 
 from functools import lru_cache
 from typing import Any
@@ -32,7 +32,7 @@ _FLOOR_DB = -80.0
 
 
 def spectrogram_image(audio: Tensor, sample_rate: int, height: int = 128, width: int = 512) -> Image.Image:
-    """Mel spectrogram of `(c, n)` audio, channels averaged, low pitches at the bottom, 80 dB deep."""
+    """Draw the mel spectrogram of `(c, n)` audio, channels averaged, low pitches at the bottom, 80 dB range."""
     sound = torch.nan_to_num(audio.detach().float().cpu())
     mono = (sound if sound.ndim == 1 else sound.mean(0)) if sound.numel() else torch.zeros(1)
     size = 1024 if len(mono) >= 1024 else 256
@@ -44,14 +44,14 @@ def spectrogram_image(audio: Tensor, sample_rate: int, height: int = 128, width:
 
 
 def latents_image(latents: Tensor, width: int = 512) -> Image.Image:
-    """Latents `(d, t)`: one row per channel, time to the right, three standard deviations either way."""
+    """Draw latents `(d, t)`: a row per channel, time to the right, clipped at three standard deviations."""
     values = torch.nan_to_num(latents.detach().float().cpu())
     scaled = (values - values.mean()) / values.std().clamp_min(1e-6)
     return _coloured(((scaled.clamp(-3, 3) + 3) / 6).numpy(), width, max(64, 4 * values.shape[0]))
 
 
 def bands_image(bands: Tensor, width: int, height: int) -> Image.Image:
-    """Bands `(d, t)` of a spectrogram in [-1, 1], low pitches at the bottom; -1 is black."""
+    """Draw spectrogram bands `(d, t)` in [-1, 1], low pitches at the bottom; -1 is black."""
     values = torch.nan_to_num(bands.detach().float().cpu()).flip(0)
     return _coloured(((values + 1) / 2).numpy(), width, height)
 
@@ -69,8 +69,8 @@ def _coloured(values: NDArray[np.float32], width: int, height: int) -> Image.Ima
     return Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
 
 
-def project_down(tokens: Tensor, proj_dims: int = 3, method: str = "pca", **_: Any) -> Tensor:
-    """Latents `(b, d, t)` on the directions in which they vary most, `(b, t, proj_dims)`."""
+def project_down(tokens: Tensor, proj_dims: int = 3, method: str = "pca", **_: object) -> Tensor:
+    """Project latents `(b, d, t)` on the directions of largest variance, `(b, t, proj_dims)`."""
     if method.lower() != "pca":
         raise ValueError(f"method must be 'pca', got {method!r}")
     frames = rearrange(tokens.detach().float(), "b d t -> (b t) d")
@@ -81,12 +81,12 @@ def project_down(tokens: Tensor, proj_dims: int = 3, method: str = "pca", **_: A
 
 
 def proj_pca(tokens: Tensor, proj_dims: int = 3) -> Tensor:
-    """As `project_down`."""
+    """Return `project_down` with principal components."""
     return project_down(tokens, proj_dims)
 
 
 def embeddings_table(tokens: Tensor) -> Any:
-    """Latents `(b, d, t)` as a table for Weights & Biases: a row for each frame, labelled by its item."""
+    """Return latents `(b, d, t)` as a table for Weights & Biases, one row per frame, labelled by item."""
     wandb = require("wandb", extra="wandb")
     batch, dims, _ = tokens.shape
     rows = [

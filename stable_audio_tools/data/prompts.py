@@ -1,4 +1,4 @@
-"""Prompts from metadata: renaming, templates, and tags that are shuffled, dropped and recased, without any code."""
+"""Prompts from metadata without code: renaming, templates, fields, and tags that are shuffled, dropped and recased."""
 
 import random
 import re
@@ -8,15 +8,17 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from stable_audio_tools.data.custom_metadata import ItemInfo
+
 _FIELD = re.compile(r"\{(\w+)\}")
 _Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
 class FieldRecipe:
-    """How a prompt is made of metadata fields; the defaults are those of the Jamendo fine-tuning runs."""
+    """A prompt composed of metadata fields; the defaults are those of the Jamendo fine-tuning runs."""
 
-    fields: Annotated[Sequence[str], Field(min_length=1, description="metadata keys; lists are fields of tags")] = (
+    fields: Annotated[Sequence[str], Field(min_length=1, description="metadata keys; a list is a field of tags")] = (
         "title",
         "artist",
         "album",
@@ -26,44 +28,46 @@ class FieldRecipe:
         "instrument",
         "tag",
     )
-    keep: Annotated[_Probability, Field(description="probability that a field takes part; one always does")] = 0.7
-    max_values: Annotated[int, Field(ge=1, description="most tags of one field; from 1 to this many are drawn")] = 4
-    shuffle: Annotated[bool, Field(description="fields in a new order at each visit")] = True
-    labels: Annotated[_Probability, Field(description='probability of names before fields ("genres: rock, pop")')] = 0.5
+    keep: Annotated[_Probability, Field(description="probability that a field is used; one always is")] = 0.7
+    max_values: Annotated[int, Field(ge=1, description="maximum tags per field; from 1 to this number are drawn")] = 4
+    shuffle: Annotated[bool, Field(description="draw a new order of the fields at each visit")] = True
+    labels: Annotated[
+        _Probability, Field(description='probability that names precede fields ("genres: rock, pop")')
+    ] = 0.5
     lowercase: Annotated[_Probability, Field(description="probability that a field is in lower case")] = 0.2
     uppercase: Annotated[_Probability, Field(description="probability that a field is in upper case")] = 0.05
 
 
 @dataclass(frozen=True)
 class Captions:
-    """How the prompt of a clip is made from its metadata."""
+    """Rules that derive the prompt of a clip from its metadata."""
 
-    rename: Annotated[
-        dict[str, str], Field(description="metadata key -> the name it gets, where that name is not taken")
-    ] = field(default_factory=lambda: {"text": "prompt", "caption": "prompt"})
+    rename: Annotated[dict[str, str], Field(description="metadata key -> new name, unless that name exists")] = field(
+        default_factory=lambda: {"text": "prompt", "caption": "prompt"}
+    )
     recipe: Annotated[
-        FieldRecipe | None, Field(description="prompts made of metadata fields such as title, genre and mood")
+        FieldRecipe | None, Field(description="compose prompts of metadata fields such as title, genre and mood")
     ] = None
     templates: Annotated[
         Sequence[str],
-        Field(description='such as "{genre} with {instrument}, {bpm} bpm"; one whose fields are all there is drawn'),
+        Field(description='such as "{genre} with {instrument}, {bpm} bpm"; one whose fields all exist is drawn'),
     ] = ()
     tags: Annotated[
-        Sequence[str], Field(description="keys that hold tags (lists, or texts with separators); they make the prompt")
+        Sequence[str], Field(description="keys of tags (lists, or text with separators) that form the prompt")
     ] = ()
-    separator: Annotated[str, Field(description="stands between tags, and parts texts that hold several")] = ", "
-    shuffle_tags: Annotated[bool, Field(description="a new order at each visit")] = False
-    tag_dropout: Annotated[_Probability, Field(description="probability that a tag is left out; one always stays")] = (
-        0.0
-    )
-    max_tags: Annotated[int | None, Field(description="most tags in a prompt; null means all")] = None
+    separator: Annotated[str, Field(description="separator between tags")] = ", "
+    shuffle_tags: Annotated[bool, Field(description="draw a new order of the tags at each visit")] = False
+    tag_dropout: Annotated[
+        _Probability, Field(description="probability that a tag is left out; one always remains")
+    ] = 0.0
+    max_tags: Annotated[int | None, Field(description="maximum tags per prompt; null: all")] = None
     lowercase: Annotated[_Probability, Field(description="probability that the prompt is in lower case")] = 0.0
     uppercase: Annotated[_Probability, Field(description="probability that the prompt is in upper case")] = 0.0
     prompt_dropout: Annotated[_Probability, Field(description="probability that the prompt is empty")] = 0.0
 
 
 def caption_problems(captions: Captions) -> Iterator[tuple[str, str]]:
-    """Mistakes that the types do not show, as (key, sentence)."""
+    """Yield mistakes that the types do not exclude, as (key, message)."""
     for index, template in enumerate(captions.templates):
         if not _FIELD.search(template):
             yield f"templates[{index}]", f"{template!r} names no field; write fields as {{name}}"
@@ -72,11 +76,11 @@ def caption_problems(captions: Captions) -> Iterator[tuple[str, str]]:
     if captions.recipe is not None:
         yield from ((f"recipe.{key}", text) for key, text in recipe_problems(captions.recipe))
     if captions.lowercase + captions.uppercase > 1:
-        yield "uppercase", "lowercase and uppercase are probabilities of one choice; together they exceed 1"
+        yield "uppercase", "lowercase and uppercase exclude each other; their sum must not exceed 1"
 
 
-def add_prompt(info: dict[str, Any], captions: Captions, rng: random.Random) -> None:
-    """Rename keys and set `info["prompt"]` as the options say; without any option an existing prompt stays."""
+def add_prompt(info: ItemInfo, captions: Captions, rng: random.Random) -> None:
+    """Rename keys and set `info["prompt"]` by the rules; without any rule an existing prompt is unchanged."""
     for old, new in captions.rename.items():
         if old in info and new not in info:
             info[new] = info[old]
@@ -92,7 +96,7 @@ def add_prompt(info: dict[str, Any], captions: Captions, rng: random.Random) -> 
     info["prompt"] = "" if rng.random() < captions.prompt_dropout else prompt
 
 
-def _from_template(info: Mapping[str, Any], captions: Captions, rng: random.Random) -> str | None:
+def _from_template(info: Mapping[str, object], captions: Captions, rng: random.Random) -> str | None:
     ready = [t for t in captions.templates if all(_is_given(info.get(name)) for name in _FIELD.findall(t))]
     if not ready:
         return None
@@ -107,7 +111,7 @@ def _from_template(info: Mapping[str, Any], captions: Captions, rng: random.Rand
     return _FIELD.sub(fill, rng.choice(ready))
 
 
-def _from_tags(info: Mapping[str, Any], captions: Captions, rng: random.Random) -> str | None:
+def _from_tags(info: Mapping[str, object], captions: Captions, rng: random.Random) -> str | None:
     tags = [tag for key in captions.tags if _is_given(info.get(key)) for tag in _tags(info[key], captions)]
     return captions.separator.join(_choose(tags, captions, rng)) if tags else None
 
@@ -124,18 +128,18 @@ def _choose(tags: list[str], captions: Captions, rng: random.Random) -> list[str
     return (kept or tags[:1])[: captions.max_tags]
 
 
-def _is_given(value: Any) -> bool:
+def _is_given(value: object) -> bool:
     return value is not None and value not in ("", [])
 
 
 def recipe_problems(recipe: FieldRecipe) -> Iterator[tuple[str, str]]:
-    """Mistakes that the types do not show, as (key, sentence)."""
+    """Yield mistakes that the types do not exclude, as (key, message)."""
     if recipe.lowercase + recipe.uppercase > 1:
-        yield "uppercase", "lowercase and uppercase are probabilities of one choice; together they exceed 1"
+        yield "uppercase", "lowercase and uppercase exclude each other; their sum must not exceed 1"
 
 
-def write_fields(info: Mapping[str, Any], recipe: FieldRecipe, rng: random.Random) -> str | None:
-    """A prompt from the fields that `info` has; None when it has none."""
+def write_fields(info: Mapping[str, object], recipe: FieldRecipe, rng: random.Random) -> str | None:
+    """Return a prompt from the fields present in `info`; None if there are none."""
     present = [(name, values) for name in recipe.fields if (values := _values(info.get(name)))]
     if not present:
         return None
@@ -156,6 +160,6 @@ def _write(name: str, values: list[str], labelled: bool, recipe: FieldRecipe, rn
     return f"{name}{'s' * (len(drawn) > 1)}: {text}" if labelled else text
 
 
-def _values(value: Any) -> list[str]:
+def _values(value: object) -> list[str]:
     listed = value if isinstance(value, list) else [] if value is None else [value]
     return [text for item in listed if (text := str(item).strip())]

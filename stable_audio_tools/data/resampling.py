@@ -1,7 +1,7 @@
-"""Sample-rate conversion by windowed sinc, whole or for a span of the output.
+"""Sample-rate conversion by windowed sinc, of whole audio or of a span of the output.
 
 The filter is the Hann-windowed sinc that torchaudio uses by default (6 zero crossings, cut-off at 0.99 of the lower
-Nyquist frequency), so that the numbers agree. Filters are kept, and a span of the output needs only the span of the
+Nyquist frequency), so that the numbers agree. Filters are cached, and a span of the output reads only the span of the
 input that its filter covers: a crop of the resampled file costs a crop of the file.
 """
 
@@ -19,7 +19,7 @@ _LARGEST_BANK = 1 << 22  # weights; beyond this one filter per output phase is a
 
 
 class _Ratio(NamedTuple):
-    """`old` input samples become `new` output samples; `width` input samples on each side take part."""
+    """A reduced ratio of rates, `old` to `new`; the filter reaches `width` input samples to each side."""
 
     old: int
     new: int
@@ -37,14 +37,14 @@ def _ratio(old_rate: int, new_rate: int) -> _Ratio:
 
 
 def resampled_length(samples: int, old_rate: int, new_rate: int) -> int:
-    """Number of output samples of a whole resample."""
+    """Return the number of output samples of a whole resample."""
     if old_rate <= 0 or new_rate <= 0:
         raise ValueError(f"sample rates must be positive, got {old_rate} and {new_rate}")
     return -(-samples * new_rate // old_rate)
 
 
 def input_span(first: int, samples: int, old_rate: int, new_rate: int) -> tuple[int, int]:
-    """Input samples [start, stop) that output samples [first, first + samples) depend on; may reach past the ends."""
+    """Return the input samples [start, stop) that output samples [first, first + samples) depend on, unclamped."""
     if old_rate == new_rate:
         return first, first + samples
     ratio = _ratio(old_rate, new_rate)
@@ -53,12 +53,12 @@ def input_span(first: int, samples: int, old_rate: int, new_rate: int) -> tuple[
 
 
 def resample(audio: Tensor, old_rate: int, new_rate: int) -> Tensor:
-    """`(..., n)` at `old_rate` -> `(..., ceil(n * new / old))` at `new_rate`."""
+    """Resample `(..., n)` at `old_rate` to `(..., ceil(n * new / old))` at `new_rate`."""
     return resample_span(audio, 0, 0, resampled_length(audio.shape[-1], old_rate, new_rate), old_rate, new_rate)
 
 
 def resample_span(audio: Tensor, offset: int, first: int, samples: int, old_rate: int, new_rate: int) -> Tensor:
-    """Output samples [first, first + samples), where `audio[..., 0]` is input sample `offset`; the rest is silence."""
+    """Return output samples [first, first + samples); `audio[..., 0]` is input sample `offset`, the rest is silence."""
     start, stop = input_span(first, samples, old_rate, new_rate)
     before, after = offset - start, stop - offset - audio.shape[-1]
     audio = F.pad(audio, (before, after))  # negative widths cut
@@ -93,7 +93,7 @@ def _phase_filters(ratio: _Ratio) -> Tensor:
 
 
 def _windowed_sinc(distance: Tensor, ratio: _Ratio) -> Tensor:
-    """Filter value at a distance in input samples."""
+    """Return the filter value at a distance in input samples."""
     cutoff = min(ratio.old, ratio.new) * _ROLLOFF / ratio.old
     crossings = (distance * cutoff).clamp(-_ZERO_CROSSINGS, _ZERO_CROSSINGS)
     window = torch.cos(crossings * (math.pi / (2 * _ZERO_CROSSINGS))) ** 2
@@ -101,13 +101,13 @@ def _windowed_sinc(distance: Tensor, ratio: _Ratio) -> Tensor:
 
 
 def _gather(rows: Tensor, ratio: _Ratio, skip: int, samples: int, chunk: int = 1 << 14) -> Tensor:
-    """The same sum where the two rates share no useful factor, such as 44,099 and 44,100 Hz."""
+    """Return the same sum for rates with a large reduced ratio, such as 44,099 and 44,100 Hz."""
     filters = _phase_filters(ratio).to(rows)
     taps = torch.arange(filters.shape[1], device=rows.device)
     rows = F.pad(rows, (0, 2))
     pieces = []
     for start in range(skip, skip + samples, chunk):
         output = torch.arange(start, min(start + chunk, skip + samples), device=rows.device)
-        place = output * ratio.old // ratio.new  # the block's first input sample stands at index `width`
+        place = output * ratio.old // ratio.new  # the block's first input sample is at index `width`
         pieces.append((rows[:, place[:, None] + taps] * filters[output % ratio.new]).sum(-1))
     return torch.cat(pieces, dim=1)

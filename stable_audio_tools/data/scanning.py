@@ -1,4 +1,4 @@
-"""Which files are there: recursive, in a fixed order, safe against loops of links, and never silent about a folder."""
+"""Recursive listing of files in a fixed order, safe against link loops, with a record of unreadable folders."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,7 +13,7 @@ SCANNED_EXTENSIONS = tuple(sorted(LIBSNDFILE_SUFFIXES | decoders.FFMPEG_SUFFIXES
 _NEVER = ("paxheader", "__macosx")  # folders that archivers leave behind
 
 
-class Found(NamedTuple):
+class ScannedFile(NamedTuple):
     """A file below a root."""
 
     name: str  # relative to the root, with "/"
@@ -22,7 +22,7 @@ class Found(NamedTuple):
 
 
 class Unreachable(NamedTuple):
-    """A file or folder that could not be looked into."""
+    """A file or folder that could not be read."""
 
     path: str
     reason: str
@@ -32,12 +32,14 @@ class Unreachable(NamedTuple):
 ALREADY_INCLUDED = "a link to a folder that is already included"
 
 
-def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreachable] | None = None) -> Iterator[Found]:
-    """Files with one of the extensions, in the order of their path components; hidden files and folders are skipped.
+def walk(
+    root: str | Path, extensions: Iterable[str], unreachable: list[Unreachable] | None = None
+) -> Iterator[ScannedFile]:
+    """Yield files with one of the extensions, in the order of their path components; hidden ones are skipped.
 
-    What cannot be looked into is added to `unreachable`. A folder that links lead to twice is visited once.
+    Unreadable files and folders are appended to `unreachable`. A folder that links lead to twice is visited once.
     """
-    wanted = tuple(_dotted(extensions))
+    wanted = tuple(f".{text.lower().removeprefix('.')}" for text in extensions)
     missed = [] if unreachable is None else unreachable
     base, visited = str(Path(root)), set[tuple[int, int]]()
     stack: list[tuple[str, os.DirEntry[str] | None]] = [("", None)]
@@ -48,7 +50,7 @@ def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreacha
             try:
                 if entry.is_file():
                     about = entry.stat()
-                    yield Found(name, about.st_size, about.st_mtime_ns)
+                    yield ScannedFile(name, about.st_size, about.st_mtime_ns)
                     continue
                 if not entry.is_dir():
                     about = entry.stat()  # a broken link or a loop of links says so here
@@ -73,7 +75,7 @@ def walk(root: str | Path, extensions: Iterable[str], unreachable: list[Unreacha
 
 
 def fast_scandir(dir: str, ext: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(folders, files with one of the extensions) below `dir`; hidden files are left out."""
+    """Return (folders, files with one of the extensions) below `dir`; hidden files are left out."""
     files = [str(Path(dir, found.name)) for found in walk(dir, ext)]
     folders = [str(Path(parent, name)) for parent, names, _ in os.walk(dir) for name in sorted(names)]
     return folders, files
@@ -82,7 +84,7 @@ def fast_scandir(dir: str, ext: Sequence[str]) -> tuple[list[str], list[str]]:
 def get_audio_filenames(
     paths: str | Sequence[str], keywords: Sequence[str] | None = None, exts: Sequence[str] = AUDIO_EXTENSIONS
 ) -> list[str]:
-    """Audio files below the folders; with `keywords`, those whose name holds one of them."""
+    """Return audio files below the folders; with `keywords`, those whose name contains one of them."""
     names = []
     for root in [paths] if isinstance(paths, str) else paths:
         for found in walk(root, exts):
@@ -92,12 +94,8 @@ def get_audio_filenames(
 
 
 def holds_keyword(name: str, keywords: Sequence[str] | None) -> bool:
-    """Does the file's own name hold one of the keywords? Anything does when there are none."""
+    """Return whether the file's own name contains one of the keywords; True if there are none."""
     if keywords is None:
         return True
     base = name.rpartition("/")[2].lower()
     return any(word.lower() in base for word in keywords) and not any(word in base for word in _NEVER)
-
-
-def _dotted(extensions: Iterable[str]) -> list[str]:
-    return [text.lower() if text.startswith(".") else f".{text.lower()}" for text in extensions]

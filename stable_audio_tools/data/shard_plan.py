@@ -1,8 +1,8 @@
-"""Which shard is read when: by how many streams at once, in which process, and from where after an interruption.
+"""The order in which shards are read: by how many streams at once, in which process, and where to resume.
 
-An epoch deals its shards to a fixed number of streams, like cards. Items come from the streams in turn, one from each,
-which also mixes neighbours of one shard with those of others. Processes and workers share the streams out among
-themselves, so their number does not change the order as long as it divides the number of streams.
+An epoch distributes its shards to a fixed number of streams. Items come from the streams in turn, which also mixes
+neighbours of one shard with items of others. Processes and workers divide the streams, so their number does not change
+the order as long as it divides the number of streams.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,17 +15,17 @@ from stable_audio_tools.data.draws import make_order
 
 _ROUNDS_KEPT = 8  # streams are in different rounds where shards differ in size
 
-DONE = -1  # as an offset: this card is read
+DONE = -1  # offset of a visit that has been read to the end
 
 
-class Place(NamedTuple):
-    """A card of the deal, and the byte of its shard from which it is still to be read."""
+class ShardPosition(NamedTuple):
+    """A visit of a shard, and the byte of the shard where reading continues."""
 
-    card: int
+    visit_number: int
     offset: int = 0
 
 
-class Card(NamedTuple):
+class ShardVisit(NamedTuple):
     """One reading of one shard."""
 
     shard: int
@@ -33,20 +33,20 @@ class Card(NamedTuple):
     visit: int
 
 
-class Deal(Protocol):
+class ShardOrder(Protocol):
     """The order of shards."""
 
-    def __getitem__(self, card: int) -> Card: ...
+    def __getitem__(self, visit_number: int) -> ShardVisit: ...
 
-    def share(self, stream: int, streams: int) -> list[Place]:
-        """What one of so many streams begins with."""
+    def share(self, stream: int, streams: int) -> list[ShardPosition]:
+        """Return the positions at which one of the streams begins."""
 
-    def walk(self, left: Sequence[Place], streams: int) -> Iterator[Place]:
-        """What a stream reads when so much of its share is left."""
+    def walk(self, left: Sequence[ShardPosition], streams: int) -> Iterator[ShardPosition]:
+        """Yield the positions that a stream reads, given the rest of its share."""
 
 
 class OnePass:
-    """Every shard once (as often as the weight of its entry says), in an order that depends on seed and epoch."""
+    """Every shard once, or by the weight of its entry, in an order that depends on seed and epoch."""
 
     def __init__(
         self, groups: NDArray[np.int64], weights: NDArray[np.float64], epoch: int, seed: int, shuffle: bool
@@ -57,13 +57,13 @@ class OnePass:
     def __len__(self) -> int:
         return len(self.order)
 
-    def __getitem__(self, card: int) -> Card:
-        return Card(int(self.order.items[card]), self.epoch, int(self.order.visits[card]))
+    def __getitem__(self, visit_number: int) -> ShardVisit:
+        return ShardVisit(int(self.order.items[visit_number]), self.epoch, int(self.order.visits[visit_number]))
 
-    def share(self, stream: int, streams: int) -> list[Place]:
-        return [Place(card) for card in range(stream, len(self), streams)]
+    def share(self, stream: int, streams: int) -> list[ShardPosition]:
+        return [ShardPosition(visit_number) for visit_number in range(stream, len(self), streams)]
 
-    def walk(self, left: Sequence[Place], streams: int) -> Iterator[Place]:
+    def walk(self, left: Sequence[ShardPosition], streams: int) -> Iterator[ShardPosition]:
         return (place for place in left if place.offset != DONE)
 
 
@@ -82,34 +82,34 @@ class Rounds:
             self.passes[number] = OnePass(self.groups, self.weights, number, self.seed, shuffle=True)
         return self.passes[number]
 
-    def __getitem__(self, card: int) -> Card:
-        return self._pass(card // self.length)[card % self.length]
+    def __getitem__(self, visit_number: int) -> ShardVisit:
+        return self._pass(visit_number // self.length)[visit_number % self.length]
 
-    def share(self, stream: int, streams: int) -> list[Place]:
-        return [Place(stream)]
+    def share(self, stream: int, streams: int) -> list[ShardPosition]:
+        return [ShardPosition(stream)]
 
-    def walk(self, left: Sequence[Place], streams: int) -> Iterator[Place]:
+    def walk(self, left: Sequence[ShardPosition], streams: int) -> Iterator[ShardPosition]:
         yield from (place for place in left if place.offset != DONE)
-        card = left[-1].card
+        visit_number = left[-1].visit_number
         while True:
-            card += streams
-            yield Place(card)
+            visit_number += streams
+            yield ShardPosition(visit_number)
 
 
 def stream_count(parallel_shards: int, processes: int, workers: int) -> int:
-    """Streams of all processes: as asked, but rounded up so that every worker of every process has equally many."""
+    """Return the streams of all processes, rounded up so that every worker of every process has equally many."""
     share = processes * max(1, workers)
     return -(-parallel_shards // share) * share
 
 
-def advance(left: list[Place], place: Place) -> None:
-    """Note in a stream's share how far it is read."""
-    while left and left[0].card != place.card:
+def advance(left: list[ShardPosition], place: ShardPosition) -> None:
+    """Record in a stream's share how far it has been read."""
+    while left and left[0].visit_number != place.visit_number:
         left.pop(0)
     left[:1] = [place]
 
 
-def redeal(left: Iterable[Sequence[Place]], streams: int) -> list[list[Place]]:
-    """What is left of a pass, for another number of streams."""
+def redistribute(left: Iterable[Sequence[ShardPosition]], streams: int) -> list[list[ShardPosition]]:
+    """Distribute the rest of a pass to another number of streams."""
     places = sorted(place for share in left for place in share if place.offset != DONE)
     return [places[stream::streams] for stream in range(streams)]

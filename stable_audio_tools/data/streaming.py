@@ -1,7 +1,7 @@
 """Batches from shards that are read front to back: each shard is opened once per epoch, by one worker of one process.
 
-Workers read ahead and give items one by one, each with the place that its stream has reached. A place counts as
-reached when the batch with that item is given, so a checkpoint holds what was used and not what was read ahead.
+Workers read ahead and return items one by one, each with the position that its stream has reached. A position counts
+as reached when the batch with that item is returned, so a checkpoint records what was used, not what was read ahead.
 """
 
 import logging
@@ -21,54 +21,54 @@ from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.data.draws import make_order, order_length
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy, FaultReport
 from stable_audio_tools.data.inventory import Inventory
-from stable_audio_tools.data.loader import Batch, Item, Position, outlive_signals
+from stable_audio_tools.data.loader import Batch, Item, Position, outlive_signals, unchanged
 from stable_audio_tools.data.shard_plan import (
     DONE,
-    Card,
-    Deal,
     OnePass,
-    Place,
     Rounds,
+    ShardOrder,
+    ShardPosition,
+    ShardVisit,
     advance,
-    redeal,
+    redistribute,
     stream_count,
 )
 from stable_audio_tools.data.tar_stream import TarSample
 
 logger = logging.getLogger(__name__)
 
-_FEWEST_TO_JUDGE = 50  # items, before which a fraction of bad ones means little
+_FEWEST_TO_JUDGE = 50  # items before the fraction of bad ones is judged
 
 
 class ShardSource(Protocol):
-    """Shards that can be read from any byte where a sample begins."""
+    """Shards that can be read from any byte at which a sample begins."""
 
     groups: NDArray[np.int64]  # which entry of `datasets` each shard belongs to
     weights: NDArray[np.float64]
-    counts: NDArray[np.int64] | None  # samples in each shard, where that is known
+    counts: NDArray[np.int64] | None  # samples in each shard, if known
     known_faults: list[Fault]
 
     def samples(self, shard: int, offset: int) -> Iterator[TarSample]:
-        """Samples from a byte on. Raises AudioError where the shard breaks off."""
+        """Yield samples from a byte offset; raise AudioError if the shard breaks off."""
 
-    def load(self, shard: int, sample: TarSample, card: Card) -> Item | None:
-        """Decode a sample; None when a path list leaves it out. Raises BadItem or AudioError."""
+    def load(self, shard: int, sample: TarSample, visit_number: ShardVisit) -> Item | None:
+        """Decode a sample; return None if a path list excludes it, raise BadItem or AudioError if it is bad."""
 
     def path(self, shard: int, sample: TarSample | None = None) -> str:
-        """The shard, or a sample in it, for messages."""
+        """Return the path of a shard, or of a sample in it, for messages."""
 
     def met(self, shard: int, sample_name: str) -> None:
-        """Note a sample that a worker process has looked at."""
+        """Record a sample that a worker process has looked at."""
 
     def end_pass(self) -> None:
-        """Every sample was met."""
+        """Report on a pass in which every sample was read."""
 
     def inventories(self) -> list[Inventory]:
         """Return the shards of each entry of the config, for processes to compare."""
 
 
 class StreamLoader:
-    """Iterates over one epoch at a time; `state_dict` is the place after the batch that was given last.
+    """An iterable over one epoch at a time; `state_dict` is the position after the batch that was returned last.
 
     Call `state_dict` in every process of a distributed run, or in none.
     """
@@ -83,7 +83,7 @@ class StreamLoader:
         num_workers: int = 0,
         seed: int = 0,
         policy: FaultPolicy = FaultPolicy(),  # noqa: B008 (immutable)
-        resampled: bool = True,  # in training go on without end, an epoch being `epoch_steps` batches
+        resampled: bool = True,  # repeat without end in training; an epoch is `epoch_steps` batches
         epoch_steps: int | None = None,
         parallel_shards: int = 24,
         rank: int | None = None,
@@ -95,9 +95,9 @@ class StreamLoader:
         self.parallel_shards = parallel_shards
         self._rank, self._world_size = rank, world_size
         self.epoch, self._batches, self._resuming = -1, 0, False
-        self._left: dict[int, list[Place]] = {}  # of the streams of this process
+        self._left: dict[int, list[ShardPosition]] = {}  # of the streams of this process
         self._turn = 0  # the stream whose item comes next
-        self._before: dict[str, Any] | None = None  # state before the batch that was given last
+        self._before: Position | None = None  # state before the batch that was returned last
         self._events: Iterator[_Event | None] | None = None
         self._waiting: deque[_Event] = deque()
         self._met, self._told = 0, -1
@@ -120,12 +120,12 @@ class StreamLoader:
 
     @property
     def streams(self) -> int:
-        """How many shards all processes read at once."""
+        """Return the number of shards that all processes read at once."""
         useful = min(self.parallel_shards, len(self.source.groups))
         return stream_count(useful, self.world_size, self.num_workers)
 
     def __len__(self) -> int:
-        """Most batches of an epoch; TypeError when nobody knows how many samples the shards hold."""
+        """Return the maximum batches of an epoch; raise TypeError if the number of samples is unknown."""
         if self.epoch_steps is not None:
             return self.epoch_steps
         if self.source.counts is None:
@@ -145,10 +145,10 @@ class StreamLoader:
             fresh = batch is not None
             if not (self._somebody(fresh) if limit is None else fresh):
                 break
-            if batch is None:  # another process still has items, and all must make equally many steps
+            if batch is None:  # another process still has items, and all must take the same number of steps
                 batch, repeats = self._repeat(repeats)
             self._batches += 1
-            if self._has_length and self._batches == len(self):  # Lightning does not ask for more
+            if self._has_length and self._batches == len(self):  # Lightning fetches no further batch
                 self._sum_up()
             yield batch
         if self._batches == 0:
@@ -161,7 +161,7 @@ class StreamLoader:
     def state_dict(self) -> Position:
         """The position, as plain values.
 
-        Lightning fetches one batch ahead from a loader without length; there it is the place before that batch.
+        Lightning fetches one batch ahead from a loader without length; then it is the position before that batch.
         """
         state = self._snapshot()
         if not self._has_length and self._before is not None:
@@ -176,14 +176,14 @@ class StreamLoader:
     def load_state_dict(self, state: Position) -> None:
         """Continue from a position; the next iteration gives the batches that would have followed."""
         if state["shards"] != len(self.source.groups) or state["resampled"] != self.resampled:
-            logger.warning("the shards are not those of the checkpoint; their order starts anew")
+            logger.warning("the shards differ from those of the checkpoint; their order restarts")
             self.epoch = state["epoch"]
             return
         self.seed, self.epoch, self._batches = state["seed"], state["epoch"], state["batches"]
-        left = {int(stream): [Place(*place) for place in places] for stream, places in state["left"].items()}
+        left = {int(stream): [ShardPosition(*place) for place in places] for stream, places in state["left"].items()}
         if state["streams"] != self.streams or len(left) != self.streams:
             logger.warning("resuming with another number of processes or workers: the order of the shards changes")
-            left = self._dealt_anew(left)
+            left = self._redistributed(left)
         self._left = {stream: left[stream] for stream in self._own_streams()}
         self._turn = state["turn"] if state["turn"] in self._left else self.rank
         self._events, self._before = None, None
@@ -191,12 +191,12 @@ class StreamLoader:
         self._resuming = self.epoch >= 0
 
     def rewind(self) -> None:
-        """The next iteration is the first epoch again."""
+        """Start again at the first epoch."""
         self.epoch, self._batches, self._resuming = -1, 0, False
         self._left, self._events, self._before = {}, None, None
         self._waiting.clear()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_events": None, "_waiting": deque()}
 
     # -------------------------------------------------------------- epochs
@@ -205,8 +205,8 @@ class StreamLoader:
         if not self._resuming:
             self.epoch, self._batches = self.epoch + 1, 0
         if not self._resuming and not (self.resampled and self._left):
-            deal, self._turn, self._events = self._deal(), self.rank, None
-            self._left = {stream: deal.share(stream, self.streams) for stream in self._own_streams()}
+            order, self._turn, self._events = self._new_order(), self.rank, None
+            self._left = {stream: order.share(stream, self.streams) for stream in self._own_streams()}
             self._waiting.clear()
         if self._events is None:
             self._waiting.clear()
@@ -215,7 +215,7 @@ class StreamLoader:
         self.report.begin_epoch()
 
     def _sum_up(self) -> None:
-        """Once for each epoch, say what was left out."""
+        """Log once per epoch the items that were left out."""
         if self._told == self.epoch:
             return
         self._told = self.epoch
@@ -223,32 +223,32 @@ class StreamLoader:
         if self.epoch_steps is None and self.world_size == 1:
             self.source.end_pass()
 
-    def _deal(self) -> Deal:
+    def _new_order(self) -> ShardOrder:
         groups, weights = self.source.groups, self.source.weights
         if self.resampled:
             return Rounds(groups, weights, self.seed)
-        deal = OnePass(groups, weights, self.epoch, self.seed, self.shuffle)
-        if len(deal) < self.world_size:
+        order = OnePass(groups, weights, self.epoch, self.seed, self.shuffle)
+        if len(order) < self.world_size:
             raise ConfigError(
-                f"{len(deal)} shards for {self.world_size} processes: each needs one at least; split the shards, or "
+                f"{len(order)} shards for {self.world_size} processes: each needs one at least; split the shards, or "
                 "set resampled_shards to true"
             )
-        return deal
+        return order
 
     def _own_streams(self) -> range:
         return range(self.rank, self.streams, self.world_size)
 
-    def _dealt_anew(self, left: dict[int, list[Place]]) -> dict[int, list[Place]]:
+    def _redistributed(self, left: dict[int, list[ShardPosition]]) -> dict[int, list[ShardPosition]]:
         if self.resampled:
-            first = max(place.card for share in left.values() for place in share) + 1
-            return {stream: [Place(first + stream)] for stream in range(self.streams)}
-        return dict(enumerate(redeal(left.values(), self.streams)))
+            first = max(place.visit_number for share in left.values() for place in share) + 1
+            return {stream: [ShardPosition(first + stream)] for stream in range(self.streams)}
+        return dict(enumerate(redistribute(left.values(), self.streams)))
 
     @property
     def _has_length(self) -> bool:
         return self.epoch_steps is not None or self.source.counts is not None
 
-    def _snapshot(self) -> dict[str, Any]:
+    def _snapshot(self) -> Position:
         return {
             "epoch": self.epoch,
             "batches": self._batches,
@@ -263,7 +263,7 @@ class StreamLoader:
     # -------------------------------------------------------------- batches
 
     def _take(self) -> Batch | None:
-        """The next batch of this process, or None at the end of its share."""
+        """Return the next batch of this process, or None at the end of its share."""
         assert self._events is not None
         have = sum(event.item is not None for event in self._waiting)
         while have < self.batch_size:
@@ -304,7 +304,7 @@ class StreamLoader:
                 self.report.add(event.fault, max(self._met, _FEWEST_TO_JUDGE))
 
     def _repeat(self, repeats: Iterator[Batch]) -> tuple[Batch, Iterator[Batch]]:
-        """A batch from the beginning of this process's own share."""
+        """Return a batch from the start of this process's own share."""
         batch = next(repeats, None)
         if batch is None:
             repeats = self._repeated()
@@ -314,8 +314,8 @@ class StreamLoader:
         return batch, repeats
 
     def _repeated(self) -> Iterator[Batch]:
-        deal = self._deal()
-        left = {stream: deal.share(stream, self.streams) for stream in self._own_streams()}
+        order = self._new_order()
+        left = {stream: order.share(stream, self.streams) for stream in self._own_streams()}
         items: list[Item] = []
         for event in self._read(left, self.rank):
             if event is not None and event.item is not None:
@@ -327,7 +327,7 @@ class StreamLoader:
             yield _collate((items * self.batch_size)[: self.batch_size])
 
     def _somebody(self, fresh: bool) -> bool:
-        """Has any process a batch that was not given yet?"""
+        """Return whether any process has a batch that was not returned yet."""
         if self._world_size is not None or self.world_size == 1 or not _is_distributed():
             return fresh
         self._group = self._group or torch.distributed.new_group(backend="gloo")
@@ -335,21 +335,23 @@ class StreamLoader:
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._group)
         return bool(flag.item())
 
-    def _read(self, left: dict[int, list[Place]], turn: int) -> Iterator["_Event | None"]:
+    def _read(self, left: dict[int, list[ShardPosition]], turn: int) -> Iterator["_Event | None"]:
         own = self._own_streams()
         first = own.index(turn)
         order = [*own[first:], *own[:first]]
-        reader = _Streams(self.source, self._deal(), [(stream, list(left[stream])) for stream in order], self.streams)
+        reader = _Streams(
+            self.source, self._new_order(), [(stream, list(left[stream])) for stream in order], self.streams
+        )
         ahead = max(2, math.ceil(2 * self.batch_size / max(1, self.num_workers)))
         return iter(
             DataLoader(
                 reader,
                 batch_size=None,
-                collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it is given single items
+                collate_fn=unchanged,  # without batching it returns single items
                 num_workers=self.num_workers,
                 worker_init_fn=outlive_signals,
                 prefetch_factor=ahead if self.num_workers else None,
-                generator=torch.Generator(),  # else each epoch would draw from the training's random numbers
+                generator=torch.Generator(),  # so that an epoch draws nothing from the training's random numbers
             )
         )
 
@@ -359,7 +361,7 @@ def _is_distributed() -> bool:
 
 
 def _collate(items: Sequence[Item]) -> Batch:
-    """Stack, and show each item's own part of the batch in its metadata, where conditioners look for it."""
+    """Stack items; each item's metadata also refers to its part of the batch, which conditioners read."""
     shapes = {tuple(item.audio.shape) for item in items}
     if len(shapes) > 1:
         raise ConfigError(
@@ -376,10 +378,10 @@ def _collate(items: Sequence[Item]) -> Batch:
 
 
 class _Event(NamedTuple):
-    """What a stream met: an item, a fault, or (neither) a sample that a path list leaves out."""
+    """A step of a stream: an item, a fault, or (neither) a sample that a path list excludes."""
 
     stream: int
-    place: Place
+    place: ShardPosition
     item: Item | None = None
     fault: Fault | None = None
     error: UserError | None = None
@@ -387,25 +389,23 @@ class _Event(NamedTuple):
     name: str = ""  # of the sample in its shard
 
 
-_END = _Event(-1, Place(-1))
-
-
-def _as_it_is(event: _Event | None) -> _Event | None:
-    return event
+_END = _Event(-1, ShardPosition(-1))
 
 
 class _Streams(IterableDataset[Any]):
-    """The streams of one process in the order of their turns; worker `w` of `n` reads every n-th from the w-th on."""
+    """The streams of one process in the order of their turns; worker `w` of `n` reads every n-th from the w-th."""
 
-    def __init__(self, source: ShardSource, deal: Deal, streams: Sequence[tuple[int, list[Place]]], total: int) -> None:
-        self.source, self.deal, self.streams, self.total = source, deal, streams, total
+    def __init__(
+        self, source: ShardSource, order: ShardOrder, streams: Sequence[tuple[int, list[ShardPosition]]], total: int
+    ) -> None:
+        self.source, self.order, self.streams, self.total = source, order, streams, total
 
     def __iter__(self) -> Iterator[_Event | None]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         running = [self._stream(stream, left) for stream, left in self.streams[first::step]]
         while running:
-            # A stream that has ended keeps its turn, empty, so that turns stay in step with those of other workers.
+            # A finished stream keeps an empty turn, so that turns match those of other workers.
             ended = 0
             for stream in running:
                 event = next(stream, None)
@@ -414,35 +414,35 @@ class _Streams(IterableDataset[Any]):
             if ended == len(running):
                 return
 
-    def _stream(self, stream: int, left: list[Place]) -> Iterator[_Event]:
-        for place in self.deal.walk(left, self.total):
+    def _stream(self, stream: int, left: list[ShardPosition]) -> Iterator[_Event]:
+        for place in self.order.walk(left, self.total):
             try:
-                yield from self._card(stream, place)
-            except UserError as error:  # raised again where the user sees it, without the worker's traceback
+                yield from self._read_visit(stream, place)
+            except UserError as error:  # raised again in the main process, without the worker's traceback
                 yield _Event(stream, place, error=error)
                 return
 
-    def _card(self, stream: int, place: Place) -> Iterator[_Event]:
-        card = self.deal[place.card]
-        samples = self.source.samples(card.shard, place.offset)
+    def _read_visit(self, stream: int, place: ShardPosition) -> Iterator[_Event]:
+        visit_number = self.order[place.visit_number]
+        samples = self.source.samples(visit_number.shard, place.offset)
         while True:
             try:
                 sample = next(samples, None)
             except AudioError as error:
-                path = self.source.path(card.shard)
+                path = self.source.path(visit_number.shard)
                 fault = Fault(path, "unreadable", str(error).removeprefix(f"{path}: "))
-                yield _Event(stream, Place(place.card, DONE), fault=fault)
+                yield _Event(stream, ShardPosition(place.visit_number, DONE), fault=fault)
                 return
             if sample is None:
                 return
-            yield self._sample(stream, Place(place.card, sample.end), card, sample)
+            yield self._sample(stream, ShardPosition(place.visit_number, sample.end), visit_number, sample)
 
-    def _sample(self, stream: int, place: Place, card: Card, sample: TarSample) -> _Event:
-        path = self.source.path(card.shard, sample)
-        name = path[len(self.source.path(card.shard)) + 1 :]
-        event = _Event(stream, place, shard=card.shard, name=name)
+    def _sample(self, stream: int, place: ShardPosition, visit_number: ShardVisit, sample: TarSample) -> _Event:
+        path = self.source.path(visit_number.shard, sample)
+        name = path[len(self.source.path(visit_number.shard)) + 1 :]
+        event = _Event(stream, place, shard=visit_number.shard, name=name)
         try:
-            return event._replace(item=self.source.load(card.shard, sample, card))
+            return event._replace(item=self.source.load(visit_number.shard, sample, visit_number))
         except BadItem as error:
             return event._replace(fault=error.at(path))
         except AudioError as error:

@@ -1,7 +1,7 @@
-"""Samples out of tar shards, front to back, from a file or from a connection that cannot go back.
+"""Samples of tar shards, read front to back from a file or from a connection that cannot seek.
 
-The reader is our own because the packaged ones end quietly where an archive is cut off or damaged: `tarfile` takes a
-broken header for the end, and `webdataset` hands what it met to a handler that knows neither shard nor sample.
+The packaged readers end without an error where an archive is cut off or damaged: `tarfile` takes a broken header for
+the end, and `webdataset` passes the error to a handler that knows neither shard nor sample. This one names both.
 """
 
 import gzip
@@ -19,13 +19,13 @@ from stable_audio_tools.data.index import Header, index_folder
 logger = logging.getLogger(__name__)
 
 _BLOCK = tarfile.BLOCKSIZE
-_AT_ONCE = 1 << 24  # bytes, so that no header can make us allocate more than there is
+_AT_ONCE = 1 << 24  # bytes; bounds the memory that a header can request
 _LONGEST_NAME = 1 << 20
 _REGULAR = frozenset({tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE})
 
 
 class TarSample(NamedTuple):
-    """Neighbouring files of a shard that differ only in what follows the first dot of their names."""
+    """Neighbouring files of a shard that differ only after the first dot of their names."""
 
     key: str  # path inside the shard, up to that dot
     files: dict[str, bytes]  # what follows the dot, in lower case -> content
@@ -33,13 +33,13 @@ class TarSample(NamedTuple):
 
 
 class BrokenShard(AudioError):
-    """A shard that ends early or is damaged; what came before is good."""
+    """A shard that ends early or is damaged; the samples before are good."""
 
 
 def read_samples(stream: BinaryIO, wanted: Collection[str], name: str, offset: int = 0) -> Iterator[TarSample]:
-    """The samples of a stream whose next byte is number `offset`, with those files whose last extension is wanted.
+    """Yield the samples of a stream whose next byte is number `offset`, with the files of the wanted extensions.
 
-    Where the shard breaks off, the sample that may lack a file is left out, and BrokenShard raised.
+    If the shard breaks off, the sample that may be incomplete is left out and BrokenShard is raised.
     """
     sample: TarSample | None = None
     for member in _members(_Content(stream, offset), name):
@@ -58,7 +58,7 @@ def read_samples(stream: BinaryIO, wanted: Collection[str], name: str, offset: i
 
 
 def count_samples(stream: BinaryIO, wanted: Collection[str], name: str) -> int:
-    """How many samples `read_samples` gives, from the headers alone where the stream can seek."""
+    """Return how many samples `read_samples` yields, from the headers alone if the stream can seek."""
     count, current, used = 0, "", False
     try:
         for member in _members(_Content(stream, 0), name):
@@ -67,24 +67,24 @@ def count_samples(stream: BinaryIO, wanted: Collection[str], name: str) -> int:
                 count, current, used = count + used, key, False
             used = used or suffix.rpartition(".")[2] in wanted
     except BrokenShard:
-        return count  # reading the shard tells again what is wrong, and gives what comes before
+        return count  # reading the shard raises it again, after the samples before it
     return count + used
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """`a/b.c/0001.left.flac` -> `a/b.c/0001`, `left.flac`; hidden files have no suffix."""
+    """Split `a/b.c/0001.left.flac` into `a/b.c/0001` and `left.flac`; hidden files have no suffix."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return (f"{folder}{slash}{stem}", suffix.lower()) if stem else (name, "")
 
 
 def is_compressed(name: str) -> bool:
-    """Must a shard of this name be read from its first byte on?"""
+    """Return whether a shard of this name can only be read from its first byte."""
     return name.lower().endswith((".gz", ".tgz"))
 
 
 def decompressed(stream: BinaryIO, offset: int) -> BinaryIO:
-    """The tar inside a gzipped stream, from a byte on."""
+    """Return the tar inside a gzipped stream, starting at a byte."""
     inner = cast(BinaryIO, gzip.GzipFile(fileobj=stream))
     try:
         inner.seek(offset)
@@ -97,7 +97,7 @@ def decompressed(stream: BinaryIO, offset: int) -> BinaryIO:
 
 
 class _Content:
-    """A stream, read to the exact byte."""
+    """A stream that is read to the exact byte."""
 
     def __init__(self, stream: BinaryIO, offset: int) -> None:
         self.stream, self.offset = stream, offset
@@ -140,7 +140,7 @@ class _Member(NamedTuple):
 
 
 def _members(content: _Content, shard: str) -> Iterator[_Member]:
-    """The regular files of an archive."""
+    """Yield the regular files of an archive."""
     begin, long_name, extended = content.offset, "", dict[str, str]()
     while True:
         header = _header(content, shard)
@@ -165,7 +165,7 @@ def _members(content: _Content, shard: str) -> Iterator[_Member]:
 
 
 def _header(content: _Content, shard: str) -> tarfile.TarInfo | None:
-    """The next header; None at the end of the archive."""
+    """Return the next header; None at the end of the archive."""
     offset = content.offset
     block = content.read_up_to(_BLOCK)
     if not block and offset:
@@ -176,11 +176,11 @@ def _header(content: _Content, shard: str) -> tarfile.TarInfo | None:
     try:
         return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
-        raise BrokenShard(f"is no tar archive, or damaged, at byte {offset:,} ({error})") from None
+        raise BrokenShard(f"is not a tar archive, or is damaged, at byte {offset:,} ({error})") from None
 
 
 def _extended(text: bytes) -> dict[str, str]:
-    """The records "length key=value" of a pax header that matter here."""
+    """Return the relevant records "length key=value" of a pax header."""
     found: dict[str, str] = {}
     while text[:1].isdigit():
         length, _, record = text.partition(b" ")
@@ -204,10 +204,10 @@ class Shelf(Protocol):
     faults: list[Fault]
 
     def path(self, number: int) -> str:
-        """Of a shard, for messages and path lists."""
+        """Return the path of a shard, for messages and path lists."""
 
     def open(self, number: int, offset: int) -> BinaryIO:
-        """The bytes of a shard from one of them on."""
+        """Open a shard at a byte offset."""
 
 
 class LocalShelf:
@@ -225,7 +225,7 @@ class LocalShelf:
         index = index_folder(root, (".tar", ".gz", ".tgz"), describe, kind)
         for path, reason, is_file in index.unreachable:
             if not is_file:
-                logger.warning("%s is not looked into: %s", path, reason)
+                logger.warning("%s cannot be read: %s", path, reason)
         rows = [row for row, name in enumerate(index.names) if name.lower().endswith(SHARD_SUFFIXES)]
         self.faults = [Fault(path, "unreadable", reason) for path, reason, is_file in index.unreachable if is_file]
         self.faults += [

@@ -1,4 +1,4 @@
-"""Cropping, channels, phase and loudness of one clip `(c, n)`."""
+"""Transforms of one clip `(c, n)`: cropping, channels, phase, loudness, silence; and the lengths of a batch."""
 
 import math
 import random
@@ -15,7 +15,7 @@ _LOUDNESS_BLOCK_SECONDS = 0.4  # ITU-R BS.1770 measures in blocks of this length
 
 
 class CropInfo(NamedTuple):
-    """Where a crop lies in its file."""
+    """The position of a crop in its file."""
 
     t_start: float  # as a fraction of the file, or of the crop where the file is shorter
     t_end: float
@@ -25,7 +25,7 @@ class CropInfo(NamedTuple):
 
 
 class NormalizedCrop(NamedTuple):
-    """A crop and where it lies in its file."""
+    """A crop and its position in its file."""
 
     audio: Tensor  # (c, n)
     t_start: float
@@ -36,13 +36,13 @@ class NormalizedCrop(NamedTuple):
 
 
 def take(audio: Tensor, start: int, length: int) -> Tensor:
-    """`length` samples from `start` on, zeros after the end."""
+    """Return `length` samples from `start`, padded with zeros."""
     piece = audio[..., start : start + length]
     return piece if piece.shape[-1] == length else F.pad(piece, (0, length - piece.shape[-1]))
 
 
 def describe_crop(start: int, length: int, total: int, sample_rate: int) -> CropInfo:
-    """The facts of a crop of `length` samples at `start` of a file of `total` samples."""
+    """Return the position of a crop of `length` samples at `start` in a file of `total` samples."""
     whole = max(total, length)
     mask = torch.ones(length)
     mask[max(0, total - start) :] = 0
@@ -52,7 +52,7 @@ def describe_crop(start: int, length: int, total: int, sample_rate: int) -> Crop
 
 
 def set_channels(audio: Tensor, channels: int) -> Tensor:
-    """`(n,)` or `(c, n)` -> `(channels, n)`: one is the mean; of more the first are kept, or repeated."""
+    """Convert `(n,)` or `(c, n)` to `(channels, n)`: average to one channel, else keep the first ones or repeat."""
     audio = audio[None] if audio.ndim == 1 else audio
     have = audio.shape[0]
     if have == channels:
@@ -77,9 +77,9 @@ class PadCrop(nn.Module):
 
 
 class PadCrop_Normalized_T(nn.Module):
-    """Cut to `n_samples` and tell where the crop lies; draws from Python's `random`.
+    """Cut to `n_samples` and return the position of the crop; draws from Python's `random`.
 
-    Without `pad`, audio that is shorter keeps its length.
+    Without `pad`, shorter audio keeps its length.
     """
 
     def __init__(self, n_samples: int, sample_rate: int, randomize: bool = True, pad: bool = True) -> None:
@@ -111,21 +111,21 @@ class PhaseFlipper(nn.Module):
 
 
 class Mono(nn.Module):
-    """Mean of the channels; `(n,)` stays as it is."""
+    """Average the channels; `(n,)` is unchanged."""
 
     def forward(self, signal: Tensor) -> Tensor:
         return signal if signal.ndim < 2 else signal.mean(0, keepdim=True)
 
 
 class Stereo(nn.Module):
-    """Two channels: one is doubled, of more the first two are kept."""
+    """Return two channels: mono is doubled, of more the first two are kept."""
 
     def forward(self, signal: Tensor) -> Tensor:
         return set_channels(signal, 2) if signal.ndim <= 2 else signal
 
 
 class VolumeNorm(nn.Module):
-    """Bring a clip to a loudness drawn from `params = (LUFS, +- dB)`; near-silence and clips under 0.4 s pass."""
+    """Set a clip to a loudness drawn from `params = (LUFS, +- dB)`; silence and clips under 0.4 s are unchanged."""
 
     def __init__(
         self, params: Sequence[float] = (-16, 2), sample_rate: int = 16000, energy_threshold: float = 1e-6
@@ -148,9 +148,9 @@ class VolumeNorm(nn.Module):
 def strip_trailing_silence(
     audio: Tensor, sample_rate: int, threshold_db: float = -60, min_silence_duration: float = 0.1
 ) -> Tensor:
-    """A clip (c, n) without the silence at its end, if that is long enough; nothing is left of a silent clip.
+    """Remove the silence at the end of a clip (c, n) if it is long enough; a silent clip becomes empty.
 
-    Silence is told in frames of a hundredth of a second, from their peak in dB of full scale.
+    Silence is measured in frames of 10 ms, by their peak in dB of full scale.
     """
     hop = max(1, int(sample_rate * 0.01))
     frames = audio.shape[-1] // hop
@@ -164,13 +164,13 @@ def strip_trailing_silence(
 
 
 def is_silence(audio: Tensor, thresh: float = -60) -> bool:
-    """Does the whole clip stay below `thresh` dB of full scale?"""
+    """Return whether the whole clip stays below `thresh` dB of full scale."""
     peak = audio.abs().max().item() if audio.numel() else 0.0
     return peak < 10 ** (thresh / 20)
 
 
 def float_to_int16_audio(x: Tensor, maximize: bool = False) -> Tensor:
-    """16-bit samples; what is louder than full scale is scaled down to it, with `maximize` what is quieter up to it."""
+    """Convert to 16-bit samples; audio above full scale is scaled down to it, with `maximize` quiet audio up to it."""
     peak = x.abs().max() if x.numel() else x.new_ones(())
     peak = peak.clamp_min(1e-8) if maximize else peak.clamp_min(1.0)
     return (x / peak * 32767).to(torch.int16).cpu()
@@ -184,10 +184,10 @@ def remove_long_silence(
     longest_seconds: float = 0.25,
     rng: random.Random | None = None,
 ) -> Tensor:
-    """Mono audio `(1, n)`, in which each silence longer than `longest_seconds` is replaced by a piece of itself.
+    """Replace each silence of mono audio `(1, n)` longer than `longest_seconds` by a piece of itself.
 
-    Silent is what stays below `level` (of full scale). The piece lasts `kept_seconds`, or is the whole silence where
-    that is shorter, and comes from a place drawn from `rng`.
+    Samples below `level` (of full scale) are silent. The piece lasts `kept_seconds`, or the whole silence if that is
+    shorter, and comes from a place drawn from `rng`.
     """
     draw = rng or random.Random(0)
     kept, longest = int(kept_seconds * sample_rate), int(longest_seconds * sample_rate)
@@ -207,7 +207,7 @@ def remove_long_silence(
 
 
 def create_padding_mask_from_lengths(valid_lengths: Tensor, total_seq_len: int) -> Tensor:
-    """Lengths (b,) as a mask (b, total), True at real frames."""
+    """Convert lengths (b,) to a mask (b, total), True at real frames."""
     return torch.arange(total_seq_len, device=valid_lengths.device) < valid_lengths[:, None]
 
 
@@ -217,7 +217,7 @@ def compute_effective_seq_len_from_conditioning(
     downsampling_ratio: int = 1,
     device: str | torch.device = "cpu",
 ) -> Tensor | None:
-    """Latent frames (b,) of the items' `seconds_total`; None unless every item has one."""
+    """Return latent frames (b,) of the items' `seconds_total`; None unless every item has one."""
     seconds = seconds_of(conditioning)
     if seconds is None:
         return None
@@ -226,12 +226,8 @@ def compute_effective_seq_len_from_conditioning(
 
 
 def seconds_of(conditioning: Sequence[Mapping[str, Any]] | None) -> list[float] | None:
-    """`seconds_total` of every item; None unless all have one."""
+    """Return `seconds_total` of every item; None unless all have one."""
     if not conditioning or not all("seconds_total" in item for item in conditioning):
         return None
-    return [_number(item["seconds_total"]) for item in conditioning]
-
-
-def _number(value: Any) -> float:
-    """A number, which collation may have wrapped in a list of one."""
-    return float(value[0] if isinstance(value, list | tuple) else value)
+    values = (item["seconds_total"] for item in conditioning)  # collation may wrap a number in a list
+    return [float(value[0] if isinstance(value, list | tuple) else value) for value in values]

@@ -360,7 +360,7 @@ class _Shards(IterableDataset[Any]):
 
     def __init__(self, loader: StreamLoader, store: LatentStore, share: Share, done: set[str]) -> None:
         self.source: ShardSource = loader.source
-        self.deal = OnePass(loader.source.groups, loader.source.weights, 0, loader.seed, loader.shuffle)
+        self.order = OnePass(loader.source.groups, loader.source.weights, 0, loader.seed, loader.shuffle)
         self.store, self.share, self.done = store, share, done
 
     def __iter__(self) -> Iterator[_Found]:
@@ -368,25 +368,25 @@ class _Shards(IterableDataset[Any]):
         first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         limit = _share_of(self.share.limit, self.share)
         left = None if limit is None else len(range(first, limit, step))
-        for card in range(self.share.rank, len(self.deal), self.share.ranks)[first::step]:
+        for visit_number in range(self.share.rank, len(self.order), self.share.ranks)[first::step]:
             if left is not None and left <= 0:
                 return
-            for found in self._shard(card, left):
+            for found in self._shard(visit_number, left):
                 left = left if left is None else left - (not found.ends_shard)
                 yield found
 
-    def _shard(self, card: int, most: int | None) -> Iterator[_Found]:
-        layout, dealt = self.store.layout, self.deal[card]
-        if self.store.is_finished(card):
-            prefix = layout.of_sample(card, 0).stem[:-4]
+    def _shard(self, visit_number: int, most: int | None) -> Iterator[_Found]:
+        layout, dealt = self.store.layout, self.order[visit_number]
+        if self.store.is_finished(visit_number):
+            prefix = layout.of_sample(visit_number, 0).stem[:-4]
             kept = sum(stem.startswith(prefix) for stem in self.done)
             most = kept if most is None else min(kept, most)
-            yield from (_Found(layout.of_sample(card, 0), kept=True) for _ in range(most))
+            yield from (_Found(layout.of_sample(visit_number, 0), kept=True) for _ in range(most))
             return
         number = 0
         samples = self.source.samples(dealt.shard, 0)
         while most is None or number < most:
-            name = layout.of_sample(card, number)
+            name = layout.of_sample(visit_number, number)
             try:
                 sample = next(samples, None)
             except AudioError as error:
@@ -400,7 +400,7 @@ class _Shards(IterableDataset[Any]):
             else:
                 path = self.source.path(dealt.shard, sample)
                 load = partial(self.source.load, dealt.shard, sample, dealt)
-                found = _try(name, f"{card}/{number}", path, load)
+                found = _try(name, f"{visit_number}/{number}", path, load)
                 if found is not None:
                     yield found
             number += 1

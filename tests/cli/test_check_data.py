@@ -33,7 +33,7 @@ def write_dataset(root: Path, name: str, clips: dict[str, int]) -> Path:
 def test_a_good_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-data", str(write_dataset(tmp_path, "train", {"a": 1, "b": 2}))]) == 0
     printed = capsys.readouterr().out
-    assert "2 files" in printed and "nothing is wrong" in printed
+    assert "2 files" in printed and "no problems were found" in printed
 
 
 def test_findings_as_a_table_as_json_and_as_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +67,7 @@ def test_a_large_report_is_read_in_seconds(tmp_path: Path, capsys: pytest.Captur
     assert "silent: 8" in lines and "duplicate: 7" in lines
     start = lines.index("silent:")
     assert all("quiet" in line for line in lines[start + 1 : start + 6])
-    assert lines[start + 6] == "  and 3 more; --json lists all"
+    assert lines[start + 6] == "  and 3 more; --json lists them all"
 
 
 def test_rates_are_judged_within_each_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

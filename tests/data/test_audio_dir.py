@@ -198,7 +198,7 @@ def test_only_listed_files(tmp_path: Path, write_clip, caplog: pytest.LogCapture
     entry = {"metadata_path": str(tmp_path / "t.csv")}
     assert prompts(load(tmp_path, entry)) == {"a.wav": "first", "b.wav": None}
     assert prompts(load(tmp_path, {**entry, "only_listed": True})) == {"a.wav": "first"}
-    assert "1 rows name no file in use, such as 'missing.wav'" in caplog.text
+    assert "1 rows match no file in use, such as 'missing.wav'" in caplog.text
 
 
 # ------------------------------------------------------------------ user code

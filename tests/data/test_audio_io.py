@@ -217,7 +217,7 @@ def test_reading_past_the_end(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     sf.write(path, noise(100), 8_000)
     assert read(path, 90, 50).samples.shape == (2, 10)
-    with pytest.raises(AudioError, match="sample 101 was asked for, but the file ends at 100"):
+    with pytest.raises(AudioError, match="sample 101 was requested, but the file ends at 100"):
         read(path, 101, 1)
     with pytest.raises(AudioError, match="must not be negative"):
         read(path, -1)

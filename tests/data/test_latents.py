@@ -179,5 +179,5 @@ def test_what_is_broken_is_named(tmp_path: Path, spoil: Any, sentence: str) -> N
 
 def test_one_batch_needs_one_length(tmp_path: Path) -> None:
     entries = [{"path": "a", "latent_crop_length": 5}, {"path": "b"}]
-    with pytest.raises(ConfigError, match=r"latent_crop_length: one batch needs one length.*\['5', 'None'\]"):
+    with pytest.raises(ConfigError, match=r"latent_crop_length: all items of a batch need one length.*\['5', 'None'\]"):
         create_dataloader_from_config({"dataset_type": "pre_encoded", "datasets": entries}, 1, 1, 1)

@@ -113,7 +113,7 @@ def test_seeds_differ() -> None:
 def test_drop_last() -> None:
     assert len(make(drop_last=True)) == 5 and len(epoch(make(drop_last=True))) == 5
     assert len(make(drop_last=False)) == 6 and len(epoch(make(drop_last=False))[-1]) == 3
-    with pytest.raises(ConfigError, match=r"3 usable items make no full batch of 4 .* lower batch_size to 3"):
+    with pytest.raises(ConfigError, match=r"3 usable items do not fill a batch of 4 .* lower batch_size to 3"):
         make(3)
 
 

@@ -51,8 +51,8 @@ def test_entries_that_fit_nothing_or_several_are_told(tmp_path: Path, caplog: py
     assert chosen.keeps([("/y/b.wav", "b.wav")], "y")
     with caplog.at_level(logging.WARNING):
         chosen.report()
-    assert "1 entries fit no file, such as 'typo.wav'" in caplog.text
-    assert "1 entries fit several files, such as 'a/1.wav'" in caplog.text
+    assert "1 entries match no file, such as 'typo.wav'" in caplog.text
+    assert "1 entries match several files, such as 'a/1.wav'" in caplog.text
 
 
 def test_inclusion_needs_one_name_and_exclusion_wins(tmp_path: Path) -> None:

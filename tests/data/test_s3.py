@@ -194,7 +194,7 @@ def test_a_bad_object_is_named_and_quarantined_by_its_address(bucket: str, tmp_p
     batches = loader(bucket, **options)
     found = facts(batches)
     (fault,) = batches.report.epoch
-    assert fault.path == "s3://sounds/music/bad.tar" and "is no tar archive" in fault.detail
+    assert fault.path == "s3://sounds/music/bad.tar" and "is not a tar archive" in fault.detail
     assert listed.read_text().startswith("s3://sounds/music/bad.tar\t# unreadable")
     again = loader(bucket, **options)
     assert len(facts(again)) == len(found) and not again.report.faults

@@ -435,7 +435,7 @@ def test_path_lists(tmp_path: Path, workers: int, caplog: pytest.LogCaptureFixtu
     listed.write_text(f"shard-0.tar/0_001.flac\n{root}/shard-2.tar\nshard-9.tar/none.flac\n")
     left = loader(root, workers=workers, exclude_paths_file=str(listed), **ONCE)
     assert sorted(names(left)) == ["shard-0.tar/0_000.flac", "shard-1.tar/1_000.flac", "shard-1.tar/1_001.flac"]
-    assert "1 entries fit no file, such as 'shard-9.tar/none.flac'" in caplog.text
+    assert "1 entries match no file, such as 'shard-9.tar/none.flac'" in caplog.text
     kept = loader(root, workers=workers, include_paths_file=str(listed), **ONCE)
     assert sorted(names(kept)) == ["shard-0.tar/0_001.flac", "shard-2.tar/2_000.flac", "shard-2.tar/2_001.flac"]
 

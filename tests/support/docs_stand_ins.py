@@ -1,12 +1,18 @@
-"""What a block may find in its folder without a block having made it: small clips, and weights with random values."""
+"""Files that a block may use although no earlier block creates them: small clips, and weights with random values."""
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.data.example_clips import write_example_clips
+from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.models.checkpoints import save_weights
 from support import small_models
+
+EXAMPLE = Path(__file__).parents[2] / "example" / "models"
 
 
 def clips(folder: Path) -> None:
@@ -28,12 +34,20 @@ def weights(folder: Path, config: str, name: str) -> None:
     made.weights.replace(folder / f"{name}.safetensors")
 
 
+def example_weights(folder: Path, name: str) -> None:
+    """Write `NAME.json`, exactly that of the example, and `NAME.safetensors` with random weights."""
+    config = load(EXAMPLE / f"{name}.json")
+    torch.manual_seed(0)
+    save_weights(create_model_from_config(config), folder / f"{name}.safetensors", model_config=config)
+    save(config, folder / f"{name}.json")
+
+
 STAND_INS: dict[str, Callable[[Path], None]] = {
     "clips": clips,
     "dataset": jamendo,
-    "vae.safetensors": partial(weights, config="tiny_autoencoder", name="vae"),
+    "vae.safetensors": partial(example_weights, name="vae"),
     "codec.safetensors": partial(weights, config="tiny_codec", name="codec"),
-    "dit.safetensors": partial(weights, config="tiny_diffusion_cond", name="dit"),
+    "dit.safetensors": partial(example_weights, name="dit"),
     "inpaint.safetensors": partial(weights, config="tiny_diffusion_cond_inpaint", name="inpaint"),
     "lm.safetensors": partial(weights, config="tiny_lm", name="lm"),
 }

@@ -1,7 +1,7 @@
-"""The audio of MTG-Jamendo from a mirror: tars in parallel, checked, unpacked, and gone again.
+"""Download of the audio of MTG-Jamendo from a mirror: tars are fetched in parallel, verified, unpacked and deleted.
 
-A track appears under its name only once its SHA-256 is right, so what is there needs no second look: a run that was
-killed, or a later one with a larger target, fetches what is missing and nothing else.
+A track gets its name only after its SHA-256 is verified, so existing files need no second check: a run after an
+interruption, or with a larger target, fetches only what is missing.
 """
 
 import logging
@@ -30,7 +30,7 @@ _SPARE = 1 << 28  # bytes left free
 
 @dataclass(frozen=True)
 class TarJob:
-    """One tar, and how many of its tracks are to be there in the end."""
+    """One tar, and the number of its tracks to unpack."""
 
     name: str
     digest: str
@@ -39,40 +39,40 @@ class TarJob:
     count: int
 
     def present(self, audio_dir: Path) -> int:
-        """How many of the wanted tracks are there."""
+        """Return how many of the wanted tracks exist."""
         return sum((audio_dir / name).exists() for name in self.tracks)
 
 
 class Downloaded(NamedTuple):
-    """What a run brought."""
+    """The result of a download."""
 
     fetched: int  # tracks
-    kept: int  # tracks that were there
+    existing: int  # tracks that were there
     tars: int
 
 
-def download(settings: DownloadSettings, told: Callable[[int, int], None] = lambda done, total: None) -> Downloaded:
-    """Fetch tracks until there are `target`; `told(bytes so far, bytes in all)` as they arrive."""
+def download(settings: DownloadSettings, report: Callable[[int, int], None] = lambda done, total: None) -> Downloaded:
+    """Fetch tracks until `target` exist; `report(bytes so far, bytes in all)` is called as they arrive."""
     audio_dir, transfer = Path(settings.audio_dir), Transfer(settings.retries, settings.timeout)
     jobs = plan(settings, transfer)
     if settings.with_metadata:
         for name in (RAW_TABLE, META_TABLE):
             if not (settings.root / name).exists():
                 copy_or_fetch(settings.lists, name, settings.root / name, transfer)
-    kept = sum(job.present(audio_dir) for job in jobs)
+    existing = sum(job.present(audio_dir) for job in jobs)
     open_jobs = [job for job in jobs if job.present(audio_dir) < job.count]
     base = MIRRORS.get(settings.mirror, settings.mirror).rstrip("/")
     urls = {job.name: f"{base}/raw_30s/audio/{job.name}" for job in open_jobs}
     sizes = {job.name: transfer.size(urls[job.name]) for job in open_jobs}
     _require_space(settings, open_jobs, sizes)
-    progress = _Sum(sum(size or 0 for size in sizes.values()), told)
-    _fetch_all(open_jobs, urls, settings, replace(transfer, told=progress.add))
+    progress = _Sum(sum(size or 0 for size in sizes.values()), report)
+    _fetch_all(open_jobs, urls, settings, replace(transfer, report=progress.add))
     present = sum(job.present(audio_dir) for job in jobs)
-    return Downloaded(present - kept, kept, len(open_jobs))
+    return Downloaded(present - existing, existing, len(open_jobs))
 
 
 def _fetch_all(jobs: Sequence[TarJob], urls: Mapping[str, str], settings: DownloadSettings, transfer: Transfer) -> None:
-    """All tars, some at once; one that fails does not hold up the others."""
+    """Fetch all tars, several at once; a failure does not stop the others."""
     with ThreadPoolExecutor(settings.workers) as pool:
         running = [pool.submit(_fetch_tar, job, urls[job.name], settings, transfer) for job in jobs]
         try:
@@ -92,7 +92,7 @@ def _fetch_all(jobs: Sequence[TarJob], urls: Mapping[str, str], settings: Downlo
 
 
 def plan(settings: DownloadSettings, transfer: Transfer) -> list[TarJob]:
-    """The tars, in order, whose tracks make up the target."""
+    """Return the tars, in order, whose tracks reach the target."""
     tars = _read_list(_list_file(settings, transfer, _TAR_LIST))
     by_tar: dict[str, dict[str, str]] = {}
     for track, digest in _read_list(_list_file(settings, transfer, _TRACK_LIST)).items():
@@ -123,20 +123,20 @@ def _list_file(settings: DownloadSettings, transfer: Transfer, name: str) -> Pat
 
 
 def _read_list(path: Path) -> dict[str, str]:
-    """Lines of a SHA-256 and a name -> {name: SHA-256}."""
+    """Parse lines of a SHA-256 and a name into {name: SHA-256}."""
     found = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         digest, _, name = line.strip().partition(" ")
         if len(digest) != 64 or not name.strip():
-            raise ConfigError(f"{path}: line {number} is no SHA-256 and a name; delete the file to fetch it anew")
+            raise ConfigError(f"{path}: line {number} is not a SHA-256 and a name; delete the file to fetch it again")
         found[name.strip()] = digest
     if not found:
-        raise ConfigError(f"{path}: an empty list; delete the file to fetch it anew")
+        raise ConfigError(f"{path}: an empty list; delete the file to fetch it again")
     return found
 
 
 def _split(settings: DownloadSettings, transfer: Transfer) -> frozenset[str] | None:
-    """Tracks of one of the published splits, such as split-0/autotagging_genre-train."""
+    """Return the tracks of a published split, such as split-0/autotagging_genre-train."""
     if settings.split is None:
         return None
     place = settings.cache / f"{settings.split.replace('/', '_')}.tsv"
@@ -154,7 +154,7 @@ def _split(settings: DownloadSettings, transfer: Transfer) -> frozenset[str] | N
 def _require_space(settings: DownloadSettings, jobs: Sequence[TarJob], sizes: Mapping[str, int | None]) -> None:
     known = [(job, size) for job in jobs if (size := sizes[job.name]) is not None]
     if len(known) < len(jobs):
-        logger.warning("the server does not tell the sizes of %d tars; the disk may fill up", len(jobs) - len(known))
+        logger.warning("the server does not report the sizes of %d tars; the disk may fill up", len(jobs) - len(known))
     unpacked = sum(size * job.count // max(1, job.held) for job, size in known)
     at_once = sum(sorted((size for _, size in known), reverse=True)[: settings.workers])
     tars = sum(size for _, size in known) if settings.keep_tars else at_once
@@ -188,7 +188,7 @@ def _fetch_tar(job: TarJob, url: str, settings: DownloadSettings, transfer: Tran
 
 
 def _unpack(job: TarJob, path: Path, audio_dir: Path, missing: int) -> None:
-    """Write `missing` of the wanted tracks that are not there yet."""
+    """Write `missing` of the wanted tracks that do not exist yet."""
     with tarfile.open(path, "r:") as tar:
         for name, member in _whole_members(path):
             target = audio_dir / name
@@ -208,11 +208,11 @@ def _unpack(job: TarJob, path: Path, audio_dir: Path, missing: int) -> None:
                     raise UserError(f"{job.name}: {name} does not have the SHA-256 that is published for it")
             missing -= 1
     if missing > 0:
-        raise UserError(f"{job.name}: lacks {missing} tracks that the list of tracks has in it")
+        raise UserError(f"{job.name}: lacks {missing} tracks that the list of tracks names")
 
 
 def _whole_members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo]]:
-    """The files whose bytes are all there, in the order of the tar; only names that the lists have are ever used."""
+    """Yield the files whose bytes are complete, in the order of the tar; callers use only names from the lists."""
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
@@ -226,11 +226,11 @@ def _whole_members(path: Path) -> Iterator[tuple[str, tarfile.TarInfo]]:
 
 
 class _Sum:
-    """Adds up what several threads receive."""
+    """A total of bytes that several threads receive."""
 
-    def __init__(self, total: int, told: Callable[[int, int], None]) -> None:
-        self.done, self.total, self.told = 0, total, told
+    def __init__(self, total: int, report: Callable[[int, int], None]) -> None:
+        self.done, self.total, self.report = 0, total, report
 
     def add(self, count: int) -> None:
         self.done += count
-        self.told(self.done, self.total)
+        self.report(self.done, self.total)

@@ -1,7 +1,7 @@
-"""The tables of MTG-Jamendo as metadata: tags of a track by their category, and who made it.
+"""The tables of MTG-Jamendo as metadata, and prompts from them.
 
-A row of `raw_30s.tsv` and its like is ragged: five columns, and then a column for each tag. `raw.meta.tsv` beside it
-has titles, artists, albums and dates.
+A row of `raw_30s.tsv` is ragged: five columns, then a column per tag. `raw.meta.tsv` beside it has titles, artists,
+albums and dates.
 """
 
 import random
@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.custom_metadata import ItemInfo
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.prompts import FieldRecipe, write_fields
 
@@ -24,20 +25,20 @@ OTHER = "tag"
 
 
 def is_raw_table(first_line: str) -> bool:
-    """Is this the first line of a table of tracks?"""
+    """Return whether this is the first line of a table of tracks."""
     return tuple(first_line.rstrip("\r\n").lower().split("\t")) == _HEADER
 
 
-def read_raw_table(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row); lists of tags stand under genre, mood, instrument and, for any other category, tag."""
+def read_raw_table(path: str | Path) -> Iterator[tuple[int, ItemInfo]]:
+    """Yield (line, row); tags are lists under genre, mood, instrument or, for other categories, tag."""
     for number, cells in _lines(path, 5):
         if number == 1 and is_raw_table("\t".join(cells)):
             continue
-        row: dict[str, Any] = dict(zip(_HEADER, cells[:4]))
+        row: ItemInfo = dict(zip(_HEADER, cells[:4]))
         try:
             row["duration"] = float(cells[4])
         except ValueError:
-            raise ConfigError(f"{path}: line {number}: the duration {cells[4]!r} is no number") from None
+            raise ConfigError(f"{path}: line {number}: the duration {cells[4]!r} is not a number") from None
         for tag in cells[5:]:
             category, _, value = tag.rpartition("---")
             if text := " ".join(value.replace("_", " ").split()):
@@ -45,8 +46,8 @@ def read_raw_table(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def read_meta_table(path: str | Path) -> dict[int, dict[str, Any]]:
-    """Title, artist, album and year by track number."""
+def read_meta_table(path: str | Path) -> dict[int, ItemInfo]:
+    """Return title, artist, album and year by track number."""
     found = {}
     for _, cells in _lines(path, 8):
         number = track_number(cells[0])
@@ -58,8 +59,8 @@ def read_meta_table(path: str | Path) -> dict[int, dict[str, Any]]:
     return found
 
 
-def read_joined_table(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of a table of tracks, with what the table of titles beside it adds."""
+def read_joined_table(path: str | Path) -> Iterator[tuple[int, ItemInfo]]:
+    """Yield (line, row) of a table of tracks, joined with the table of titles beside it."""
     titles = next((place for name in _META_TABLES if (place := Path(path).parent / name).is_file()), None)
     known = read_meta_table(titles) if titles else {}
     for line, row in read_raw_table(path):
@@ -84,21 +85,22 @@ def _lines(path: str | Path, least: int) -> Iterator[tuple[int, list[str]]]:
 
 
 def track_number(name: str) -> int | None:
-    """The number of a track from its id (`track_0000214`) or the name of its file (`214.mp3`, `214.2min.mp3`)."""
+    """Return the number of a track from its id (`track_0000214`) or file name (`214.mp3`, `214.2min.mp3`)."""
     match = re.fullmatch(r"(?:track_)?0*(\d+)", name.rpartition("/")[2].split(".")[0])
     return int(match[1]) if match else None
 
 
 def alike_names(name: str) -> list[str]:
-    """The names under which a track's file is distributed: as it is, in low quality, and its first two minutes."""
+    """Return the names under which a track is distributed: as it is, in low quality, and its first two minutes."""
     path = PurePosixPath(name)
     return [name, *(str(path.with_suffix(f".{kind}{path.suffix}")) for kind in ("low", "2min"))]
 
 
 def find_track(path: str | Path) -> Mapping[str, Any]:
-    """The row of an audio file, from the tables in the nearest folder above it that has some."""
+    """Return the row of an audio file, from the tables in the nearest folder above it."""
     place = Path(path).absolute()
-    tables = next((found for folder in place.parents if (found := _table_in(folder)) is not None), None)
+    candidates = (folder / name for folder in place.parents for name in _RAW_TABLES)
+    tables = next(filter(Path.is_file, candidates), None)
     if tables is None:
         raise ConfigError(f"{path}: no {' or '.join(_RAW_TABLES)} in any folder above it")
     number = track_number(place.name)
@@ -108,12 +110,8 @@ def find_track(path: str | Path) -> Mapping[str, Any]:
     return row
 
 
-def _table_in(folder: Path) -> Path | None:
-    return next((place for name in _RAW_TABLES if (place := folder / name).is_file()), None)
-
-
 @lru_cache(maxsize=4)
-def _rows(path: str) -> dict[int, dict[str, Any]]:
+def _rows(path: str) -> dict[int, ItemInfo]:
     rows = ((track_number(row["track_id"]), row) for _, row in read_joined_table(path))
     return {number: row for number, row in rows if number is not None}
 
@@ -125,7 +123,7 @@ TAGS_ONLY = FieldRecipe(
 
 
 def prompt_for_track(path: str | Path, recipe: FieldRecipe, rng: random.Random) -> str:
-    """A prompt for an audio file; a track without any field of the recipe is a bad item, and never its own path."""
+    """Return a prompt for an audio file; raise BadItem for a track without any field of the recipe."""
     prompt = write_fields(find_track(path), recipe, rng)
     if prompt is None:
         raise BadItem("bad metadata", f"{path}: its row has none of {', '.join(recipe.fields)}")
@@ -133,5 +131,5 @@ def prompt_for_track(path: str | Path, recipe: FieldRecipe, rng: random.Random) 
 
 
 def seeded_prompt(path: str | Path, seed: int) -> str:
-    """The prompt in the style of training that a track always gets for a seed."""
+    """Return the training prompt that a track always gets for a seed."""
     return prompt_for_track(path, TRAINING, random.Random(seed + (track_number(Path(path).name) or 0)))

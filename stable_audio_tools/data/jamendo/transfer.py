@@ -1,4 +1,4 @@
-"""A file over HTTP that survives dropped connections: what arrived stays, and the rest is asked for by byte range."""
+"""Files over HTTP that survive dropped connections: received bytes are kept, the rest is requested by byte range."""
 
 import itertools
 import logging
@@ -26,11 +26,11 @@ Enough = Callable[[Path], bool]
 
 
 class TransferError(UserError):
-    """A file that cannot be had."""
+    """A file that cannot be fetched."""
 
 
 class _Dropped(Exception):
-    """A connection that ended early, or a server that asks to come back later."""
+    """A connection that ended early, or a server that asks to retry later."""
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -39,33 +39,33 @@ class _Dropped(Exception):
 
 @dataclass(frozen=True)
 class Transfer:
-    """How files are fetched."""
+    """Settings of file transfers."""
 
-    retries: int = 8  # in a row without a single byte
+    retries: int = 8  # consecutive, without a single byte
     timeout: float = 60.0  # seconds of silence
     first_wait: float = 1.0  # seconds before the second try, doubled for each further one
     stop: Event = field(default_factory=Event)  # set: give up at once
-    told: Callable[[int], None] = lambda count: None  # bytes that arrived
+    report: Callable[[int], None] = lambda count: None  # bytes that arrived
 
     def size(self, url: str) -> int | None:
-        """Length of a file, where the server tells."""
+        """Return the length of a file, if the server reports it."""
         request = urllib.request.Request(url, method="HEAD")
         try:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
                 length = response.headers.get("Content-Length")
                 return int(length) if length else None
-        except (OSError, HTTPException):  # fetching will tell what is wrong
+        except (OSError, HTTPException):  # fetching reports the error
             return None
 
     def fetch(self, url: str, target: Path, digest: str | None = None, enough: Enough | None = None) -> bool:
-        """Bring a file to `target` -> True; with `enough`, stop once that says so of what has arrived -> False.
+        """Fetch a file to `target` and return True; return False as soon as `enough` accepts the partial file.
 
-        Until it is whole and its SHA-256 is `digest`, the file is `target` with `.part` at its end, where a later call
-        goes on.
+        Until the file is complete and its SHA-256 is `digest`, it is `target` with the suffix `.part`, where a later
+        call continues.
         """
         part = partial(target)
         part.parent.mkdir(parents=True, exist_ok=True)
-        self.told(_size(part))
+        self.report(_size(part))
         for last in (False, True):
             if not self._complete(url, part, enough):
                 return False
@@ -94,7 +94,7 @@ class Transfer:
                     raise TransferError(f"{url}: stopped") from None
 
     def _receive(self, url: str, part: Path, enough: Enough | None) -> bool:
-        """One request: append what comes, from where the file ends."""
+        """Send one request, and append its response at the end of the file."""
         start, known = _size(part), _validator(part)
         if start and enough is not None and enough(part):
             return False
@@ -109,7 +109,7 @@ class Transfer:
                 return True
             if error.code == 416:
                 part.unlink()
-                raise _Dropped("the file is shorter than what arrived of it; it is fetched anew") from None
+                raise _Dropped("the file is shorter than what arrived of it; it is fetched again") from None
             if error.code in _TEMPORARY:
                 raise _Dropped(f"the server answers {error.code}", _seconds(error.headers.get("Retry-After"))) from None
             raise TransferError(f"{url}: the server answers {error.code} ({error.reason})") from None
@@ -123,7 +123,7 @@ class Transfer:
         resumed = response.status == 206
         if resumed and not response.headers.get("Content-Range", "").startswith(f"bytes {_size(part)}-"):
             part.unlink()
-            raise _Dropped("the server sends another range than was asked for; the file is fetched anew")
+            raise _Dropped("the server sends another range than was asked for; the file is fetched again")
         total = (
             _total(response.headers.get("Content-Range")) if resumed else _number(response.headers["Content-Length"])
         )
@@ -131,7 +131,7 @@ class Transfer:
         if validator and not validator.startswith("W/"):
             _validator(part).write_text(validator)
         if not resumed and _size(part):
-            self.told(-_size(part))
+            self.report(-_size(part))
         with part.open("ab" if resumed else "wb") as file:
             for count in itertools.count(1):
                 if self.stop.is_set():
@@ -139,7 +139,7 @@ class Transfer:
                 if not (chunk := response.read(_CHUNK)):
                     break
                 file.write(chunk)
-                self.told(len(chunk))
+                self.report(len(chunk))
                 if enough is not None and count % _LOOK_EVERY == 0:
                     file.flush()
                     if enough(part):
@@ -150,7 +150,7 @@ class Transfer:
 
 
 def copy_or_fetch(source: str, name: str, target: Path, transfer: Transfer) -> None:
-    """`name` below a folder or an address, to `target`."""
+    """Copy or fetch `name` below a folder or an address to `target`."""
     if "://" in source:
         transfer.fetch(f"{source.rstrip('/')}/{name}", target)
         return
@@ -161,12 +161,12 @@ def copy_or_fetch(source: str, name: str, target: Path, transfer: Transfer) -> N
 
 
 def partial(target: Path) -> Path:
-    """Where a file grows until it is whole."""
+    """Return the path of an incomplete file."""
     return target.with_name(target.name + ".part")
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 in hexadecimal."""
+    """Return the SHA-256 in hexadecimal."""
     digest = sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -175,7 +175,7 @@ def hash_file(path: Path) -> str:
 
 
 def _validator(part: Path) -> Path:
-    """What tells whether the server still has the file that the part is of."""
+    """Return the header value that identifies the version of the file on the server."""
     return part.with_name(part.name + ".etag")
 
 

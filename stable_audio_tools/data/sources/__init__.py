@@ -1,1 +1,1 @@
-"""Where items come from: each module here registers a `dataset_type`."""
+"""Sources of items: each module here registers a `dataset_type`."""

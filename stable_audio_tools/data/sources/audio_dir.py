@@ -1,4 +1,4 @@
-"""`"dataset_type": "audio_dir"`: folders of audio files, of which each visit decodes one crop."""
+"""`"dataset_type": "audio_dir"`: folders of audio files; each visit decodes one crop."""
 
 import logging
 import random
@@ -26,7 +26,7 @@ from stable_audio_tools.data.prompts import Captions
 from stable_audio_tools.data.resampling import resampled_length
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
 from stable_audio_tools.data.sources import request as keys
-from stable_audio_tools.data.sources.folders import Folders, Place
+from stable_audio_tools.data.sources.folders import FileItem, Folders
 from stable_audio_tools.data.sources.request import LoaderRequest, LocalDatasetConfig, metadata_function
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class SampleDataset(Dataset[Any]):
 
     @property
     def filenames(self) -> list[str]:
-        """Paths of the items."""
+        """Return the paths of the items."""
         return [self.path(item) for item in range(len(self))]
 
     @property
@@ -121,7 +121,7 @@ class SampleDataset(Dataset[Any]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Item:
-        """The item, or the next one that can be used; AudioError when none can."""
+        """Return the item, or the next usable one; raise AudioError if there is none."""
         reason: AudioError | None = None
         for offset in range(len(self)):
             item = (index + offset) % len(self)
@@ -143,14 +143,14 @@ class SampleDataset(Dataset[Any]):
             info.update(place.folder.table.row(place.row, rng.getrandbits(32)))
         info = self.clips.describe(info, crop, place.path, place.relpath, rng)
         info["load_time"] = time.perf_counter() - began
-        return self.clips.ask(place.folder.config.custom_metadata_fn, info, clip, crop.start, draw.number)
+        return self.clips.apply_custom(place.folder.config.custom_metadata_fn, info, clip, crop.start, draw.number)
 
-    def _cut(self, place: Place, rng: random.Random) -> Crop:
+    def _cut(self, place: FileItem, rng: random.Random) -> Crop:
         index, row, rate = place.folder.index, place.row, self.clips.sample_rate
         total = resampled_length(int(index.frames[row]), int(index.rates[row]), rate)
         return self.clips.cut(lambda start, length: audio_io.read(place.path, start, length, rate).samples, total, rng)
 
-    def _unsuitable(self, place: Place) -> Fault | None:
+    def _unsuitable(self, place: FileItem) -> Fault | None:
         frames, rate = int(place.folder.index.frames[place.row]), int(place.folder.index.rates[place.row])
         if rate == 0:
             foreign = Path(place.relpath).suffix.lower() in decoders.FFMPEG_SUFFIXES and not decoders.has_ffmpeg()
@@ -165,12 +165,12 @@ class SampleDataset(Dataset[Any]):
 
 
 def index_kind() -> str:
-    """Headers are kept apart by what could be read when they were."""
+    """Return the cache key of headers, which depends on the available decoders."""
     return "audio" if decoders.has_ffmpeg() else "audio without ffmpeg"
 
 
 def describe_audio(path: Path) -> Header:
-    """Length, rate and channels of a file whose end is there."""
+    """Return length, rate and channels of a complete file."""
     about = audio_io.info(path)
     audio_io.check_end(path, about)
     return Header(about.frames, about.sample_rate, about.channels)

@@ -1,4 +1,4 @@
-"""What folders of audio and folders of latents have in common: which of their files are used, and with which table."""
+"""Folders of audio or of latents: the selection of their files, joined with a metadata table."""
 
 import logging
 import os
@@ -32,8 +32,8 @@ class Folder:
     table: Table | None
 
 
-class Place(NamedTuple):
-    """Where an item is."""
+class FileItem(NamedTuple):
+    """A file of a folder that is used as an item."""
 
     folder: Folder
     row: int
@@ -47,12 +47,12 @@ class Place(NamedTuple):
         return self.folder.index.names[self.row]
 
 
-Unsuitable = Callable[[Place], Fault | None]
-Names = Callable[[Place], Iterator[tuple[str, str | None]]]
+Unsuitable = Callable[[FileItem], Fault | None]
+Names = Callable[[FileItem], Iterator[tuple[str, str | None]]]
 
 
-def own_names(place: Place) -> Iterator[tuple[str, str | None]]:
-    """(path, path below the root) by which path lists name a file."""
+def own_names(place: FileItem) -> Iterator[tuple[str, str | None]]:
+    """Yield (path, path below the root), by which path lists name a file."""
     yield place.path, place.relpath
 
 
@@ -87,14 +87,14 @@ class Folders:
         self.groups: NDArray[np.int64] = np.concatenate(groups or [np.zeros(0, np.int64)])
         self.weights = np.asarray([config.weight for config in configs], np.float64)
         self._paths.report()
-        self._tell_filtered()
+        self._log_filtered()
         self._require_some(extensions)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def place(self, item: int) -> Place:
-        return Place(self.folders[self.groups[item]], int(self.rows[item]))
+    def place(self, item: int) -> FileItem:
+        return FileItem(self.folders[self.groups[item]], int(self.rows[item]))
 
     def inventories(self) -> list[Inventory]:
         """Return the used files of each folder, with names below its root, so that machines may mount it elsewhere."""
@@ -120,7 +120,7 @@ class Folders:
             if is_file:
                 self.known_faults.append(Fault(path, "unreadable", reason))
             else:
-                logger.warning("%s is not looked into: %s", path, reason)
+                logger.warning("%s cannot be read: %s", path, reason)
         table = Table(config.metadata_path, config.path, index.names) if config.metadata_path else None
         return Folder(config, index, table)
 
@@ -132,7 +132,7 @@ class Folders:
                 raise ConfigError(f"dataset {config.id!r}: only_listed needs a metadata_path")
             usable &= table.listed()
         for row in np.flatnonzero(usable):
-            place = Place(folder, int(row))
+            place = FileItem(folder, int(row))
             wanted = holds_keyword(place.relpath, self._keywords) and (
                 not self._paths or self._paths.keeps(self._names(place), config.id)
             )
@@ -143,7 +143,7 @@ class Folders:
         return np.flatnonzero(usable)
 
     def _listed(self, folder: Folder) -> NDArray[np.bool_]:
-        """Files that the folder's own list names; all where there is no such list."""
+        """Return a mask of the files that the folder's own list names; all files without such a list."""
         names = folder.index.names
         path = Path(folder.config.path, self._file_list) if self._file_list else None
         if path is None or not path.exists():
@@ -153,13 +153,13 @@ class Folders:
         self.known_faults += [Fault(str(path.parent / name), "unreadable", f"named in {path}") for name in missing]
         return np.fromiter((name in wanted for name in names), bool, len(names))
 
-    def _fault(self, place: Place) -> Fault | None:
+    def _fault(self, place: FileItem) -> Fault | None:
         fault = self._unsuitable(place) if self._unsuitable else None
         if fault is None and place.row in place.folder.index.reasons:
             return Fault(place.path, "unreadable", place.folder.index.reasons[place.row])
         return fault
 
-    def _tell_filtered(self) -> None:
+    def _log_filtered(self) -> None:
         filtered = [fault for fault in self.known_faults if not fault.is_bad]
         if filtered:
             logger.warning("%d files are not used; first: %s", len(filtered), filtered[0])

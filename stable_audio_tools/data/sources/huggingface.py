@@ -9,7 +9,7 @@ import io
 import json
 import random
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -27,7 +27,7 @@ from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.data.clips import ClipMaker
-from stable_audio_tools.data.custom_metadata import CustomMetadata, call_custom
+from stable_audio_tools.data.custom_metadata import CustomMetadata, ItemInfo, call_custom
 from stable_audio_tools.data.draws import Draw, seeded
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
 from stable_audio_tools.data.inventory import Inventory, digest
@@ -43,7 +43,7 @@ _SIGNATURES = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"FORM": "aiff",
 
 
 class ArrowRows:
-    """A folder as `save_to_disk` writes it, or as `load_dataset` leaves it in the cache: `.arrow` streams and JSON."""
+    """Rows of a folder written by `save_to_disk` or cached by `load_dataset`, memory-mapped."""
 
     def __init__(self, folder: str | Path, split: str | None = None) -> None:
         self.folder = _split_folder(Path(folder), split)
@@ -65,13 +65,13 @@ class ArrowRows:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, row: int) -> dict[str, Any]:
+    def __getitem__(self, row: int) -> ItemInfo:
         return self._slice(row).to_pylist()[0]
 
     def path(self, row: int, column: str) -> str | None:
         """Return the path in a column of files, without reading their bytes; None if there is none."""
         values = self._slice(row).column(column)
-        if "path" not in {part.name for part in _parts(values.type)}:
+        if "path" not in {values.type.field(number).name for number in range(values.type.num_fields)}:
             return None
         path: str | None = values.field("path")[0].as_py()
         return path
@@ -82,11 +82,15 @@ class ArrowRows:
         return [field.name for field in self._batches[0].schema] if self._batches else []
 
     def audio_columns(self) -> list[str]:
-        """Columns of the feature `Audio`: structs of the file's bytes and its path."""
+        """Return the columns of type `Audio`: structs of the file's bytes and its path."""
         if not self._batches:
             return []
         fields = list(self._batches[0].schema)
-        return [field.name for field in fields if {"bytes", "path"} <= {part.name for part in _parts(field.type)}]
+        return [
+            field.name
+            for field in fields
+            if {"bytes", "path"} <= {field.type.field(n).name for n in range(field.type.num_fields)}
+        ]
 
     def _slice(self, row: int) -> Any:
         batch = bisect_right(self._ends, row)
@@ -95,10 +99,6 @@ class ArrowRows:
 
     def __reduce__(self) -> tuple[type["ArrowRows"], tuple[Path, None]]:
         return type(self), (self.folder, None)
-
-
-def _parts(kind: Any) -> list[Any]:
-    return [kind.field(index) for index in range(kind.num_fields)]
 
 
 def _split_folder(folder: Path, split: str | None) -> Path:
@@ -121,7 +121,7 @@ def _arrow_files(folder: Path) -> list[Path]:
     about = folder / "state.json"
     state = json.loads(about.read_text()) if about.exists() else {}
     if state.get("_indices_data_files"):
-        raise ConfigError(f"{folder}: is a selection of rows; write it anew with flatten_indices().save_to_disk(...)")
+        raise ConfigError(f"{folder}: is a selection of rows; write it again with flatten_indices().save_to_disk(...)")
     named = [folder / entry["filename"] for entry in state.get("_data_files") or ()]
     missing = [file for file in named if not file.exists()]
     if missing:
@@ -173,7 +173,12 @@ class HuggingFaceSource:
     def __init__(self, entries: Sequence[_Entry], maker: AudioItems, paths: PathFilter | None = None) -> None:
         self.entries, self.maker = entries, maker
         paths = paths or PathFilter()
-        kept = [_kept(entry, paths) for entry in entries]
+        kept = []
+        for entry in entries:
+            rows: Iterable[int] = range(len(entry.rows))
+            if paths:
+                rows = (row for row in rows if paths.keeps([entry.names(row)], entry.id))
+            kept.append(np.fromiter(rows, np.int64))
         self.rows = np.concatenate([np.zeros(0, np.int64), *kept])
         self.groups: NDArray[np.int64] = np.repeat(np.arange(len(entries)), [len(rows) for rows in kept])
         self.weights = np.asarray([entry.config.weight for entry in entries], np.float64)
@@ -204,7 +209,7 @@ class HuggingFaceSource:
         return self.maker.make(found.data, found.suffix, found.info, entry.names(row), entry.function, draw.number)
 
     def contents(self) -> Iterator[Content | Fault]:
-        """Every row undecoded; Faults stand for rows without audio."""
+        """Yield every encoded row, and a Fault for each row without audio."""
         for item in range(self.num_items):
             try:
                 yield self._content(item)
@@ -271,14 +276,8 @@ def as_bands(value: Any, value_range: tuple[float, float], where: str) -> Tensor
     return ((array.clamp(low, high) - low) * (2 / (high - low)) - 1).reshape(-1, array.shape[-1])
 
 
-def _kept(entry: _Entry, paths: PathFilter) -> NDArray[np.int64]:
-    everything = range(len(entry.rows))
-    kept = [row for row in everything if paths.keeps([entry.names(row)], entry.id)] if paths else everything
-    return np.asarray(kept, np.int64)
-
-
 def _encoded(audio: Mapping[str, Any] | None, folder: Path) -> tuple[bytes | Path, str]:
-    """The encoded file, or where it is, and its suffix."""
+    """Return the encoded file, or its path, and its suffix."""
     audio = audio or {}
     data, name = audio.get("bytes"), audio.get("path")
     if data:

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.core.errors import AudioError
-from stable_audio_tools.data.custom_metadata import call_custom
+from stable_audio_tools.data.custom_metadata import ItemInfo, call_custom
 from stable_audio_tools.data.draws import Draw, seeded
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
 from stable_audio_tools.data.index import Header
@@ -28,7 +28,7 @@ from stable_audio_tools.data.loader import Item, Loader
 from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.prompts import Captions, add_prompt
 from stable_audio_tools.data.sources import request as keys
-from stable_audio_tools.data.sources.folders import Folders, Place, own_names
+from stable_audio_tools.data.sources.folders import FileItem, Folders, own_names
 from stable_audio_tools.data.sources.request import LoaderRequest, LocalDatasetConfig, metadata_function
 from stable_audio_tools.data.transforms import take
 
@@ -59,7 +59,7 @@ class LatentFolder:
 
 
 class PreEncodedDataset(Dataset[Any]):
-    """Crops of latents `(d, t)` with their metadata, whose times and mask are those of the crop."""
+    """Crops of latents `(d, t)` with metadata, whose times and mask are adapted to the crop."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class PreEncodedDataset(Dataset[Any]):
 
     @property
     def filenames(self) -> list[str]:
-        """Paths of the items."""
+        """Return the paths of the items."""
         return [self.path(item) for item in range(len(self))]
 
     def path(self, item: int) -> str:
@@ -110,7 +110,7 @@ class PreEncodedDataset(Dataset[Any]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Item:
-        """The item, cropped as in epoch 0; AudioError where it cannot be used."""
+        """Return the item, cropped as in epoch 0; raise AudioError if it cannot be used."""
         return self.load(Draw(index, seed=self.seed))
 
     def load(self, draw: Draw) -> Item:
@@ -137,15 +137,15 @@ class PreEncodedDataset(Dataset[Any]):
         info["audio"] = latents
         return Item(latents, info)
 
-    def _choose_crop(self, place: Place, mask: Tensor, rng: random.Random) -> tuple[int, int]:
-        """(first frame, frames): within the part that is not padding, where that is long enough."""
+    def _choose_crop(self, place: FileItem, mask: Tensor, rng: random.Random) -> tuple[int, int]:
+        """Return (first frame, frames), within the part without padding if that is long enough."""
         length = place.folder.config.latent_crop_length or self.latent_crop_length
         if length is None:
             return 0, len(mask)
         real = int(mask.nonzero()[-1]) + 1 if mask.any() else 0
         return (rng.randint(0, max(0, real - length)) if self.random_crop else 0), length
 
-    def _describe(self, info: dict[str, Any], place: Place, mask: Tensor, start: int, length: int) -> None:
+    def _describe(self, info: ItemInfo, place: FileItem, mask: Tensor, start: int, length: int) -> None:
         info["latent_filename"] = place.path
         info["padding_mask"] = take(mask, start, length)
         if length == len(mask) and start == 0:
@@ -155,8 +155,8 @@ class PreEncodedDataset(Dataset[Any]):
         if seconds is not None and "seconds_start" in info:
             info["seconds_start"] = math.floor(info["seconds_start"] + start * seconds)
 
-    def _seconds_per_frame(self, info: dict[str, Any], place: Place, mask: Tensor) -> float | None:
-        """Duration of a latent frame, from what the encoder noted, or from a file that was encoded whole."""
+    def _seconds_per_frame(self, info: ItemInfo, place: FileItem, mask: Tensor) -> float | None:
+        """Return the duration of a latent frame, from the encoder's notes or from a file encoded whole."""
         details = self.details[place.folder.config.path]
         rate = info.get("sample_rate") or details.get("sample_rate")
         if rate and details.get("sample_size"):
@@ -165,7 +165,7 @@ class PreEncodedDataset(Dataset[Any]):
         frames = int(mask.sum())
         return float(info["seconds_total"]) / frames if whole and frames and "seconds_total" in info else None
 
-    def _unsuitable(self, place: Place) -> Fault | None:
+    def _unsuitable(self, place: FileItem) -> Fault | None:
         try:
             seconds = float(read_latent_metadata(place.path)["seconds_total"])
         except (BadItem, KeyError, TypeError, ValueError):
@@ -176,8 +176,8 @@ class PreEncodedDataset(Dataset[Any]):
         return Fault(place.path, "filtered", f"{seconds:g} s is outside min_length_sec and max_length_sec")
 
 
-def read_latent_metadata(path: str | Path) -> dict[str, Any]:
-    """The `.json` beside a file of latents."""
+def read_latent_metadata(path: str | Path) -> ItemInfo:
+    """Read the `.json` beside a file of latents."""
     beside = Path(path).with_suffix(".json")
     try:
         found = json.loads(beside.read_text(encoding="utf-8"))
@@ -191,13 +191,13 @@ def read_latent_metadata(path: str | Path) -> dict[str, Any]:
 
 
 def describe_latents(path: Path) -> Header:
-    """Frames and channels, from the header of the file."""
+    """Return frames and channels from the header of the file."""
     shape = _open_latents(path).shape
     return Header(shape[1], 0, shape[0])
 
 
 def _open_latents(path: Path) -> NDArray[Any]:
-    """`(d, t)`, mapped: only what is cut out of it is read."""
+    """Open `(d, t)` latents as a memory map."""
     try:
         stored = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError) as error:
@@ -212,26 +212,26 @@ def _open_latents(path: Path) -> NDArray[Any]:
 
 
 def as_tensor(values: NDArray[Any]) -> Tensor:
-    """A copy; half precision becomes float32, tokens stay whole numbers."""
+    """Return a copy; half precision becomes float32, tokens remain integers."""
     return torch.from_numpy(np.array(values, np.float32 if values.dtype.kind == "f" else np.int64))
 
 
-def padding_mask_of(info: dict[str, Any], frames: int) -> Tensor:
-    """The mask `(t,)` that the metadata tells; all ones where it tells none."""
+def padding_mask_of(info: ItemInfo, frames: int) -> Tensor:
+    """Return the mask `(t,)` in the metadata; all ones without it."""
     given = info.get("padding_mask")
     if given is None:
         return torch.ones(frames)
     try:
         mask = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
     except (TypeError, ValueError) as error:
-        raise BadItem("bad metadata", f"padding_mask is no list of numbers: {error}") from None
+        raise BadItem("bad metadata", f"padding_mask is not a list of numbers: {error}") from None
     if len(mask) != frames:
         raise BadItem("bad metadata", f"padding_mask has {len(mask)} entries for {frames} latent frames")
     return mask
 
 
-def _read_details(root: str) -> dict[str, Any]:
-    """What the encoder noted of the whole folder."""
+def _read_details(root: str) -> ItemInfo:
+    """Read the encoder's notes about the whole folder."""
     try:
         found = json.loads(Path(root, "details.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -239,8 +239,8 @@ def _read_details(root: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _names_with_source(place: Place) -> Iterator[tuple[str, str | None]]:
-    """The file's own names, and those of the audio that it was made from."""
+def _names_with_source(place: FileItem) -> Iterator[tuple[str, str | None]]:
+    """Yield the file's own names, and those of the audio that it was encoded from."""
     yield from own_names(place)
     try:
         info = read_latent_metadata(place.path)
@@ -254,7 +254,10 @@ def _problems(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
     yield from keys.problems(config)
     lengths = {folder.latent_crop_length or config.latent_crop_length for folder in config.datasets}
     if len(lengths) > 1:
-        yield "latent_crop_length", f"one batch needs one length, but the folders have {sorted(map(str, lengths))}"
+        yield (
+            "latent_crop_length",
+            f"all items of a batch need one length, but the folders have {sorted(map(str, lengths))}",
+        )
 
 
 @register(

@@ -1,4 +1,4 @@
-"""What a training run asks of any data source, and the JSON keys that the sources share."""
+"""The arguments that every data source receives, entries of `datasets` for code without JSON, and shared JSON keys."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -62,15 +62,15 @@ class LoaderRequest:
     num_workers: int = 0
     shuffle: bool = True
     seed: int = 0
-    rank: int | None = None  # None: asked of the launcher when iteration begins
+    rank: int | None = None  # None: the launcher's, looked up when iteration begins
     world_size: int | None = None
 
     def with_seed(self, seed: int | None) -> "LoaderRequest":
-        """The seed of the dataset config, where it gives one."""
+        """Return the request with the seed of the dataset config, if it sets one."""
         return self if seed is None else replace(self, seed=seed)
 
     def loader(self, dataset: ItemSource, policy: FaultPolicy, drop_last: bool) -> Loader:
-        """A loader over items that can be read one by one."""
+        """Return a loader of items that can be read one by one."""
         return Loader(
             dataset,
             self.batch_size,
@@ -84,44 +84,44 @@ class LoaderRequest:
         )
 
 
-DropLast = Annotated[bool, Field(description="leave out a last batch that is not full")]
+DropLast = Annotated[bool, Field(description="leave out an incomplete last batch")]
 RandomCrop = Annotated[bool, Field(description="crop at a random place; false: at the start")]
 MetadataModule = Annotated[
     str | None,
-    Field(description="Python file with get_custom_metadata(info, audio) -> dict; an entry's own comes first"),
+    Field(description="Python file with get_custom_metadata(info, audio) -> dict; an entry's own overrides it"),
 ]
-ExcludePaths = Annotated[str | None, Field(description="text file with a path a line: these files are left out")]
-IncludePaths = Annotated[str | None, Field(description="text file with a path a line: only these files are used")]
-LoosePaths = Annotated[bool, Field(description="match the path lists by file name, with or without extension, too")]
+ExcludePaths = Annotated[str | None, Field(description="text file with one path per line; these files are left out")]
+IncludePaths = Annotated[str | None, Field(description="text file with one path per line; only these files are used")]
+LoosePaths = Annotated[bool, Field(description="also match path lists by file name, with or without extension")]
 BadItem = Annotated[
     OnBadItem,
-    Field(description="about a bad item: skip it, raise an error, or skip it and add it to quarantine_file"),
+    Field(description="treatment of a bad item: skip it, raise an error, or skip it and add it to quarantine_file"),
 ]
 QuarantineFile = Annotated[str | None, Field(description="list of bad files, left out at the start of every run")]
-MaxBadFraction = Annotated[float, Field(ge=0, le=1, description="stop when more than this part of the items is bad")]
+MaxBadFraction = Annotated[float, Field(ge=0, le=1, description="stop if more than this fraction of the items is bad")]
 MinSeconds = Annotated[float | None, Field(ge=0, description="shorter files are left out")]
 MaxSeconds = Annotated[float | None, Field(gt=0, description="longer files are left out")]
-Seed = Annotated[int | None, Field(ge=0, description="seed of order and crops; null: that of the run")]
+Seed = Annotated[int | None, Field(ge=0, description="seed of order and crops; null: the run's seed")]
 Weight = Annotated[float, Field(ge=0, description="visits per item and epoch: 2 doubles this folder, 0.5 halves it")]
-Prompts = Annotated[Captions, Field(description="how prompts are made from metadata")]
-AugmentPhase = Annotated[bool, Field(description="invert the polarity of every second crop, at random")]
-VolumeNorm = Annotated[bool, Field(description="bring crops to a loudness drawn from volume_norm_param")]
+Prompts = Annotated[Captions, Field(description="rules that derive prompts from metadata")]
+AugmentPhase = Annotated[bool, Field(description="invert the polarity of crops with probability 0.5")]
+VolumeNorm = Annotated[bool, Field(description="normalise crops to a loudness drawn from volume_norm_param")]
 VolumeNormParam = Annotated[
     Sequence[float], Field(min_length=2, max_length=2, description="loudness in LUFS, and +- dB around it")
 ]
-AllowSilence = Annotated[bool, Field(description="give crops below -60 dB too")]
-FolderPath = Annotated[str, Field(min_length=1, description="folder, searched with all folders below it")]
+AllowSilence = Annotated[bool, Field(description="also return crops below -60 dB")]
+FolderPath = Annotated[str, Field(min_length=1, description="folder, searched recursively")]
 FolderId = Annotated[str, Field(description="name in messages and in path lists (id:relative/path)")]
 
 
 def metadata_function(own: str | None, common: str | None) -> CustomMetadata | None:
-    """The module of an entry, or else that of the whole dataset."""
+    """Return the metadata function of an entry, else that of the whole dataset."""
     path = own or common
     return CustomMetadata(path) if path else None
 
 
 def problems(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
-    """Mistakes of shared keys that their types do not show, as (key, sentence)."""
+    """Yield mistakes in shared keys that their types do not exclude, as (key, message)."""
     if not config.datasets:
         yield "datasets", "expected at least one entry, got an empty list"
     if config.on_bad_item == "quarantine" and config.quarantine_file is None:

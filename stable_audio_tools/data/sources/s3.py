@@ -1,4 +1,4 @@
-"""S3 and what speaks like it: a list of objects, and their bytes as a stream that survives broken connections."""
+"""S3 and compatible stores: lists of objects, and their bytes as a stream that survives broken connections."""
 
 import io
 import logging
@@ -21,7 +21,7 @@ _AT_ONCE = 1 << 20
 
 
 class S3Account(NamedTuple):
-    """How to reach a store; what is None comes from the environment and from ~/.aws, as for every AWS program."""
+    """Access to a store; None is taken from the environment and from ~/.aws, as for every AWS program."""
 
     profile: str | None = None
     endpoint_url: str | None = None
@@ -29,7 +29,7 @@ class S3Account(NamedTuple):
     anonymous: bool = False
 
     def client(self) -> Any:
-        """A new boto3 client: one belongs to one process."""
+        """Return a new boto3 client; a client belongs to one process."""
         boto3 = require("boto3", extra="s3")
         from botocore import UNSIGNED
         from botocore.config import Config
@@ -54,7 +54,7 @@ class S3Object(NamedTuple):
 
 
 def parse_url(url: str) -> S3Object:
-    """`s3://bucket/prefix/` -> bucket and prefix."""
+    """Split `s3://bucket/prefix/` into bucket and prefix."""
     parts = urlsplit(url, allow_fragments=False)
     key = parts.path.lstrip("/") + (f"?{parts.query}" if parts.query else "")
     if parts.scheme != "s3" or not parts.netloc:
@@ -63,7 +63,7 @@ def parse_url(url: str) -> S3Object:
 
 
 def list_objects(client: Any, url: str, suffixes: tuple[str, ...]) -> list[S3Object]:
-    """Objects at or below an address whose names end in one of the suffixes, in the order of their names."""
+    """Return objects at or below an address whose names end in one of the suffixes, sorted by name."""
     bucket, key = parse_url(url)
     if key.endswith(suffixes):
         return [S3Object(bucket, key)]
@@ -75,7 +75,7 @@ def list_objects(client: Any, url: str, suffixes: tuple[str, ...]) -> list[S3Obj
 
 
 class S3Stream(io.RawIOBase):
-    """The bytes of one object, from one of them to the last. A broken connection is taken up again where it broke."""
+    """The bytes of one object from an offset; a broken connection is resumed where it broke."""
 
     def __init__(self, client: Any, source: S3Object, offset: int = 0) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class S3Stream(io.RawIOBase):
         return piece
 
     def _open(self) -> None:
-        """From the current place on, and only if the object is still the one that was begun."""
+        """Continue at the current position, if the object is still the same version."""
         options = {"Range": f"bytes={self.offset}-"} if self.offset else {}
         if self.etag:
             options["IfMatch"] = self.etag
@@ -135,12 +135,12 @@ class S3Stream(io.RawIOBase):
 
 
 class _Interrupted(OSError):
-    """The transfer may be taken up again."""
+    """A transfer that may be resumed."""
 
 
 @contextmanager
 def _explained(place: str) -> Iterator[None]:
-    """What boto3 and botocore say, as a sentence with the address; interruptions as such."""
+    """Convert errors of boto3 and botocore to messages with the address, interruptions to `_Interrupted`."""
     from botocore import exceptions as errors
 
     try:
@@ -182,7 +182,7 @@ class S3Shelf:
 
     @property
     def client(self) -> Any:
-        """One for each process, made when first needed."""
+        """Return the client of this process, created on first use."""
         if self._client is None:
             self._client = self.account.client()
         return self._client

@@ -1,4 +1,4 @@
-"""From the bytes of one sample of a shard or a table to an item: a clip of audio, or a crop of latents."""
+"""Items from the bytes of one sample of a shard or a table: a clip of audio, or a crop of latents."""
 
 import io
 import random
@@ -13,7 +13,7 @@ import torch
 from stable_audio_tools.core.errors import AudioError
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.clips import ClipMaker, Crop
-from stable_audio_tools.data.custom_metadata import MetadataFunction, call_custom
+from stable_audio_tools.data.custom_metadata import ItemInfo, MetadataFunction, call_custom
 from stable_audio_tools.data.draws import seeded
 from stable_audio_tools.data.faults import BadItem
 from stable_audio_tools.data.loader import Item
@@ -25,42 +25,42 @@ from stable_audio_tools.data.transforms import remove_long_silence, take
 
 
 class SampleNames(NamedTuple):
-    """How a sample is called."""
+    """The names of a sample."""
 
-    path: str  # that of its shard, and its place therein
-    relpath: str  # the same, below the root of its dataset
+    path: str  # path of its shard and its name inside
+    relpath: str  # the same, relative to the root of its dataset
 
 
 class Content(NamedTuple):
-    """One audio file out of a shard or a table, as it was packed."""
+    """One audio file of a shard or a table, still encoded."""
 
     path: str
-    data: bytes | Path  # the encoded file, or where it lies
+    data: bytes | Path  # the encoded file, or its path
     suffix: str
-    info: dict[str, Any]  # what was packed with it
-    has_code: bool  # does the user's own function add to that?
+    info: ItemInfo  # metadata beside it
+    has_code: bool  # whether a user's function adds metadata
 
 
 class ItemMaker(Protocol):
-    """What becomes of a sample."""
+    """The conversion of a sample to an item."""
 
-    suffixes: frozenset[str]  # of the files that it is made from
+    suffixes: frozenset[str]  # of the files that it reads
     noun: str
 
     def make(
         self,
         content: bytes,
         suffix: str,
-        info: dict[str, Any],
+        info: ItemInfo,
         names: SampleNames,
         function: MetadataFunction | None,
         seed: int,
     ) -> Item:
-        """An item, all of whose random choices follow from `seed`. Raises BadItem or AudioError."""
+        """Return an item, whose random choices depend only on `seed`; raise BadItem or AudioError."""
 
 
 class SilenceRemoval(NamedTuple):
-    """Silences of mono files that are cut down before a clip is cut out, as `remove_long_silence` does."""
+    """Shortening of silences of mono files before a clip is cut, as `remove_long_silence` does."""
 
     level: float = 0.01
     kept_seconds: float = 0.5
@@ -68,7 +68,7 @@ class SilenceRemoval(NamedTuple):
 
     @classmethod
     def of(cls, threshold: Sequence[float], longest_seconds: float) -> "SilenceRemoval":
-        """From the published keys `silence_threshold` and `max_silence_duration`."""
+        """Convert the published keys `silence_threshold` and `max_silence_duration`."""
         return cls(threshold[0], threshold[1], longest_seconds)
 
 
@@ -90,12 +90,12 @@ class AudioItems:
         function: MetadataFunction | None,
         seed: int,
     ) -> Item:
-        """`content` is the encoded file, or where it lies."""
+        """Decode `content`, an encoded file or its path."""
         rng = random.Random(seed)
         crop = self._cut(content, suffix.rpartition(".")[2], rng)
         clip = self.clips.augment(crop.audio, rng)
         made = self.clips.describe(info, crop, *names, rng)
-        return self.clips.ask(function, made, clip, crop.start, seed)
+        return self.clips.apply_custom(function, made, clip, crop.start, seed)
 
     def _cut(self, content: bytes | Path, kind: str, rng: random.Random) -> Crop:
         if isinstance(content, Path):
@@ -106,8 +106,10 @@ class AudioItems:
             try:
                 file.write_bytes(content)
                 return self._cut_from(file, rng)
+            except BadItem:
+                raise
             except AudioError as error:
-                raise _without(error, file) from None
+                raise AudioError(str(error).removeprefix(f"{file}: ")) from None
 
     def _cut_from(self, file: Path, rng: random.Random) -> Crop:
         rate = self.clips.sample_rate
@@ -121,13 +123,8 @@ class AudioItems:
         return self.clips.cut(lambda start, length: audio_io.read(file, start, length, rate).samples, total, rng)
 
 
-def _without(error: AudioError, file: Path) -> AudioError:
-    """The same error without the name of the temporary file."""
-    return error if isinstance(error, BadItem) else AudioError(str(error).removeprefix(f"{file}: "))
-
-
 class LatentItems:
-    """Crops of latents that were encoded before."""
+    """Crops of pre-encoded latents."""
 
     suffixes = frozenset({"npy"})
     noun = "latents (.npy)"
@@ -139,7 +136,7 @@ class LatentItems:
         self,
         content: bytes,
         suffix: str,
-        info: dict[str, Any],
+        info: ItemInfo,
         names: SampleNames,
         function: MetadataFunction | None,
         seed: int,

@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import SimpleNamespace
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -19,14 +19,14 @@ from pydantic import Field
 from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.clips import ClipMaker
-from stable_audio_tools.data.custom_metadata import MetadataFunction
+from stable_audio_tools.data.custom_metadata import ItemInfo, MetadataFunction
 from stable_audio_tools.data.draws import Draw
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
 from stable_audio_tools.data.inventory import Inventory, of_lines
 from stable_audio_tools.data.loader import Item
 from stable_audio_tools.data.path_lists import PathFilter
 from stable_audio_tools.data.prompts import Captions
-from stable_audio_tools.data.shard_plan import Card
+from stable_audio_tools.data.shard_plan import ShardVisit
 from stable_audio_tools.data.sources import request as keys
 from stable_audio_tools.data.sources.request import (
     LoaderRequest,
@@ -61,7 +61,7 @@ _CHANNELS = {"mono": 1, "stereo": 2}
 
 
 class Entry(NamedTuple):
-    """One entry of `datasets`, listed."""
+    """One entry of `datasets` with its shards."""
 
     id: str
     shelf: Shelf
@@ -93,11 +93,11 @@ class TarSource:
 
     @property
     def num_items(self) -> int | None:
-        """Samples in all shards, where that is known."""
+        """Return the samples in all shards, if known."""
         return None if self.counts is None else int(self.counts.sum())
 
     def inventories(self) -> list[Inventory]:
-        """Return the shards of each entry, with their numbers of samples where those are known."""
+        """Return the shards of each entry, with their numbers of samples if known."""
         lines: list[list[str]] = [[] for _ in self.entries]
         for shard, (group, number) in enumerate(self.places):
             samples = "" if self.counts is None else f" ({self.counts[shard]} samples)"
@@ -117,7 +117,7 @@ class TarSource:
         path = self.entries[group].shelf.path(number)
         return path if sample is None else f"{path}/{self._name(sample)}"
 
-    def load(self, shard: int, sample: TarSample, card: Card) -> Item | None:
+    def load(self, shard: int, sample: TarSample, visit_number: ShardVisit) -> Item | None:
         group, number = self.places[shard]
         entry = self.entries[group]
         names = SampleNames(self.path(shard, sample), f"{entry.shelf.names[number]}/{self._name(sample)}")
@@ -126,11 +126,11 @@ class TarSource:
         suffix = self._main_suffix(sample)
         if suffix is None:
             raise BadItem("unreadable", f"none of its files is {self.maker.noun}: {', '.join(sample.files)}")
-        draw = Draw(_number(entry.id, names.relpath), card.epoch, card.visit, self.seed)
+        draw = Draw(_number(entry.id, names.relpath), visit_number.epoch, visit_number.visit, self.seed)
         return self.maker.make(sample.files[suffix], suffix, _words(sample), names, entry.function, draw.number)
 
     def contents(self) -> Iterator[Content | Fault]:
-        """Every sample undecoded, in the order of the shards; Faults stand for what cannot be read."""
+        """Yield every encoded sample in the order of the shards, and a Fault for each unreadable one."""
         yield from self.known_faults
         for shard, (group, _) in enumerate(self.places):
             try:
@@ -149,7 +149,7 @@ class TarSource:
             return error.at(path)
 
     def met(self, shard: int, sample_name: str) -> None:
-        """Count for the report of the path lists a sample that another process has looked at."""
+        """Count a sample that another process has looked at, for the report of the path lists."""
         group, number = self.places[shard]
         entry = self.entries[group]
         shard_names = (self.path(shard), entry.shelf.names[number])
@@ -174,13 +174,13 @@ class TarSource:
 
 
 def _number(id: str, relpath: str) -> int:
-    """The sample's own number, the same wherever its shards lie."""
+    """Return the sample's own number, independent of the location of its shards."""
     return int.from_bytes(blake2b(f"{id}/{relpath}".encode("utf-8", "surrogateescape"), digest_size=8).digest(), "big")
 
 
-def _words(sample: TarSample) -> dict[str, Any]:
-    """What the sample's `.json` and `.txt` say, the former having the last word."""
-    info: dict[str, Any] = {}
+def _words(sample: TarSample) -> ItemInfo:
+    """Return the contents of the sample's `.json` and `.txt`; the former takes precedence."""
+    info: ItemInfo = {}
     for suffix, content in sorted(sample.files.items(), key=lambda file: file[0].endswith("json")):
         kind = suffix.rpartition(".")[2]
         if kind not in _WORDS:
@@ -223,7 +223,7 @@ class TarEntry:
 
     @property
     def address(self) -> str | None:
-        """In S3; None for a local folder."""
+        """Return the address in S3; None for a local folder."""
         return self.s3_path or (self.path if self.path and self.path.startswith("s3://") else None)
 
     def list(self, maker: ItemMaker, module: str | None, count: bool) -> Entry:
@@ -246,7 +246,7 @@ def _problems(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
             yield f"datasets[{index}].s3_path", f"expected an address like s3://bucket/folder/, got {entry.s3_path!r}"
 
 
-def _facts(config: SimpleNamespace) -> dict[str, Any]:
+def _facts(config: SimpleNamespace) -> ItemInfo:
     return {"holds": "latents" if config.pre_encoded else "audio"}
 
 
@@ -328,7 +328,7 @@ def webdataset(
 
 
 class WebDatasetDataLoader:
-    """The same for scripts that build datasets without JSON; `data_loader` gives the batches."""
+    """A loader of tar shards for code without JSON; `data_loader` returns the batches."""
 
     def __init__(
         self,

@@ -128,7 +128,7 @@ def test_a_list_that_is_none(get: Get, tmp_path: Path) -> None:
     cache = tmp_path / "small" / "_tar_cache"
     cache.mkdir(parents=True)
     (cache / "raw_30s_audio_sha256_tars.txt").write_text("<html>\n")
-    with pytest.raises(UserError, match=r"line 1 is no SHA-256 and a name; delete the file to fetch it anew"):
+    with pytest.raises(UserError, match=r"line 1 is not a SHA-256 and a name; delete the file to fetch it again"):
         get()
 
 

@@ -138,7 +138,7 @@ def test_evaluation_prompts_are_fixed_by_track_and_seed(small: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("track_1\ta\tb\t01/1.mp3\tlong", "the duration 'long' is no number"),
+        ("track_1\ta\tb\t01/1.mp3\tlong", "the duration 'long' is not a number"),
         ("track_1\ta", "has 2 columns, expected at least 5"),
     ],
 )
@@ -193,7 +193,7 @@ def test_generated_audio_gets_the_prompts_that_generate_wrote(generated: Path) -
         (None, r"no manifest.jsonl or prompt_manifest.json in any folder above it"),
         ('{"file": "other.mp3", "conditions": {"prompt": "x"}}\n', "manifest.jsonl does not name this file"),
         ('{"file": "query_0000.mp3", "conditions": {}}\n', "query_0000.mp3 has no prompt"),
-        ("none\n", "not a list of generated files"),
+        ("none\n", "not a manifest of generated files"),
     ],
 )
 def test_no_prompt_is_an_error_and_never_an_empty_prompt(generated: Path, text: str | None, sentence: str) -> None:
