@@ -178,7 +178,7 @@ def test_a_changed_dataset_is_told(caplog: pytest.LogCaptureFixture) -> None:
     first, second = make(23), make(25)
     epoch(first)
     second.load_state_dict(first.state_dict())
-    assert "had 23 items when the checkpoint was made and has 25 now" in caplog.text
+    assert "had 23 items when the checkpoint was written and has 25 now" in caplog.text
     assert len(epoch(second)) == 6
 
 

@@ -111,7 +111,7 @@ def test_no_server_at_all(tmp_path: Path) -> None:
 def test_a_stop_is_obeyed_and_leaves_what_arrived(mirror: Any, tmp_path: Path) -> None:
     stop = Event()
     stopped = Transfer(
-        retries=2, timeout=5, first_wait=0.0, stop=stop, told=lambda count: stop.set() if count else None
+        retries=2, timeout=5, first_wait=0.0, stop=stop, report=lambda count: stop.set() if count else None
     )
     mirror.faults.drop_after = [1500]
     with pytest.raises(TransferError, match="stopped"):
