@@ -128,6 +128,7 @@ class TrainUNetSettings(SpectrogramSettings):
     model_size: Literal["tiny", "small", "large"] = option("small", "width and depth of the U-Net")
     output_dir: Path = option(Path("ddpm-model-64"), "folder for configs, runs and the finished model", metavar="DIR")
     train_batch_size: int = option(16, "items per step", ge=1)
+    eval_batch_size: int = option(16, "items of a demo", ge=1)
     num_epochs: int = option(100, "passes over the data", ge=1)
     max_training_num_steps: int = option(10000, "steps after which training stops", ge=1)
     save_images_steps: tuple[int, ...] = option(
@@ -192,6 +193,7 @@ def run_train_unet(settings: TrainUNetSettings) -> None:
         settings.use_ema == "True",
         math.gcd(*settings.save_images_steps),
         settings.num_inference_steps,
+        settings.eval_batch_size,
     )
     config = unet_config(data, recipe, codec, encodings)
     save(config, folder / _CONFIG)
@@ -226,7 +228,7 @@ class InferenceUNetSettings(Settings):
 
     pretrained_model_path: Path = option(help="folder of train_unet.py, or a pipeline of diffusers", metavar="DIR")
     mel_spec_method: Literal["image", "bigvgan"] = option(
-        "image", "bigvgan: also keep the spectrograms (.npy), for decode_mel.py"
+        "image", "bigvgan: also keep the spectrograms (.npy) of new files"
     )
     num_images: int = option(10, "number of files", ge=1)
     num_inference_steps: int = option(50, "sampling steps", ge=1)
@@ -272,7 +274,7 @@ def run_inference_unet(settings: InferenceUNetSettings) -> None:
     words += ["--seed", settings.seed, "--batch-size", settings.eval_batch_size]
     if settings.eta is not None:
         words += ["--eta", settings.eta]
-    if settings.mel_spec_method == "bigvgan":
+    if settings.mel_spec_method == "bigvgan" and not settings.continuous_outpainting:
         words.append("--keep-latents")
     prompts = _write_prompts(config, settings, output)
     if prompts is not None:

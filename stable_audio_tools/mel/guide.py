@@ -232,6 +232,7 @@ class UNetRecipe(NamedTuple):
     use_ema: bool
     demo_every: int
     demo_steps: int
+    num_demos: int
 
 
 def unet_config(
@@ -252,7 +253,7 @@ def unet_config(
     if codec is not None:
         backbone["image_channels"] = codec["model"]["encoder"]["config"]["latent_channels"]
     ddpm = {"type": "ddpm", "config": objective}
-    demo: JsonObject = {"demo_every": recipe.demo_every, "demo_steps": recipe.demo_steps, "num_demos": 4}
+    demo: JsonObject = {"demo_every": recipe.demo_every, "demo_steps": recipe.demo_steps, "num_demos": recipe.num_demos}
     model: JsonObject
     if encodings is None:
         model = {"type": "unet2d", "config": backbone, "diffusion_objective": ddpm}

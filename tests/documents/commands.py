@@ -114,6 +114,74 @@ LINES = [
     ),
 ]
 
+# The guide to spectrogram models: the flags of its scripts, with values of its examples.
+_SPECTROGRAMS = "--hop_length 256 --sample_rate 22050 --n_fft 1024"
+LINES += [
+    Line("mel", script, flags)
+    for script, flags in (
+        (
+            "scripts/audio_to_images.py",
+            f"--input_dir /path/to/audio --output_dir data/mels --resolution 1024,256 --mel_spec_method image "
+            f"--num_channels 1 {_SPECTROGRAMS}",
+        ),
+        (
+            "scripts/audio_to_images.py",
+            "--input_dir /path/to/audio --output_dir data/bigvgan --resolution 2048,128 --mel_spec_method bigvgan "
+            "--bigvgan_model bigvgan_v2_44khz_128band_256x",
+        ),
+        (
+            "scripts/train_vae.py",
+            "--dataset_name data/mels --mel_spec_method image --batch_size 2 --gradient_accumulation_steps 12 "
+            "--ldm_config_file config/ldm_autoencoder_kl.yaml --ldm_checkpoint_dir models/ldm --hf_checkpoint_dir "
+            f"models/vae --max_epochs 100 --save_images_batches 1000 --resolution 1024,256 --latent_dims 256,64 "
+            f"--model_size small {_SPECTROGRAMS}",
+        ),
+        (
+            "scripts/train_unet.py",
+            "--dataset_name data/mels --mel_spec_method image --output_dir models/ddpm --model_size small "
+            "--train_batch_size 2 --eval_batch_size 2 --num_epochs 100 --max_training_num_steps 100000 "
+            "--save_images_steps 10000 25000 --save_model_steps 10000 25000 --gradient_accumulation_steps 8 "
+            "--learning_rate 1e-4 --lr_scheduler cosine --lr_warmup_steps 500 --mixed_precision no --use_ema True "
+            "--num_train_steps 1000 --num_inference_steps 1000 --train_scheduler ddpm --test_scheduler ddpm "
+            f"{_SPECTROGRAMS}",
+        ),
+        (
+            "scripts/train_unet.py",
+            "--dataset_name data/mels --output_dir models/latent --train_batch_size 2 --num_epochs 100 "
+            "--max_training_num_steps 100000 --vae models/vae",
+        ),
+        (
+            "scripts/train_unet.py",
+            "--dataset_name data/mels --output_dir models/cond --train_batch_size 2 --num_epochs 100 "
+            "--max_training_num_steps 100000 --encodings data/encodings.p",
+        ),
+        (
+            "scripts/train_unet.py",
+            "--dataset_name data/mels --output_dir models/more --train_batch_size 2 --num_epochs 100 "
+            "--max_training_num_steps 100000 --from_pretrained models/ddpm",
+        ),
+        (
+            "scripts/inference_unet.py",
+            "--pretrained_model_path models/ddpm --mel_spec_method image --num_images 10 --num_inference_steps 50 "
+            "--n_iter 32 --seed 42 --eval_batch_size 32 --scheduler ddim",
+        ),
+        (
+            "scripts/inference_unet.py",
+            "--pretrained_model_path models/latent --mel_spec_method bigvgan --num_images 10 --scheduler ddpm "
+            "--continuous_outpainting --target_length 60 --percentage_overlap 0.5 --gold_label_path /path/to/audio",
+        ),
+        (
+            "scripts/convert_bigvgan_pt_to_audio.py",
+            "--directory data/tensors --bigvgan_model bigvgan_v2_44khz_128band_256x",
+        ),
+        (
+            "scripts/evaluation.py",
+            "--reference_paths /path/to/audio --generated_path models/ddpm/samples --metric frechet_audio_distance "
+            "--model_names clap-laion-music --log_dir models/evaluation --log_step 0",
+        ),
+    )
+]
+
 # Files that the documents have the reader start, by sbatch or bash.
 STARTED = [
     "scripts/run_dtrak_attribution.sh",

@@ -124,7 +124,7 @@ def test_configs_of_the_guide_s_sizes_are_valid() -> None:
         codec = guide.autoencoder_config(data, guide.AutoencoderRecipe(), 2, size, 1000)
         adam = {"type": "AdamW", "config": {"lr": 1e-4}}
         schedule = {"type": "WarmupLR", "config": {"warmup_steps": 500, "total_steps": 10000, "shape": "cosine"}}
-        recipe = guide.UNetRecipe(preset, adam, schedule, 1000, True, 1000, 50)
+        recipe = guide.UNetRecipe(preset, adam, schedule, 1000, True, 1000, 50, 4)
         for config in (
             codec,
             guide.unet_config(data, recipe, None, None),
