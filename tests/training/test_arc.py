@@ -57,14 +57,15 @@ def test_the_warm_up_pulls_the_student_to_the_end_of_the_trajectory(teacher: Pat
     wrapper: Any = create_training_wrapper_from_config(config, create_model_from_config(config))
     latents = torch.randn(2, 16, 16)
     metadata = [{"sound": "drums", "seconds_total": 3}, {"sound": "rain", "seconds_total": 3}]
-    trajectory = wrapper._ask_teacher(latents, metadata, {})
+    items = wrapper._prepare(latents, metadata, None)
+    trajectory = wrapper._ask_teacher(items)
     assert trajectory.x.shape == (3, 2, 16, 16) and trajectory.t[0] == 1
     assert torch.allclose(trajectory.t.sort(descending=True).values, trajectory.t), "from noise to data"
     optimizer = torch.optim.Adam(wrapper.diffusion.parameters(), lr=3e-3)
     wrapper._ask_teacher = lambda *_: trajectory
     losses = []
     for _ in range(40):
-        loss = wrapper._follow_teacher(latents, metadata, None)
+        loss = wrapper._follow_teacher(items)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -113,3 +114,128 @@ def test_mistakes_are_one_sentence(change: dict[str, Any], sentence: str) -> Non
     config["training"]["arc"].update(change)
     with pytest.raises(ConfigError, match=sentence):
         create_training_wrapper_from_config(config, model)
+
+
+CRITICS = {
+    "convnext": {"channels": 4, "c_mults": [1], "strides": [2], "num_blocks": [1]},
+    "conv": {"anti_aliased": True},
+    "dilated_conv": {"hidden_dim": 8, "dilations": [1, 2]},
+    "transformer": {"hidden_dim": 16, "depth": 1, "dim_heads": 8, "differential": False},
+    "multi_scale": {"dim_heads": 8, "hidden_dim": 16, "depth": 1, "sliding_window": [2, 2], "heads": [{"stride": 1}]},
+}
+EVERY_TERM = {
+    "dit_hidden_layer": [0, 1],
+    "contrastive": True,
+    "include_grad_penalties": True,
+    "grad_penalty_weight": 100.0,
+    "feature_matching_weight": 0.5,
+    "logit_center_weight": 0.1,
+    "disc_hinge_loss": True,
+}
+
+
+def critic_wrapper(masked: bool = False, **critic: Any) -> Any:
+    config = training_config("tiny_diffusion_cond")
+    arc_section(config)
+    config["training"]["arc"]["discriminator"] = {"dit_hidden_layer": 1, **critic}
+    config["training"]["mask_padding_attention"] = masked
+    torch.manual_seed(1)
+    return create_training_wrapper_from_config(config, create_model_from_config(config))
+
+
+METADATA = [{"sound": "drums", "seconds_total": 3, "prompt": "a"}, {"sound": "rain", "seconds_total": 3, "prompt": "b"}]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("mode", ["concat", "stack"])
+@pytest.mark.parametrize("tag", CRITICS)
+def test_every_critic_with_every_term(tag: str, mode: str, masked: bool) -> None:
+    wrapper = critic_wrapper(masked, type=tag, config=CRITICS[tag], layer_combine_mode=mode, **EVERY_TERM)
+    latents = torch.randn(2, 16, 64)
+    masks = torch.arange(64)[None].expand(2, -1) < torch.tensor([[64], [40]])
+    items = wrapper._prepare(latents, METADATA, masks)
+    fake = wrapper._generate(items, 0.1)
+    loss, terms = wrapper._generator_loss(items, fake)
+    loss.backward()
+    assert {"adv_loss", "feature_matching_loss"} <= set(terms)
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in wrapper.diffusion.parameters())
+    loss, terms = wrapper._critic_loss(items, fake.detach())
+    loss.backward()
+    assert {"dis_loss", "r1_penalty", "r2_penalty", "contrastive_loss_dis", "logit_center_penalty"} <= set(terms)
+    assert all(torch.isfinite(term).all() for term in terms.values())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in wrapper.discriminator_head.parameters())
+
+
+def test_what_lies_in_the_padding_changes_no_loss() -> None:
+    wrapper = critic_wrapper(True, type="transformer", config=CRITICS["transformer"]).eval()
+    masks = torch.arange(32)[None].expand(2, -1) < 20
+    losses = []
+    for padding in (0.0, 7.0):
+        torch.manual_seed(2)
+        latents = torch.randn(2, 16, 32).masked_fill(~masks[:, None], padding)
+        items = wrapper._prepare(latents, METADATA, masks)
+        torch.manual_seed(3)
+        losses.append(wrapper._critic_loss(items, latents + 0.5)[0])
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_network_trains_its_head_alone_and_a_reset_starts_it_again() -> None:
+    wrapper = critic_wrapper(type="conv", freeze_backbone=True, reset_every=3)
+    assert not any(p.requires_grad for p in wrapper.discriminator.parameters())
+    assert all(p.requires_grad for p in wrapper.discriminator_head.parameters())
+    before = [p.clone() for p in wrapper.discriminator_head.parameters() if p.ndim > 1]
+    wrapper._reset_head()
+    after = [p for p in wrapper.discriminator_head.parameters() if p.ndim > 1]
+    assert not any(torch.equal(a, b) for a, b in zip(before, after))
+
+
+def test_the_critics_network_teaches_its_warm_up(teacher: Path) -> None:
+    config = training_config("tiny_diffusion_cond")
+    arc_section(config)
+    config["training"]["arc"].update(
+        reuse_discriminator_as_teacher=True,
+        discriminator_base_ckpt=str(teacher),
+        ode_warmup={"warmup_steps": 2, "sampling_steps": 2},
+        noise_dist={"generator": "congruent", "congruent_step_counts": [1, 2]},
+        forward_sample_prob=1.0,
+    )
+    wrapper: Any = create_training_wrapper_from_config(config, create_model_from_config(config))
+    assert wrapper.teacher_model is None
+    items = wrapper._prepare(torch.randn(2, 16, 16), METADATA, None)
+    assert wrapper._ask_teacher(items).x.shape == (2, 2, 16, 16)
+    assert set(wrapper._draw("congruent", items).tolist()) <= {1.0, 0.5}
+    assert wrapper._generate(items, 0.0).shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["audio_cosine_sim", "audio_contrastive", "audio_text_distance"])
+def test_a_clap_guides_the_generator(kind: str, tmp_path: Path) -> None:
+    from support.small_clap_model import clap_config, write_roberta
+
+    clap = clap_config(write_roberta(tmp_path), noised=True)
+    clap["model"]["audio"]["model"]["config"]["dim_in"] = 16
+    del clap["model"]["pretransform"]
+    save_weights(create_model_from_config(clap), tmp_path / "clap.safetensors")
+    config = training_config("tiny_diffusion_cond")
+    arc_section(config)
+    section = {key: clap[key] for key in ("model", "sample_rate")} | {"ckpt_path": str(tmp_path / "clap.safetensors")}
+    config["training"]["arc"].update(clap_config=section, clap_loss_type=kind)
+    wrapper: Any = create_training_wrapper_from_config(config, create_model_from_config(config))
+    items = wrapper._prepare(torch.randn(2, 16, 32), METADATA, None)
+    loss, terms = wrapper._generator_loss(items, wrapper._generate(items, 0.0))
+    loss.backward()
+    assert terms["clap_loss"] > 0 and not any(p.requires_grad for p in wrapper.clap_model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"discriminator": {"dit_hidden_layer": [0, 9]}}, "dit_hidden_layer: is 9, and the critic's transformer has"),
+        ({"reuse_discriminator_as_teacher": True}, "give discriminator_base_ckpt and no other teacher"),
+    ],
+)
+def test_mistakes_of_critics_are_one_sentence(change: dict[str, Any], sentence: str) -> None:
+    config = training_config("tiny_diffusion_cond")
+    arc_section(config)
+    config["training"]["arc"].update(change)
+    with pytest.raises(ConfigError, match=sentence):
+        create_training_wrapper_from_config(config, create_model_from_config(config))
