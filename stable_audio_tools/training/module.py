@@ -43,6 +43,10 @@ LawName = Annotated[
     Field(description="law of the noise levels"),
 ]
 LawOptions = Annotated[JsonObject | None, Field(description="options of that law")]
+MinSNRGamma = Annotated[
+    float | None,
+    Field(gt=0, description="weigh errors by min-SNR with this gamma (Hang et al. 2023); usually 5; null: all alike"),
+]
 ValidationLevels = Annotated[
     Sequence[float], Key(type=list[float] | None, default=None), Field(description="noise levels of validation")
 ]

@@ -47,11 +47,18 @@ class AudioFolder:
     only_listed: Annotated[bool, Field(description="use only files that the table names")] = False
     custom_metadata_module: keys.MetadataModule = None
     weight: keys.Weight = 1.0
+    loss_weight: keys.LossWeight = 1.0
 
     def as_config(self, module: str | None) -> LocalDatasetConfig:
         function = metadata_function(self.custom_metadata_module, module)
         return LocalDatasetConfig(
-            self.id or Path(self.path).name, self.path, function, self.metadata_path, self.only_listed, self.weight
+            self.id or Path(self.path).name,
+            self.path,
+            function,
+            self.metadata_path,
+            self.only_listed,
+            self.weight,
+            loss_weight=self.loss_weight,
         )
 
 
@@ -142,6 +149,8 @@ class SampleDataset(Dataset[Any]):
         if place.folder.table is not None:
             info.update(place.folder.table.row(place.row, rng.getrandbits(32)))
         info = self.clips.describe(info, crop, place.path, place.relpath, rng)
+        if place.folder.config.loss_weight != 1.0:
+            info.setdefault("loss_weight", place.folder.config.loss_weight)
         info["load_time"] = time.perf_counter() - began
         return self.clips.apply_custom(place.folder.config.custom_metadata_fn, info, clip, crop.start, draw.number)
 

@@ -46,6 +46,7 @@ class LatentFolder:
     latent_crop_length: _CropLength = None
     custom_metadata_module: keys.MetadataModule = None
     weight: keys.Weight = 1.0
+    loss_weight: keys.LossWeight = 1.0
 
     def as_config(self, module: str | None) -> LocalDatasetConfig:
         function = metadata_function(self.custom_metadata_module, module)
@@ -55,6 +56,7 @@ class LatentFolder:
             function,
             weight=self.weight,
             latent_crop_length=self.latent_crop_length,
+            loss_weight=self.loss_weight,
         )
 
 
@@ -126,6 +128,8 @@ class PreEncodedDataset(Dataset[Any]):
         self._describe(info, place, mask, start, length)
         latents = take(latents, 0, length)
         add_prompt(info, self.captions, rng)
+        if place.folder.config.loss_weight != 1.0:
+            info.setdefault("loss_weight", place.folder.config.loss_weight)
         function = place.folder.config.custom_metadata_fn
         if function is not None:
             with seeded(draw.number):

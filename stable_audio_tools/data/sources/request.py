@@ -24,6 +24,7 @@ class LocalDatasetConfig:
     only_listed: bool = False  # leave out files that the table does not name
     weight: float = 1.0
     latent_crop_length: int | None = None
+    loss_weight: float = 1.0
 
 
 @dataclass
@@ -103,6 +104,9 @@ MinSeconds = Annotated[float | None, Field(ge=0, description="shorter files are 
 MaxSeconds = Annotated[float | None, Field(gt=0, description="longer files are left out")]
 Seed = Annotated[int | None, Field(ge=0, description="seed of order and crops; null: the run's seed")]
 Weight = Annotated[float, Field(ge=0, description="visits per item and epoch: 2 doubles this folder, 0.5 halves it")]
+LossWeight = Annotated[
+    float, Field(ge=0, description="weight of its items in the loss of diffusion models; an item's own comes first")
+]
 Prompts = Annotated[Captions, Field(description="rules that derive prompts from metadata")]
 AugmentPhase = Annotated[bool, Field(description="invert the polarity of crops with probability 0.5")]
 VolumeNorm = Annotated[bool, Field(description="normalise crops to a loudness drawn from volume_norm_param")]

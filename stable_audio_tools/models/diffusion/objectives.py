@@ -110,6 +110,12 @@ class Objective(ABC):
         """Weights (b,) of squared errors in training; None: all alike."""
         return None
 
+    def min_snr_weight(self, t: Tensor, gamma: float) -> Tensor:
+        """Return weights (b,) of squared errors, min(SNR, gamma) on the scale of the data (Hang et al. 2023)."""
+        alpha, sigma = self.mix(t.to(torch.promote_types(t.dtype, torch.float32)))
+        slope = self.data(torch.zeros_like(sigma), torch.ones_like(sigma), Mix(alpha, sigma))
+        return ((alpha / sigma).square().clamp(max=gamma) * slope.square()).to(t)
+
     def training_times(self, t: Tensor) -> Tensor:
         """Times drawn from [0, 1], moved to those that the network is trained at."""
         return t

@@ -42,6 +42,7 @@ from stable_audio_tools.training.module import (
     LawName,
     LawOptions,
     LearningRate,
+    MinSNRGamma,
     OptimizerConfigs,
     PreEncoded,
     TrainingModule,
@@ -134,6 +135,7 @@ class DiffusionCondTrainingWrapper(TrainingModule):
             Field(description="divide errors by the variance of the target, per frame, item or channel"),
         ] = "none",
         loss_norm_eps: Annotated[float, Field(gt=0, description="added to that variance")] = 1e-6,
+        min_snr_gamma: MinSNRGamma = None,
         ot_coupling: Annotated[
             bool, Field(description="pair noise with data within the batch by optimal transport: straighter paths")
         ] = False,
@@ -163,7 +165,8 @@ class DiffusionCondTrainingWrapper(TrainingModule):
                 "training.mask_padding: mask_loss_weight, mask_padding_attention and loss_normalization leave padding "
                 "out of the loss themselves; remove mask_padding"
             )
-        self.objective = model.objective
+        self.objective, self.min_snr_gamma = model.objective, min_snr_gamma
+        refuse_two_weights(self.objective, min_snr_gamma)
         law = {"type": timestep_sampler, "config": dict(timestep_sampler_options or {})}
         self.timesteps: TimestepLaw = build("timestep_law", law, "training.timestep_sampler")
         self.losses = MultiLoss([MSELoss("output", "targets", mask_key="padding_mask", name="mse_loss")])
@@ -195,7 +198,8 @@ class DiffusionCondTrainingWrapper(TrainingModule):
 
         noisy, targets = self.objective.corrupt(clean, noise, t)
         output = self.diffusion(noisy, t, cond=conditions, cfg_dropout_prob=self.cfg_dropout_prob)
-        weighed, weighed_targets = weigh(output, targets, t, self.objective)
+        weights = loss_weights(self.objective, t, self.min_snr_gamma, metadata)
+        weighed, weighed_targets = weigh(output, targets, weights)
         loss, terms = self.losses(
             {"output": weighed, "targets": weighed_targets, "padding_mask": self._loss_mask(masks)}
         )
@@ -224,6 +228,8 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         masked = {"padding_mask": real} if masks_attention else {}
         output = self.diffusion(noisy, t, cond=conditions, cfg_dropout_prob=self.cfg_dropout_prob, **masked)
         errors = compute_normalized_mse(output, targets, wanted, self.loss_normalization, self.loss_norm_eps)
+        weights = loss_weights(self.objective, t, self.min_snr_gamma, metadata)
+        errors = errors if weights is None else errors * weights[:, None, None].to(errors)
         loss, signal, padding = compute_masked_loss(errors, wanted, masks_attention, self.mask_loss_weight)
         if masks_attention and self.mask_loss_weight > 0:
             loss = loss + self.mask_loss_weight * masked_mean(errors, given & real)
@@ -313,12 +319,28 @@ def _real_frames(metadata: Sequence[ItemInfo], clean: Tensor) -> Tensor:
     return torch.stack([resize_padding_mask(row.to(clean.device), clean.shape[2]) for row in rows])
 
 
-def weigh(output: Tensor, targets: Tensor, t: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-    """Multiply both by the root of the objective's weight at t, so that their squared error is weighted."""
-    weight = objective.loss_weight(t)
-    if weight is None:
+def refuse_two_weights(objective: Objective, gamma: float | None) -> None:
+    """Refuse min-SNR weights beside the weights of the objective itself."""
+    if gamma is not None and objective.loss_weight(torch.full((1,), 0.5)) is not None:
+        raise ConfigError("training.min_snr_gamma: the objective has min_snr already; remove one of them")
+
+
+def loss_weights(objective: Objective, t: Tensor, gamma: float | None, metadata: Sequence[ItemInfo]) -> Tensor | None:
+    """Return the weights (b,) of items, by noise level and by their `loss_weight`; None: all alike."""
+    by_noise = objective.loss_weight(t) if gamma is None else objective.min_snr_weight(t, gamma)
+    if not any("loss_weight" in entry for entry in metadata):
+        return by_noise
+    values = [entry.get("loss_weight", 1.0) for entry in metadata]
+    numbers = [value[0] if isinstance(value, list | tuple) else value for value in values]
+    by_item = send(torch.tensor([float(number) for number in numbers]), t.device)
+    return by_item if by_noise is None else by_noise * by_item
+
+
+def weigh(output: Tensor, targets: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Multiply both by the root of the weights (b,), so that their squared error is weighted."""
+    if weights is None:
         return output, targets
-    root = weight.sqrt()[:, None, None].to(output)
+    root = weights.sqrt()[:, None, None].to(output)
     return output * root, targets * root
 
 

@@ -10,7 +10,12 @@ from stable_audio_tools.core.config import Runtime, build, register
 from stable_audio_tools.core.devices import send
 from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.models.diffusion import DiffusionModelWrapper
-from stable_audio_tools.training.diffusion.conditional import encode, weigh
+from stable_audio_tools.training.diffusion.conditional import (
+    encode,
+    loss_weights,
+    refuse_two_weights,
+    weigh,
+)
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
@@ -18,6 +23,7 @@ from stable_audio_tools.training.module import (
     LawName,
     LawOptions,
     LearningRate,
+    MinSNRGamma,
     OptimizerConfigs,
     PreEncoded,
     TrainingModule,
@@ -43,12 +49,14 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
         timestep_sampler: LawName = "uniform",
         timestep_sampler_options: LawOptions = None,
         validation_timesteps: ValidationLevels = VALIDATION_LEVELS,
+        min_snr_gamma: MinSNRGamma = None,
     ) -> None:
         super().__init__()
         self.diffusion = model
         self.diffusion_ema = WeightAverage(model.model) if use_ema else None
         self.pre_encoded = pre_encoded
-        self.objective = model.objective
+        self.objective, self.min_snr_gamma = model.objective, min_snr_gamma
+        refuse_two_weights(self.objective, min_snr_gamma)
         law = {"type": timestep_sampler, "config": dict(timestep_sampler_options or {})}
         self.timesteps: TimestepLaw = build("timestep_law", law, "training.timestep_sampler")
         self.losses = MultiLoss([MSELoss("output", "targets", name="mse_loss")])
@@ -67,13 +75,14 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
         return configure_optimizer(self.optimizer_config, self.diffusion)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        audio, _ = unwrap_batch(batch)
+        audio, metadata = unwrap_batch(batch)
         clean = encode(self.diffusion, audio, self.pre_encoded)
         t = self.objective.training_times(send(self.timesteps.draw(clean.shape[0]), clean.device))
         noise = torch.randn_like(clean)
         noisy, targets = self.objective.corrupt(clean, noise, t)
         output = self.diffusion(noisy, t)
-        output, targets = weigh(output, targets, t, self.objective)
+        weights = loss_weights(self.objective, t, self.min_snr_gamma, metadata)
+        output, targets = weigh(output, targets, weights)
         loss, terms = self.losses({"output": output, "targets": targets})
         self.log_terms({"loss": loss, "std_data": clean.std(), "lr": self.learning_rate(), **terms})
         return loss
