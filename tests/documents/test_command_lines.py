@@ -51,7 +51,7 @@ SHORTER = {  # flags that follow those of the document
 _SMALL = "--hop_length 64 --n_fft 256 --sample_rate 8000"
 _ONCE = "--num-workers 0 --logger none --accelerator cpu --max-steps 1 --accum-batches 1"
 _UNET = "--save_model_steps 1 --save_images_steps 100 --num_inference_steps 1 --eval_batch_size 1"
-_SAMPLING = "--num_images 1 --num_inference_steps 1"
+_SAMPLING = "--num_images 2 --num_inference_steps 1"
 MEL = [  # flags that follow those of each line of the guide to spectrogram models
     f"--resolution 16,32 {_SMALL} --num_workers 0",
     "--resolution 32,128 --num_workers 0 --max_examples 1",
