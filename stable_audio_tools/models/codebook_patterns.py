@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -13,11 +14,23 @@ __all__ = [
     "CoarseFirstPattern",
     "CodebooksPatternProvider",
     "DelayedPatternProvider",
+    "LayoutCoord",
     "MusicLMPattern",
     "ParallelPatternProvider",
     "Pattern",
+    "PatternLayout",
     "UnrolledPatternProvider",
 ]
+
+
+class LayoutCoord(NamedTuple):
+    """The place of a code: its frame and its codebook."""
+
+    t: int
+    q: int
+
+
+PatternLayout = list[list[LayoutCoord]]  # the codes of each step
 
 
 class Pattern(CodePattern):

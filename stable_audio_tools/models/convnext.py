@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from stable_audio_tools.models.autoencoders.layers import run_layer
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, WNConvTranspose1d
 from stable_audio_tools.models.discriminators.arc_heads import ConvNeXtBackbone, ConvNeXtBlock, ConvNeXtOptions
+from stable_audio_tools.models.transformer.published import checkpoint
 
-__all__ = ["ConvNeXtBlock", "ConvNeXtDecoder", "ConvNeXtEncoder", "WNConv1d", "WNConvTranspose1d"]
+__all__ = ["ConvNeXtBlock", "ConvNeXtDecoder", "ConvNeXtEncoder", "WNConv1d", "WNConvTranspose1d", "checkpoint"]
 
 
 class ConvNeXtEncoder(ConvNeXtBackbone):

@@ -11,6 +11,7 @@ from stable_audio_tools.models.autoencoders.local_attention import (
     TransformerEncoder1D,
     UpsampleBlock,
 )
+from stable_audio_tools.models.transformer.published import checkpoint
 
 __all__ = [
     "ContinuousLocalTransformer",
@@ -18,6 +19,7 @@ __all__ = [
     "TransformerDownsampleBlock1D",
     "TransformerEncoder1D",
     "TransformerUpsampleBlock1D",
+    "checkpoint",
 ]
 
 

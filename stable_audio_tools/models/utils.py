@@ -1,5 +1,7 @@
 """Published names only."""
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,7 +13,9 @@ from stable_audio_tools.models.checkpoints.loading import copy_state_dict, load_
 from stable_audio_tools.models.lm.generation import sample_tokens
 
 __all__ = [
+    "compile",
     "copy_state_dict",
+    "enable_torch_compile",
     "load_ckpt_state_dict",
     "load_file",
     "multinomial",
@@ -21,6 +25,14 @@ __all__ = [
     "sample_top_k",
     "sample_top_p",
 ]
+
+
+enable_torch_compile = os.environ.get("ENABLE_TORCH_COMPILE", "0") == "1"
+
+
+def compile(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
+    """Compile a function if ENABLE_TORCH_COMPILE=1 is set in the environment; otherwise return it unchanged."""
+    return torch.compile(function, *args, **kwargs) if enable_torch_compile else function
 
 
 def multinomial(

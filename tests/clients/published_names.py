@@ -3,10 +3,10 @@
 OFFERED = {
     "": "create_model_from_config create_model_from_config_path get_pretrained_model",
     "data.dataset": """
-        AUDIO_KEYS LocalDatasetConfig LocalWebDatasetConfig PreEncodedDataset S3DatasetConfig SampleDataset
-        WebDatasetDataLoader audio_decoder collation_fn create_dataloader_from_config fast_scandir
-        get_audio_filenames get_dbmax get_latent_filenames is_silence is_silence_audio keyword_scandir
-        npy_decoder remove_long_silence
+        AUDIO_KEYS LocalDatasetConfig LocalWebDatasetConfig PreEncodedDataset S3DatasetConfig
+        SampleDataset WebDatasetDataLoader audio_decoder collation_fn create_dataloader_from_config
+        fast_scandir get_audio_filenames get_dbmax get_latent_filenames is_silence is_silence_audio
+        is_valid_sample keyword_scandir log_and_continue npy_decoder remove_long_silence
     """,
     "data.utils": "Mono PadCrop PadCrop_Normalized_T PhaseFlipper Stereo VolumeNorm",
     "inference.generation": """
@@ -28,10 +28,11 @@ OFFERED = {
     "models.adp": "FixedEmbedding NumberEmbedder Patcher UNet1d UNetCFG1d Unpatcher XUNet1d",
     "models.arc": "ConvDiscriminator ConvNeXtDiscriminator get_relativistic_losses",
     "models.autoencoders": """
-        AudioAutoencoder DACDecoderWrapper DACEncoderWrapper DecoderBlock DiffusionAutoencoder EncoderBlock
-        OobleckDecoder OobleckEncoder TAAEBlock TAAEDecoder TAAEEncoder WNConv1d WNConvTranspose1d
-        create_autoencoder_from_config create_decoder_from_config create_diffAE_from_config
-        create_encoder_from_config fold_channels_into_batch unfold_channels_from_batch
+        AudioAutoencoder DACDecoderWrapper DACEncoderWrapper DecoderBlock DiffusionAutoencoder
+        EncoderBlock OobleckDecoder OobleckEncoder TAAEBlock TAAEDecoder TAAEEncoder
+        WNConv1d WNConvTranspose1d create_autoencoder_from_config create_decoder_from_config
+        create_diffAE_from_config create_encoder_from_config fold_channels_into_batch
+        unfold_channels_from_batch
     """,
     "models.blocks": """
         AdaRMSNorm Downsample1d Downsample1d_2 ForcedWNConv1d FourierFeatures LinearGEGLU RMSNorm ResConvBlock
@@ -44,15 +45,15 @@ OFFERED = {
         WassersteinBottleneck compute_mean_kernel compute_mmd vae_sample
     """,
     "models.codebook_patterns": """
-        CoarseFirstPattern CodebooksPatternProvider DelayedPatternProvider MusicLMPattern
-        ParallelPatternProvider Pattern UnrolledPatternProvider
+        CoarseFirstPattern CodebooksPatternProvider DelayedPatternProvider LayoutCoord MusicLMPattern
+        ParallelPatternProvider Pattern PatternLayout UnrolledPatternProvider
     """,
     "models.conditioners": """
         CLAPAudioConditioner CLAPTextConditioner Conditioner IntConditioner ListConditioner MultiConditioner
         NumberConditioner PhonemeConditioner PretransformConditioner SourceMixConditioner T5Conditioner
         TokenizerLUTConditioner create_multi_conditioner_from_conditioning_config
     """,
-    "models.convnext": "ConvNeXtBlock ConvNeXtDecoder ConvNeXtEncoder WNConv1d WNConvTranspose1d",
+    "models.convnext": "ConvNeXtBlock ConvNeXtDecoder ConvNeXtEncoder WNConv1d WNConvTranspose1d checkpoint",
     "models.diffusion": """
         ConditionedDiffusionModel ConditionedDiffusionModelWrapper DAU1DCondWrapper DiTUncondWrapper DiTWrapper
         DiffusionAttnUnet1D DiffusionModel DiffusionModelWrapper UNet1DCondWrapper UNet1DUncondWrapper
@@ -62,7 +63,10 @@ OFFERED = {
         BigVGANDiscriminator DACGANLoss EncodecDiscriminator OobleckDiscriminator get_hinge_losses
     """,
     "models.dit": "DiffusionTransformer",
-    "models.encodec": "DiscriminatorSTFT MultiScaleSTFTDiscriminator NormConv2d get_2d_padding",
+    "models.encodec": """
+        DiscriminatorOutput DiscriminatorSTFT FeatureMapType LogitsType MultiScaleSTFTDiscriminator
+        NormConv2d checkpoint get_2d_padding
+    """,
     "models.factory": """
         create_bottleneck_from_config create_model_from_config create_model_from_config_path
         create_pretransform_from_config
@@ -72,8 +76,8 @@ OFFERED = {
     "models.lm": "AudioLanguageModel AudioLanguageModelWrapper LMOutput create_audio_lm_from_config",
     "models.lm_backbone": "AudioLMBackbone ContinuousTransformerAudioLMBackbone",
     "models.local_attention": """
-        ContinuousLocalTransformer TransformerDecoder1D TransformerDownsampleBlock1D TransformerEncoder1D
-        TransformerUpsampleBlock1D
+        ContinuousLocalTransformer TransformerDecoder1D TransformerDownsampleBlock1D
+        TransformerEncoder1D TransformerUpsampleBlock1D checkpoint
     """,
     "models.pqmf": "PQMF design_kaiser_lowpass design_prototype_filter generate_modulated_filter_bank pad_signal",
     "models.pretrained": "get_pretrained_model",
@@ -87,8 +91,8 @@ OFFERED = {
         apply_rotary_pos_emb checkpoint create_causal_mask or_reduce rotate_half
     """,
     "models.utils": """
-        copy_state_dict load_ckpt_state_dict multinomial next_multiple_of_64 next_power_of_two
-        remove_weight_norm_from_model sample_top_k sample_top_p
+        compile copy_state_dict enable_torch_compile load_ckpt_state_dict multinomial
+        next_multiple_of_64 next_power_of_two remove_weight_norm_from_model sample_top_k sample_top_p
     """,
     "models.wavelets": "WaveletDecode1d WaveletEncode1d",
     "training": "create_demo_callback_from_config create_training_wrapper_from_config",
@@ -98,14 +102,14 @@ OFFERED = {
     """,
     "training.diffusion": """
         DiffusionAutoencoderDemoCallback DiffusionAutoencoderTrainingWrapper DiffusionCondDemoCallback
-        DiffusionCondInpaintDemoCallback DiffusionCondTrainingWrapper DiffusionUncondDemoCallback
-        DiffusionUncondTrainingWrapper
+        DiffusionCondInpaintDemoCallback DiffusionCondInpaintTrainingWrapper
+        DiffusionCondTrainingWrapper DiffusionUncondDemoCallback DiffusionUncondTrainingWrapper
     """,
     "training.factory": "create_demo_callback_from_config create_training_wrapper_from_config",
     "training.lm": "AudioLanguageModelDemoCallback AudioLanguageModelTrainingWrapper",
     "training.losses.auraloss": """
         FIRFilter MelSTFTLoss MultiResolutionSTFTLoss SDSDRLoss SISDRLoss STFTLoss STFTMagnitudeLoss
-        SpectralConvergenceLoss SumAndDifferenceSTFTLoss get_window
+        SpectralConvergenceLoss SumAndDifference SumAndDifferenceSTFTLoss apply_reduction get_window
     """,
     "training.losses.losses": """
         AuralossLoss L1Loss LossModule LossWithTarget MSELoss MultiLoss StereoImageLoss TargetValueLoss
@@ -113,7 +117,7 @@ OFFERED = {
     """,
     "training.losses.metrics": "PESQMetric",
     "training.losses.semantic": "HubertLoss MelSpectrogramLoss fold_channels_into_batch",
-    "training.losses.utils": "grouped_mmd mmd",
+    "training.losses.utils": "DynamicLossWeighting grouped_mmd mmd",
     "training.utils": """
         InverseLR copy_state_dict create_optimizer_from_config create_scheduler_from_config get_rank log_audio
         log_image log_metric log_point_cloud logger_project_name
@@ -122,7 +126,7 @@ OFFERED = {
 
 # Internals of networks and pages that are built otherwise here, and parts that lost their use upstream.
 NOT_OFFERED = {
-    "data.dataset": "get_all_s3_urls get_s3_contents group_by_keys is_valid_sample log_and_continue",
+    "data.dataset": "get_all_s3_urls get_s3_contents group_by_keys",
     "interface.gradio": """
         autoencoder_process create_autoencoder_ui create_diffusion_prior_ui create_diffusion_uncond_ui
         create_lm_ui create_sampling_ui create_txt2audio_ui create_uncond_sampling_ui diffusion_prior_process
@@ -141,9 +145,9 @@ NOT_OFFERED = {
     """,
     "models.autoencoders": "ResidualUnit Transpose checkpoint get_activation",
     "models.blocks": "compile use_compile",
-    "models.codebook_patterns": "LayoutCoord PatternLayout logger",
+    "models.codebook_patterns": "logger",
     "models.conditioners": "clap_load_state_dict",
-    "models.convnext": "ConvNextDecoderBlock ConvNextEncoderBlock checkpoint",
+    "models.convnext": "ConvNextDecoderBlock ConvNextEncoderBlock",
     "models.diffusion": "Profiler",
     "models.diffusion_prior": "DiffusionPrior MonoToStereoDiffusionPrior PriorType",
     "models.discriminators": """
@@ -151,22 +155,14 @@ NOT_OFFERED = {
         MultiPeriodDiscriminator MultiScaleDiscriminator MultiScaleSubbandCQTDiscriminator
         SharedDiscriminatorConvNet TensorDict
     """,
-    "models.encodec": "DiscriminatorOutput FeatureMapType LogitsType checkpoint",
     "models.lm_backbone": "XTransformersAudioLMBackbone",
-    "models.local_attention": "checkpoint",
     "models.pqmf": """
         apply_alias_cancellation ensure_odd_length evaluate_filter_objective pad_to_nearest_power_of_two
         polyphase_analysis polyphase_synthesis prepare_signal_dimensions
     """,
-    "models.utils": "compile enable_torch_compile",
     "models.wavelets": "get_filter_bank",
     "training.arc": "checkpoint euler_step sample_flow_dpmpp_w_intermediates",
-    "training.diffusion": """
-        DiffusionCondInpaintTrainingWrapper DiffusionPriorDemoCallback DiffusionPriorTrainingWrapper Profiler
-        create_source_mixture
-    """,
-    "training.losses.auraloss": "SumAndDifference apply_reduction normalized_complex_distance_loss",
-    "training.losses.utils": """
-        DynamicLossWeighting flat_pairwise_sq_distance mmd_loss_flat multi_bandwidth_kernel_2d
-    """,
+    "training.diffusion": "DiffusionPriorDemoCallback DiffusionPriorTrainingWrapper Profiler create_source_mixture",
+    "training.losses.auraloss": "normalized_complex_distance_loss",
+    "training.losses.utils": "flat_pairwise_sq_distance mmd_loss_flat multi_bandwidth_kernel_2d",
 }

@@ -434,3 +434,20 @@ class SDSDRLoss(nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return _distortion_ratio(input, target, self.zero_mean, self.eps, self.reduction, scale_invariant=False)
+
+
+def apply_reduction(losses: Tensor, reduction: Reduction = "none") -> Tensor:
+    """Return the mean or the sum of losses, or the losses themselves."""
+    if reduction == "none":
+        return losses
+    return losses.mean() if reduction == "mean" else losses.sum()
+
+
+class SumAndDifference(nn.Module):
+    """Stereo audio (b, 2, n) to the sum and the difference of its channels, (b, 1, n) each."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[1] != 2:
+            raise ValueError(f"expected stereo audio of shape (b, 2, n), got {tuple(x.shape)}")
+        left, right = x[:, :1], x[:, 1:]
+        return left + right, left - right
