@@ -14,12 +14,15 @@ from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.bottleneck import (
     DACRVQBottleneck,
     DACRVQVAEBottleneck,
+    RunningSoftNormBottleneck,
     RVQBottleneck,
     RVQVAEBottleneck,
+    SoftNormBottleneck,
     VAEBottleneck,
     WassersteinBottleneck,
 )
-from stable_audio_tools.training.losses import L1Loss, LossModule, LossWithTarget, MSELoss, ValueLoss
+from stable_audio_tools.training.autoencoders.latent_tasks import JEPA, Contrastive, Generative, Semantic
+from stable_audio_tools.training.losses import L1Loss, LossModule, LossWithTarget, MSELoss, TimeDomainMMDLoss, ValueLoss
 from stable_audio_tools.training.losses.auraloss import MultiResolutionSTFTLoss, stereo_terms
 from stable_audio_tools.training.losses.features import HubertLoss
 from stable_audio_tools.training.losses.images import MultiResolutionImageLoss
@@ -60,7 +63,7 @@ class Spectral:
 
 @dataclasses.dataclass(frozen=True)
 class Time:
-    """Mean absolute (`l1`) and squared (`l2`) difference of samples."""
+    """Mean absolute (`l1`) and squared (`l2`) difference of samples, and their mean discrepancy (`mmd`)."""
 
     weights: dict[str, Weight] = dataclasses.field(default_factory=dict)
     config: JsonObject = dataclasses.field(default_factory=dict)
@@ -89,6 +92,13 @@ class LossConfigs:
     hubert: Extra = Extra()
     image: Image = Image()
     bottleneck: Extra = Extra()
+    latent_distillation: Annotated[
+        Extra, Field(description="distance of the latents from a teacher's: weights `l1` and `l2`")
+    ] = Extra()
+    contrastive: Contrastive | None = None
+    jepa: JEPA | None = None
+    generative: Generative | None = None
+    semantic_regressors: Semantic | None = None
 
 
 def default_loss_configs() -> LossConfigs:
@@ -163,6 +173,7 @@ def generator_losses(
     return [
         *_adversarial(configs),
         *(_distillation(configs.spectral) if teacher else _reconstruction(configs.spectral, stereo)),
+        *(_latent_distillation(configs.latent_distillation) if teacher else ()),
         *_perceptual(configs, sample_rate),
         *_time(configs.time),
         *bottleneck_losses(bottleneck, configs.bottleneck.weights),
@@ -192,6 +203,14 @@ def _distillation(spectral: Spectral) -> Iterator[LossModule]:
         yield ValueLoss(name, name, weight, decay)
 
 
+def _latent_distillation(section: Extra) -> Iterator[LossModule]:
+    keys, weights = ("latents", "teacher_latents"), section.weights
+    if (weight := weights.get("l1", 0.0)) > 0:
+        yield L1Loss(*keys, weight, name="latent_distill_l1", decay=section.decay)
+    if (weight := weights.get("l2", 0.0)) > 0:
+        yield MSELoss(*keys, weight, name="latent_distill_l2", decay=section.decay)
+
+
 # name of the term -> (what was decoded, what it is held against)
 DISTILLED_PAIRS: dict[str, tuple[str, str]] = {
     "mrstft_loss_distill": ("decoded", "teacher_decoded"),
@@ -216,6 +235,8 @@ def _time(time: Time) -> Iterator[LossModule]:
         yield L1Loss("reals", "decoded", weight, name="l1_time_loss", decay=time.decay)
     if (weight := time.weights.get("l2", 0.0)) > 0:
         yield MSELoss("reals", "decoded", weight, name="l2_time_loss", decay=time.decay)
+    if (weight := time.weights.get("mmd", 0.0)) > 0:
+        yield TimeDomainMMDLoss("reals", "decoded", weight, name="mmd_time_loss", decay=time.decay)
 
 
 def bottleneck_losses(bottleneck: nn.Module | None, weights: Mapping[str, float]) -> Sequence[LossModule]:
@@ -230,4 +251,6 @@ def bottleneck_losses(bottleneck: nn.Module | None, weights: Mapping[str, float]
         losses.append(ValueLoss("vq/commitment_loss", "commitment_loss", 0.25))
     if isinstance(bottleneck, WassersteinBottleneck):
         losses.append(ValueLoss("mmd", "mmd_loss", weights.get("mmd", 100.0)))
+    if isinstance(bottleneck, SoftNormBottleneck | RunningSoftNormBottleneck):
+        losses.append(ValueLoss("softnorm_loss", "softnorm_loss", weights.get("softnorm", 1e-5)))
     return losses

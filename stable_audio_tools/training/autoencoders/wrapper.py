@@ -1,6 +1,7 @@
 """The adversarial training of an autoencoder: generator on even steps, discriminator on odd ones."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,8 +17,12 @@ from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
+from stable_audio_tools.models.autoencoders.same import SAMEEncoder
+from stable_audio_tools.models.calls import used
 from stable_audio_tools.models.pretrained import load_model
 from stable_audio_tools.training.adversarial import AdversarialTraining, ClipNorm, without_gradients
+from stable_audio_tools.training.autoencoders.augmentation import append_chirps, silence_tails
+from stable_audio_tools.training.autoencoders.latent_tasks import LatentTasks
 from stable_audio_tools.training.autoencoders.recipe import (
     DISTILLED_PAIRS,
     ImageDistance,
@@ -35,6 +40,7 @@ from stable_audio_tools.training.losses.metrics import evaluation_metrics
 from stable_audio_tools.training.module import UseEMA, same_length, unwrap_batch
 
 _BETAS = (0.8, 0.99)
+_CURRICULUM_STEPS = 2000  # for which a factor of the stride curriculum holds
 LossSpace = Literal["audio", "pretransform"]
 
 
@@ -93,6 +99,15 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         ] = False,
         teacher_model_ckpt: Annotated[str | None, Field(description="weights of the teacher")] = None,
         gradient_clip_val: Runtime[float] = 0.0,
+        decoder_finetune: Annotated[bool, Field(description="train the decoder (and pretransform) alone")] = False,
+        stride_curriculum: Annotated[
+            Annotated[Sequence[Annotated[float, Field(gt=0)]], Field(min_length=1)] | None,
+            Field(description="factors on the strides of a model of variable strides, for one step in nine"),
+        ] = None,
+        num_synthetic_chirps: Annotated[int, Field(ge=0, description="synthetic chirps appended to each batch")] = 0,
+        tail_masking_max_patches: Annotated[
+            int, Field(ge=0, description="silence up to so many patches at the end of one item in twenty")
+        ] = 0,
     ) -> None:
         """`loss_config` may be the plain dictionary of a config; `teacher_model` a model or its config."""
         image = loss_space == "pretransform"
@@ -134,13 +149,28 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
             if configs.discriminator is not None
             else None
         )
-        self.losses_gen = MultiLoss(
+        self.sample_rate, self.decoder_finetune = sample_rate, decoder_finetune
+        self.stride_curriculum = stride_curriculum
+        if stride_curriculum is not None and not isinstance(autoencoder.encoder, SAMEEncoder):
+            raise ConfigError("training.stride_curriculum: the encoder has no strides that a call can change")
+        self.num_synthetic_chirps, self.tail_masking_max_patches = num_synthetic_chirps, tail_masking_max_patches
+        sections = (configs.contrastive, configs.jepa, configs.generative, configs.semantic_regressors)
+        self.latent_tasks: LatentTasks | None = None
+        if any(section is not None for section in sections):
+            if self.compares_images or decoder_finetune:
+                raise ConfigError(
+                    "training.loss_configs: contrastive, jepa, generative and semantic_regressors need an encoder that "
+                    "trains on audio; leave them out"
+                )
+            self.latent_tasks = LatentTasks(autoencoder, sample_rate, *sections)
+        terms = (
             image_losses(configs, autoencoder.bottleneck)
             if self.compares_images
             else generator_losses(
                 configs, channels == 2, sample_rate, autoencoder.bottleneck, teacher_model is not None
             )
         )
+        self.losses_gen = MultiLoss([*terms, *(() if self.latent_tasks is None else self.latent_tasks.losses())])
         self.losses_disc = MultiLoss([ValueLoss("loss_dis", "discriminator_loss")])
         self.autoencoder_ema = WeightAverage(autoencoder, start=ema_copy) if use_ema else None
         self.metrics = evaluation_metrics(eval_loss_config or {}, sample_rate)
@@ -154,7 +184,16 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         return self.autoencoder
 
     def players(self) -> list[nn.Module]:
-        return [self.autoencoder] + ([] if self.discriminator is None else [self.discriminator])
+        return [self._generator()] + ([] if self.discriminator is None else [self.discriminator])
+
+    def _generator(self) -> nn.Module:
+        """The networks that the autoencoder's optimiser trains."""
+        if self.decoder_finetune:
+            parts = (self.autoencoder.decoder, self.autoencoder.pretransform)
+            return nn.ModuleList([part for part in parts if part is not None])
+        if self.latent_tasks is None:
+            return self.autoencoder
+        return nn.ModuleList([self.autoencoder, self.latent_tasks])
 
     @property
     def warmed_up(self) -> bool:
@@ -173,10 +212,14 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         reals, _ = unwrap_batch(batch)
+        reals = append_chirps(reals, self.sample_rate, self.num_synthetic_chirps)
+        if self.tail_masking_max_patches and self.autoencoder.pretransform is not None:
+            patch = self.autoencoder.pretransform.downsampling_ratio
+            reals = silence_tails(reals, patch, self.tail_masking_max_patches)
         discriminating = self.discriminator_turn
         # The discriminator learns from finished audio: no graph of the autoencoder is built for it.
         with torch.no_grad() if discriminating else nullcontext():
-            info = self._reconstruct(reals)
+            info = self._reconstruct(reals, self._strides())
         with nullcontext() if discriminating else without_gradients(*self.players()[1:]):
             loss, terms = self._discriminate(info) if discriminating else self._generate(info)
             self.take_turn(loss, index=int(discriminating))
@@ -191,21 +234,39 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
         self.log_terms({**terms, name: self.learning_rate(int(discriminating))})
         return loss.detach()
 
-    def _reconstruct(self, reals: Tensor) -> dict[str, Tensor]:
+    def _strides(self) -> list[int] | None:
+        """Return the strides of this step, None for the model's: the factors of the curriculum take turns."""
+        if self.stride_curriculum is None or self.decoder_finetune or random.randint(0, 8) != 0:
+            return None
+        factor = self.stride_curriculum[self.global_step // _CURRICULUM_STEPS % len(self.stride_curriculum)]
+        assert isinstance(self.autoencoder.encoder, SAMEEncoder)
+        strides = self.autoencoder.encoder.strides
+        return [max(1, int(stride * factor)) for stride in strides]
+
+    def _reconstruct(self, reals: Tensor, strides: list[int] | None = None) -> dict[str, Tensor]:
         mono = self.force_input_mono and reals.shape[1] > 1
         encoder_input = reals.mean(1, keepdim=True) if mono else reals
         if self.compares_images:
             encoder_input = reals = self._spectrograms(encoder_input)
-        frozen = self.encoder_freeze_on_warmup and self.warmed_up
+        frozen = self.decoder_finetune or (self.encoder_freeze_on_warmup and self.warmed_up)
         with torch.no_grad() if frozen else nullcontext():
             latents, info = self.autoencoder.encode(
-                encoder_input, return_info=True, skip_pretransform=self.compares_images
+                encoder_input,
+                return_info=True,
+                skip_pretransform=self.compares_images,
+                **used(override_stride=strides),
             )
         kept = latents
         if self.latent_mask_ratio > 0:
             kept = latents.masked_fill(torch.rand_like(latents) < self.latent_mask_ratio, 0.0)
-        decoded, reals = same_length(self.autoencoder.decode(kept, skip_pretransform=self.compares_images), reals)
+        decoded, reals = same_length(self._decode(kept, strides), reals)
         return {**info, "latents": latents, "encoder_input": encoder_input, "decoded": decoded, "reals": reals}
+
+    def _decode(self, latents: Tensor, strides: list[int] | None) -> Tensor:
+        # A decoder counts its stages from latents to audio.
+        options = used(override_stride=None if strides is None else strides[::-1])
+        decoded: Tensor = self.autoencoder.decode(latents, skip_pretransform=self.compares_images, **options)
+        return decoded
 
     @torch.no_grad()
     def _spectrograms(self, audio: Tensor) -> Tensor:
@@ -228,6 +289,8 @@ class AutoencoderTrainingWrapper(AdversarialTraining):
             info |= {"loss_adv": adversarial, "feature_matching_distance": matching}
         if self.teacher_model is not None:
             info |= self._distil(info)
+        if self.latent_tasks is not None:
+            info |= self.latent_tasks(info["encoder_input"], info["latents"], self.global_step)
         total, terms = self.losses_gen(info)
         return total, terms
 
