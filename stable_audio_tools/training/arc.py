@@ -97,7 +97,7 @@ class Critic:
     layer_combine_mode: Annotated[
         Literal["concat", "stack"], Field(description="states of several layers beside or after each other")
     ] = "concat"
-    contrastive: Annotated[bool, Field(description="also tell prompts apart")] = False
+    contrastive: Annotated[bool, Field(description="also score audio against other prompts")] = False
     contrastive_beta: Annotated[float, Field(gt=0, description="factor on the scores of that term")] = 1.0
     disc_hinge_loss: Annotated[bool, Field(description="hinge loss for the critic")] = False
     include_grad_penalties: Annotated[bool, Field(description="keep scores smooth (R1 and R2)")] = False

@@ -5,7 +5,7 @@ once a step. Checkpoints are folders in which each process writes its part, and 
 """
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,7 @@ from stable_audio_tools.models.checkpoints.sharded import (
 )
 from stable_audio_tools.models.lm import AudioLanguageModelWrapper
 from stable_audio_tools.models.transformer.blocks import TransformerBlock
+from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, reason_of
 from stable_audio_tools.training.module import TrainingModule
 
 
@@ -77,22 +78,46 @@ class ShardedStrategy(ModelParallelStrategy):
     def save_checkpoint(
         self, checkpoint: Checkpoint, filepath: str | Path, storage_options: object | None = None
     ) -> None:
-        """Write into a hidden folder that takes its name when every part is there."""
+        """Write into a hidden folder that takes its name when every part is there; a failure is logged, not raised."""
         import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.api import CheckpointException
 
         path = Path(self.broadcast(str(filepath)))
         part = path.with_name(f".{path.name}.part")
-        if self.is_global_zero:
+        rest, tensors = split(checkpoint)
+
+        def begin() -> None:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-        self.barrier()
-        rest, tensors = split(checkpoint)
-        dcp.save(tensors, checkpoint_id=part)
-        if self.is_global_zero:
+
+        def end() -> None:
             torch.save(rest, part / RUN)
             shutil.rmtree(path, ignore_errors=True)
             part.rename(path)
+
+        reason = self._at_rank_zero(begin)
+        if reason is None:
+            try:
+                dcp.save(tensors, checkpoint_id=part)
+            except CheckpointException as error:  # raised by all processes where one fails
+                reason = reason_of(next(iter(error.failures.values()))[0])
+        if reason is None:
+            reason = self._at_rank_zero(end)
+        if reason is not None and self.is_global_zero:
+            shutil.rmtree(part, ignore_errors=True)
+            assert isinstance(self.checkpoint_io, AtomicCheckpointIO)
+            self.checkpoint_io.report(path, reason)
         self.barrier()
+
+    def _at_rank_zero(self, act: Callable[[], None]) -> str | None:
+        """Return in all processes why an action of rank zero failed; None if it did not."""
+        reason = None
+        if self.is_global_zero:
+            try:
+                act()
+            except (OSError, RuntimeError) as error:
+                reason = reason_of(error)
+        return self.broadcast(reason)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> Checkpoint:
         """Read a folder in parts, each process its own; a file whole."""

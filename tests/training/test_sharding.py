@@ -91,6 +91,42 @@ def test_recover_and_demos_of_a_divided_model(write_config: Any, dataset: Path, 
     assert list((folder / "demos" / "step_00000001").glob("*.wav"))
 
 
+FAILING_DISK = """
+import os, sys
+from torch.distributed.checkpoint import filesystem
+from stable_audio_tools.cli import train
+
+write = filesystem.FileSystemWriter.write_data
+
+def write_data(self, *arguments):
+    if f"step={os.environ['FULL_AT']}.ckpt" in str(self.path) and os.environ["RANK"] == "1":
+        raise OSError(28, "No space left on device")
+    return write(self, *arguments)
+
+filesystem.FileSystemWriter.write_data = write_data
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_costs_itself_alone(
+    write_config: Any, dataset: Path, tmp_path: Path
+) -> None:
+    """The disk of the second machine is full for a while; a run whose last checkpoint is missing says so."""
+    config, script = write_config("tiny_diffusion_uncond", lambda c: c["training"].pop("demo")), tmp_path / "disk.py"
+    script.write_text(FAILING_DISK)
+    runs = tmp_path / "runs"
+    flags = words(config, dataset, runs, "--strategy", "fsdp", "--max-steps", 3, "--checkpoint-every", 1)
+    report = run((TORCHRUN, *flags), script, FULL_AT=2)
+    assert report.count("step=2.ckpt was not written ([Errno 28] No space left on device)") == 1
+    (folder,) = runs.glob("run/*/checkpoints")
+    assert {path.name.partition("step=")[2] for path in folder.iterdir()} == {"1.ckpt", "3.ckpt"}
+
+    report = run((TORCHRUN, *flags), script, status=1, FULL_AT=3)
+    assert "the last checkpoint was not written ([Errno 28] No space left on device)" in report
+    assert "the newest whole one is" in report and "step=2.ckpt" in report
+
+
 def test_adversarial_training_is_refused_in_a_sentence(
     write_config: Any, run_training: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.launching import TORCHRUN, run, words
 from support.small_sounds import RATE, tone
 from torch import nn
 
@@ -204,6 +205,27 @@ def test_processes_share_the_captions_and_none_waits_for_one_that_failed(
     monkeypatch.setattr(song_describer, "gather", lambda own: [shares[0], own])
     together = callback.run(Trainer(tmp_path, 1, 2), module)  # type: ignore[arg-type]
     assert together == alone
+
+
+@pytest.mark.slow
+def test_processes_that_divide_a_model_evaluate_unequal_shares(
+    references: Path, prompted: Path, write_config: Any, tmp_path: Path
+) -> None:
+    """Of three prompts one process generates two; the scores are those of the exported model."""
+    config = write_config("tiny_diffusion_cond", judged_by(references, num_prompts=3, gen_batch_size=1))
+    flags = words(config, prompted, tmp_path / "runs", "--strategy", "fsdp", "--max-steps", 2)
+    run((TORCHRUN, *flags))
+    (folder,) = (tmp_path / "runs" / "run").iterdir()
+    scores = scores_of(folder, 2)
+    (checkpoint,) = folder.glob("checkpoints/*.ckpt")
+    target = tmp_path / "exported"
+    assert unwrap(["--ckpt-path", str(checkpoint), "--name", str(target), "--use-safetensors"]) == 0
+    flags = ["--model-config", str(config), "--ckpt-path", f"{target}.safetensors", "--steps", "2", "--device", "cpu"]
+    flags += ["--precomputed-embeddings-path", str(references), "--limit", "3", "--output", str(tmp_path / "scores")]
+    assert evaluate.song_describer(flags) == 0
+    (alone,) = json.loads((tmp_path / "scores" / "scores.json").read_text())["results"]
+    assert alone["subject"]["weights"] == scores["subject"]["weights"]
+    assert alone["scores"]["logmel_fad"] == pytest.approx(scores["scores"]["logmel_fad"], rel=1e-5)
 
 
 def test_the_best_is_kept_and_patience_ends(tmp_path: Path) -> None:

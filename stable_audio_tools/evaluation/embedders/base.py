@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torchaudio.functional import loudness
 
@@ -238,11 +239,12 @@ def mean_vector(frames: Frames) -> Frames:
 
 
 def digest_of(module: nn.Module) -> str:
-    """Return sixteen digits of all tensors of a module and their names."""
+    """Return sixteen digits of the tensors of a module and their names. Processes that divide it call this together."""
     digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, stored in sorted(module.state_dict().items()):
+        tensor: Tensor = stored.full_tensor() if isinstance(stored, DTensor) else stored
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -48,9 +48,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with atomic_path(path) as temporary:
                 torch.save(checkpoint, temporary)
         except (OSError, RuntimeError, UserError) as error:  # torch turns a full disk into a RuntimeError
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            self.failures[str(path)] = reason
-            logger.error("%s was not written (%s); older checkpoints are whole, training goes on", path, reason)
+            self.report(path, reason_of(error))
+
+    def report(self, path: str | Path, reason: str) -> None:
+        """Log why a checkpoint was not written."""
+        self.failures[str(path)] = reason
+        logger.error("%s was not written (%s); older checkpoints are whole, training goes on", path, reason)
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
@@ -63,6 +66,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # Mapped tensors would tie the optimiser to a file that is deleted while training goes on.
         loaded: Checkpoint = tree_map_only(torch.Tensor, torch.clone, read_pickle(path))
         return loaded
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first line of an error."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _read_folder(path: Path) -> Checkpoint:

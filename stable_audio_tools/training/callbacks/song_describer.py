@@ -36,6 +36,7 @@ from stable_audio_tools.training import random_state
 from stable_audio_tools.training.distributed import gather
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.run_folder import remove_checkpoint
+from stable_audio_tools.training.sharding import gathered
 
 logger = logging.getLogger(__name__)
 
@@ -154,19 +155,21 @@ class SongDescriberCallback(pl.Callback):
         """Evaluate now; an error is logged once, and the run goes on or stops as `on_error` says."""
         vectors: dict[int, NDArray[np.float32]] = {}
         error: str | None = None
-        try:
-            caption_run, rows = self._prepare(module)
-            with judged(module):
-                for batch in caption_run.batches(rows, trainer.global_rank, trainer.world_size):
-                    vectors.update(caption_run.vectors(batch))
-                subject = Subject(name=f"step {trainer.global_step}", weights=digest_of(module.diffusion))
-        except Exception as failure:  # the other processes must know, or they would wait for ever
-            error = f"{type(failure).__name__}: {failure}"
-            if error not in self._reported:
-                logger.debug("the traceback of the evaluation", exc_info=True)
-        finally:
-            if self._embedder is not None:
-                self._embedder.to("cpu")  # the memory is the training's
+        with judged(module):
+            # Every process holds a part of a divided model, so all take part in these two lines.
+            weights = digest_of(module.diffusion)
+            with gathered(module.diffusion):
+                try:
+                    caption_run, rows = self._prepare(module)
+                    for batch in caption_run.batches(rows, trainer.global_rank, trainer.world_size):
+                        vectors.update(caption_run.vectors(batch))
+                except Exception as failure:  # the other processes must know, or they would wait for ever
+                    error = f"{type(failure).__name__}: {failure}"
+                    if error not in self._reported:
+                        logger.debug("the traceback of the evaluation", exc_info=True)
+        subject = Subject(name=f"step {trainer.global_step}", weights=weights)
+        if self._embedder is not None:
+            self._embedder.to("cpu")  # the memory is the training's
         shares = gather((vectors, error))
         errors = [error for _, error in shares if error is not None]
         if not errors:
