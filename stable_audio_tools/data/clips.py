@@ -27,6 +27,21 @@ class Crop(NamedTuple):
     total: int  # samples of the file
 
 
+def span_fractions(spans: object, rate: int, start: int, length: int) -> list[tuple[float, float]]:
+    """Return spans [start, end] in seconds of a file as fractions of a crop, without those outside of it."""
+    pairs = spans if isinstance(spans, list | tuple) else [None]
+    fractions = []
+    for pair in pairs:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(x, int | float) for x in pair):
+            raise BadItem("bad metadata", f"loss_spans: expected [[start, end], ...] in seconds, got {spans!r}")
+        if not 0 <= pair[0] < pair[1]:
+            raise BadItem("bad metadata", f"loss_spans: expected 0 <= start < end, got {list(pair)}")
+        begin, end = ((seconds * rate - start) / length for seconds in pair)
+        if end > 0 and begin < 1:
+            fractions.append((max(0.0, begin), min(1.0, end)))
+    return fractions
+
+
 class ClipMaker:
     """Cuts clips out of files, normalises their form, and calls the user's metadata function."""
 
@@ -93,17 +108,18 @@ class ClipMaker:
     def apply_custom(
         self, function: MetadataFunction | None, info: ItemInfo, clip: Tensor, start: int, seed: int
     ) -> Item:
-        """Add the result of the user's function, and apply its special keys."""
-        if function is None:
-            return Item(clip, info)
-        with seeded(seed):
-            info.update(call_custom(function, info, clip))
-        if info.pop("__reject__", False):
-            raise BadItem("rejected", "by get_custom_metadata", lasting=False)
-        if (replacement := info.pop("__replace__", None)) is not None:
-            clip = self._fit(replacement, 0)
-        for key, extra in info.pop("__audio__", {}).items():
-            info[key] = self._fit(extra, start if extra.shape[-1] > self.sample_size else 0)
+        """Add the result of the user's function, apply its special keys, and locate `loss_spans` in the clip."""
+        if function is not None:
+            with seeded(seed):
+                info.update(call_custom(function, info, clip))
+            if info.pop("__reject__", False):
+                raise BadItem("rejected", "by get_custom_metadata", lasting=False)
+            if (replacement := info.pop("__replace__", None)) is not None:
+                clip = self._fit(replacement, 0)
+            for key, extra in info.pop("__audio__", {}).items():
+                info[key] = self._fit(extra, start if extra.shape[-1] > self.sample_size else 0)
+        if "loss_spans" in info:
+            info["loss_fractions"] = span_fractions(info["loss_spans"], self.sample_rate, start, self.sample_size)
         return Item(clip, info)
 
     def _fit(self, audio: Tensor, start: int) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from stable_audio_tools.core.devices import send
 from stable_audio_tools.data.transforms import create_padding_mask_from_lengths
 
 LossNormalization = Literal["none", "timestep", "sample", "sample_channel"]
@@ -23,6 +24,18 @@ def resize_padding_mask(padding_mask: Tensor, target_length: int) -> Tensor:
     if padding_mask.ndim == 1:
         return create_padding_mask_from_lengths(lengths[None], target_length)[0]
     return create_padding_mask_from_lengths(lengths, target_length)
+
+
+def counted_frames(metadata: Sequence[Mapping[str, Any]], length: int, device: torch.device) -> Tensor | None:
+    """Return a mask (b, length) of the frames in the `loss_spans` of their items; None if no item has spans."""
+    if not any("loss_fractions" in entry for entry in metadata):
+        return None
+    centres = (torch.arange(length) + 0.5) / length
+    rows = []
+    for entry in metadata:
+        spans = entry.get("loss_fractions", [(0.0, 1.0)])
+        rows.append(sum((centres >= a) & (centres < b) for a, b in spans) + torch.zeros(length) > 0)
+    return send(torch.stack(rows), device)
 
 
 def create_augmented_padding_mask(

@@ -10,11 +10,15 @@ import torch
 from support.small_diffusion import model_config, with_random_weights
 
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.clips import span_fractions
 from stable_audio_tools.data.dataset import create_dataloader_from_config
+from stable_audio_tools.data.faults import BadItem
+from stable_audio_tools.data.sources.latents import crop_fractions
 from stable_audio_tools.models import create_model_from_config
 from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
 from stable_audio_tools.models.diffusion.objectives import RECTIFIED_FLOW, Objective, V
 from stable_audio_tools.training.factory import create_training_wrapper_from_config
+from stable_audio_tools.training.masked_losses import counted_frames
 
 OBJECTIVES = [V, RECTIFIED_FLOW, DDPMObjective(), DDPMObjective(prediction_type="sample")]
 
@@ -53,15 +57,17 @@ def wrapper(**training: Any) -> Any:
     return create_training_wrapper_from_config(config, model)
 
 
-def loss_of(weights: list[float | None], **training: Any) -> torch.Tensor:
+def loss_of(weights: list[float | None], spans: list[Any] | None = None, **training: Any) -> torch.Tensor:
     """The loss of a first step, always with the same weights, noise levels and noise."""
     module = wrapper(cfg_dropout_prob=0.0, **training)
     latents = torch.randn(2, 4, 12, generator=torch.Generator().manual_seed(3))
     module._trainer = type("Trainer", (), {"optimizers": [torch.optim.SGD(module.parameters(), lr=0.1)]})()
     module.log_terms = lambda *_, **__: None
-    metadata = [
+    metadata: list[dict[str, Any]] = [
         {"mood": "calm", "tempo": 100, **({} if weight is None else {"loss_weight": weight})} for weight in weights
     ]
+    for entry, own in zip(metadata, spans or []):
+        entry["loss_fractions"] = own
     torch.manual_seed(4)
     loss: torch.Tensor = module.training_step((latents, metadata), 0)
     return loss
@@ -107,3 +113,32 @@ def test_a_folder_gives_its_items_their_weight(tmp_path: Path) -> None:
         "regularisationa.wav": 0.3,
         "regularisationb.wav": 0.9,
     }
+
+
+def test_frames_outside_of_spans_do_not_count() -> None:
+    def loss(*spans: tuple[float, float], **training: Any) -> torch.Tensor:
+        return loss_of([None, None], [list(spans), [(0.0, 1.0)]] if spans else None, **training)
+
+    for training in ({}, {"mask_loss_weight": 0.0}):
+        whole, first, second = loss(**training), loss((0.0, 0.5), **training), loss((0.5, 1.0), **training)
+        assert len({round(float(value), 5) for value in (whole, first, second)}) == 3
+        torch.testing.assert_close(loss((0.0, 0.5), (0.5, 1.0), **training), whole)
+    assert counted_frames([{"path": "a"}], 4, torch.device("cpu")) is None
+    found = counted_frames([{"loss_fractions": [(0.25, 0.5)]}, {}, {"loss_fractions": []}], 4, torch.device("cpu"))
+    assert found is not None and found.int().tolist() == [[0, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]]
+
+
+def test_spans_in_seconds_follow_the_crop(tmp_path: Path) -> None:
+    assert span_fractions([[1, 2], [5, 9]], 1000, 1000, 2000) == [(0.0, 0.5)]
+    assert span_fractions([[0, 1.5], [2.5, 4]], 1000, 1000, 2000) == [(0.0, 0.25), (0.75, 1.0)]
+    for spans, sentence in (("all", "expected \\[\\[start, end\\]"), ([[2, 1]], "0 <= start < end, got \\[2, 1\\]")):
+        with pytest.raises(BadItem, match=sentence):
+            span_fractions(spans, 1000, 0, 2000)
+    info = {"loss_fractions": [(0.25, 0.5), (0.9, 1.0)]}
+    crop_fractions(info, 2, 4, 12)
+    assert info["loss_fractions"] == [(0.25, 1.0)]
+    sf.write(tmp_path / "a.wav", np.random.default_rng(0).normal(0, 0.1, 4000), 8000)
+    (tmp_path / "a.json").write_text('{"loss_spans": [[0.0, 0.125]]}')
+    config = {"dataset_type": "audio_dir", "datasets": [{"path": str(tmp_path)}], "random_crop": False}
+    _, metadata = next(iter(create_dataloader_from_config(config, 1, 2000, 8000, 1, num_workers=0)))
+    assert metadata[0]["loss_fractions"] == [(0.0, 0.5)]

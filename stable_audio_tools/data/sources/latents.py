@@ -154,6 +154,7 @@ class PreEncodedDataset(Dataset[Any]):
         info["padding_mask"] = take(mask, start, length)
         if length == len(mask) and start == 0:
             return
+        crop_fractions(info, start, length, len(mask))
         info["latent_crop_length"], info["latent_crop_start"] = length, start
         seconds = self._seconds_per_frame(info, place, mask)
         if seconds is not None and "seconds_start" in info:
@@ -232,6 +233,13 @@ def padding_mask_of(info: ItemInfo, frames: int) -> Tensor:
     if len(mask) != frames:
         raise BadItem("bad metadata", f"padding_mask has {len(mask)} entries for {frames} latent frames")
     return mask
+
+
+def crop_fractions(info: dict[str, Any], start: int, length: int, total: int) -> None:
+    """Convert the `loss_fractions` of `total` latent frames to those of a crop, in place."""
+    if "loss_fractions" in info:
+        moved = [[(edge * total - start) / length for edge in pair] for pair in info["loss_fractions"]]
+        info["loss_fractions"] = [(max(0.0, a), min(1.0, b)) for a, b in moved if b > 0 and a < 1]
 
 
 def _read_details(root: str) -> ItemInfo:

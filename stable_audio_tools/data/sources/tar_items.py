@@ -20,7 +20,7 @@ from stable_audio_tools.data.loader import Item
 from stable_audio_tools.data.prompts import Captions, add_prompt
 from stable_audio_tools.data.resampling import resampled_length
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
-from stable_audio_tools.data.sources.latents import as_tensor, padding_mask_of
+from stable_audio_tools.data.sources.latents import as_tensor, crop_fractions, padding_mask_of
 from stable_audio_tools.data.transforms import remove_long_silence, take
 
 
@@ -156,6 +156,7 @@ class LatentItems:
         if latents.is_floating_point() and not torch.isfinite(latents).all():
             raise BadItem("not finite", "holds NaN or infinite latents")
         info.update(latent_filename=names.path, padding_mask=take(mask, start, length))
+        crop_fractions(info, start, length, len(mask))
         if self.crop_length is not None:
             info.update(latent_crop_length=length, latent_crop_start=start)
         add_prompt(info, self.captions, rng)

@@ -32,6 +32,7 @@ from stable_audio_tools.training.masked_losses import (
     LossNormalization,
     compute_masked_loss,
     compute_normalized_mse,
+    counted_frames,
     couple_noise,
     create_augmented_padding_mask,
     masked_mean,
@@ -200,9 +201,10 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         output = self.diffusion(noisy, t, cond=conditions, cfg_dropout_prob=self.cfg_dropout_prob)
         weights = loss_weights(self.objective, t, self.min_snr_gamma, metadata)
         weighed, weighed_targets = weigh(output, targets, weights)
-        loss, terms = self.losses(
-            {"output": weighed, "targets": weighed_targets, "padding_mask": self._loss_mask(masks)}
-        )
+        mask, counted = self._loss_mask(masks), counted_frames(metadata, clean.shape[2], t.device)
+        if counted is not None:
+            mask = counted if mask is None else mask & counted
+        loss, terms = self.losses({"output": weighed, "targets": weighed_targets, "padding_mask": mask})
 
         self.log_terms({"loss": loss, "std_data": clean.std(), "lr": self.learning_rate(), **terms})
         if self.log_loss_info and self.logs_now:
@@ -230,6 +232,9 @@ class DiffusionCondTrainingWrapper(TrainingModule):
         errors = compute_normalized_mse(output, targets, wanted, self.loss_normalization, self.loss_norm_eps)
         weights = loss_weights(self.objective, t, self.min_snr_gamma, metadata)
         errors = errors if weights is None else errors * weights[:, None, None].to(errors)
+        counted = counted_frames(metadata, clean.shape[2], t.device)
+        if counted is not None:
+            wanted, errors = wanted & counted, errors * counted[:, None]
         loss, signal, padding = compute_masked_loss(errors, wanted, masks_attention, self.mask_loss_weight)
         if masks_attention and self.mask_loss_weight > 0:
             loss = loss + self.mask_loss_weight * masked_mean(errors, given & real)

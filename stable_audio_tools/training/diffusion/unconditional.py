@@ -19,6 +19,7 @@ from stable_audio_tools.training.diffusion.conditional import (
 from stable_audio_tools.training.diffusion.validation import VALIDATION_LEVELS, NoiseLevelLosses, encode_each
 from stable_audio_tools.training.ema import WeightAverage
 from stable_audio_tools.training.losses import MSELoss, MultiLoss
+from stable_audio_tools.training.masked_losses import counted_frames
 from stable_audio_tools.training.module import (
     LawName,
     LawOptions,
@@ -59,7 +60,7 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
         refuse_two_weights(self.objective, min_snr_gamma)
         law = {"type": timestep_sampler, "config": dict(timestep_sampler_options or {})}
         self.timesteps: TimestepLaw = build("timestep_law", law, "training.timestep_sampler")
-        self.losses = MultiLoss([MSELoss("output", "targets", name="mse_loss")])
+        self.losses = MultiLoss([MSELoss("output", "targets", mask_key="padding_mask", name="mse_loss")])
         self.optimizer_config = resolve_optimizer(optimizer_configs, "diffusion", lr, "Adam")
         self.validation = NoiseLevelLosses(validation_timesteps or VALIDATION_LEVELS)
 
@@ -83,7 +84,8 @@ class DiffusionUncondTrainingWrapper(TrainingModule):
         output = self.diffusion(noisy, t)
         weights = loss_weights(self.objective, t, self.min_snr_gamma, metadata)
         output, targets = weigh(output, targets, weights)
-        loss, terms = self.losses({"output": output, "targets": targets})
+        counted = counted_frames(metadata, clean.shape[2], t.device)
+        loss, terms = self.losses({"output": output, "targets": targets, "padding_mask": counted})
         self.log_terms({"loss": loss, "std_data": clean.std(), "lr": self.learning_rate(), **terms})
         return loss
 
