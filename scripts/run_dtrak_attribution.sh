@@ -29,7 +29,7 @@ K="${K:-10}"
 T_STRATEGY="${T_STRATEGY:-uniform}"
 NUM_TRAIN_STEPS="${NUM_TRAIN_STEPS:-1000}"
 F_OBJECTIVE="${F_OBJECTIVE:-mean-squared-l2-norm}" # D-TRAK; loss is TRAK
-LAMBDA_REG="${LAMBDA_REG:-1e-2}"                   # in units of the mean squared norm of a training feature
+LAMBDA_REG="${LAMBDA_REG:-}" # in units of the mean squared norm of a training feature; empty: chosen from the features
 CFG_DROPOUT_PROB="${CFG_DROPOUT_PROB:-0.0}"
 PARAM_REGEX="${PARAM_REGEX:-}" # such as 'layers\.(1[6-9]|2[0-3])\.' for the last eight of 24 layers
 BATCH_SIZE="${BATCH_SIZE:-16}"
@@ -75,4 +75,4 @@ echo "[3/3] scores"
   --train-feature-paths "$OUT_DIR/train_features.memmap" \
   --query-feature-path "$OUT_DIR/query_features.memmap" \
   --output-score-path "$OUT_DIR/scores_query_x_train.memmap" \
-  --lambda-reg "$LAMBDA_REG" --report-dir "$OUT_DIR"
+  --report-dir "$OUT_DIR"

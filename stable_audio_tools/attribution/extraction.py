@@ -7,15 +7,25 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stable_audio_tools.attribution.engines import GradientEngine, make_engine
 from stable_audio_tools.attribution.features import FeaturePaths, FeatureWriter
-from stable_audio_tools.attribution.items import Items, is_pre_encoded, open_items, read_dataset, read_items
+from stable_audio_tools.attribution.items import (
+    CroppedItems,
+    DatasetItems,
+    Items,
+    is_pre_encoded,
+    open_items,
+    read_dataset,
+    read_items,
+)
 from stable_audio_tools.attribution.models import AttributedModel, ModelSource, SampleMaker
 from stable_audio_tools.attribution.projection import make_projection
 from stable_audio_tools.attribution.settings import ExtractSettings
@@ -78,9 +88,15 @@ class Extraction:
                 self.dataset[key] = getattr(settings, key)
         self.pre_encoded = is_pre_encoded(settings, self.attributed.training)
         paths = PathFilter(settings.exclude_paths_file, settings.include_paths_file) if settings.generated else None
-        self.items = open_items(
-            self.dataset, settings.generated, self.attributed.shape, settings.seed, settings.max_examples, paths
+        crop_seed = settings.seed if settings.crop_seed is None else settings.crop_seed
+        self.items: Items = open_items(
+            self.dataset, settings.generated, self.attributed.shape, crop_seed, settings.max_examples, paths
         )
+        if settings.crops > 1 and not (self.dataset or {}).get("random_crop", True):
+            raise ConfigError("--crops: the dataset has random_crop false, so all crops are equal; set it to true")
+        self.visits: Items = self.items
+        if isinstance(self.items, DatasetItems) and settings.crops > 1:
+            self.visits = CroppedItems(self.items, settings.crops)
         _require_names(self.items)
         steps = select_timesteps(settings.K, settings.num_train_steps, settings.t_strategy)
         recipe = FeatureRecipe(
@@ -149,29 +165,29 @@ class Extraction:
     def _time(self, numbers: Sequence[int]) -> float | None:
         """Return the seconds per item, from file to feature; None if no item can be used."""
         began = time.perf_counter()
-        samples = [sample for _, sample in self._samples(numbers, [], workers=0)]
-        if not samples:
+        items = [crops for _, crops in self._samples(numbers, [], workers=0)]
+        if not items:
             return None
-        self.engine.features(samples)
-        return (time.perf_counter() - began) / len(samples)
+        self._features(items)
+        return (time.perf_counter() - began) / len(items)
 
     def _compute_rows(self, writer: FeatureWriter, numbers: list[int], first: int) -> list[Fault]:
         faults: list[Fault] = []
-        waiting: list[tuple[int, AttributedSample]] = []
+        waiting: list[tuple[int, list[AttributedSample]]] = []
         with progress_bar("features", len(numbers)) as show, self._settled():
-            for done, (number, sample) in enumerate(self._samples(numbers, faults, self.settings.num_workers), 1):
-                waiting.append((number - first, sample))
+            for done, (number, crops) in enumerate(self._samples(numbers, faults, self.settings.num_workers), 1):
+                waiting.append((number - first, crops))
                 if len(waiting) >= self.settings.batch_size:
                     self._write(writer, waiting)
                 show(done)
             self._write(writer, waiting)
         return faults
 
-    def _write(self, writer: FeatureWriter, waiting: list[tuple[int, AttributedSample]]) -> None:
+    def _write(self, writer: FeatureWriter, waiting: list[tuple[int, list[AttributedSample]]]) -> None:
         if not waiting:
             return
-        features = self.engine.features([sample for _, sample in waiting])
-        for (_, sample), feature in zip(waiting, features):
+        features = self._features([crops for _, crops in waiting])
+        for (_, (sample, *_)), feature in zip(waiting, features):
             if not feature.isfinite().all():
                 raise AudioError(
                     f"{sample.key}: its gradient is not finite; check the weights of the model and the item"
@@ -179,16 +195,30 @@ class Extraction:
         writer.write([row for row, _ in waiting], features)
         waiting.clear()
 
+    def _features(self, items: Sequence[Sequence[AttributedSample]]) -> Tensor:
+        """Return one feature per item, the mean over its crops."""
+        features = self.engine.features([sample for crops in items for sample in crops])
+        crops = len(features) // len(items)
+        return features if crops == 1 else features.unflatten(0, (-1, crops)).mean(1)
+
     def _samples(
         self, numbers: Sequence[int], faults: list[Fault], workers: int = 0
-    ) -> Iterator[tuple[int, AttributedSample]]:
-        for found in read_items(self.items, numbers, workers):
-            if found.item is None:
-                assert found.fault is not None
-                faults.append(found.fault)
-                continue
-            key, form = self.items.key(found.number), self.items.form(found.number)
-            yield found.number, self.make_sample(found.item, key, form)
+    ) -> Iterator[tuple[int, list[AttributedSample]]]:
+        """Yield the crops of each item; an item is at fault if any of its crops is."""
+        crops = len(self.visits) // len(self.items)
+        places = [number * crops + crop for number in numbers for crop in range(crops)]
+        visits = read_items(self.visits, places, workers)
+        for number, group in groupby(visits, key=lambda visit: visit.number // crops):
+            samples, fault = [], None
+            for visit in group:
+                fault = fault or visit.fault
+                if visit.item is not None and fault is None:
+                    key, form = self.visits.key(visit.number), self.visits.form(visit.number)
+                    samples.append(self.make_sample(visit.item, key, form))
+            if fault is None:
+                yield number, samples
+            else:
+                faults.append(fault)
 
     @contextmanager
     def _settled(self) -> Iterator[None]:
@@ -207,7 +237,7 @@ class Extraction:
         shapes = {name: list(parameter.shape) for name, parameter in self.parameters.items()}
         published = ("K", "t_strategy", "num_train_steps", "f", "cfg_dropout_prob", "model_id", "param_regex")
         of_model = ("sample_size", "sample_rate", "audio_channels")
-        return {
+        about: JsonObject = {
             "items": len(self.items),
             "proj_dim": settings.dim,
             "used_dim": settings.dim,
@@ -230,6 +260,13 @@ class Extraction:
             "dataset_config": settings.dataset_config,
             "generated": settings.generated,
         }
+        law = self.attributed.noise_level_law if settings.f == "loss" else None
+        optional = {
+            "noise_levels": None if law is None else law.description,
+            "crops": settings.crops if settings.crops > 1 else None,
+            "crop_seed": settings.crop_seed,
+        }
+        return about | {key: value for key, value in optional.items() if value is not None}
 
 
 def _hash(value: object) -> str:

@@ -26,7 +26,19 @@ from stable_audio_tools.core.files import atomic_path, write_text
 logger = logging.getLogger(__name__)
 
 # Settings that features must share to be compared; the data may differ.
-COMPARED = ("weights", "model", "parameters", "f", "projection", "seed", "model_id", "proj_dim", "timesteps", "e_seed")
+COMPARED = (
+    "weights",
+    "model",
+    "parameters",
+    "f",
+    "projection",
+    "seed",
+    "model_id",
+    "proj_dim",
+    "timesteps",
+    "e_seed",
+    "noise_levels",
+)
 # Likewise for files of the original scripts, which record less.
 _COMPARED_FOREIGN = ("proj_dim", "K", "t_strategy", "num_train_steps", "f", "model_id", "param_regex", "grad_dim")
 # Compared if both files record them.

@@ -120,9 +120,9 @@ class DatasetItems:
         place = self.source.files.place(number)
         return f"{place.folder.config.id}/{place.relpath}"
 
-    def load(self, number: int) -> Item:
+    def load(self, number: int, crop: int = 0) -> Item:
         draw = _KeyedDraw(number, seed=self.seed)
-        draw.key = self.key(number)
+        draw.key = crop_key(self.key(number), crop)
         item: Item = self.source.load(draw)
         return item
 
@@ -137,6 +137,34 @@ class DatasetItems:
             state = [int(index.sizes[row]), int(index.mtimes[row]), *_beside(Path(place.path))]
             digest.update(json.dumps([self.key(number), state]).encode())
         return digest.hexdigest()[:32]
+
+
+def crop_key(key: str, crop: int) -> str:
+    """Return the key of a crop of an item; the first crop has the key of the item."""
+    return f"{key}#{crop}" if crop else key
+
+
+class CroppedItems:
+    """Several random crops of each item of a dataset, numbered consecutively."""
+
+    def __init__(self, items: DatasetItems, crops: int) -> None:
+        self.items, self.crops = items, crops
+        self.faults, self.data_key = items.faults, items.data_key
+
+    def __len__(self) -> int:
+        return len(self.items) * self.crops
+
+    def path(self, number: int) -> str:
+        return self.items.path(number // self.crops)
+
+    def key(self, number: int) -> str:
+        return crop_key(self.items.key(number // self.crops), number % self.crops)
+
+    def load(self, number: int) -> Item:
+        return self.items.load(*divmod(number, self.crops))
+
+    def form(self, number: int) -> Form:
+        return self.items.form(number // self.crops)
 
 
 def _described(config: JsonObject) -> list[object]:

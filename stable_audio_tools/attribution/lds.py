@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stable_audio_tools.attribution.results import Scores, read_scores
-from stable_audio_tools.attribution.scoring import DEFAULT_GRID, ScoreOptions, score_ensemble
+from stable_audio_tools.attribution.scoring import DEFAULT_GRID, ScoreOptions, default_regulariser, score_ensemble
 from stable_audio_tools.attribution.scoring_run import read_members
 from stable_audio_tools.attribution.settings import FeatureSets
 from stable_audio_tools.attribution.validation import (
@@ -69,16 +69,25 @@ def _interval(resampled: Floats) -> Floats:
 def linear_datamodeling_score(
     scores: NDArray[np.floating], membership: Floats, outputs: Floats, *, f_is_loss: bool = True, seed: int = 0
 ) -> LDS:
-    """Compute the LDS of scores (q, n) from membership (m, n) and outputs (m, q) of the subset models."""
-    predicted = _predict(scores, membership, outputs, f_is_loss)
+    """Compute the LDS of scores (q, n) from membership (m, n) and outputs of the subset models.
+
+    Outputs are (m, q), or (m, s, q) for s training seeds per subset, which are averaged. The interval is over resampled
+    queries and subsets, and over resampled seeds of each subset.
+    """
+    each = outputs if outputs.ndim == 3 else outputs[:, None]
+    mean = each.mean(1)
+    predicted = _predict(scores, membership, mean, f_is_loss)
     rng = np.random.default_rng(seed)
-    models, queries = outputs.shape
+    models, seeds, queries = each.shape
     means, resampled = np.empty(_RESAMPLES), np.empty((_RESAMPLES, queries))
     for index in range(_RESAMPLES):
         chosen, asked = rng.integers(models, size=models), rng.integers(queries, size=queries)
-        resampled[index] = _spearman(predicted[chosen], outputs[chosen])
+        drawn = mean[chosen]
+        if seeds > 1:
+            drawn = each[chosen[:, None], rng.integers(seeds, size=(models, seeds))].mean(1)
+        resampled[index] = _spearman(predicted[chosen], drawn)
         means[index] = resampled[index, asked].mean()
-    return _summary(_spearman(predicted, outputs), means, resampled)
+    return _summary(_spearman(predicted, mean), means, resampled)
 
 
 def choose_regulariser(
@@ -90,6 +99,7 @@ def choose_regulariser(
 ) -> tuple[float, list[float]]:
     """Return the regulariser with the best LDS, and the LDS of each."""
     observed = []
+    outputs = outputs.mean(1) if outputs.ndim == 3 else outputs
     for scores in grid:
         predicted = _predict(scores, membership, outputs, f_is_loss)
         observed.append(float(_spearman(predicted, outputs).mean()))
@@ -173,7 +183,9 @@ def tune(
         raise ConfigError(f"--lambda-grid: expected finite numbers above 0, got {wrong[0]:g}")
     members = read_members(settings)
     options = ScoreOptions(settings.lambda_scale, settings.used_dim)
-    grid = [scores.numpy() for scores in score_ensemble(members, values, options)]
+    default = default_regulariser(members[0], options)
+    grid = [scores.numpy() for scores in score_ensemble(members, [*values, default], options)]
+    default_scores = grid.pop()
     queries = members[0].query.ids
     membership, outputs = observations(folder, members[0].train.ids, queries)
 
@@ -185,7 +197,8 @@ def tune(
     verdicts = [judge(f"lambda {value:g}", scores, slice(None)) for value, scores in zip(values, grid)]
     best, _ = choose_regulariser(grid, values, membership[::2], outputs[::2], f_is_loss)
     name = f"lambda {best:g}, chosen on half of the models and judged on the others"
-    return [*verdicts, judge(name, grid[values.index(best)], slice(1, None, 2))]
+    of_default = judge(f"lambda {default:.3g}, the default", default_scores, slice(None))
+    return [of_default, *verdicts, judge(name, grid[values.index(best)], slice(1, None, 2))]
 
 
 def save_verdicts(verdicts: Sequence[LDSVerdict], folder: str | Path) -> None:
@@ -207,15 +220,22 @@ def save_verdicts(verdicts: Sequence[LDSVerdict], folder: str | Path) -> None:
 
 
 def observations(folder: str | Path, train_ids: Sequence[str], query_ids: Sequence[str]) -> tuple[Floats, Floats]:
-    """Read membership (m, n) in the order of the training items, and outputs (m, q) in the order of the queries."""
+    """Read membership (m, n) in the order of the training items, and outputs in the order of the queries.
+
+    Outputs are (m, q), or (m, s, q) if the plan has several training seeds; subsets without all of them are left out.
+    """
     plan = read_plan(folder)
     places = {name: place for place, name in enumerate(plan.items)}
     missing = [name for name in train_ids if name not in places]
     if missing:
         raise ConfigError(f"{folder}: the plan lacks {missing[0]} and {len(missing) - 1} more training items")
-    paths = [Path(folder) / "outputs" / f"subset_{number:03d}.csv" for number in range(len(plan.subsets))]
-    measured = [number for number, path in enumerate(paths) if path.is_file()]
+    files = [
+        [Path(folder) / "outputs" / f"{name}.csv" for name in plan.model_names(f"subset_{number:03d}")]
+        for number in range(len(plan.subsets))
+    ]
+    measured = [number for number, paths in enumerate(files) if all(path.is_file() for path in paths)]
     if len(measured) < 4:
         raise ConfigError(f"{folder}/outputs: {len(measured)} models are measured; the score needs at least 4")
     membership = plan.membership()[measured][:, [places[name] for name in train_ids]]
-    return membership, gather_outputs([paths[number] for number in measured], query_ids).astype(np.float64)
+    outputs = gather_outputs([path for number in measured for path in files[number]], query_ids).astype(np.float64)
+    return membership, outputs if len(plan.seeds) < 2 else outputs.reshape(len(measured), len(plan.seeds), -1)

@@ -1,7 +1,8 @@
 """The model to differentiate, in evaluation mode, and the preparation of its samples."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.attribution.items import AudioShape, Form
 from stable_audio_tools.attribution.keyed_random import keyed_encoding
-from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe
+from stable_audio_tools.attribution.task import AttributedSample, DiffusionTask, FeatureRecipe, NoiseLevelLaw, loss
 from stable_audio_tools.core.config import load
 from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.devices import autocast, pick_device
@@ -92,8 +93,15 @@ class AttributedModel:
         """Build the function to differentiate, with the objective and the shift of the model's training."""
         if recipe.cfg_dropout_prob > 0 and not isinstance(self.network, DiTWrapper):
             raise ConfigError("--cfg-dropout-prob: only a conditional diffusion transformer drops conditions; use 0")
+        if recipe.measure is loss:
+            recipe = replace(recipe, law=self.noise_level_law)
         shift = getattr(self.model, "dist_shift", None)
         return DiffusionTask(self.network, self.model.objective, recipe, shift)
+
+    @cached_property
+    def noise_level_law(self) -> NoiseLevelLaw | None:
+        """The distribution of noise levels in the model's training; None if it is uniform."""
+        return NoiseLevelLaw.of_training(self.training)
 
     def select_parameters(self, pattern: str | None = None) -> dict[str, nn.Parameter]:
         """Select backbone parameters whose names match the pattern; by default the adapter's, or else all."""

@@ -18,7 +18,13 @@ from torch.nn import functional as F
 from stable_audio_tools.attribution.features import Features, require_comparable
 from stable_audio_tools.core.errors import ConfigError
 
+# Share of the directions of the training features that the default regulariser leaves in effect.
+EFFECTIVE_SHARE = 1 / 6
 DEFAULT_GRID = tuple(float(f"{digit}e{power}") for power in range(-5, 2) for digit in (1, 3))
+
+
+_RANK_TOLERANCE = 1e-12  # of the largest eigenvalue
+_BISECTIONS = 60
 
 
 class Rows(NamedTuple):
@@ -86,6 +92,22 @@ class RidgeScorer:
         if not self.unit > 0:
             raise _all_zero(train)
 
+    def choose(self) -> float:
+        """Return the absolute regulariser at which the effective dimension is `EFFECTIVE_SHARE` of the rank.
+
+        The effective dimension is the trace of the smoother, sum e / (e + lambda) over the eigenvalues e. It is 0 for
+        an infinite lambda, where scores are inner products, and the rank at 0, where noise of the smallest directions
+        dominates.
+        """
+        values = torch.linalg.eigvalsh(self.matrix)
+        values = values[values > values[-1] * _RANK_TOLERANCE]
+        low, high = float(values[0]) * 1e-3, float(values[-1]) * 1e3
+        for _ in range(_BISECTIONS):
+            middle = (low * high) ** 0.5
+            dimension = float((values / (values + middle)).sum())
+            low, high = (middle, high) if dimension > EFFECTIVE_SHARE * len(values) else (low, middle)
+        return high
+
     def scores(self, queries: Tensor, regulariser: float) -> Tensor:
         """Score queries (q, dim) to (q, n) by a Cholesky factorisation; `regulariser` is absolute."""
         identity = torch.eye(len(self.matrix), dtype=torch.float64, device=self.matrix.device)
@@ -140,6 +162,16 @@ def score_member(
         return [torch.cat([scorer.scores(part, absolute[0]).cpu() for part in parts])]
     grids = [scorer.grid(part, absolute) for part in parts]
     return [torch.cat([grid[index] for grid in grids]).cpu() for index in range(len(absolute))]
+
+
+def default_regulariser(
+    member: Member,
+    options: ScoreOptions = ScoreOptions(),  # noqa: B008
+) -> float:
+    """Return the regulariser that `RidgeScorer.choose` finds for a member, in the scale of the options."""
+    train, _ = member.rows(options.dim, options.device)
+    scorer = RidgeScorer(train)
+    return scorer.choose() / (scorer.unit if is_relative(member, options.scale) else 1.0)
 
 
 def score_ensemble(

@@ -1,5 +1,6 @@
 """What `dtrak_score.py` does: features from their files, checked against each other, to a matrix of scores."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,21 @@ from torch.nn import functional as F
 
 from stable_audio_tools.attribution.features import join_features, read_features
 from stable_audio_tools.attribution.results import Scores, source_of
-from stable_audio_tools.attribution.scoring import Member, ScoreOptions, is_relative, score_by_products, score_ensemble
+from stable_audio_tools.attribution.scoring import (
+    Member,
+    ScoreOptions,
+    default_regulariser,
+    is_relative,
+    score_by_products,
+    score_ensemble,
+)
 from stable_audio_tools.attribution.settings import FeatureSets, ScoreSettings
 from stable_audio_tools.core.devices import pick_device
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.evaluation.embedders import create_embedder
 from stable_audio_tools.evaluation.embedding import embed_files
+
+logger = logging.getLogger(__name__)
 
 
 def random_scores(queries: int, items: int, seed: int = 0) -> Tensor:
@@ -69,11 +79,16 @@ def read_members(settings: FeatureSets) -> list[Member]:
 def score(settings: ScoreSettings) -> Scores:
     """Compute the scores of every training item for every query."""
     members = read_members(settings)
-    values = _values(settings, members)
     first = members[0]
+    regulariser = settings.lambda_reg
+    if settings.method == "ridge" and regulariser is None:
+        regulariser = default_regulariser(first, _options(settings))
+        logger.info("lambda %.3g was chosen from the training features", regulariser)
+    values = _values(settings, members, regulariser)
     about = {
         "method": settings.method,
-        "lambda_reg": settings.lambda_reg,
+        "lambda_reg": regulariser,
+        "lambda_from": "features" if settings.lambda_reg is None else "settings",
         "lambda_scale": "relative" if is_relative(first, settings.lambda_scale) else "absolute",
         "used_dim": first.width(settings.used_dim),
         "negate": settings.negate,
@@ -84,14 +99,18 @@ def score(settings: ScoreSettings) -> Scores:
     return Scores((-values if settings.negate else values).numpy(), first.query.ids, first.train.ids, about)
 
 
-def _values(settings: ScoreSettings, members: Sequence[Member]) -> Tensor:
-    first, device = members[0], pick_device(settings.device)
-    options = ScoreOptions(settings.lambda_scale, settings.used_dim, device, settings.query_batch_size)
-    if settings.method == "ridge":
-        return score_ensemble(members, [settings.lambda_reg], options)[0]
+def _options(settings: ScoreSettings) -> ScoreOptions:
+    device = pick_device(settings.device)
+    return ScoreOptions(settings.lambda_scale, settings.used_dim, device, settings.query_batch_size)
+
+
+def _values(settings: ScoreSettings, members: Sequence[Member], regulariser: float | None) -> Tensor:
+    first, options = members[0], _options(settings)
+    if regulariser is not None and settings.method == "ridge":
+        return score_ensemble(members, [regulariser], options)[0]
     if settings.method in ("dot", "cosine"):
         return score_by_products(members, settings.method == "cosine", options)
     if settings.method == "random":
         return random_scores(len(first.query), len(first.train), settings.seed)
     queries, items = first.query.ids, first.train.ids
-    return embedding_similarity(queries, items, settings.embedder, settings.embedding_cache, str(device))
+    return embedding_similarity(queries, items, settings.embedder, settings.embedding_cache, str(options.device))

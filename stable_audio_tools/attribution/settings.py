@@ -71,6 +71,15 @@ class ExtractSettings(ItemSettings):
         "loss (TRAK), mean-squared-l2-norm (D-TRAK), mean, l1-norm, l2-norm, linf-norm",
         group="feature",
     )
+    crops: int = option(
+        1, "random crops of each item of a dataset, whose features are averaged", group="data", metavar="N", ge=1
+    )
+    crop_seed: int | None = option(
+        None,
+        "random seed of crops and other choices of a dataset (default: --seed)",
+        group="data",
+        metavar="N",
+    )
     K: int = option(10, "timesteps that are averaged", group="feature", metavar="N")
     t_strategy: Literal["uniform", "cumulative"] = option("uniform", "which timesteps", group="feature")
     num_train_steps: int = option(1000, "timesteps that there are", group="feature", metavar="N")
@@ -100,6 +109,9 @@ class ExtractSettings(ItemSettings):
 
     def problems(self) -> Iterable[str]:
         yield from super().problems()
+        if self.crops > 1 and (self.generated is not None or self.disable_random_crop):
+            other = "--generated" if self.generated is not None else "--disable-random-crop"
+            yield f"--crops: needs random crops of a dataset, which {other} excludes; leave one of the two out"
         if self.used_dim is not None and self.used_dim > self.proj_dim:
             yield f"--used-dim: is {self.used_dim}, more than --proj-dim {self.proj_dim}"
         if Path(self.feature_path).is_dir():
@@ -116,6 +128,9 @@ class MeasureSettings(ItemSettings):
     """Which queries the models of subsets are asked, and what is measured."""
 
     model_config: str = option(help="config of the models", metavar="JSON")
+    pretrained_ckpt_path: str | None = option(
+        None, "weights of the base model, if the models are adapters", metavar="FILE"
+    )
     f: str = option("loss", "what is measured")
     K: int = option(50, "timesteps that are averaged", metavar="N")
     num_train_steps: int = option(1000, "timesteps that there are", metavar="N")
@@ -163,7 +178,13 @@ class ScoreSettings(FeatureSets):
         "ridge is TRAK or, with f mean-squared-l2-norm, D-TRAK; the others are baselines",
         group="method",
     )
-    lambda_reg: float = option(1e-3, "regulariser of ridge", group="method", metavar="X", gt=0)
+    lambda_reg: float | None = option(
+        None,
+        "regulariser of ridge (default: the value that leaves a sixth of the directions of the features in effect)",
+        group="method",
+        metavar="X",
+        gt=0,
+    )
     negate: bool = option(False, "turn the sign", group="method")
     embedder: str = option("logmel", "of similarity: clap, or logmel, which needs no weights", group="method")
     embedding_cache: str = option(

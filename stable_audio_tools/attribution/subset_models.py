@@ -7,8 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -16,7 +18,13 @@ from stable_audio_tools.attribution.items import Items, is_pre_encoded, open_ite
 from stable_audio_tools.attribution.models import AttributedModel, ModelSource, SampleMaker
 from stable_audio_tools.attribution.settings import MeasureSettings
 from stable_audio_tools.attribution.task import DiffusionTask, FeatureRecipe, find_measure, select_timesteps
-from stable_audio_tools.attribution.validation import keep_settings, require_finite_outputs, write_outputs
+from stable_audio_tools.attribution.validation import (
+    Plan,
+    keep_settings,
+    read_plan,
+    require_finite_outputs,
+    write_outputs,
+)
 from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
@@ -31,18 +39,24 @@ _LIST = re.compile(r"(subset_\d+|query_\d+_(named|random)|whole)\.txt")
 
 
 def train_subsets(
-    folder: str | Path, flags: Sequence[str], part: tuple[int, int] = (0, 1), keep_runs: bool = False
+    folder: str | Path,
+    flags: Sequence[str],
+    part: tuple[int, int] = (0, 1),
+    keep_runs: bool = False,
+    adapters: bool = False,
 ) -> int:
     """Train on every list `NAME.txt` without a `models/NAME.safetensors`, and return how many models were trained.
 
-    The lists are written by make-subsets and make-removals.
-    `flags` go to `train.py`. `part` (i, n) takes each n-th list from the i-th on, for jobs that share the work.
+    The lists are written by make-subsets and make-removals; a plan with seeds has a model for each of them. `flags` go
+    to `train.py`, or with `adapters` to `train_lora.py`, whose adapters are kept instead of whole models. `part` (i, n)
+    takes every n-th model, starting at the i-th, so that jobs can share the work.
     """
     folder = Path(folder)
     given = read_flags(flags)
-    taken = [flag for flag in _OURS if flag in given]
+    plan = read_plan(folder) if (folder / "plan.json").is_file() else Plan((), ())
+    taken = [flag for flag in (*_OURS, *(("--seed",) if plan.seeds else ())) if flag in given]
     if taken:
-        raise ConfigError(f"{', '.join(taken)}: set for each subset; leave it out of the flags of train.py")
+        raise ConfigError(f"{', '.join(taken)}: set for each subset; leave it out of the flags of training")
     index, count = part
     if not 0 <= index < count:
         raise ConfigError(f"--part: expected I N with I from 0 to N - 1, got {index} {count}")
@@ -52,14 +66,33 @@ def train_subsets(
             f"{folder}: holds no lists (subset_*.txt, query_*.txt); write them with dtrak_validate.py make-subsets"
         )
     made = sorted((folder / "models").glob("*.safetensors"))
-    keep_settings(folder / "models" / "settings.json", describe_flags(given), made)
-    mine = [path for path in lists[index::count] if not _weights(path).is_file()]
-    for number, path in enumerate(mine, 1):
-        logger.info("training on %s (%d of %d)", path.name, number, len(mine))
-        _train(path, flags)
+    settings = describe_flags(given) | ({"trained": "adapters"} if adapters else {})
+    keep_settings(folder / "models" / "settings.json", settings, made)
+    runs = [
+        SubsetRun(path, name, seed, adapters)
+        for path in lists
+        for name, seed in zip(plan.model_names(path.stem), plan.seeds or (None,))
+    ]
+    mine = [run for run in runs[index::count] if not run.weights.is_file()]
+    for number, run in enumerate(mine, 1):
+        logger.info("training %s (%d of %d)", run.name, number, len(mine))
+        _train(run, flags)
         if not keep_runs:
-            shutil.rmtree(folder / "runs" / path.stem)
+            shutil.rmtree(folder / "runs" / run.name)
     return len(mine)
+
+
+class SubsetRun(NamedTuple):
+    """The training of one model on a list."""
+
+    items: Path
+    name: str
+    seed: int | None  # None: the seed of train.py
+    adapters: bool
+
+    @property
+    def weights(self) -> Path:
+        return self.items.parent / "models" / f"{self.name}.safetensors"
 
 
 def read_flags(flags: Sequence[str]) -> dict[str, list[str]]:
@@ -84,15 +117,17 @@ def describe_flags(given: Mapping[str, Sequence[str]]) -> dict[str, str]:
     return {name: " ".join(map(describe, values)) or "given" for name, values in given.items() if name not in _ANY}
 
 
-def _train(path: Path, flags: Sequence[str]) -> None:
-    runs, log = path.parent / "runs", path.parent / "logs" / f"{path.stem}.txt"
+def _train(run: SubsetRun, flags: Sequence[str]) -> None:
+    folder = run.items.parent
+    runs, log = folder / "runs", folder / "logs" / f"{run.name}.txt"
     log.parent.mkdir(exist_ok=True)
-    ours = ["--include-paths-file", str(path), "--name", path.stem, "--save-dir", str(runs)]
-    _run(log, "train", *flags, *ours)
-    checkpoints = sorted((runs / path.stem).glob("*/checkpoints/*.ckpt"), key=lambda found: found.stat().st_mtime_ns)
+    ours = ["--include-paths-file", str(run.items), "--name", run.name, "--save-dir", str(runs)]
+    ours += [] if run.seed is None else ["--seed", str(run.seed)]
+    _run(log, *(("lora", "train") if run.adapters else ("train",)), *flags, *ours)
+    checkpoints = sorted((runs / run.name).glob("*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     if not checkpoints:
-        raise UserError(f"{path}: the run wrote no checkpoint; see {log}")
-    target = _weights(path).with_suffix("")
+        raise UserError(f"{run.items}: the run wrote no checkpoint; see {log}")
+    target = run.weights.with_suffix("")
     _run(log, "unwrap-model", "--ckpt-path", str(checkpoints[-1]), "--name", str(target), "--use-safetensors")
 
 
@@ -105,10 +140,6 @@ def _run(log: Path, *words: str) -> None:
         raise UserError(
             f"{words[0]} failed with status {done.returncode} ({lines[-1] if lines else 'no output'}); see {log}"
         )
-
-
-def _weights(path: Path) -> Path:
-    return path.parent / "models" / f"{path.stem}.safetensors"
 
 
 @torch.no_grad()
@@ -128,7 +159,10 @@ class Queries:
     """The queries of the settings, for one model."""
 
     def __init__(self, settings: MeasureSettings, weights: str | Path) -> None:
-        source = ModelSource(settings.model_config, str(weights), device=settings.device)
+        base = settings.pretrained_ckpt_path
+        source = ModelSource(settings.model_config, base or str(weights), device=settings.device)
+        if base is not None:
+            source = replace(source, lora=(weights, 1.0))
         self.settings, self.attributed = settings, AttributedModel.load(source)
         dataset, shape = read_dataset(settings), self.attributed.shape
         self.items = open_items(dataset, settings.generated, shape, settings.seed, settings.max_examples)
@@ -149,7 +183,13 @@ class Queries:
         """Return every setting that affects the outputs, except the weights."""
         names = ("f", "K", "num_train_steps", "e_seeds", "seed", "disable_random_crop")
         config = json.dumps(self.attributed.config, sort_keys=True)
+        law = self.attributed.noise_level_law if self.settings.f == "loss" else None
+        optional = {
+            "noise_levels": None if law is None else law.description,
+            "base": self.settings.pretrained_ckpt_path and content_digest(self.settings.pretrained_ckpt_path),
+        }
         return {
+            **{name: value for name, value in optional.items() if value is not None},
             **{name: getattr(self.settings, name) for name in names},
             "pre_encoded": self.pre_encoded,
             "queries": len(self.items),

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from stable_audio_tools.attribution.keyed_random import keyed_drops, keyed_noise
+from stable_audio_tools.core.config import build
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError
+from stable_audio_tools.data.draws import seeded
 from stable_audio_tools.models.diffusion.distribution_shift import Shift
 from stable_audio_tools.models.diffusion.objectives import (
     Objective,
@@ -108,13 +111,38 @@ class NoisyRows(NamedTuple):
 
 
 def select_timesteps(count: int, num_train_steps: int = 1000, strategy: str = "uniform") -> list[int]:
-    """Steps out of `num_train_steps`: spread evenly from 0 on, or the first ones; time is step / num_train_steps."""
+    """Select steps out of `num_train_steps`, evenly spaced, or the first ones; time is step / num_train_steps."""
     if strategy not in get_args(TimestepStrategy):
         raise ConfigError(f"--t-strategy: expected {' or '.join(get_args(TimestepStrategy))}, got {strategy!r}")
     if not 1 <= count <= num_train_steps:
         raise ConfigError(f"--K: expected 1 to --num-train-steps ({num_train_steps}), got {count}")
-    stride = num_train_steps // count if strategy == "uniform" else 1
-    return list(range(0, num_train_steps, stride))[:count]
+    return [place * num_train_steps // count if strategy == "uniform" else place for place in range(count)]
+
+
+class NoiseLevelLaw:
+    """The distribution of noise levels in training, by its quantiles.
+
+    With it, the mean over evenly spaced steps is the expectation under that distribution, as in the training loss.
+    """
+
+    _DRAWS = 1 << 16  # quantiles of more draws differ by less than a thousandth
+
+    def __init__(self, name: str, options: JsonObject) -> None:
+        law = build("timestep_law", {"type": name, "config": options}, "training.timestep_sampler")
+        with seeded(0):
+            self.sorted: Tensor = law.draw(self._DRAWS).double().sort().values
+        self.description = {"type": name, **options}
+
+    @classmethod
+    def of_training(cls, training: JsonObject) -> "NoiseLevelLaw | None":
+        """Return the law in the training section of a model config; None if it is uniform."""
+        name = training.get("timestep_sampler") or "uniform"
+        return None if name == "uniform" else cls(name, dict(training.get("timestep_sampler_options") or {}))
+
+    def quantiles(self, shares: Tensor) -> Tensor:
+        """Return the noise levels below which these shares of all draws lie."""
+        places = (shares.double() * self._DRAWS).long().clamp(0, self._DRAWS - 1)
+        return self.sorted[places].to(shares.dtype)
 
 
 @dataclass(frozen=True)
@@ -126,6 +154,7 @@ class FeatureRecipe:
     num_train_steps: int = 1000
     noise_seed: int = 0
     cfg_dropout_prob: float = 0.0
+    law: NoiseLevelLaw | None = None  # None: uniform
 
 
 class DiffusionTask:
@@ -145,6 +174,8 @@ class DiffusionTask:
         recipe, clean = self.recipe, sample.latents
         noise = keyed_noise(clean.shape, recipe.noise_seed, recipe.steps, sample.key).to(clean)
         t = torch.tensor(recipe.steps, dtype=clean.dtype) / recipe.num_train_steps
+        if recipe.law is not None:
+            t = recipe.law.quantiles(t + 0.5 / len(recipe.steps))  # the middle of each of equally likely strata
         if self.shift is not None:
             t = self.shift.shift(t, clean.shape[-1])
         t = self.objective.training_times(t)

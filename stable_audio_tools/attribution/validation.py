@@ -29,6 +29,11 @@ class Plan:
 
     items: tuple[str, ...]
     subsets: tuple[tuple[int, ...], ...]
+    seeds: tuple[int, ...] = ()  # training seeds of each subset; empty: one model with the seed of train.py
+
+    def model_names(self, name: str) -> list[str]:
+        """Return the names of the models that are trained on a list."""
+        return [f"{name}_seed_{seed}" for seed in self.seeds] or [name]
 
     def membership(self) -> Floats:
         """Return a table (m, n), 1 if item n is in subset m."""
@@ -39,9 +44,16 @@ class Plan:
 
 
 def make_plan(
-    items: Sequence[str], count: int, fraction: float = 0.5, seed: int = 0, labels: Mapping[str, str] | None = None
+    items: Sequence[str],
+    count: int,
+    fraction: float = 0.5,
+    seed: int = 0,
+    labels: Mapping[str, str] | None = None,
+    seeds: Sequence[int] = (),
 ) -> Plan:
     """Draw `count` random subsets of a share of the items; with labels, the same share of each label."""
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--train-seeds: expected different seeds, got {' '.join(map(str, seeds))}")
     if not 0 < fraction < 1:
         raise ConfigError(f"--fraction: expected more than 0 and less than 1, got {fraction:g}")
     if count < _LEAST_SUBSETS:
@@ -57,7 +69,7 @@ def make_plan(
         rng = random.Random(f"{seed}/{number}")
         chosen = rng.sample(range(len(items)), size) if labels is None else _draw(list(groups.values()), size, rng)
         subsets.append(tuple(sorted(chosen)))
-    return Plan(tuple(items), tuple(subsets))
+    return Plan(tuple(items), tuple(subsets), tuple(seeds))
 
 
 def _draw(groups: list[list[int]], size: int, rng: random.Random) -> list[int]:
@@ -74,14 +86,17 @@ def save_plan(plan: Plan, folder: str | Path) -> None:
     folder = Path(folder)
     if (folder / "plan.json").is_file():
         old = read_plan(folder)
-        if plan.items != old.items or plan.subsets[: len(old.subsets)] != old.subsets:
+        grows = plan.subsets[: len(old.subsets)] == old.subsets and plan.seeds[: len(old.seeds)] == old.seeds
+        if plan.items != old.items or not grows or bool(plan.seeds) != bool(old.seeds):
             raise ConfigError(
                 f"{folder}/plan.json: holds another plan, of {len(old.subsets)} subsets of {len(old.items)} items; "
-                f"choose another --folder, or pass its --ids, --fraction, --seed, --labels and no fewer --num-subsets"
+                f"choose another --folder, or pass its --ids, --fraction, --seed, --labels and no fewer "
+                f"--num-subsets and --train-seeds"
             )
     for number, subset in enumerate(plan.subsets):
         _write_list(folder / f"subset_{number:03d}.txt", [plan.items[place] for place in subset])
-    save({"items": list(plan.items), "subsets": [list(subset) for subset in plan.subsets]}, folder / "plan.json")
+    stored: JsonObject = {"items": list(plan.items), "subsets": [list(subset) for subset in plan.subsets]}
+    save(stored | ({"seeds": list(plan.seeds)} if plan.seeds else {}), folder / "plan.json")
 
 
 def read_plan(folder: str | Path) -> Plan:
@@ -91,7 +106,8 @@ def read_plan(folder: str | Path) -> Plan:
         raise ConfigError(
             f"{folder}/plan.json: holds no items and subsets; write it with dtrak_validate.py make-subsets"
         )
-    return Plan(tuple(stored["items"]), tuple(tuple(subset) for subset in stored["subsets"]))
+    subsets = tuple(tuple(subset) for subset in stored["subsets"])
+    return Plan(tuple(stored["items"]), subsets, tuple(stored.get("seeds", ())))
 
 
 # ------------------------------------------------------------------ the counterfactual check

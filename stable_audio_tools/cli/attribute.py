@@ -153,6 +153,9 @@ class SubsetSettings(StepSettings):
     num_subsets: int = option(64, "number of models to train", metavar="N")
     fraction: float = option(0.5, "fraction of the items in each subset", metavar="X", gt=0, lt=1)
     seed: int = option(0, "random seed")
+    train_seeds: tuple[int, ...] = option(
+        (), "training seeds: one model per subset and seed (default: one model, with the seed of train.py)", metavar="N"
+    )
     labels: str | None = option(None, "table of labels; draw the same fraction of each label", metavar="TABLE")
     label_column: str = option("artist", "column of --labels", metavar="NAME")
 
@@ -167,7 +170,7 @@ def run_make_subsets(settings: SubsetSettings) -> None:
     except OSError as error:
         raise ConfigError(f"--ids {settings.ids}: cannot be read ({error.strerror})") from None
     labels = read_labels(settings.labels, settings.label_column, ids) if settings.labels else None
-    plan = make_plan(ids, settings.num_subsets, settings.fraction, settings.seed, labels)
+    plan = make_plan(ids, settings.num_subsets, settings.fraction, settings.seed, labels, settings.train_seeds)
     save_plan(plan, settings.folder)
     print(f"{settings.folder}: {len(plan.subsets)} subsets of {len(plan.subsets[0])} of {len(ids)} items")
 
@@ -196,15 +199,16 @@ def run_make_removals(settings: RemovalSettings) -> None:
 class SubsetTrainingSettings(StepSettings):
     """Settings of `train`."""
 
-    part: tuple[int, int] = option((0, 1), "train every N-th list, starting with list I", metavar=("I", "N"))
+    part: tuple[int, int] = option((0, 1), "train every N-th model, starting with model I", metavar=("I", "N"))
     keep_runs: bool = option(False, "keep the run folders next to the weights")
-    flags: tuple[str, ...] = option((), "flags of train.py", after_dashes=True)
+    adapters: bool = option(False, "train adapters by train_lora.py instead of whole models")
+    flags: tuple[str, ...] = option((), "flags of train.py, or of train_lora.py", after_dashes=True)
 
 
 def run_train(settings: SubsetTrainingSettings) -> None:
     from stable_audio_tools.attribution.subset_models import train_subsets
 
-    count = train_subsets(settings.folder, settings.flags, settings.part, settings.keep_runs)
+    count = train_subsets(settings.folder, settings.flags, settings.part, settings.keep_runs, settings.adapters)
     print(f"{settings.folder}: {count} models trained")
 
 
@@ -258,14 +262,16 @@ class LDSSettings(StepSettings, FeatureSets):
 
 def run_lds(settings: LDSSettings) -> None:
     from stable_audio_tools.attribution.lds import compare, save_verdicts, tune
-    from stable_audio_tools.attribution.validation import is_loss
+    from stable_audio_tools.attribution.validation import is_loss, read_plan
 
     f_is_loss = is_loss(settings.folder, settings.f_not_loss)
     verdicts = compare(settings.folder, settings.scores, f_is_loss) if settings.scores else []
     if settings.chooses_regulariser:
         verdicts += tune(settings.folder, settings, settings.lambda_grid, f_is_loss)
-    width = max(len(verdict.name) for verdict in verdicts)
-    print(f"{'':{width}}  LDS [95 % interval]")
+    width, seeds = max(len(verdict.name) for verdict in verdicts), len(read_plan(settings.folder).seeds)
+    print(
+        f"{'':{width}}  LDS [95 % interval over {'queries, subsets and seeds' if seeds > 1 else 'queries and subsets'}]"
+    )
     for verdict in verdicts:
         print(f"{verdict.name:{width}}  {verdict.value}")
     save_verdicts(verdicts, settings.folder)

@@ -529,6 +529,51 @@ def test_mistakes_end_in_a_sentence(
     assert "error:" in capsys.readouterr().err
 
 
+def test_crops_of_a_track_are_averaged(settings: ExtractSettings, folder: Path, tmp_path: Path) -> None:
+    """Each crop has its own place and noise; the feature is their mean, whatever the batches and workers."""
+    short = replace(settings, model_config=changed_config(settings, tmp_path, {"pre_encoded": False}, sample_size=4096))
+    extraction = Extraction(replace(short, crops=3))
+    visits = [extraction.visits.load(number) for number in range(3)]
+    assert len({visit.audio.numpy().tobytes() for visit in visits}) == 3, "three crops of the first track"
+    samples = [sample for _, crops in extraction._samples([0], []) for sample in crops]
+    assert [sample.key.partition("#")[2] for sample in samples] == ["", "1", "2"]
+    mean = extraction.engine.features(samples).mean(0)
+    done = run(replace(short, crops=3))
+    assert (done.computed, read_features(settings.feature_path).meta["crops"]) == (7, 3)
+    rows = read_features(settings.feature_path).rows
+    assert len(rows) == 7 and np.allclose(rows[0], mean, atol=1e-6)
+    for name, change in {"batches": {"batch_size": 2, "num_workers": 2}, "seed": {"crop_seed": 5}}.items():
+        other = replace(short, crops=3, feature_path=str(tmp_path / name), **change)
+        run(other)
+        same = Path(other.feature_path).read_bytes() == Path(settings.feature_path).read_bytes()
+        assert same == (name == "batches")
+    single = replace(short, feature_path=str(tmp_path / "single"))
+    run(single)
+    assert not np.allclose(read_features(single.feature_path).rows, rows)
+    assert run(replace(single)).computed == 0 and "crops" not in read_features(single.feature_path).meta
+    seeded = replace(single, feature_path=str(tmp_path / "seeded"), crop_seed=settings.seed)
+    run(seeded)
+    assert Path(seeded.feature_path).read_bytes() == Path(single.feature_path).read_bytes()
+
+
+def test_a_track_is_at_fault_once(settings: ExtractSettings, folder: Path, tmp_path: Path) -> None:
+    clips = shutil.copytree(folder / "clips", tmp_path / "clips")
+    broken = sorted(clips.rglob("*.flac"))[2]
+    broken.write_bytes(b"no audio")
+    save({**load(settings.dataset_config), "datasets": [{"id": "clips", "path": str(clips)}]}, tmp_path / "clips.json")
+    done = run(replace(settings, dataset_config=str(tmp_path / "clips.json"), crops=2))
+    assert (done.computed, done.left_out) == (6, 1)
+    assert done.paths.left_out.read_text().count(broken.name) == 1
+
+
+def test_equal_crops_are_refused(settings: ExtractSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save({**load(settings.dataset_config), "random_crop": False}, tmp_path / "fixed.json")
+    with pytest.raises(ConfigError, match="--crops: the dataset has random_crop false, so all crops are equal"):
+        Extraction(replace(settings, dataset_config=str(tmp_path / "fixed.json"), crops=2))
+    assert attribute.extract([*words(settings), "--crops", "2", "--disable-random-crop"]) == 2
+    assert "--crops: needs random crops of a dataset, which --disable-random-crop excludes" in capsys.readouterr().err
+
+
 def test_timesteps() -> None:
     from stable_audio_tools.attribution.keyed_random import keyed_noise
     from stable_audio_tools.attribution.task import select_timesteps
@@ -536,6 +581,9 @@ def test_timesteps() -> None:
     assert select_timesteps(10) == list(range(0, 1000, 100))
     assert select_timesteps(3, 1000, "cumulative") == [0, 1, 2]
     assert len(select_timesteps(7)) == 7
+    for count in (300, 501, 600, 999, 1000):  # evenly spaced up to the noisiest level
+        steps = select_timesteps(count)
+        assert len(set(steps)) == count and 1000 - steps[-1] <= 1000 / count + 1
     with pytest.raises(ConfigError, match="--t-strategy: expected uniform or cumulative"):
         select_timesteps(3, 1000, "random")
     one = keyed_noise((2, 3), 0, [0, 5], "a")

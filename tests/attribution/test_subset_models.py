@@ -11,7 +11,7 @@ from support import small_models
 from support.small_attribution import ORIGIN, write_features
 
 from stable_audio_tools.attribution import subset_models
-from stable_audio_tools.attribution.validation import read_plan, write_outputs
+from stable_audio_tools.attribution.validation import read_outputs, read_plan, write_outputs
 from stable_audio_tools.cli import attribute
 from stable_audio_tools.cli.main import main as toolkit
 from stable_audio_tools.core.config import load, save
@@ -57,6 +57,43 @@ def test_from_subsets_to_outputs(tmp_path: Path, in_process: None, capsys: pytes
     assert validate([*measure, "--dataset-config", str(tmp_path / "d.json"), "--device", "cpu"]) == 0
     outputs = (tmp_path / "plan" / "outputs" / "subset_003.csv").read_text().splitlines()
     assert outputs[0] == "query,output" and len(outputs) == 6 and float(outputs[1].split(",")[1]) > 0
+
+
+def test_adapters_and_seeds(tmp_path: Path, in_process: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Adapters of a base model on subsets, with two training seeds each, measured on the base."""
+    write_example_clips(tmp_path / "clips", per_class=1)
+    clips = sorted((tmp_path / "clips").rglob("*.flac"))
+    save({"dataset_type": "audio_dir", "datasets": [{"id": "c", "path": str(tmp_path / "clips")}]}, tmp_path / "d.json")
+    small_models.small_model("tiny_diffusion_cond", tmp_path)
+    config, base = str(tmp_path / "tiny_diffusion_cond.json"), str(tmp_path / "tiny_diffusion_cond.safetensors")
+    without_average = load(config)
+    without_average["training"]["use_ema"] = False
+    save(without_average, config)
+    (tmp_path / "ids.txt").write_text("".join(f"{path}\n" for path in clips))
+    folder = ["--folder", str(tmp_path / "plan")]
+    make = ["make-subsets", *folder, "--ids", str(tmp_path / "ids.txt"), "--num-subsets", "4", "--fraction", "0.6"]
+    assert validate([*make, "--train-seeds", "3", "3"]) == 2
+    assert "--train-seeds: expected different seeds, got 3 3" in capsys.readouterr().err
+    assert validate([*make, "--train-seeds", "3", "4"]) == 0
+    assert read_plan(tmp_path / "plan").seeds == (3, 4)
+    assert validate(make) == 2, "a plan keeps its seeds"
+    assert "holds another plan" in capsys.readouterr().err
+    flags = ["--model-config", config, "--dataset-config", str(tmp_path / "d.json"), "--pretrained-ckpt-path", base]
+    flags += ["--max-steps", "3", "--batch-size", "1", "--num-workers", "0", "--logger", "none", "--accelerator", "cpu"]
+    train = ["train", *folder, "--part", "0", "4", "--adapters", "--", *flags]
+    assert validate([*train, "--seed", "1"]) == 2
+    assert "--seed: set for each subset" in capsys.readouterr().err
+    assert validate(train) == 0
+    trained = sorted((tmp_path / "plan" / "models").glob("*.safetensors"))
+    assert [path.name for path in trained] == ["subset_000_seed_3.safetensors", "subset_002_seed_3.safetensors"]
+    assert all(path.stat().st_size < Path(base).stat().st_size for path in trained)
+    measure = ["measure", *folder, "--model-config", config, "--K", "2", "--e-seeds", "0", "--device", "cpu"]
+    measure += ["--dataset-config", str(tmp_path / "d.json")]
+    assert validate([*measure, "--pretrained-ckpt-path", base]) == 0
+    values = [read_outputs(tmp_path / "plan" / "outputs" / f"{path.stem}.csv") for path in trained]
+    assert len(values[0]) == len(clips) and values[0] != values[1], "each adapter acts on the base"
+    assert validate([*train[: -len(flags) - 2], "--", *flags]) == 2, "whole models are not mixed with adapters"
+    assert "trained is adapters there and missing now" in capsys.readouterr().err
 
 
 @pytest.fixture

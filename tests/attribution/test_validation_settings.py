@@ -251,9 +251,9 @@ def test_mistakes_end_in_a_sentence(observed: np.ndarray, tmp_path: Path, capsys
         assert f"--lambda-grid: expected a finite number, got '{value}'" in wrong
     for value in ("0", "-1"):
         wrong = told(*train, *query, "--lambda-grid", "1", value)
-        assert f"--lambda-grid: expected finite numbers of more than 0, got {value}" in wrong
+        assert f"--lambda-grid: expected finite numbers above 0, got {value}" in wrong
     others = write_scores(tmp_path / "others", observed, queries=["q0", "q1", "q9"])
-    assert "its queries are not those of the first of --scores, such as q2" in told("--scores", good, others)
+    assert "its queries differ from the first of --scores, for example in q2" in told("--scores", good, others)
     broken = observed.copy()
     broken[1, 7] = np.nan
     bad = write_scores(tmp_path / "bad", broken)
