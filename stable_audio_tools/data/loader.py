@@ -103,6 +103,11 @@ class UnknownLength:
         self.loader = loader
         self._before: Position | None = None
 
+    @property
+    def most_batches(self) -> int:
+        """The length of an epoch in which every item can be read."""
+        return len(self.loader)
+
     def __iter__(self) -> Iterator[Batch]:
         self._before = None
         batches = iter(self.loader)

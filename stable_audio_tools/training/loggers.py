@@ -2,22 +2,29 @@
 
 import dataclasses
 import logging
+import math
 import netrc
 import os
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.core.files import write_text
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.core.ranks import is_rank_zero
+from stable_audio_tools.data.pictures import pca_point_cloud
 from stable_audio_tools.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)
+
+MOST_POINTS = 2000  # of a cloud of latents
 
 # Lightning's axis. The steps of wandb itself count calls, and it drops what is logged for an earlier one.
 _WANDB_STEP = "trainer/global_step"
@@ -126,6 +133,54 @@ def log_image(logger: Logger | None, name: str, path: Path, step: int) -> None:
         experiment.log({name: wandb.Image(str(path)), _WANDB_STEP: step})
     elif _is(logger, "CometLogger"):
         experiment.log_image(str(path), name=name, step=step)
+
+
+def log_latents(logger: Logger | None, name: str, latents: Tensor, step: int) -> None:
+    """Log latents (d, t) as points: as a table to the projector of TensorBoard, in three dimensions to W&B."""
+    stride = math.ceil(latents.shape[-1] / MOST_POINTS)
+    frames = latents[:, ::stride].detach().float().cpu()
+    if isinstance(logger, TensorBoardLogger):
+        times = [str(index * stride) for index in range(frames.shape[-1])]
+        logger.experiment.add_embedding(frames.T, metadata=times, tag=name, global_step=step)
+    elif _is(logger, "WandbLogger"):
+        cloud = pca_point_cloud(frames[None], color_scheme="time")
+        _experiment(logger).log({name: cloud, _WANDB_STEP: step})
+
+
+def watch(logger: Logger | None, settings: TrainSettings, model: nn.Module) -> pl.Callback | None:
+    """Start what logs histograms as `--watch` says: a callback for TensorBoard, hooks of W&B on the model."""
+    if not settings.watch:
+        return None
+    if settings.strategy in ("fsdp", "deepspeed"):
+        raise UserError("--watch: histograms of divided weights are not available; use --strategy ddp or leave it out")
+    if isinstance(logger, TensorBoardLogger):
+        return Histograms(model, settings.watch)
+    if not _is(logger, "WandbLogger"):
+        raise UserError(f"--watch: --logger {settings.logger} has no histograms; use tensorboard or wandb")
+    logger.watch(model, log=settings.watch, log_freq=settings.log_every, log_graph=False)  # type: ignore[union-attr]
+    return None
+
+
+class Histograms(pl.Callback):
+    """Logs histograms of weights and gradients to TensorBoard on the steps that are logged."""
+
+    def __init__(self, model: nn.Module, kind: str) -> None:
+        """`kind`: gradients, parameters or all."""
+        self.model, self.kind = model, kind
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if not trainer._logger_connector.should_update_logs or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for name, parameter in self.model.named_parameters():
+            if id(parameter) not in stepped or parameter.grad is None:
+                continue
+            kinds = {"gradients": parameter.grad, "parameters": parameter.detach()}
+            for kind, values in kinds.items():
+                if self.kind in (kind, "all") and trainer.is_global_zero:
+                    trainer.logger.experiment.add_histogram(f"{kind}/{name}", values.float(), trainer.global_step)
 
 
 def _is(logger: Logger | None, name: str) -> bool:

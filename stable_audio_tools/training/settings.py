@@ -57,6 +57,11 @@ class TrainSettings(Settings):
     val_every: int = option(-1, "steps between validations; -1: one at the end of each epoch", ge=-1)
     log_every: int = option(10, "steps between logged values", ge=1)
     logger: str = option("tensorboard", "where metrics go", choices=("tensorboard", "wandb", "comet", "csv", "none"))
+    watch: str = option(
+        "",
+        "histograms to log every --log-every steps (tensorboard, wandb); empty: none",
+        choices=("", "gradients", "parameters", "all"),
+    )
     wandb_config: str = option("", "URL of a wandb run whose settings are used where the flags are silent")
     profile: int = option(0, "steps to write a trace of, into the run folder; 0: none", ge=0)
     nonfinite: str = option("skip", "on a loss or gradient that is not finite", choices=("skip", "rollback", "stop"))

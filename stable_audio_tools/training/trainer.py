@@ -29,7 +29,7 @@ from stable_audio_tools.training.factory import (
     create_song_describer_callback_from_config,
     create_tqdm_callback_from_config,
 )
-from stable_audio_tools.training.loggers import create_logger
+from stable_audio_tools.training.loggers import create_logger, watch
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.sharding import ShardedStrategy
@@ -55,7 +55,9 @@ def create_trainer(
     manual = not wrapper.automatic_optimization
     checkpoints = folder / "checkpoints"
     set_checkpointing(wrapper, settings, accelerator)
+    run_logger = create_logger(settings, folder)
     callbacks: list[pl.Callback | None] = [
+        watch(run_logger, settings, wrapper.exported),
         NonFiniteGuard(settings.nonfinite, checkpoints),  # type: ignore[arg-type]
         create_demo_callback_from_config(model_config, demo_loader, folder / "demos"),
         create_song_describer_callback_from_config(model_config, folder),
@@ -88,7 +90,7 @@ def create_trainer(
         log_every_n_steps=1
         if settings.dry_run
         else (section.shared.logging or {}).get("log_every", settings.log_every),
-        logger=create_logger(settings, folder) or False,
+        logger=run_logger or False,
         callbacks=[callback for callback in callbacks if callback is not None],
         default_root_dir=folder,
         num_sanity_val_steps=0,

@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 import torch
+from support.fake_cuda import FakeCuda
+from torch.utils._pytree import tree_leaves
 
 from stable_audio_tools.cli import train
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
-from stable_audio_tools.training.arc import draw_levels, interpolate, with_next_prompt
+from stable_audio_tools.training.arc import ARCTrainingWrapper, Trajectory, draw_levels, interpolate, with_next_prompt
+from stable_audio_tools.training.callbacks.checkpointing import Checkpointing
+from stable_audio_tools.training.module import STAMP
 from tests.training.conftest import training_config
 from tests.training.test_end_to_end import arc_section
 from tests.training.test_resume import differences, flags, last
@@ -48,6 +52,26 @@ def test_a_run_killed_in_its_warm_up_goes_on_with_the_same_trajectory(
     assert [name for name in differing if not name.endswith("/load_time")] == []
     saved = torch.load(last(whole, 5), weights_only=True)["state_dict"]
     assert not any(name.startswith("teacher_model.") for name in saved), "the teacher has a file of its own"
+
+
+def test_a_checkpoint_holds_a_trajectory_only_while_it_is_learnt(
+    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is large and on the device, and every process has another."""
+    config = training_config("tiny_diffusion_cond")
+    warmed_up(config, teacher, steps=3)
+    wrapper: Any = create_training_wrapper_from_config(config, create_model_from_config(config))
+    with FakeCuda():
+        states, end = torch.zeros(3, 2, 16, 16, device="cuda"), torch.zeros(2, 16, 16, device="cuda")
+        wrapper._trajectory = Trajectory(states, torch.zeros(3), end, [{}, {}], {"inpaint_mask": [end]})
+        for step, is_learnt in {1: True, 2: False, 3: False, 7: False}.items():
+            monkeypatch.setattr(ARCTrainingWrapper, "global_step", step)
+            checkpoint: dict[str, Any] = {}
+            Checkpointing(tmp_path, 1, 1, {}).on_save_checkpoint(None, wrapper, checkpoint)  # type: ignore[arg-type]
+            (process,) = checkpoint[STAMP]["processes"]
+            held = [leaf for leaf in tree_leaves(process["module"]) if isinstance(leaf, torch.Tensor)]
+            assert len(held) == (4 if is_learnt else 0)
+            assert all(tensor.device.type == "cpu" for tensor in held)
 
 
 def test_the_warm_up_pulls_the_student_to_the_end_of_the_trajectory(teacher: Path) -> None:

@@ -50,6 +50,37 @@ def test_wandb_works_offline(write_config: Any, run_training: Any, monkeypatch: 
     pytest.fail(f"{record} holds {len(content)} bytes and lacks what was logged")
 
 
+def test_tensorboard_shows_histograms_and_latents(write_config: Any, run_training: Any) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    flags = ("--max-steps", "2", "--logger", "tensorboard", "--watch", "all", "--log-every", "1")
+    folder = run_training(write_config("tiny_autoencoder"), *flags)
+    events = EventAccumulator(str(folder / "metrics"))
+    events.Reload()
+    names = set(events.Tags()["histograms"])
+    trained = {name.partition("/")[2] for name in names}
+    assert any(name.startswith("encoder.") for name in trained) and any(name.startswith("decoder.") for name in trained)
+    assert names == {f"{kind}/{name}" for kind in ("gradients", "parameters") for name in trained}
+    (table,) = (folder / "metrics").rglob("tensors.tsv")
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    assert len(rows) == len((table.parent / "metadata.tsv").read_text().splitlines()) > 2
+    assert len({len(row) for row in rows}) == 1 and len(rows[0]) > 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--logger", "csv"), "--watch: --logger csv has no histograms; use tensorboard or wandb"),
+        (("--strategy", "fsdp"), "--watch: histograms of divided weights are not available"),
+    ],
+)
+def test_histograms_that_cannot_be_logged_are_refused(
+    flags: tuple[str, ...], sentence: str, write_config: Any, run_training: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_training(write_config("tiny_diffusion_uncond"), "--max-steps", "1", "--watch", "all", *flags, status=2)
+    assert sentence in capfd.readouterr().err
+
+
 def test_no_logger_is_a_choice(write_config: Any, run_training: Any, checkpoint_of: Any) -> None:
     folder = run_training(write_config("tiny_diffusion_uncond"), "--max-steps", "1", "--logger", "none")
     assert checkpoint_of(folder).exists() and not (folder / "metrics").exists()

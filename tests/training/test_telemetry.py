@@ -88,6 +88,25 @@ def test_without_a_terminal_progress_is_a_line_now_and_then(tmp_path: Path, capl
     assert lines[-1].startswith("step 3 of 3: loss ")
 
 
+@pytest.mark.parametrize("name", ["tiny_diffusion_uncond", "tiny_autoencoder"])
+@pytest.mark.parametrize("flags", [("--max-epochs", "2"), ("--max-epochs", "3", "--max-steps", "4")])
+def test_the_end_of_a_run_by_epochs_is_known_at_its_start(
+    name: str, flags: tuple[str, ...], write_config: Any, run_training: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten clips are five batches; sums of two batches end with an epoch, except in adversarial training."""
+    ends: list[tuple[int, str]] = []
+    end = ProgressBar.on_train_end
+
+    def on_train_end(self: ProgressBar, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        ends.append((trainer.global_step, self.sentence(trainer)))
+        end(self, trainer, module)
+
+    monkeypatch.setattr(ProgressBar, "on_train_end", on_train_end)
+    run_training(write_config(name, lambda config: config["training"].pop("demo")), *flags, "--accum-batches", "2")
+    steps = 4 if "--max-steps" in flags else 6 if name == "tiny_diffusion_uncond" else 5
+    assert ends == [(steps, f"step {steps} of {steps}")]
+
+
 def test_on_a_terminal_progress_is_a_bar(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     trained([ProgressBar()], tmp_path, 2)

@@ -17,7 +17,7 @@ from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.data.pictures import latents_image, spectrogram_image
 from stable_audio_tools.training import random_state
-from stable_audio_tools.training.loggers import log_audio, log_image
+from stable_audio_tools.training.loggers import log_audio, log_image, log_latents
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.sharding import ShardedStrategy, gathered
 
@@ -125,6 +125,7 @@ class DemoCallback(pl.Callback, Generic[M]):
             self._picture(trainer, f"{demo.name}_spectrogram", spectrogram_image(audio, self.sample_rate), folder)
         if demo.latents is not None:
             self._picture(trainer, f"{demo.name}_latents", latents_image(demo.latents), folder)
+            log_latents(trainer.logger, f"demo/{demo.name}_points", demo.latents, step)
 
     def _picture(self, trainer: pl.Trainer, name: str, picture: "Image", folder: Path) -> None:
         path = folder / f"{name}.png"

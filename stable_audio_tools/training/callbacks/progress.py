@@ -1,6 +1,7 @@
 """The progress bar, and the dry run that tries a configuration before a long run."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
-from stable_audio_tools.data.loader import Batch
+from stable_audio_tools.data.loader import Batch, UnknownLength
+from stable_audio_tools.training.adversarial import AdversarialTraining
 from stable_audio_tools.training.callbacks.demos import DemoCallback
 from stable_audio_tools.training.module import TrainingModule
 
@@ -42,9 +44,10 @@ class ProgressBar(pl.callbacks.ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._began, self._first = time.monotonic(), trainer.global_step
+        self._total = total_steps(trainer, pl_module)
         self._reported = self._began
         if trainer.is_global_zero and self.refresh_rate > 0 and sys.stderr.isatty():
-            total = trainer.max_steps if trainer.max_steps > 0 else None
+            total = self._total or None
             layout = "{desc} {bar}| {postfix}" if total else "{desc} {postfix}"
             self._bar = Tqdm(
                 total=total, initial=self._first, position=self.position, leave=self.leave, bar_format=layout
@@ -74,13 +77,26 @@ class ProgressBar(pl.callbacks.ProgressBar):
 
     def sentence(self, trainer: pl.Trainer) -> str:
         """`step 279 of 600, 3 min left`."""
-        step, total = trainer.global_step, trainer.max_steps
-        if total <= 0:
+        step, total = trainer.global_step, self._total
+        if total == 0:
             return f"step {step}, epoch {trainer.current_epoch + 1}"
         done = step - self._first
         elapsed = time.monotonic() - self._began
         left = f", {duration(elapsed / done * (total - step))} left" if done > 0 and step < total else ""
         return f"step {step} of {total}{left}"
+
+
+def total_steps(trainer: pl.Trainer, module: pl.LightningModule) -> int:
+    """Return the step at which a run ends, by steps or by epochs; 0 if it has no end."""
+    ends = [trainer.max_steps] if trainer.max_steps > 0 else []
+    loader = trainer.train_dataloader
+    batches = loader.most_batches if isinstance(loader, UnknownLength) else trainer.num_training_batches
+    if trainer.max_epochs is not None and trainer.max_epochs > 0 and math.isfinite(batches):
+        if isinstance(module, AdversarialTraining):  # sums batches across the ends of epochs
+            ends.append(int(batches) * trainer.max_epochs // module.accum_batches)
+        else:
+            ends.append(math.ceil(batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
+    return min(ends, default=0)
 
 
 def duration(seconds: float) -> str:
