@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from stable_audio_tools.core.config import Kind, Part, Runtime, register
 from stable_audio_tools.core.config.kinds import ModularSignal
@@ -173,6 +174,25 @@ class DiTWrapper(HasObjective, ConditionedDiffusionModel):
         )
 
 
+def _with_equal_lengths(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Append masked zeros to the shorter of the cross-attention condition and its negative.
+
+    Conditioners that pad a text to the longest of its batch give them different lengths.
+    """
+    names = [("cross_attn_cond", "cross_attn_mask"), ("negative_cross_attn_cond", "negative_cross_attn_mask")]
+    tokens: list[Tensor] = [inputs[name] for name, _ in names if inputs.get(name) is not None]
+    if len(tokens) < 2 or tokens[0].shape[2] != tokens[1].shape[2]:
+        return inputs
+    longest = max(one.shape[1] for one in tokens)
+    for (name, mask_name), one in zip(names, tokens):
+        missing = longest - one.shape[1]
+        if missing:
+            mask = inputs.get(mask_name)
+            mask = one.new_ones(one.shape[:2], dtype=torch.bool) if mask is None else mask
+            inputs[name], inputs[mask_name] = F.pad(one, (0, 0, 0, missing)), F.pad(mask, (0, missing))
+    return inputs
+
+
 class ConditionedDiffusionModelWrapper(DiffusionWrapper):
     """A conditional backbone with its conditioners and pretransform."""
 
@@ -248,7 +268,7 @@ class ConditionedDiffusionModelWrapper(DiffusionWrapper):
         Both inputs come from `get_conditioning_inputs`, the second with negative=True.
         """
         interval = (cfg_interval[0], cfg_interval[1])
-        inputs = {**conditioning_inputs, **(negative or {})}
+        inputs = _with_equal_lengths({**conditioning_inputs, **(negative or {})})
         if padding_mask is not None:
             inputs["padding_mask"] = padding_mask
         network: nn.Module = self.model  # which other code may have replaced
