@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.inference.generation.by_length import generate_by_length, read_request
 from stable_audio_tools.models.autoencoders.autoencoder import AudioAutoencoder
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModelWrapper
+from stable_audio_tools.models.lora import load_and_apply_loras, set_lora_strength
 from stable_audio_tools.stable_audio_3.loading_utils import load_autoencoder, load_diffusion_cond
 from stable_audio_tools.stable_audio_3.model_configs import ModelConfig, ae_models, all_models
 
@@ -47,6 +49,15 @@ class StableAudioModel:
         config_path, weights = _named(model_name, all_models).resolve()
         config = load(config_path)
         return StableAudioModel(load_diffusion_cond(config, weights, str(place), half), config, str(place), half)
+
+    def load_lora(self, lora_ckpt_paths: Sequence[str | Path]) -> list[str]:
+        """Add the adapters of files, one on top of the other; return their names."""
+        bases = self.model_config.get("svd_bases_path")
+        return load_and_apply_loras(self.model, lora_ckpt_paths, self.model_config["model_type"], bases)
+
+    def set_lora_strength(self, strength: float, lora_index: int | None = None) -> None:
+        """Set the strength of all adapters, or of those of one file."""
+        set_lora_strength(self.model, strength, lora_index)
 
     @torch.inference_mode()
     def generate(

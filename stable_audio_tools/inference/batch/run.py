@@ -135,6 +135,7 @@ def describe(model: AudioModel, request: GenerationRequest) -> dict[str, Any]:
         "model": model.name,
         "weights": model.fingerprint,
         "precision": model.precision,
+        "sampling_version": model.sampling_version,
         "adapters": model.told_adapters() or None,
         **settings,
         "seconds": file_seconds(request),

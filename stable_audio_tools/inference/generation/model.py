@@ -14,6 +14,7 @@ from stable_audio_tools.core.config import load as load_config
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.devices import parse_dtype, pick_device, pick_dtype
 from stable_audio_tools.core.errors import CheckpointError, ConfigError, UserError
+from stable_audio_tools.core.generations import Generation
 from stable_audio_tools.core.seeds import MAX_SEED, draw_seed
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.inference.generation.adapters import Adaptable, LoraSource, fingerprint, load_all
@@ -38,6 +39,7 @@ from stable_audio_tools.inference.generation.request import (
 from stable_audio_tools.models.checkpoints import open_weights
 from stable_audio_tools.models.checkpoints.formats import CONFIG_NAME
 from stable_audio_tools.models.compilation import compile_decoder, compile_network
+from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.pretrained import fit_config, format_of_folder, get_pretrained_model, load_model
 
 logger = logging.getLogger(__name__)
@@ -109,6 +111,13 @@ class AudioModel(Adaptable):
     def fingerprint(self) -> str:
         """Twelve digits that change with the weights, from the first values of every tensor."""
         return fingerprint(self.module.state_dict())
+
+    @property
+    def sampling_version(self) -> Generation | None:
+        """The generation whose defaults of sampling hold, where it is not that of 0.0.19."""
+        module = self.module
+        version = module.sampling_version if isinstance(module, ConditionedDiffusionModelWrapper) else "0.0.19"
+        return None if version == "0.0.19" else version
 
     def compile(self, **options: Any) -> None:
         """Compile network and decoder at their first call; `options` are those of `torch.compile`.
