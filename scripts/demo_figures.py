@@ -99,7 +99,8 @@ def validation_loss(root: Path, config: dict[str, Any], model: Any) -> float:
 def spectra(root: Path) -> Figure:
     """Compare distances of mean spectra between classes with distances within a class."""
     found = {name: [spectrum(path) for path in generated(root, name)] for name in CLASSES}
-    within = statistics.mean(distance(*pair) for pair in found.values())
+    pairs = [pair for files in found.values() for pair in itertools.combinations(files, 2)]
+    within = statistics.mean(distance(*pair) for pair in pairs)
     between = statistics.mean(
         distance(a, b) for one in CLASSES for other in CLASSES if one < other for a in found[one] for b in found[other]
     )
