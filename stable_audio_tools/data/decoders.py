@@ -4,6 +4,7 @@ An mp3 decoder seeks by walking through all frames before the position, with two
 stays open remembers the way: a second crop of the same file costs a quarter of the first.
 """
 
+import codecs
 import io
 import os
 import re
@@ -140,7 +141,19 @@ def check_readable(path: Path) -> None:
         raise AudioError(f"{path}: no permission to read it")
 
 
+def _is_text(path: Path) -> bool:
+    """Return whether a file starts with 512 bytes of text in UTF-8."""
+    try:
+        with path.open("rb") as file:
+            start = codecs.getincrementaldecoder("utf-8")().decode(file.read(512))
+    except (OSError, UnicodeDecodeError):
+        return False
+    return bool(start) and all(letter.isprintable() or letter in "\t\r\n" for letter in start)
+
+
 def _open(path: Path) -> Reader:
+    if path.suffix.lower() == ".mp3" and path.is_file() and _is_text(path):
+        raise AudioError(f"{path}: holds text, not audio")  # the mp3 decoder would print its own messages
     return Reader(os.fsencode(path) if os.name == "posix" else str(path))
 
 
@@ -150,5 +163,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except (sf.SoundFileError, RuntimeError, OSError, TypeError, MemoryError) as error:
         check_readable(path)
+        if _is_text(path):
+            raise AudioError(f"{path}: holds text, not audio") from None
         reason = getattr(error, "error_string", "") or str(error) or type(error).__name__
         raise AudioError(f"{path}: cannot be decoded ({reason.strip().rstrip('.')})") from None

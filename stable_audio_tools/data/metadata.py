@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stable_audio_tools.core.config.sentences import show
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.data.custom_metadata import ItemInfo
@@ -100,7 +101,15 @@ def _named_file(row: Mapping[str, Any], table: str, number: int) -> str:
     for key in PATH_KEYS:
         if isinstance(row.get(key), str) and row[key]:
             return str(row[key])
-    raise ConfigError(f"{table}: row {number} names no file; one of {', '.join(PATH_KEYS)} must hold its path")
+    columns = [key for key in row if key]
+    if set(PATH_KEYS).intersection(columns):
+        problem = f"row {number} names no file; its {' or '.join(key for key in PATH_KEYS if key in columns)} is empty"
+    else:
+        problem = f"found the columns {', '.join(map(show, columns))}, but none names the files"
+        marks = [mark for mark in (";", "\t", "|", ",") if len(columns) == 1 and mark in columns[0]]
+        if marks:
+            problem += f"; separate columns by {'tabs' if table.endswith('.tsv') else 'commas'}, not by {marks[0]!r}"
+    raise ConfigError(f"{table}: {problem}; the path of a file is read from one of {', '.join(PATH_KEYS)}")
 
 
 def _places(named: str, beside: Path, root: str) -> Iterator[str]:

@@ -85,14 +85,22 @@ class PathFilter:
 
     def keeps(self, names: Iterable[tuple[str, str | None]], id: str = "") -> bool:
         """Return whether the file with these names (path, path below its root) is used."""
+        return self.reason(names, id) is None
+
+    def reason(self, names: Iterable[tuple[str, str | None]], id: str = "") -> str | None:
+        """Return the key of the list that leaves a file out; None if it is used."""
         known = list(names)
 
         def on(chosen: PathList | None) -> bool:
             fits = [chosen.fits(path, relpath, id) for path, relpath in known] if chosen else []
             return any(fits)
 
-        left_out = [on(self.exclude), on(self.quarantine)]
-        return (self.include is None or on(self.include)) and not any(left_out)
+        hits = {  # every list is asked, so that each counts its entries
+            "include_paths_file": self.include is not None and not on(self.include),
+            "exclude_paths_file": on(self.exclude),
+            "quarantine_file": on(self.quarantine),
+        }
+        return next((key for key, is_hit in hits.items() if is_hit), None)
 
     def report(self) -> None:
         """Warn about entries that matched no file or several."""

@@ -55,7 +55,7 @@ class DiffusionTransformer(HasObjective, nn.Module):
             int, Field(ge=0, description="channels of the conditions that join x on the channel axis")
         ] = 0,
         prepend_cond_dim: Annotated[int, Field(ge=0, description="width of prepended condition tokens; 0: none")] = 0,
-        depth: Annotated[int, Field(ge=1, description="transformer layers")] = 12,
+        depth: Annotated[int, Field(ge=1, le=1000, description="transformer layers")] = 12,
         num_heads: Annotated[int, Field(ge=1, description="attention heads; they divide embed_dim")] = 8,
         transformer_type: Annotated[
             Literal["continuous_transformer"], Field(description="the one architecture there is")

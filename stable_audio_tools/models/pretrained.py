@@ -250,6 +250,7 @@ def _hub_files(
 
 def _explained(fetch: Callable[[], str], name: str, filename: str, revision: str | None, where: Where) -> Path | None:
     """Return the result of the hub's client, None if there is no such file; other errors become one sentence."""
+    from huggingface_hub import constants
     from huggingface_hub import utils as errors  # their one home in every release
 
     page = f"https://huggingface.co/{name}"
@@ -258,6 +259,11 @@ def _explained(fetch: Callable[[], str], name: str, filename: str, revision: str
     except errors.LocalEntryNotFoundError as error:
         if where == "cache":
             return None
+        if constants.HF_HUB_OFFLINE:
+            raise CheckpointError(
+                f"{name}: {filename} is not in the local cache, and offline mode is on; unset HF_HUB_OFFLINE to "
+                "download it, or give a folder with the repository's files instead of the name"
+            ) from None
         raise CheckpointError(
             f"{name}: {filename} is not in the local cache and {page} cannot be reached; connect once to download "
             f"it, or copy the repository into a folder and give that folder instead of the name ({_reason(error)})"

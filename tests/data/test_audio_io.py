@@ -364,3 +364,14 @@ def test_only_so_many_files_stay_open(tmp_path: Path) -> None:
         read(tmp_path / f"{i}.mp3", 100, 100)
     if before:
         assert len(list(Path("/proc/self/fd").iterdir())) <= before + 64
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".wav", ".flac", ".ogg"])
+def test_text_under_a_name_of_audio_is_called_text(
+    tmp_path: Path, suffix: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"notes{suffix}"
+    path.write_text("Bass line, 120 bpm, recorded in März\n" * 40, encoding="utf-8")
+    with pytest.raises(AudioError, match=rf"notes{suffix}: holds text, not audio$"):
+        audio_io.read(path)
+    assert capfd.readouterr().err == "", "the decoder prints nothing of its own"

@@ -140,7 +140,13 @@ def test_absolute_paths_and_several_rows_for_one_file(tmp_path: Path) -> None:
     ("name", "text", "sentence"),
     [
         ("t.jsonl", '{"path": "a"}\n{oops', "t.jsonl: line 2 is not valid JSON"),
-        ("t.jsonl", '{"text": "a"}', "row 1 names no file; one of audio_path, path, file, file_name"),
+        (
+            "t.jsonl",
+            '{"text": "a"}',
+            "found the columns 'text', but none names the files; the path",
+        ),
+        ("t.csv", "path;text\na.wav;x\n", r"found the columns 'path;text', .*; separate columns by commas, not by ';'"),
+        ("t.csv", "path,text\n,x\n", "row 2 names no file; its path is empty"),
         ("t.json", "{}", "a list of objects"),
         ("t.xml", "", "must be .jsonl, .json, .csv, .tsv or .parquet"),
     ],

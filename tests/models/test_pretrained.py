@@ -251,8 +251,9 @@ def test_a_cached_ckpt_is_used_where_there_is_no_safetensors(tmp_path: Path) -> 
 def test_hub_trouble_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import httpx
     import huggingface_hub
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co/owner/model"))
     cases_of_trouble = {
         errors.GatedRepoError("gated", response=response): "accept the licence at https://huggingface.co/owner/model",
@@ -270,6 +271,14 @@ def test_hub_trouble_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
         with pytest.raises(CheckpointError, match=sentence):
             get_pretrained_model("owner/model", revision="v9", cache_dir=tmp_path)
+
+    def offline(*_: Any, **__: Any) -> str:
+        raise errors.LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(CheckpointError, match="not in the local cache, and offline mode is on; unset HF_HUB_OFFLINE"):
+        get_pretrained_model("owner/model", cache_dir=tmp_path)
     monkeypatch.undo()
     with pytest.raises(CheckpointError, match="neither a folder here nor a name of the form 'owner/model'"):
         get_pretrained_model("not a name/of/a model", cache_dir=tmp_path)

@@ -75,6 +75,7 @@ class Folders:
         self._paths, self._unsuitable, self._names = paths or PathFilter(), unsuitable, names
         self._keywords, self._file_list = keywords, file_list
         self.known_faults: list[Fault] = []
+        self._removed: Counter[str] = Counter()  # files left out on request, by the key of the dataset config
         self.folders: list[Folder] = []
         rows, groups = [], []
         for number, config in enumerate(configs):
@@ -130,14 +131,17 @@ class Folders:
         if config.only_listed:
             if table is None:
                 raise ConfigError(f"dataset {config.id!r}: only_listed needs a metadata_path")
+            self._removed["only_listed"] += int((usable & ~table.listed()).sum())
             usable &= table.listed()
         for row in np.flatnonzero(usable):
             place = FileItem(folder, int(row))
-            wanted = holds_keyword(place.relpath, self._keywords) and (
-                not self._paths or self._paths.keeps(self._names(place), config.id)
-            )
-            fault = self._fault(place) if wanted else None
-            usable[row] = wanted and fault is None
+            reason = None if holds_keyword(place.relpath, self._keywords) else "keywords"
+            if reason is None and self._paths:
+                reason = self._paths.reason(self._names(place), config.id)
+            if reason is not None:
+                self._removed[reason] += 1
+            fault = self._fault(place) if reason is None else None
+            usable[row] = reason is None and fault is None
             if fault is not None:
                 self.known_faults.append(fault)
         return np.flatnonzero(usable)
@@ -172,12 +176,13 @@ class Folders:
             counts = Counter(fault.kind for fault in self.known_faults)
             reasons = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
             raise AudioError(f"no usable file in {looked}: {reasons}; first: {self.known_faults[0]}")
-        raise ConfigError(f"no usable file in {looked}: {_what_is_there(self.folders, extensions)}")
+        raise ConfigError(f"no usable file in {looked}: {_what_is_there(self.folders, extensions, self._removed)}")
 
 
-def _what_is_there(folders: Sequence[Folder], extensions: Sequence[str]) -> str:
-    if any(len(folder.index.names) for folder in folders):
-        return "the path lists, keywords or the table leave none of the files"
+def _what_is_there(folders: Sequence[Folder], extensions: Sequence[str], removed: Counter[str]) -> str:
+    if total := sum(len(folder.index.names) for folder in folders):
+        reasons = ", ".join(f"{count} by {key}" for key, count in removed.most_common() if count)
+        return f"found {total} files, and all are left out: {reasons or 'the lists name none of them'}"
     found: Counter[str] = Counter()
     for folder in folders:
         for _, _, names in os.walk(folder.config.path):

@@ -58,6 +58,9 @@ def name_problems(name: str) -> Iterator[str]:
         yield f"{name[:40]!r}... is longer than {_LONGEST_NAME} bytes in one part; shorten it"
 
 
+MANIFEST = "manifest.jsonl"  # beside the audio, a line per complete file
+
+
 def collisions(files: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Pairs of paths that are one on some file system, or of which one would be a folder of the other."""
     seen: dict[str, str] = {}
@@ -171,7 +174,7 @@ class OutputFolder:
 
         def write(records: list[dict[str, Any]]) -> None:
             text = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
-            write_text(self.path / "manifest.jsonl", text)
+            write_text(self.path / MANIFEST, text)
 
         self.summarise(files, write)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.seeds import MAX_SEED
-from stable_audio_tools.inference.batch.outputs import collisions, format_problems, name_problems
+from stable_audio_tools.inference.batch.outputs import MANIFEST, collisions, format_problems, name_problems
 from stable_audio_tools.inference.batch.prompt_file import Leaf, read_leaves, read_values
 from stable_audio_tools.inference.generation.checks import (
     audio_conditions,
@@ -79,25 +79,37 @@ def plan_batch(
             found += validate(request, facts)
             seed = SEED if common.seed is None else common.seed
             files += _files(leaf.name, request, own_seed if name is None else seed, seed)
+        if path is not None:
+            of_flags = [text for text in found if _is_from_command(text, leaf, common)]
+            problems += [f"--{text.partition(':')[0].replace('_', '-')}:{text.partition(':')[2]}" for text in of_flags]
+            found = [text for text in found if text not in of_flags]
         by_leaf.append(dict.fromkeys(found))
     if name is not None:
         ends = [""] if len(files) == 1 else [f"-{number}" for number in range(1, len(files) + 1)]
         files = [replace(each, file=f"{name}{end}.{common.format}") for each, end in zip(files, ends)]
     if len(leaves) > 1:  # what is wrong with every leaf is said once
         shared = [text for text in by_leaf[0] if all(text in found for found in by_leaf)]
-        problems += shared
+        problems += [f"{path}: {text}" for text in shared]
         by_leaf = [{text: None for text in found if text not in shared} for found in by_leaf]
-    problems += format_problems(common.format, common.bits, facts.sample_rate)
+    where = "" if path is None else f"{path}: "
+    problems += [f"{where}{text}" for text in format_problems(common.format, common.bits, facts.sample_rate)]
     for leaf, texts in zip(leaves, by_leaf):
-        problems += [text if path is None else f"{leaf.where}: {text}" for text in texts]
-    for one, other in collisions(each.file for each in files):
-        problems.append(f"{one} and {other} would be one file, or one the folder of the other; rename one of them")
+        problems += [text if path is None else f"{path}: {leaf.where}: {text}" for text in texts]
+    for one, other in collisions([MANIFEST, *(each.file for each in files)]):
+        problems.append(
+            f"{where}{one} and {other} would be one file, or one the folder of the other; rename one of them"
+        )
     if problems:
-        where = "" if path is None else f"{path}: "
-        raise ConfigError([f"{where}{text}" for text in dict.fromkeys(problems)])
+        raise ConfigError(list(dict.fromkeys(problems)))
     for text in dict.fromkeys(text for each in files for text in doubts(each.request, facts)):
         logger.warning("%s", text)
     return list(_grouped(files, facts, batch_size))
+
+
+def _is_from_command(text: str, leaf: Leaf, common: GenerationRequest) -> bool:
+    """Return whether a problem is about a field that the command set and the leaf does not."""
+    name = text.partition(":")[0]
+    return name in OPTIONS and name not in leaf.values and name != "conditions" and getattr(common, name) is not None
 
 
 def _request(

@@ -117,6 +117,18 @@ class _Loader(yaml.SafeLoader):
         return made
 
 
+def _yaml_reason(error: yaml.MarkedYAMLError) -> str:
+    """Return the reason of a syntax error; the parser's own words for wrong indentation do not name it."""
+    problem = error.problem or "not valid YAML"
+    if isinstance(error, yaml.parser.ParserError) and "<block end>" in problem:
+        return "is indented differently from the lines above; start all keys of a group in the same column"
+    if "'\\t'" in problem:
+        return "is indented by a tab; indent by spaces"
+    if problem.startswith("mapping values are not allowed"):
+        return "has a second ': ' or a wrong indentation; put texts that contain ': ' in quotes"
+    return ", ".join(part for part in (error.context, problem) if part)
+
+
 def _yaml_error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
@@ -128,8 +140,7 @@ def _parse_yaml(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        told = ", ".join(part for part in (error.context, error.problem) if part)
-        raise ConfigError(f"{where}{place}: {told or 'not valid YAML'}") from None
+        raise ConfigError(f"{where}{place}: {_yaml_reason(error)}") from None
     except RecursionError:
         raise ConfigError(f"{where}: {_TOO_DEEP}") from None
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape beyond Unicode

@@ -80,7 +80,7 @@ class ContinuousTransformerAudioLMBackbone(AudioLMBackbone):
         ] = False,
         *,
         global_cond_dim: Annotated[int, Field(ge=0, description="width of the global condition; 0: none")] = 0,
-        depth: Annotated[int, Field(ge=1, description="transformer layers")],
+        depth: Annotated[int, Field(ge=1, le=1000, description="transformer layers")],
         dim_heads: Annotated[int, Field(ge=1, description="channels of each attention head")] = 64,
         rotary_pos_emb: Annotated[bool, Field(description="rotary positions")] = True,
         use_sinusoidal_emb: Annotated[bool, Field(description="add sinusoidal positions")] = False,

@@ -313,3 +313,29 @@ def test_lengths_in_whole_seconds_may_end_a_little_after_the_window(tmp_path: Pa
     assert file_seconds(plan_batch(part, FACTS)[0][0].request) == 20
     with pytest.raises(ConfigError, match="clip_length: is 60 s"):
         plan_batch(part, FACTS, GenerationRequest(clip_length=60.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a:\n  prompt: x\n seconds_total: 1\n", r"prompts.yaml:3:2: is indented differently from the lines above; "),
+        ("a:\n\tprompt: x\n", r"prompts.yaml:2:1: is indented by a tab; indent by spaces"),
+        ("a:\n  prompt: x: y\n", r"prompts.yaml:2:12: has a second ': ' or a wrong indentation; put texts"),
+    ],
+)
+def test_wrong_indentation_is_named(tmp_path: Path, text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        read_leaves(write(tmp_path, text))
+
+
+def test_a_wrong_flag_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, GUIDE)
+    common = GenerationRequest(mode="variation", audio=str(tmp_path / "none.wav"))
+    with pytest.raises(ConfigError, match=r"^--audio: no such file '.*none.wav'$"):
+        plan_batch(path, FACTS, common)
+
+
+def test_no_group_takes_the_name_of_the_manifest(tmp_path: Path) -> None:
+    path = write(tmp_path, "Manifest.jsonl:\n  a:\n    prompt: x\n    seconds_start: 0\n    seconds_total: 1\n")
+    with pytest.raises(ConfigError, match=r"Manifest.jsonl/a_item-1.wav and manifest.jsonl would be one file, or"):
+        plan_batch(path, FACTS)
