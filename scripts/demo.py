@@ -99,7 +99,7 @@ def plan(vae_steps: int, dit_steps: int) -> list[Step]:
             "Generate",
             f"python generate.py --model-config example/models/dit.json --ckpt-path {OUT}/dit.safetensors "
             f"--cond-yaml-path example/generation/demo_prompts.yaml --output-dir {OUT}/generated "
-            "--n-sample-per-cond 4 --sample-steps 30 --cfg-scale 3 --seed 1 --clip-length 3",
+            "--n-sample-per-cond 2 --sample-steps 30 --cfg-scale 3 --seed 1 --clip-length 3",
         ),
     ]
     return [Step(*step) for step in steps]

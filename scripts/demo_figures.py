@@ -4,13 +4,11 @@ import csv
 import itertools
 import logging
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from stable_audio_tools.core.config import load
@@ -28,7 +26,6 @@ CLASSES = ("drums", "bass", "chords", "rain", "bells")
 VAE_SHARE = 0.6  # of the spectral distance of an untrained autoencoder
 DIT_SHARE = 0.4  # of the held-out loss of an untrained transformer
 APART = 3.0  # spectra of different classes against those of one class
-RECOGNISED = 0.9  # share of the generated files that a classifier of the clips assigns to the class of their prompt
 
 
 class Figure(NamedTuple):
@@ -42,7 +39,7 @@ class Figure(NamedTuple):
 
 
 def measure(root: Path) -> list[Figure]:
-    return [reconstruction(root), held_out_loss(root), spectra(root), recognition(root)]
+    return [reconstruction(root), held_out_loss(root), spectra(root)]
 
 
 def reconstruction(root: Path) -> Figure:
@@ -113,52 +110,6 @@ def spectra(root: Path) -> Figure:
         f"{text} ({bound})",
         between >= APART * within,
     )
-
-
-def recognition(root: Path) -> Figure:
-    """Share of generated files that a classifier trained on the clips assigns to the class of their prompt."""
-    clips = {name: sorted((root / "example" / "clips" / name).glob("*.flac")) for name in CLASSES}
-    held_out = {name: sorted((root / "example" / "held_out" / name).glob("*.flac")) for name in CLASSES}
-    classify = train_classifier({name: [features(path) for path in paths] for name, paths in clips.items()})
-
-    def share(files: dict[str, list[Path]]) -> float:
-        hits = [classify(features(path)) == name for name, paths in files.items() for path in paths]
-        return statistics.mean(hits)
-
-    real, made = share(held_out), share({name: generated(root, name) for name in CLASSES})
-    text = f"a classifier of the clips recognises {real:.0%} of the held-out clips, {made:.0%} of the generated files"
-    return Figure(
-        "prompts recognised, clips and generated files",
-        f"{real:.0%}",
-        f"{made:.0%}",
-        f"{text} (at least {RECOGNISED:.0%})",
-        made >= RECOGNISED,
-    )
-
-
-def features(path: Path) -> NDArray[np.float64]:
-    """Return the spectrum, and how much the level in three ranges of pitch changes from one moment to the next."""
-    audio, rate = audio_io.read(path)
-    audio = audio[:, : 3 * rate]
-    power = torch.stft(audio.mean(0), 1024, 256, window=torch.hann_window(1024), return_complex=True).abs().square()
-    edges = [0, 12, 80, len(power)]  # bins; about 250 Hz and 1.7 kHz
-    levels = [10 * torch.log10(power[low:high].sum(0) + 1e-6) for low, high in itertools.pairwise(edges)]
-    changes = [float(level.diff().abs().mean()) for level in levels]
-    return np.concatenate([spectrum(path).numpy() / 10, changes]).astype(np.float64)
-
-
-def train_classifier(examples: dict[str, list[NDArray[np.float64]]]) -> Callable[[NDArray[np.float64]], str]:
-    """Return a linear discriminant classifier; the shared covariance is shrunk towards its diagonal."""
-    means = {name: np.mean(vectors, axis=0) for name, vectors in examples.items()}
-    deviations = np.concatenate([np.stack(vectors) - means[name] for name, vectors in examples.items()])
-    covariance = deviations.T @ deviations / len(deviations)
-    shrunk = 0.5 * covariance + 0.5 * np.diag(np.diag(covariance)) + 0.01 * np.eye(len(covariance))
-    precision = np.linalg.inv(shrunk)
-
-    def classify(vector: NDArray[np.float64]) -> str:
-        return min(means, key=lambda name: float((vector - means[name]) @ precision @ (vector - means[name])))
-
-    return classify
 
 
 def generated(root: Path, name: str) -> list[Path]:
