@@ -22,6 +22,7 @@ COMMANDS = {
     "app": CommandEntry("run_gradio", "open a model in the browser, and behind an HTTP API"),
     "serve": CommandEntry("serve", "serve models over HTTP, with a queue of jobs"),
     "unwrap": CommandEntry("train:unwrap", "write the model out of a training checkpoint"),
+    "finetune": CommandEntry("train:finetune", "adapt a model to a folder of recordings, in one command"),
     "lora train": CommandEntry("train:train_lora", "train a low-rank adapter of a frozen model"),
     "lora info": CommandEntry("lora:info", "describe an adapter file"),
     "lora convert": CommandEntry("lora:convert", "convert an adapter file to the format of another program"),

@@ -1,4 +1,4 @@
-"""`train`, `lora train`, and `unwrap`, which turns a training checkpoint into a file that generates."""
+"""`train`, `lora train`, `finetune`, and `unwrap`, which turns a training checkpoint into a file that generates."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 from stable_audio_tools.cli.command import Command
 from stable_audio_tools.core.settings import Settings, option
 from stable_audio_tools.models.lora_choice import LoraChoice, lora_choice
-from stable_audio_tools.training.settings import LoraSettings, TrainSettings
+from stable_audio_tools.training.settings import FinetuneSettings, LoraSettings, TrainSettings
 
 
 def run(settings: TrainSettings) -> None:
@@ -37,6 +37,23 @@ train_lora = Command(
     "the model config selects layers and options; flags override it. Adapter files are written to adapters/ in the "
     "run's folder. Ctrl-C stops; --recover continues.",
     takes_ini=True,
+)
+
+
+def run_finetune(settings: FinetuneSettings) -> None:
+    from stable_audio_tools.training.finetune import finetune
+
+    written = finetune(settings)
+    advice = "edit its prompts, then run again without --prepare-only" if settings.prepare_only else "open it to listen"
+    print(f"wrote {written}: {advice}")
+
+
+finetune = Command(
+    FinetuneSettings,
+    run_finetune,
+    "Train an adapter on a folder of recordings: cut them into clips, write prompts, encode latents, choose settings "
+    "for the memory, train, and write a page with audio before and after. All configs are written, for later runs of "
+    "train_lora.py.",
 )
 
 

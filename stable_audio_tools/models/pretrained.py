@@ -127,6 +127,22 @@ def get_pretrained_model(
     return load_model(config, stored, device, dtype), config
 
 
+def find_model(
+    name: str | Path, *, revision: str | None = None, cache_dir: str | Path | None = None
+) -> tuple[JsonObject, Path]:
+    """Return the config of a model and the path of its weights, without loading it.
+
+    `name` is a weight file that stores its config, a folder with `model_config.json`, or a Hugging Face repository.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return dict(_config_of(None, open_weights(path))), path
+    config_path, weights = _in_folder(path) if path.is_dir() else _from_hub(str(name), revision, cache_dir)
+    if config_path.name in INDEX_NAMES:
+        raise CheckpointError(f"{name}: a folder in the format of diffusers; convert it to a model config and weights")
+    return load(config_path), weights
+
+
 def fit_config(config: Mapping[str, Any], stored: StoredWeights) -> JsonObject:
     """Return the config completed by settings that the names of the weights imply."""
     fitted = copy.deepcopy(dict(config))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.settings import Settings, option
@@ -75,6 +76,29 @@ class TrainSettings(Settings):
             yield f"--devices: expected auto, a number, or numbers such as 0,1; got {self.devices!r}"
         if self.devices.strip() == "0":
             yield "--devices: expected at least 1; the first GPU alone is '0,'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings(Settings):
+    """Settings of `finetune`."""
+
+    folder: Path = option(help="folder of recordings, subfolders included", positional=True, metavar="FOLDER")
+    model: str = option(
+        help="model to adapt: a weight file that stores its config, a folder with model_config.json, or a name on "
+        "huggingface.co",
+        metavar="NAME",
+    )
+    output_dir: Path = option(Path("finetune"), "folder for clips, captions, configs, runs and the page", metavar="DIR")
+    prepare_only: bool = option(False, "write clips and captions.csv, to edit the prompts, and stop")
+    rank: int = option(16, "width of the adapter", ge=1)
+    steps: int = option(0, "optimiser steps; 0: 100 for each batch of the clips, from 200 to 2000", ge=0)
+    memory_gb: float = option(0.0, "memory to plan for, in GiB; 0: that of the GPU, or of the machine", ge=0)
+    num_demos: int = option(3, "prompts to listen to before and after", ge=1)
+
+    @property
+    def memory(self) -> float:
+        """The memory to plan for, in bytes; 0 if not set."""
+        return self.memory_gb * 2**30
 
 
 ADAPTER_TYPES = (

@@ -161,7 +161,7 @@ CEILINGS = {
     "calls of add_argument": 3,
     "uses of Any": 1_200,
     "small private functions with one use": 162,
-    "class names defined twice": 2,
+    "class names defined twice": 1,
     "modules": 450,
     "lines": 72_000,
 }

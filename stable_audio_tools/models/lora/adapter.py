@@ -10,7 +10,7 @@ from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.models.lora.base import cast_base, dense_weight
 from stable_audio_tools.models.lora.config import LoraConfig
-from stable_audio_tools.models.lora.factors import Control, LoraFactors
+from stable_audio_tools.models.lora.factors import AdapterControl, LoraFactors
 from stable_audio_tools.models.lora.layers import AdaptedLayer, adapt_layer, release_layer
 from stable_audio_tools.models.lora.targets import find_targets, rank_of, select_paths
 
@@ -24,7 +24,7 @@ class LoraAdapter(nn.Module):
     The layers of the model use the same tensors. State-dict names are `<path of the layer>.<factor>`.
     """
 
-    def __init__(self, control: Control, factors: Mapping[str, LoraFactors]) -> None:
+    def __init__(self, control: AdapterControl, factors: Mapping[str, LoraFactors]) -> None:
         super().__init__()
         self.control = control
         self.targets = tuple(factors)
@@ -153,7 +153,7 @@ def attach_lora(model: nn.Module, config: LoraConfig, seed: int | None = None, n
     if config.base_precision is not None:
         cast_base(model, config.base_precision, targets)
         targets = {path: model.get_submodule(path) for path in targets}
-    adapter = put_on(model, Control(name, config, strength=config.multiplier), targets)
+    adapter = put_on(model, AdapterControl(name, config, strength=config.multiplier), targets)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     for _, factors in adapter.layers():
         draw_start(factors, generator)
@@ -162,7 +162,7 @@ def attach_lora(model: nn.Module, config: LoraConfig, seed: int | None = None, n
     return adapter
 
 
-def put_on(model: nn.Module, control: Control, targets: Mapping[str, nn.Module]) -> LoraAdapter:
+def put_on(model: nn.Module, control: AdapterControl, targets: Mapping[str, nn.Module]) -> LoraAdapter:
     """Attach empty factors of one adapter to layers, by path."""
     refuse_merged(model)
     factors_by_path: dict[str, LoraFactors] = {}
@@ -254,7 +254,7 @@ class NoiseIntervals:
                 control.in_interval = True
 
 
-def _covers(control: Control, level: Tensor) -> bool:
+def _covers(control: AdapterControl, level: Tensor) -> bool:
     assert control.interval is not None
     low, high = level.new_tensor(control.interval)  # rounded as the level is, so that an equal one is within
     return bool(low <= level[0] <= high)

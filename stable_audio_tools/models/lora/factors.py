@@ -54,7 +54,7 @@ def largest_divisor(size: int, limit: int | None) -> int:
 
 
 @dataclass
-class Control:
+class AdapterControl:
     """The state shared by all layers of one adapter; a copied model gets its own."""
 
     name: str
@@ -93,7 +93,7 @@ class LoraFactors(nn.Module):
     lokr_w2_a: nn.Parameter  # (p, r)
     lokr_w2_b: nn.Parameter  # (r, q)
 
-    def __init__(self, control: Control, weight: Tensor, rank: int, taps: int = 1) -> None:
+    def __init__(self, control: AdapterControl, weight: Tensor, rank: int, taps: int = 1) -> None:
         """`weight` is the base's (rows, cols); of its columns, `taps` neighbours belong to one input channel."""
         super().__init__()
         config, form = control.config, control.config.form

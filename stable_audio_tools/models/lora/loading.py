@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stable_audio_tools.core.errors import CheckpointError
 from stable_audio_tools.models.lora.adapter import LoraAdapter, adapted_layers, check_name, put_on, unload_lora
 from stable_audio_tools.models.lora.base import base_facts, same_weights
-from stable_audio_tools.models.lora.factors import Control, LoraFactors, output_factor
+from stable_audio_tools.models.lora.factors import AdapterControl, LoraFactors, output_factor
 from stable_audio_tools.models.lora.files import COMFY_DOTTED, COMFY_PREFIX, read_lora, write_lora
 from stable_audio_tools.models.lora.stored import Layers, LoraFile, LoraFormat, kronecker_shape
 from stable_audio_tools.models.lora.targets import adaptable_layers, rank_of
@@ -48,7 +48,7 @@ def load_lora(
     name = check_name(model, name or _free_name(model, Path(lora.path).stem))
     targets = {path: model.get_submodule(path) for path in lora.layers}
     _compare_base(model, lora)
-    control = Control(name, lora.config, strength=float(strength), facts=dict(lora.facts))
+    control = AdapterControl(name, lora.config, strength=float(strength), facts=dict(lora.facts))
     adapter = put_on(model, control, targets)
     _fill(adapter, lora)
     if trainable:

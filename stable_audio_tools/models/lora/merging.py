@@ -10,7 +10,7 @@ from stable_audio_tools.core.errors import CheckpointError, UserError
 from stable_audio_tools.models.lora.adapter import adapted_layers, refuse_merged
 from stable_audio_tools.models.lora.base import base_facts, dense_weight, is_quantized
 from stable_audio_tools.models.lora.config import LoraConfig
-from stable_audio_tools.models.lora.factors import Control
+from stable_audio_tools.models.lora.factors import AdapterControl
 from stable_audio_tools.models.lora.formula import TINY, leading_vectors
 from stable_audio_tools.models.lora.layers import AdaptedLayer
 from stable_audio_tools.models.lora.parametrization import remove_parametrizations
@@ -120,7 +120,7 @@ def extract_lora(
     return Extracted(LoraFile("extracted", "native", layers, config, facts=facts), kept / total, unchanged, beyond)
 
 
-def _controls(layers: Iterable[AdaptedLayer]) -> list[Control]:
+def _controls(layers: Iterable[AdaptedLayer]) -> list[AdapterControl]:
     return list({id(held.control): held.control for layer in layers for held in layer.factors()}.values())
 
 
