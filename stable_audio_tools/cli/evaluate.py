@@ -1,11 +1,12 @@
 """`evaluate`: distances between sets of audio, scores on captioned tracks, reconstruction, comparison of results."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stable_audio_tools.cli.command import Command
+from stable_audio_tools.cli.generate import request_field
 from stable_audio_tools.cli.model_choice import ModelChoice
 from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.settings import Settings, option
@@ -15,6 +16,7 @@ from stable_audio_tools.evaluation.settings import (
     ScoringSettings,
     SongDescriberSettings,
 )
+from stable_audio_tools.inference.generation.request import GenerationRequest
 
 if TYPE_CHECKING:
     from stable_audio_tools.inference.batch.outputs import OutputFolder
@@ -139,6 +141,105 @@ compare = Command(
     run_compare,
     "Print the scores of several result files (scores.json) side by side. Scores of different embedders, weights, "
     "windows, references or samplers are not comparable and are refused.",
+)
+
+
+# ------------------------------------------------------------------ a model
+
+_GENERATION = (
+    "steps", "cfg_scale", "sampler_type", "sigma_min", "sigma_max", "eta", "negative_prompt", "num_samples", "seconds",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEvaluation(ModelChoice, ScoringSettings):
+    """Settings of `evaluate model`; the settings of generation are added below."""
+
+    prompts: Path = option(
+        help="prompts: .yaml, .json, .csv or .jsonl, as for `generate`",
+        group="sets and embedders",
+        metavar="FILE",
+        flags=("--cond-yaml-path",),
+    )
+    reference: tuple[str, ...] = option(
+        help="folders of audio, or .npz files of statistics by fadtk or stable-audio-metrics",
+        group="sets and embedders",
+        metavar="SET",
+    )
+    earlier: tuple[Path, ...] = option(
+        (),
+        "output folders of earlier runs with the same prompts, to compare",
+        group="sets and embedders",
+        metavar="DIR",
+    )
+    embedder: tuple[str, ...] = option(
+        ("logmel",), "embedders, as for `evaluate fad`", group="sets and embedders", metavar="NAME"
+    )
+    output: Path = option(help="folder to write to", group="work", metavar="DIR", flags=("-o",))
+    cache_dir: Path | None = option(
+        None, "folder of cached vectors (default: OUTPUT/embeddings)", group="work", metavar="DIR"
+    )
+
+    @property
+    def request(self) -> GenerationRequest:
+        """The request shared by all prompts."""
+        return GenerationRequest(seed=self.seed, **{name: getattr(self, name) for name in _GENERATION})
+
+
+ModelEvaluationSettings: type[ModelEvaluation] = make_dataclass(
+    "ModelEvaluationSettings",
+    [(name, *request_field(name)) for name in _GENERATION],
+    bases=(ModelEvaluation,),
+    frozen=True,
+    kw_only=True,
+)
+
+
+def run_model(settings: ModelEvaluation) -> int:
+    from stable_audio_tools.core.devices import process_device
+    from stable_audio_tools.core.gathering import all_processes, check_launcher
+    from stable_audio_tools.evaluation.model import AUDIO, score_model, write_page
+    from stable_audio_tools.evaluation.report import rows_of, sentence
+    from stable_audio_tools.evaluation.results import as_table
+    from stable_audio_tools.inference.batch.outputs import OutputFolder
+    from stable_audio_tools.inference.batch.plan import plan_batch
+    from stable_audio_tools.inference.batch.run import check_targets, run_batch
+
+    check_launcher()
+    model = settings.load()
+    batches = plan_batch(settings.prompts, model.facts, settings.request, settings.batch_size)
+    folder = OutputFolder(settings.output / AUDIO)
+    check_targets(batches, folder)
+    with all_processes() as gather:
+        run_batch(model, batches, folder)
+        del model  # its memory is the embedders'
+        gather(None)  # embedding starts when all files are there
+    found = score_model(
+        settings.output,
+        settings.reference,
+        settings.earlier,
+        settings.embedder,
+        settings.cache_dir or settings.output / "embeddings",
+        settings,
+        str(process_device(settings.device)),
+    )
+    if found is None:
+        return 0  # another process is still working and will write the page
+    write_page(settings.output, found)
+    rows = rows_of(found.scored.results)
+    print(as_table([{**row, "generated": Path(str(row["generated"])).parent.name} for row in rows]))
+    for comparison in found.scored.comparisons:
+        print(sentence(comparison))
+    print(f"wrote {settings.output / 'index.html'}, scores.json, scores.csv and prompts.csv", flush=True)
+    return 1 if any(row["failed"] for row in rows) else 0
+
+
+model = Command(
+    ModelEvaluationSettings,
+    run_model,
+    "Generate audio for a set of prompts, score it against a reference set and earlier runs, and write one page with "
+    "players, plots, intervals and settings. An interrupted run resumes. Several GPUs or nodes: torchrun "
+    "--nproc_per_node N --no-python stable-audio-tools evaluate model ...",
 )
 
 

@@ -97,16 +97,16 @@ _FLAGS = [name for name, about in OPTIONS.items() if about.group]
 _HINTS = get_type_hints(GenerationRequest, localns={"AudioSource": str, "Tensor": object})
 
 
-def _flag(name: str) -> "dataclasses.Field[Any]":
-    """Return a field of the request as a field of the command, where the seed has a default."""
+def request_field(name: str) -> "tuple[Any, dataclasses.Field[Any]]":
+    """Return type and field of a command for a field of the request; the seed has a default."""
     default: Any = 0 if name == "seed" else FIELDS[name].default
     field: dataclasses.Field[Any] = dataclasses.field(default=default, metadata={"option": OPTIONS[name]})
-    return field
+    return _HINTS[name], field
 
 
 GenerateSettings: type[BatchSettings] = dataclasses.make_dataclass(
     "GenerateSettings",
-    [(name, _HINTS[name], _flag(name)) for name in _FLAGS],
+    [(name, *request_field(name)) for name in _FLAGS],
     bases=(BatchSettings,),
     frozen=True,
     kw_only=True,

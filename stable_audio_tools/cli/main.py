@@ -37,6 +37,9 @@ COMMANDS = {
     "data example": CommandEntry("data:example", "write short synthetic clips with captions, for experiments"),
     "dedup": CommandEntry("data:dedup", "find files of a dataset with the same recording"),
     "evaluate fad": CommandEntry("evaluate:fad", "measure distances between sets of audio and reference sets"),
+    "evaluate model": CommandEntry(
+        "evaluate:model", "generate audio for prompts, score it and write a page with players and plots"
+    ),
     "evaluate song-describer": CommandEntry(
         "evaluate:song_describer", "score a text-to-audio checkpoint on captioned tracks"
     ),

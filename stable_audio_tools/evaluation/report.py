@@ -183,7 +183,9 @@ def _songs(result: Result) -> str:
 
 def sentence(comparison: SetComparison) -> str:
     """Summarise a comparison, such as "A is better than B in 93 % of 500 resamples"."""
-    a, b = Path(comparison.a).name, Path(comparison.b).name
+    a, b = (
+        Path(one).parent.name if Path(one).name == "audio" else Path(one).name for one in (comparison.a, comparison.b)
+    )
     share = 100 * comparison.share_better
     better, worse, percent = (a, b, share) if share >= 50 else (b, a, 100 - share)
     return (

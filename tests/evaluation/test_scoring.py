@@ -226,6 +226,48 @@ def test_scalars_for_tensorboard(sets: Path, tmp_path: Path) -> None:
     assert (event.step, event.value) == (7, pytest.approx(result["scores"]["fad"], rel=1e-6))
 
 
+def test_statistics_of_stable_audio_metrics_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(0)
+    frames = {f"s{i}": generator.normal(size=(9, 16)) for i in range(6)}
+    write_as_fadtk(tmp_path / "gen", "openl3-stable-audio", frames)
+    reference = generator.normal(size=(60, 16))
+    np.savez(tmp_path / "sam.npz", mu_ref=reference.mean(0), sigma_ref=np.cov(reference, rowvar=False))
+    words = ["--reference", str(tmp_path / "sam.npz"), "--generated", str(tmp_path / "gen"), "--read-fadtk"]
+    words += ["--output", str(tmp_path / "out")]
+    assert evaluate.fad([*words, "--embedder", "openl3-stable-audio", "--inf"]) == 2  # 6 files are too few
+    assert "needs at least 8 files, got 6" in capsys.readouterr().err
+    assert evaluate.fad([*words, "--embedder", "openl3-stable-audio"]) == 0
+    (result,) = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
+    vectors = np.concatenate(list(frames.values())).astype(np.float16)
+    assert result["scores"]["fad"] == pytest.approx(
+        frechet_distance(gaussian_of(reference), gaussian_of(vectors)), rel=1e-6
+    )
+    assert result["scores"]["fad_low"] <= result["scores"]["fad_high"]
+    assert result["setup"]["reference"]["made_by"] == "stable-audio-metrics"
+    assert evaluate.fad([*words, "--embedder", "logmel"]) == 2
+    assert "statistics of OpenL3 by stable-audio-metrics" in capsys.readouterr().err
+
+
+def test_intervals_memorisation_and_diversity_stand_in_the_scores(sets: Path, tmp_path: Path) -> None:
+    flags = ("--kernel", "--inf", "--coverage", "--kad", "--diversity", "--held-out", str(sets / "near"))
+    (copies,) = score(sets, tmp_path, *flags, generated=("reference",))["results"]
+    scores = copies["scores"]
+    for name in ("fad", "fad_inf", "kernel", "kad_files", "precision", "recall", "density", "coverage", "memorisation"):
+        assert scores[f"{name}_low"] <= scores[f"{name}_high"], name
+    assert scores["memorisation"] == 1 and scores["vendi"] == scores["vendi_reference"] > 1
+    nearest = copies["details"]["memorisation"][0]
+    assert nearest["file"] == nearest["training_file"] and nearest["distance_ratio"] < 1e-3
+
+
+def test_significance_of_two_generated_sets(sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = score(sets, tmp_path, "--significance", "--kernel", "--resamples", "100")
+    comparisons = {row["score"]: row for row in document["comparisons"]}
+    assert set(comparisons) == {"fad", "kernel_distance"} and comparisons["fad"]["pairs"] == 8
+    assert comparisons["fad"]["difference"] < 0 and comparisons["fad"]["p"] < 0.01
+    assert (tmp_path / "significance.csv").is_file() and "is better than" in (tmp_path / "index.html").read_text()
+    assert "near is better than far in 100.0 % of resamples of 8 pairs" in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------ comparing
 
 
@@ -250,6 +292,21 @@ def test_results_of_one_setup_are_compared_and_others_refused(
     assert evaluate.compare([str(sets / "near" / "tone_00.wav")]) == 2
     assert evaluate.compare([str(tmp_path / "absent.json")]) == 2
     assert capsys.readouterr().err.count("error:") == 2
+
+
+def test_last_digits_of_a_gpu_do_not_prevent_a_comparison(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    score(sets, tmp_path / "cpu", generated=("near",))
+    document = json.loads((tmp_path / "cpu" / "scores.json").read_text())
+    reference = document["results"][0]["setup"]["reference"]
+    for factor, status in ((1 + 1e-6, 0), (1.01, 2)):
+        changed = {**reference, "variance": reference["variance"] * factor}
+        document["results"][0]["setup"]["reference"] = changed
+        document["results"][0]["details"]["reference"]["digest"] = "other bytes"
+        (tmp_path / "gpu.json").write_text(json.dumps(document))
+        assert evaluate.compare([str(tmp_path / "cpu" / "scores.json"), str(tmp_path / "gpu.json")]) == status
+    assert "were not measured alike: reference.variance is" in capsys.readouterr().err
 
 
 def test_copies_that_fadtk_makes_are_no_part_of_a_set(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from support import small_models
 from support.small_sounds import RATE, tone
 
 from stable_audio_tools.cli import evaluate
-from stable_audio_tools.core.config import load, save
+from stable_audio_tools.core.config import load
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.evaluation.embedders import create_embedder, mean_vector
@@ -26,14 +26,6 @@ from stable_audio_tools.models.checkpoints import save_weights
 WORDS = ("drums", "bass", "chords", "rain", "bells")
 EMBEDDER = "logmel:bands=8,window_seconds=0.2"
 TRACKS = (101, 203, 305, 407, 509, 1102)
-
-
-def caption_model_config() -> dict[str, Any]:
-    """The narrowed tiny model, told a prompt out of five words."""
-    config: dict[str, Any] = small_models.narrowed(load(next(small_models.CONFIGS.rglob("tiny_diffusion_cond.json"))))
-    text = json.dumps(config).replace('"sound"', '"prompt"')
-    renamed: dict[str, Any] = json.loads(text)
-    return renamed
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +57,8 @@ def references(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("model")
-    config = caption_model_config()
-    torch.manual_seed(0)
-    made = create_model_from_config(config)
-    with torch.no_grad():
-        for parameter in made.parameters():
-            if not parameter.any():
-                parameter.normal_(0, 0.02)
-    save(config, folder / "model.json")
-    save_weights(made, folder / "model.safetensors")
-    return folder / "model.json", folder / "model.safetensors"
+def model(caption_model: tuple[Path, Path]) -> tuple[Path, Path]:
+    return caption_model
 
 
 # ------------------------------------------------------------------ references
@@ -136,6 +118,61 @@ def test_the_published_layout_is_read_and_written(clap_folder: str, dataset: Pat
         matching_embedder(old, {"type": "clap", "config": {"name": "laion/larger_clap_music"}})
     with pytest.raises(UserError, match="were not measured alike: embedder is 'clap' and 'logmel'"):
         matching_embedder(new, {"type": "logmel"})
+
+
+def test_files_of_the_jamendo_fork_are_compared_as_whole_clips(clap_folder: str, dataset: Path, tmp_path: Path) -> None:
+    assert embed(dataset, tmp_path / "new.npz", "--clap-model-name", clap_folder) == 0
+    with np.load(tmp_path / "new.npz") as stored:
+        fork = {key: stored[key] for key in stored.files if key != "embedder" and not key.startswith("window_")}
+    np.savez_compressed(tmp_path / "fork.npz", **fork)
+    old = read_references(tmp_path / "fork.npz")
+    assert [one.shape for one in old.windows] == [(1, 512)] * len(TRACKS)
+    assert matching_embedder(old).settings == {"clip": "whole"}
+    with np.load(tmp_path / "new.npz") as stored:
+        means = {key: stored[key] for key in stored.files if not key.startswith("window_")}
+    np.savez_compressed(tmp_path / "means.npz", **means)
+    with pytest.raises(UserError, match="contains means of windows only, which are not comparable"):
+        read_references(tmp_path / "means.npz")
+
+
+def test_the_number_of_windows_changes_no_score_by_itself() -> None:
+    """A perfect model: windows of clips and of tracks from one law, five of each clip and twelve of each track."""
+    from types import SimpleNamespace
+
+    from stable_audio_tools.evaluation.settings import CaptionSampling
+    from stable_audio_tools.evaluation.song_describer.generating import score_captions
+    from stable_audio_tools.evaluation.song_describer.references import References
+
+    generator = np.random.default_rng(0)
+    texts = generator.normal(size=(80, 8)).astype(np.float32)
+
+    def windows(count: int) -> list[np.ndarray]:
+        return [(0.5 * text + generator.normal(size=(count, 8))).astype(np.float32) for text in texts]
+
+    def scores(reference_windows: int, clip_windows: int) -> dict[str, float]:
+        ids = np.arange(80)
+        tracks = windows(reference_windows)
+        means = np.stack([one.mean(0) for one in tracks])
+        known = References(
+            ids, ids, np.full(80, 30.0, np.float32), ("",) * 80, means, texts, tuple(tracks), {}, {"made": "here"}, "0"
+        )
+        run: Any = SimpleNamespace(
+            references=known,
+            embedder=create_embedder("logmel"),
+            sampling=CaptionSampling(seed=0),
+            seconds=lambda row: 30.0,
+            seed=lambda row: row,
+            sample_size=1,
+        )
+        result = score_captions(run, range(80), dict(enumerate(windows(clip_windows))), {"name": "perfect"})
+        return {name: value for name, value in result.scores.items() if value is not None}
+
+    for reference_windows, clip_windows in ((12, 5), (12, 1), (1, 12)):
+        found = scores(reference_windows, clip_windows)
+        assert found["logmel_fad_low"] < 0.1 and found["logmel_fad_inf_low"] < 0.1
+        assert found["logmel_kernel_distance_low"] < 0.1 and found["logmel_kernel_distance_high"] > -0.1
+        assert found["logmel_alignment_low"] < found["logmel_alignment_mean"] < found["logmel_alignment_high"]
+        assert found["logmel_alignment_mean"] == pytest.approx(scores(1, 1)["logmel_alignment_mean"], abs=0.07)
 
 
 def test_missing_and_broken_tracks_are_named_and_counted(
