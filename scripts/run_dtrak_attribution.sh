@@ -26,6 +26,7 @@ PROJ_DIM="${PROJ_DIM:-8192}"
 USED_DIM="${USED_DIM:-}"
 PROJECTION="${PROJECTION:-sketch}"
 K="${K:-10}"
+CROPS="${CROPS:-4}" # random crops of each training item, averaged; 1: the first window only, a quarter of the time
 T_STRATEGY="${T_STRATEGY:-uniform}"
 NUM_TRAIN_STEPS="${NUM_TRAIN_STEPS:-1000}"
 F_OBJECTIVE="${F_OBJECTIVE:-mean-squared-l2-norm}" # D-TRAK; loss is TRAK
@@ -49,7 +50,8 @@ common=(
 [[ -n "$PARAM_REGEX" ]] && common+=(--param-regex "$PARAM_REGEX")
 [[ -n "$PRETRANSFORM_CKPT" ]] && common+=(--pretransform-ckpt-path "$PRETRANSFORM_CKPT")
 
-train=(--dataset-config "$TRAIN_DATASET_CONFIG" --disable-random-crop)
+train=(--dataset-config "$TRAIN_DATASET_CONFIG")
+if ((CROPS > 1)); then train+=(--crops "$CROPS"); else train+=(--disable-random-crop); fi
 [[ -n "$TRAIN_COUNT" ]] && train+=(--max-examples "$TRAIN_COUNT")
 [[ -n "$TRAIN_EXCLUDE_PATHS_FILE" ]] && train+=(--exclude-paths-file "$TRAIN_EXCLUDE_PATHS_FILE")
 if [[ -z "$QUERY_DATASET_CONFIG" && ! -f "$QUERY_AUDIO_DIR/manifest.jsonl" && "$QUERY_AUDIO_DIR" == outputs/generated_queries ]]; then
@@ -75,4 +77,4 @@ echo "[3/3] scores"
   --train-feature-paths "$OUT_DIR/train_features.memmap" \
   --query-feature-path "$OUT_DIR/query_features.memmap" \
   --output-score-path "$OUT_DIR/scores_query_x_train.memmap" \
-  --report-dir "$OUT_DIR"
+  --report-dir "$OUT_DIR" ${LAMBDA_REG:+--lambda-reg "$LAMBDA_REG"}

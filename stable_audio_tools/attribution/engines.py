@@ -69,9 +69,9 @@ class HookEngine(GradientEngine):
 
     def features(self, samples: Sequence[AttributedSample]) -> Tensor:
         with self._hooked():
-            return torch.stack([self._one(sample) for sample in samples])
+            return torch.stack([self._feature_of(sample) for sample in samples])
 
-    def _one(self, sample: AttributedSample) -> Tensor:
+    def _feature_of(self, sample: AttributedSample) -> Tensor:
         self._feature.zero_()
         rows = self.task.prepare(sample)
         count = len(rows.t)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -72,17 +73,23 @@ class Extraction:
     def __init__(self, settings: ExtractSettings) -> None:
         self.settings = settings
         self.paths = _own_paths(settings)
+        device = _own_device(settings.device)
+        # cuBLAS repeats its sums only if this is set before its first use.
+        if device.startswith("cuda"):
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         source = ModelSource(
             settings.model_config,
             settings.pretrained_ckpt_path,
             settings.pretransform_ckpt_path,
             settings.remove_pretransform_weight_norm,
-            _own_device(settings.device),
+            device,
             settings.lora,
         )
         self.attributed = AttributedModel.load(source)
         self.attributed.set_checkpointing(settings.checkpointing)
         self.dataset = read_dataset(settings)
+        if self.dataset is not None and settings.crops > 1:
+            self.dataset["random_crop"] = True  # by default latents are cut at their start
         for key in ("include_paths_file", "exclude_paths_file"):
             if self.dataset is not None and getattr(settings, key):
                 self.dataset[key] = getattr(settings, key)
@@ -92,8 +99,6 @@ class Extraction:
         self.items: Items = open_items(
             self.dataset, settings.generated, self.attributed.shape, crop_seed, settings.max_examples, paths
         )
-        if settings.crops > 1 and not (self.dataset or {}).get("random_crop", True):
-            raise ConfigError("--crops: the dataset has random_crop false, so all crops are equal; set it to true")
         self.visits: Items = self.items
         if isinstance(self.items, DatasetItems) and settings.crops > 1:
             self.visits = CroppedItems(self.items, settings.crops)
@@ -128,7 +133,9 @@ class Extraction:
             logger.info("%s is complete", paths.feature)
             return ExtractedFeatures(paths, 0, writer.finished["valid_rows"], writer.finished["left_out"])
         if count > 1 and index == 0 and self.settings.overwrite:
-            _remove_merged(self.settings.feature_path)
+            merged = FeaturePaths.of(self.settings.feature_path)  # an earlier result, which a merge would not replace
+            for path in (merged.feature, merged.ids, merged.meta):
+                path.unlink(missing_ok=True)
         pending = writer.pending
         faults = self._compute_rows(writer, [first + row for row in pending], first)
         if len(faults) == stop - first and count == 1:
@@ -274,7 +281,7 @@ def _hash(value: object) -> str:
 
 
 def _own_device(name: str) -> str:
-    """Each process of a machine takes a GPU of its own."""
+    """Return the device of this process; each process of a machine uses another GPU."""
     if name in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{local_rank() % torch.cuda.device_count()}"
     return name
@@ -292,13 +299,6 @@ def _own_paths(settings: ExtractSettings) -> FeaturePaths:
             "dtrak_merge.py; leave these flags out"
         )
     return paths.shard(rank(), count)
-
-
-def _remove_merged(feature_path: str) -> None:
-    """An earlier result, which merging would take for another's."""
-    paths = FeaturePaths.of(feature_path)
-    for path in (paths.feature, paths.ids, paths.meta):
-        path.unlink(missing_ok=True)
 
 
 def _require_names(items: Items) -> None:

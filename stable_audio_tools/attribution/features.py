@@ -244,7 +244,7 @@ class Features:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether the original scripts wrote the file: they do not scale projections or record the origin."""
+        """Is True for files of the original scripts, which do not scale projections or record their origin."""
         return "weights" not in self.meta
 
     def blocks(self, dim: int, size: int = 1024) -> Iterator[NDArray[np.float64]]:

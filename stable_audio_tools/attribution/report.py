@@ -22,10 +22,10 @@ def write_report(scores: Scores, path: str | Path, top_k: int = 5) -> None:
     best, worst = (list(rank_items(one, top_k)) for one in (scores, opposite))
     sections = []
     for row, query in enumerate(scores.query_ids):
-        cards = [_card(path, entry.item, f"{entry.rank}. {entry.score:.4g}") for entry in best[row]]
-        least = [_card(path, entry.item, f"{-entry.score:.4g}") for entry in worst[row]]
+        cards = [_figure(path, entry.item, f"{entry.rank}. {entry.score:.4g}") for entry in best[row]]
+        least = [_figure(path, entry.item, f"{-entry.score:.4g}") for entry in worst[row]]
         sections.append(
-            f"<section><h2>{html.escape(Path(query).name)}</h2>{_card(path, query, 'query')}"
+            f"<section><h2>{html.escape(Path(query).name)}</h2>{_figure(path, query, 'query')}"
             f"{_histogram(np.asarray(scores.values[row], np.float64))}<h3>highest scores</h3>"
             f"<div class=row>{''.join(cards)}</div><details><summary>lowest scores</summary>"
             f"<div class=row>{''.join(least)}</div></details></section>"
@@ -36,7 +36,7 @@ def write_report(scores: Scores, path: str | Path, top_k: int = 5) -> None:
     write_text(path, f"{_HEAD}{body}{''.join(sections)}\n")
 
 
-def _card(page: Path, item: str, caption: str) -> str:
+def _figure(page: Path, item: str, caption: str) -> str:
     player, sound = "", Path(source_of(item) or item)
     if sound.suffix.lower() in SCANNED_EXTENSIONS:
         relative = Path(os.path.relpath(sound.absolute(), page.absolute().parent)).as_posix()

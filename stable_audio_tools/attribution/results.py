@@ -120,7 +120,7 @@ def read_tags(table: str | Path, column: str, ids: Sequence[str]) -> dict[str, t
         if named is None or column not in row:
             lack = f"no column {column!r}" if named else f"none of the columns {', '.join(PATH_KEYS)}"
             raise ConfigError(f"{table}: row {number} has {lack}")
-        found = known.get(_joined(named), ())
+        found = known.get("/".join(Path(named).parts), ())
         different = {sources[name] for name in found}
         if len(different) > 1:
             raise ConfigError(
@@ -169,10 +169,6 @@ def _items_by_ending(sources: Mapping[str, str]) -> dict[str, set[str]]:
             for start in range(len(parts)):
                 known["/".join(parts[start:])].add(item)
     return known
-
-
-def _joined(named: str) -> str:
-    return "/".join(Path(named).parts)
 
 
 def _labels_in(cell: object) -> list[str]:

@@ -41,8 +41,8 @@ class Rows(NamedTuple):
             start += len(block)
             yield torch.from_numpy(block).to(self.device)
 
-    def whole(self) -> Tensor:
-        """(n, dim)"""
+    def stacked(self) -> Tensor:
+        """Return all rows, (n, dim)."""
         return torch.cat(list(self.blocks()))
 
     def _require_numbers(self, block: NDArray[np.float64], start: int) -> None:
@@ -86,7 +86,7 @@ class RidgeScorer:
             for block in train.blocks():
                 self.matrix.addmm_(block.T, block)
         else:
-            whole = train.whole()
+            whole = train.stacked()
             self.matrix = whole @ whole.T
         self.unit = float(self.matrix.diagonal().sum()) / count  # mean squared norm of a feature
         if not self.unit > 0:
@@ -197,7 +197,7 @@ def score_by_products(
     total = torch.zeros(())
     for member in members:
         rows, query_rows = member.rows(options.dim, options.device)
-        train, query = rows.whole(), _whole_queries(query_rows)
+        train, query = rows.stacked(), _whole_queries(query_rows)
         if not train.any():
             raise _all_zero(rows)
         if cosine:
@@ -208,7 +208,7 @@ def score_by_products(
 
 def _whole_queries(query: Rows) -> Tensor:
     """Return queries (q, dim), after checking that none is zero, which would give all items the score 0."""
-    whole = query.whole()
+    whole = query.stacked()
     empty = (whole == 0).all(dim=1).nonzero()
     if len(empty):
         raise ConfigError(

@@ -100,7 +100,7 @@ def test_batches_and_workers_change_no_byte(change: dict, settings: ExtractSetti
 def test_items_alone_or_in_another_order_have_the_same_rows(settings: ExtractSettings, wanted: bytes) -> None:
     extraction = Extraction(settings)
     rows = np.frombuffer(wanted, np.float32).reshape(7, 64)
-    for number, sample in extraction._samples([5, 0, 3], []):
+    for number, (sample,) in extraction._samples([5, 0, 3], []):
         assert np.array_equal(extraction.engine.features([sample])[0].numpy(), rows[number])
 
 
@@ -283,7 +283,7 @@ def test_a_projection_of_all_parameters_is_the_sum_of_its_parts(settings: Extrac
     parts = []
     for pattern in (r"layers\.", r"^(?!.*layers\.)", None):
         extraction = Extraction(replace(settings, param_regex=pattern))
-        sample = next(extraction._samples([1], []))[1]
+        (sample,) = next(extraction._samples([1], []))[1]
         parts.append(extraction.engine.features([sample])[0])
     assert torch.allclose(parts[0] + parts[1], parts[2], rtol=1e-4, atol=1e-6)
 
@@ -292,7 +292,7 @@ def test_conditions_are_dropped_by_key(settings: ExtractSettings, wanted: bytes)
     rows = np.frombuffer(wanted, np.float32).reshape(7, 64)
     for share, differs in ((0.5, True), (1e-9, False)):
         extraction = Extraction(replace(settings, cfg_dropout_prob=share))
-        made = [extraction.engine.features([sample])[0].numpy() for _, sample in extraction._samples(range(7), [])]
+        made = [extraction.engine.features([sample])[0].numpy() for _, (sample,) in extraction._samples(range(7), [])]
         assert (not np.allclose(made, rows)) == differs
 
 
@@ -312,7 +312,7 @@ def test_an_adapter_alone(adapter_type: str, folder: Path, settings: ExtractSett
             for engine in ("hooks", "loop")
         ]
         assert all("lora_factors" in name for name in made[0].parameters)
-        sample = next(made[0]._samples([0], []))[1]
+        (sample,) = next(made[0]._samples([0], []))[1]
         hooks, loop = (extraction.engine.features([sample])[0] for extraction in made)
         assert hooks.norm() > 0 and (hooks - loop).norm() < 1e-5 * loop.norm()
         fingerprints.append(made[0].about["weights"])
@@ -343,15 +343,15 @@ def test_queries_from_a_manifest(generated: Path, settings: ExtractSettings, tmp
     done = run(queries)
     assert read_features(done.paths.feature).ids == tuple(str(generated / n) for n in ("a/drums.wav", "bass.wav"))
     extraction = Extraction(queries)
-    samples = [sample for _, sample in extraction._samples([0, 1], [])]
+    samples = [sample for _, (sample,) in extraction._samples([0, 1], [])]
     assert [sample.key for sample in samples] == ["a/drums.wav", "bass.wav"]
     assert not torch.equal(samples[0].inputs["cross_attn_cond"], samples[1].inputs["cross_attn_cond"])
     # Generated audio is audio, also for a model that was trained on latents.
-    _, encoded = next(Extraction(replace(queries, model_config=changed_config(queries, tmp_path)))._samples([1], []))
+    _, (encoded,) = next(Extraction(replace(queries, model_config=changed_config(queries, tmp_path)))._samples([1], []))
     assert torch.equal(encoded.latents, samples[1].latents)
     # Kept latents stand for the audio, and go past the autoencoder.
     np.save(generated / "bass.npy", samples[1].latents.numpy() + 1)
-    _, kept = next(Extraction(queries)._samples([1], []))
+    _, (kept,) = next(Extraction(queries)._samples([1], []))
     assert torch.allclose(kept.latents, samples[1].latents + 1) and kept.key == "bass.wav"
 
 
@@ -377,7 +377,7 @@ def test_path_lists_and_flags_of_generated_files(generated: Path, settings: Extr
         "--no-pre-encoded": {"pre_encoded": False},
         "--disable-random-crop": {"disable_random_crop": True},
     }.items():
-        with pytest.raises(ConfigError, match=f"{flag}: is of a dataset, and --generated has none"):
+        with pytest.raises(ConfigError, match=f"{flag}: applies to a dataset, not to --generated"):
             replace(queries, **change)
 
 
@@ -566,10 +566,11 @@ def test_a_track_is_at_fault_once(settings: ExtractSettings, folder: Path, tmp_p
     assert done.paths.left_out.read_text().count(broken.name) == 1
 
 
-def test_equal_crops_are_refused(settings: ExtractSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_crops_are_random(settings: ExtractSettings, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save({**load(settings.dataset_config), "random_crop": False}, tmp_path / "fixed.json")
-    with pytest.raises(ConfigError, match="--crops: the dataset has random_crop false, so all crops are equal"):
-        Extraction(replace(settings, dataset_config=str(tmp_path / "fixed.json"), crops=2))
+    fixed = replace(settings, dataset_config=str(tmp_path / "fixed.json"))
+    assert Extraction(fixed).dataset["random_crop"] is False
+    assert Extraction(replace(fixed, crops=2)).dataset["random_crop"] is True
     assert attribute.extract([*words(settings), "--crops", "2", "--disable-random-crop"]) == 2
     assert "--crops: needs random crops of a dataset, which --disable-random-crop excludes" in capsys.readouterr().err
 

@@ -23,6 +23,8 @@ NEEDED = {
     "QUERY_AUDIO_DIR": "outputs/my queries",
 }
 ALL = {
+    "CROPS": "1",
+    "LAMBDA_REG": "0.5",
     "QUERY_DATASET_CONFIG": "queries.json",
     "TRAIN_EXCLUDE_PATHS_FILE": "exclude.txt",
     "PRETRANSFORM_CKPT": "vae.ckpt",
@@ -74,9 +76,11 @@ def test_what_it_runs_is_understood(settings: dict[str, str], tmp_path: Path) ->
     else:
         assert query["generated"] == "outputs/my queries" and len(parsed) == 3
         assert not query["disable_random_crop"], "refused with generated files"
-    assert train["disable_random_crop"]
+    alone = settings.get("CROPS") == "1"
+    assert (train["crops"], train["disable_random_crop"]) == ((1, True) if alone else (4, False))
     scores = parsed["scores", "scripts/dtrak_score.py"]
     assert scores["train_feature_paths"] == [train["feature_path"]]
+    assert scores["lambda_reg"] == (0.5 if alone else None), "chosen from the features by default"
     assert scores["query_feature_path"] == query["feature_path"] and scores["report_dir"] == str(tmp_path / "out")
 
 

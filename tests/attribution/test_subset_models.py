@@ -125,7 +125,8 @@ def test_the_verdict(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads((plan / "plan" / "lds.json").read_text())
     assert found[str(plan / "ridge")]["mean"] > 0.999 > found[str(plan / "random")]["mean"]
     assert found["lambda 0.01"]["mean"] > found["lambda 100"]["mean"]
-    assert "lambda 0.01, chosen on half of the models and judged on the others" in told and "[95 % interval]" in told
+    assert "lambda 0.01, chosen on half of the models and judged on the others" in told
+    assert "[95 % interval over queries and subsets]" in told and "the default" in told
 
 
 def test_the_counterfactual_check(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:

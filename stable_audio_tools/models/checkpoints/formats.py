@@ -213,7 +213,7 @@ def _of_training(path: Path, kind: str, tensors: dict[str, Tensor], content: Map
     return StoredWeights(str(path), kind, strip_engine_names(tensors), config, provenance)
 
 
-def _only_tensors(content: Any) -> dict[str, Tensor]:
+def _only_tensors(content: object) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         return {}
     return {key: value.data for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}

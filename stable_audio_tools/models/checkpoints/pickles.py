@@ -47,17 +47,17 @@ _DROPPED_MAPPINGS = (
 class Dropped:
     """A placeholder for a value on which no weights depend; its arguments are discarded."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: object) -> None:
         pass
 
-    def __setstate__(self, _: Any) -> None:
+    def __setstate__(self, _: object) -> None:
         pass
 
 
 class _EmptyDict:
     """A class whose instances are plain dicts, the only mapping that torch's reader fills."""
 
-    def __new__(cls, *_: Any) -> dict[str, Any]:  # type: ignore[misc]
+    def __new__(cls, *_: object) -> dict[str, Any]:  # type: ignore[misc]
         return {}
 
 
@@ -139,7 +139,7 @@ def _explain(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _check_tensors(path: Path, content: Any) -> None:
+def _check_tensors(path: Path, content: object) -> None:
     """Check that all tensors are plain ones in memory, together no longer than the file."""
     size = path.stat().st_size
     storages: dict[int, int] = {}
@@ -157,7 +157,7 @@ def _check_tensors(path: Path, content: Any) -> None:
         raise CheckpointError(f"{path}: its tensors claim more bytes than the file has; it is damaged or forged")
 
 
-def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
+def _tensors(content: object) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor in the object with its name; each container is visited once."""
     pending, seen = [("", content)], set()
     while pending:

@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +25,8 @@ def save_weights(
     weights: nn.Module | Mapping[str, Tensor],
     path: str | Path,
     *,
-    model_config: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any] | None = None,
+    model_config: Mapping[str, object] | None = None,
+    provenance: Mapping[str, object] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write weights to a .safetensors or .ckpt file, by its suffix; a kill or a full disk leaves an old file intact.
@@ -61,7 +60,7 @@ def export_weights(
     target: str | Path,
     *,
     ema: bool | None = False,
-    model_config: Mapping[str, Any] | None = None,
+    model_config: Mapping[str, object] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Path:
     """Write the model's own weights out of a training checkpoint, without building the model."""
@@ -96,7 +95,7 @@ def describe_weights(path: str | Path) -> str:
 
 
 def _write_safetensors(
-    tensors: Mapping[str, Tensor], path: Path, model_config: Mapping[str, Any] | None, source: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], path: Path, model_config: Mapping[str, object] | None, source: Mapping[str, object]
 ) -> None:
     from safetensors.torch import save_file
 
@@ -107,7 +106,7 @@ def _write_safetensors(
 
 
 def _write_pickle(
-    tensors: Mapping[str, Tensor], path: Path, model_config: Mapping[str, Any] | None, source: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], path: Path, model_config: Mapping[str, object] | None, source: Mapping[str, object]
 ) -> None:
     # A pickle stores the whole memory behind a tensor, so slices of a larger one are copied.
     owned = {

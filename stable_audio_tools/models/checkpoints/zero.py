@@ -99,7 +99,7 @@ def _read_states(file: Path) -> JsonObject:
     return dict(states)
 
 
-def _has(states: Any, key: str) -> bool:
+def _has(states: object, key: str) -> bool:
     return isinstance(states, Mapping) and key in states
 
 
@@ -109,7 +109,7 @@ def _part(states: Any, key: str, where: Path) -> Any:
     return states[key]
 
 
-def _stage_and_ranks(folder: Path, optimizers: Sequence[Any]) -> tuple[int, int]:
+def _stage_and_ranks(folder: Path, optimizers: Sequence[object]) -> tuple[int, int]:
     stage = int(_part(optimizers[0], "zero_stage", folder))
     count = _part(optimizers[0], "partition_count", folder)
     ranks = max(count) if isinstance(count, list) else int(count)
@@ -120,7 +120,7 @@ def _stage_and_ranks(folder: Path, optimizers: Sequence[Any]) -> tuple[int, int]
     return stage, ranks
 
 
-def _frozen(folder: Path, model_states: Sequence[Mapping[str, Any]], stage: int) -> Iterator[tuple[str, Tensor]]:
+def _frozen(folder: Path, model_states: Sequence[JsonObject], stage: int) -> Iterator[tuple[str, Tensor]]:
     for name, shape in dict(model_states[0].get("frozen_param_shapes") or {}).items():
         owners = model_states if stage == 3 else model_states[:1]
         pieces = [_part(states.get("frozen_param_fragments"), name, folder) for states in owners]
@@ -128,7 +128,7 @@ def _frozen(folder: Path, model_states: Sequence[Mapping[str, Any]], stage: int)
 
 
 def _from_groups(
-    folder: Path, shapes: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[Tensor]]
+    folder: Path, shapes: Sequence[JsonObject], groups: Sequence[Sequence[Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
     """Cut the joined vector of each parameter group (stages 1 and 2)."""
     if any(len(owned) != len(shapes) for owned in groups):
@@ -147,7 +147,7 @@ def _from_groups(
 
 
 def _from_pieces(
-    folder: Path, shapes: Sequence[Mapping[str, Any]], groups: Sequence[Sequence[Tensor]]
+    folder: Path, shapes: Sequence[JsonObject], groups: Sequence[Sequence[Tensor]]
 ) -> Iterator[tuple[str, Tensor]]:
     """Join the pieces of each parameter (stage 3); the vectors of a rank are concatenated."""
     flats = [owned[0] if len(owned) == 1 else torch.cat(list(owned)) for owned in groups]
@@ -168,7 +168,7 @@ def _shaped(folder: Path, name: str, flat: Tensor, shape: Sequence[int]) -> Tens
     return flat[:count].view(tuple(shape))
 
 
-def _half_precision(folder: Path, states: Mapping[str, Any]) -> dict[str, Tensor]:
+def _half_precision(folder: Path, states: JsonObject) -> dict[str, Tensor]:
     """Without optimizer files, the weights that the forward pass used; stage 3 keeps none in one place."""
     tensors = {name: value for name, value in states["module"].items() if isinstance(value, Tensor)}
     if not tensors or any(_RANK.search(file.name) for file in folder.glob("*_model_states.pt")):
@@ -176,5 +176,5 @@ def _half_precision(folder: Path, states: Mapping[str, Any]) -> dict[str, Tensor
     return tensors
 
 
-def _client(states: Mapping[str, Any]) -> JsonObject:
+def _client(states: JsonObject) -> JsonObject:
     return {key: value for key, value in states.items() if key not in ("module", "optimizer", "lr_scheduler")}

@@ -140,13 +140,13 @@ class AudioLanguageModelWrapper(nn.Module):
         max_gen_len: int = 256,
         batch_size: int | None = None,
         init_data: Tensor | None = None,
-        conditioning: Sequence[Mapping[str, Any]] | None = None,
+        conditioning: Sequence[Mapping[str, object]] | None = None,
         conditioning_tensors: Mapping[str, Any] | None = None,
         callback: Callable[[int, int], None] | None = None,
         use_cache: bool = True,
         cfg_scale: float = 1.0,
         *,
-        negative_conditioning: Sequence[Mapping[str, Any]] | None = None,
+        negative_conditioning: Sequence[Mapping[str, object]] | None = None,
         negative_conditioning_tensors: Mapping[str, Any] | None = None,
         cross_attn_use_cfg: bool = True,
         prepend_use_cfg: bool = True,
@@ -191,7 +191,7 @@ class AudioLanguageModelWrapper(nn.Module):
         return self.pretransform.decode_tokens(self.generate(**options))
 
     def _inputs(
-        self, metadata: Sequence[Mapping[str, Any]] | None, conditions: Mapping[str, Any] | None
+        self, metadata: Sequence[Mapping[str, object]] | None, conditions: Mapping[str, Any] | None
     ) -> dict[str, Tensor | None]:
         if conditions is None and metadata is not None:
             if self.conditioner is None:

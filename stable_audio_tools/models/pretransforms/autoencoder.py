@@ -99,7 +99,7 @@ class AutoencoderPretransform(Pretransform):
         codes = tokens if self._bottleneck.codebooks_first else tokens.mT
         return self._leave(self.model.decode_tokens(codes, **kwargs))
 
-    def unlike(self, node: Mapping[str, Any], sample_rate: int) -> str | None:
+    def unlike(self, node: Mapping[str, object], sample_rate: int) -> str | None:
         if node.get("type") in ("autoencoder", "chain"):
             return None
         return f"they come from {node.get('type')!r}, not from an autoencoder"

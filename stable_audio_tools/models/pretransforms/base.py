@@ -48,7 +48,7 @@ class Pretransform(nn.Module):
         """Decode codes (b, q, t) to audio (b, c, n)."""
         raise ValueError(f"{type(self).__name__} has no tokens to decode; only a discrete pretransform has")
 
-    def unlike(self, node: Mapping[str, Any], sample_rate: int) -> str | None:
+    def unlike(self, node: Mapping[str, object], sample_rate: int) -> str | None:
         """Return why latents of the pretransform `node` do not suit this one; None if they do, or if it is unknown."""
         return None
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -48,25 +48,25 @@ class ChainPretransform(Pretransform):
         """The scale of the last stage that has one, or 1."""
         return next((stage.scale for stage in reversed(self.flat) if stage.is_scaled), 1.0)
 
-    def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
+    def encode(self, x: Tensor, **kwargs: object) -> Tensor:
         """Encode audio (b, c, n) to (b, d, t); keywords go to the last stage."""
         for stage in self._all_but_last:
             x = stage.encode(x)
         return self._last.encode(x, **kwargs)
 
-    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
+    def decode(self, z: Tensor, **kwargs: object) -> Tensor:
         """Decode (b, d, t) to audio (b, c, n); keywords go to the last stage."""
         return self._back(self._last.decode(z, **kwargs))
 
-    def tokenize(self, x: Tensor, **kwargs: Any) -> Tensor:
+    def tokenize(self, x: Tensor, **kwargs: object) -> Tensor:
         for stage in self._all_but_last:
             x = stage.encode(x)
         return self._last.tokenize(x, **kwargs)
 
-    def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
+    def decode_tokens(self, tokens: Tensor, **kwargs: object) -> Tensor:
         return self._back(self._last.decode_tokens(tokens, **kwargs))
 
-    def unlike(self, node: Mapping[str, Any], sample_rate: int) -> str | None:
+    def unlike(self, node: Mapping[str, object], sample_rate: int) -> str | None:
         stages = self.flat
         if node.get("type") == "autoencoder":
             return stages[-1].unlike(node, sample_rate)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -57,13 +57,13 @@ class PatchedPretransform(Pretransform):
             self.output_downsampler = Resample(oversampling, 1)
         self.postfilter: nn.Module | None = _post_filter(channels, postfilter_channels) if postfilter_channels else None
 
-    def encode(self, x: Tensor, **kwargs: Any) -> Tensor:  # (b, c, n) -> (b, c * p, ceil(n * oversampling / p))
+    def encode(self, x: Tensor, **kwargs: object) -> Tensor:  # (b, c, n) -> (b, c * p, ceil(n * oversampling / p))
         if self.oversampling > 1:
             x = self.input_upsampler(x)
         x = F.pad(x, (0, -x.shape[-1] % self.patch_size))
         return x.unflatten(-1, (-1, self.patch_size)).mT.flatten(1, 2)
 
-    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:  # (b, c * p, t) -> (b, c, t * p / oversampling)
+    def decode(self, z: Tensor, **kwargs: object) -> Tensor:  # (b, c * p, t) -> (b, c, t * p / oversampling)
         x = z.unflatten(1, (-1, self.patch_size)).mT.flatten(2)
         x = x if self.postfilter is None else self.postfilter(x)
         return self.output_downsampler(x) if self.oversampling > 1 else x

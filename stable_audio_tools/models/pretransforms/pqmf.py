@@ -8,7 +8,7 @@ bands.
 from collections.abc import Iterator
 from functools import cache
 from types import SimpleNamespace
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -126,8 +126,8 @@ class PQMFPretransform(Pretransform):
         self.downsampling_ratio = num_bands
         self.encoded_channels = channels * num_bands
 
-    def encode(self, x: Tensor, **kwargs: Any) -> Tensor:  # (b, c, n) -> (b, c * bands, t)
+    def encode(self, x: Tensor, **kwargs: object) -> Tensor:  # (b, c, n) -> (b, c * bands, t)
         return self.pqmf(x).flatten(1, 2)
 
-    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:  # (b, c * bands, t) -> (b, c, n)
+    def decode(self, z: Tensor, **kwargs: object) -> Tensor:  # (b, c * bands, t) -> (b, c, n)
         return self.pqmf.inverse(z.unflatten(1, (-1, self.pqmf.num_bands)))

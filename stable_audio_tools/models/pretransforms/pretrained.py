@@ -133,14 +133,14 @@ class PretrainedDACPretransform(PretrainedCodec):
         model: nn.Module = dac.DAC.load(path)
         return model
 
-    def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
+    def encode(self, x: Tensor, **kwargs: object) -> Tensor:
         model = self.model.to(x.device)
         latents = model.encoder(x)
         if not self.quantize_on_decode:
             latents = model.quantizer(latents)[0]
         return latents / self.scale
 
-    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
+    def decode(self, z: Tensor, **kwargs: object) -> Tensor:
         model = self.model.to(z.device)
         latents = z * self.scale
         if self.quantize_on_decode:
@@ -148,11 +148,11 @@ class PretrainedDACPretransform(PretrainedCodec):
         audio: Tensor = model.decode(latents)
         return audio
 
-    def tokenize(self, x: Tensor, **kwargs: Any) -> Tensor:
+    def tokenize(self, x: Tensor, **kwargs: object) -> Tensor:
         codes: Tensor = self.model.to(x.device).encode(x, **kwargs)[1]
         return codes
 
-    def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
+    def decode_tokens(self, tokens: Tensor, **kwargs: object) -> Tensor:
         model = self.model.to(tokens.device)
         audio: Tensor = model.decode(model.quantizer.from_codes(tokens)[0])
         return audio
@@ -192,19 +192,19 @@ class AudiocraftCompressionPretransform(PretrainedCodec):
         model.set_num_codebooks(self.num_quantizers)
         return model
 
-    def encode(self, x: Tensor, **kwargs: Any) -> Tensor:
+    def encode(self, x: Tensor, **kwargs: object) -> Tensor:
         raise ValueError("audiocraft's codecs output tokens only; use tokenize, or a pretransform with latents")
 
-    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:
+    def decode(self, z: Tensor, **kwargs: object) -> Tensor:
         raise ValueError("audiocraft's codecs decode tokens only; use decode_tokens, or a pretransform with latents")
 
-    def tokenize(self, x: Tensor, **kwargs: Any) -> Tensor:
+    def tokenize(self, x: Tensor, **kwargs: object) -> Tensor:
         model, dtype = self._on(x.device)
         with torch.autocast(x.device.type, enabled=False):
             codes: Tensor = model.encode(x.to(dtype))[0]
         return codes
 
-    def decode_tokens(self, tokens: Tensor, **kwargs: Any) -> Tensor:
+    def decode_tokens(self, tokens: Tensor, **kwargs: object) -> Tensor:
         model, _ = self._on(tokens.device)
         with torch.autocast(tokens.device.type, enabled=False):
             audio: Tensor = model.decode(tokens)

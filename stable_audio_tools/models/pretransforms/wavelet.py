@@ -8,7 +8,7 @@ All filters are symmetric and of odd length, so reflection at the ends is lossle
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -155,7 +155,7 @@ class WaveletPretransform(Pretransform):
         self.downsampling_ratio = 2**levels
         self.encoded_channels = channels * self.downsampling_ratio
 
-    def encode(self, x: Tensor, **kwargs: Any) -> Tensor:  # (b, c, n) -> (b, d, t)
+    def encode(self, x: Tensor, **kwargs: object) -> Tensor:  # (b, c, n) -> (b, d, t)
         length, ratio = x.shape[-1], self.downsampling_ratio
         shortest = ratio * math.ceil((self.encoder.kernel.shape[-1] // 2 + 3) / 2)  # reflection on decode needs these
         if length % ratio or length < shortest:
@@ -166,5 +166,5 @@ class WaveletPretransform(Pretransform):
             )
         return self.encoder(x)
 
-    def decode(self, z: Tensor, **kwargs: Any) -> Tensor:  # (b, d, t) -> (b, c, n)
+    def decode(self, z: Tensor, **kwargs: object) -> Tensor:  # (b, d, t) -> (b, c, n)
         return self.decoder(z)
