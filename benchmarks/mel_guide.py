@@ -31,7 +31,7 @@ SOUNDS = ("drums", "bass", "chords", "rain", "bells")
 
 
 class Guide:
-    """One pass through the guide; what is there already is made again."""
+    """Run the whole guide; existing results are computed again."""
 
     def __init__(self, output: Path, arguments: argparse.Namespace) -> None:
         self.output, self.arguments = output, arguments

@@ -19,11 +19,11 @@ def invert_audio(
     device: str | torch.device | None = None,
     **conditioning_inputs: Any,
 ) -> Tensor:
-    """Latents (b, d, t) to the noise from which a flow leads to them; further keywords go to the network.
+    """Return the noise from which a flow leads to latents (b, d, t); other keywords go to the network.
 
     `inversion_params`: `inversion_steps` (100); `inversion_gamma` (0.3), the share of the drift towards `noise`, 0 for
     the model's own flow; `inversion_sigma_max` (1), where the schedule ends; `inversion_cfg_scale` (1), which must be 1
-    for exact guidance, as at t = 0 guidance has no direction.
+    for an exact inversion, because at t = 0 guidance has no direction.
     """
     params = dict(inversion_params or {})
     gamma = params.get("inversion_gamma", 0.3)

@@ -123,7 +123,7 @@ def _record(services: Services, page: Page, values: dict[str, Any], arguments: A
     model = services.runner.model
     uploads = {control.name for control in page.controls if control.kind == "audio"}
     settings = {name: Path(value).name if name in uploads and value else value for name, value in values.items()}
-    adapters = model.told_adapters(arguments.get("lora"))
+    adapters = model.describe_adapters(arguments.get("lora"))
     return {
         "page": page.title,
         "model": model.name,

@@ -1,4 +1,4 @@
-"""What `pre_encode.py` does: model and dataset from their files, and this process's share of the work."""
+"""Encode a dataset of audio to latents: load model and dataset, then encode the share of this process."""
 
 import logging
 from collections.abc import Mapping
@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 
 
 def encode_dataset(settings: PreEncodeSettings) -> Outcome:
-    """Encode this process's share; what is there already is kept."""
+    """Encode the share of this process; latents that already exist are kept."""
     model_config, encoder, weights = _load(settings)
     dataset_config = _dataset_config(settings.dataset_config)
-    rate, sample_size = int(model_config["sample_rate"]), _whole_frames(settings.sample_size, encoder)
+    rate, sample_size = int(model_config["sample_rate"]), _round_to_frames(settings.sample_size, encoder)
     loader = create_dataloader_from_config(
         dataset_config,
         batch_size=1,
@@ -73,7 +73,7 @@ def encode_dataset(settings: PreEncodeSettings) -> Outcome:
 
 
 def _dataset_config(path: str) -> dict[str, Any]:
-    """As given, but each item once and as it is in its file."""
+    """Read the dataset config, set to yield each item once and without augmentation."""
     given = load_dataset_config(path)
     kind = given.get("dataset_type")
     if kind == "pre_encoded" or given.get("pre_encoded"):
@@ -100,8 +100,10 @@ def _run(loader: Any, store: LatentStore, encoder: LatentEncoder, share: Share) 
 
 
 def _load(settings: PreEncodeSettings) -> tuple[Mapping[str, Any], LatentEncoder, str]:
-    """(model config, encoder, where its weights are from)."""
-    device = pick_device(_own_device(settings.device))
+    """Return the model config, the encoder, and the source of its weights."""
+    device = settings.device
+    if device in ("auto", "cuda") and torch.cuda.is_available():  # each process of a machine uses its own GPU
+        device = f"cuda:{local_rank() % torch.cuda.device_count()}"
     if settings.pretrained_name:
         model, config = get_pretrained_model(settings.pretrained_name)
         weights = settings.pretrained_name
@@ -114,7 +116,7 @@ def _load(settings: PreEncodeSettings) -> tuple[Mapping[str, Any], LatentEncoder
         discrete=settings.is_discrete,
         deterministic=settings.deterministic,
         half=settings.model_half,
-        device=device,
+        device=pick_device(device),
         chunked=settings.chunked,
         chunk_size=settings.chunk_size,
         overlap=settings.overlap,
@@ -122,22 +124,17 @@ def _load(settings: PreEncodeSettings) -> tuple[Mapping[str, Any], LatentEncoder
     return config, encoder, weights
 
 
-def _own_device(name: str) -> str:
-    """Each process of a machine takes a GPU of its own."""
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{local_rank() % torch.cuda.device_count()}"
-    return name
-
-
-def _whole_frames(sample_size: int, encoder: LatentEncoder) -> int:
+def _round_to_frames(sample_size: int, encoder: LatentEncoder) -> int:
+    """Return the nearest number of samples that is a whole number of latent frames."""
     ratio = encoder.model.downsampling_ratio
     whole = max(1, round(sample_size / ratio)) * ratio
     if whole != sample_size:
-        logger.warning("--sample-size: a latent frame is %d samples; %d is taken, not %d", ratio, whole, sample_size)
+        logger.warning("--sample-size: a latent frame is %d samples; using %d, not %d", ratio, whole, sample_size)
     return whole
 
 
 def _limit(settings: PreEncodeSettings) -> int | None:
+    """Return the most items of all processes together; None for all."""
     batches = settings.limit_batches
     limits = [settings.limit, None if batches is None else batches * settings.batch_size * world_size()]
     return min((limit for limit in limits if limit is not None), default=None)

@@ -1,4 +1,4 @@
-"""Latents that were made before they are used: by which autoencoder, and is it the one of the model at hand?"""
+"""Identity of the autoencoder behind a dataset of latents, compared with the autoencoder of a model."""
 
 import json
 import logging
@@ -33,15 +33,15 @@ _SAME_CODES = 0.9
 
 
 class Identity(NamedTuple):
-    """What tells an autoencoder from another."""
+    """Identity of an autoencoder."""
 
     key: str  # of its config and the bits of its weights
-    probe: list[float]  # what it makes of a fixed piece of noise
-    codes: list[int] | None  # the same, where it is discrete
+    probe: list[float]  # latents of a fixed piece of noise
+    codes: list[int] | None  # codes of the same noise, if it is discrete
 
 
 class LatentEncoder:
-    """Audio to what a dataset of latents holds: the `encode` of an autoencoder, unscaled."""
+    """Encoder of audio for a dataset of latents: the `encode` of an autoencoder, without scaling."""
 
     def __init__(
         self,
@@ -61,11 +61,10 @@ class LatentEncoder:
         self.ways: dict[str, Any] = {"chunked": chunked, "chunk_size": chunk_size, "overlap": overlap}
         bottleneck = self.model.bottleneck
         if discrete and not isinstance(bottleneck, DiscreteBottleneck):
-            raise ConfigError("--is-discrete: this autoencoder has no codebooks; leave the flag out")
+            raise ConfigError("--is-discrete: this autoencoder has no codebooks; remove the flag")
         if deterministic and isinstance(bottleneck, RVQVAEBottleneck | DACRVQVAEBottleneck):
             raise ConfigError(
-                "--deterministic: this bottleneck draws before it quantises, so there is no mean to keep; leave the "
-                "flag out"
+                "--deterministic: this bottleneck draws before it quantises and has no mean; remove the flag"
             )
         self.model.eval().requires_grad_(False).to(self.device)
 
@@ -92,7 +91,7 @@ class LatentEncoder:
 
 
 def autoencoder_of(model: nn.Module) -> AudioAutoencoder:
-    """The model itself, or the autoencoder that it works in: of audio, also where a chain leads to it."""
+    """Return the model itself, or the autoencoder of its pretransform, which may end a chain."""
     if isinstance(model, AudioAutoencoder):
         return model
     pretransform = getattr(model, "pretransform", None)
@@ -100,16 +99,16 @@ def autoencoder_of(model: nn.Module) -> AudioAutoencoder:
         return pretransform.model
     if isinstance(pretransform, ChainPretransform):
         return _end_of(pretransform)
-    raise ConfigError(f"{type(model).__name__} is no autoencoder, and has none as its pretransform")
+    raise ConfigError(f"{type(model).__name__} is not an autoencoder, and its pretransform is not one either")
 
 
 def _end_of(chain: ChainPretransform) -> AudioAutoencoder:
-    """The autoencoder at the end of a chain, behind the stages before it; the weights are shared."""
+    """Return the whole chain as one autoencoder, which shares the weights."""
     *before, last = chain.flat
     if not isinstance(last, AutoencoderPretransform):
         raise ConfigError(
-            f"model.pretransform: the last stage of the chain is {type(last).__name__}, no autoencoder; only a chain "
-            "that ends in an autoencoder encodes to latents"
+            f"model.pretransform: the last stage of the chain is {type(last).__name__}, not an autoencoder; only a "
+            "chain that ends in an autoencoder encodes to latents"
         )
     inner = last.model
     if not before:
@@ -133,7 +132,7 @@ def _end_of(chain: ChainPretransform) -> AudioAutoencoder:
 
 
 def posterior_mean(features: Tensor) -> Tensor:
-    """Encoder output (b, 2d, t) of a variational autoencoder to the mean (b, d, t) of what it would draw."""
+    """Return the mean (b, d, t) of the distribution that the output (b, 2d, t) of a variational encoder describes."""
     return features.chunk(2, dim=1)[0]
 
 
@@ -142,7 +141,7 @@ def posterior_mean(features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def identify(autoencoder: AudioAutoencoder, config: Mapping[str, Any] | None = None) -> Identity:
-    """Key and probe of an autoencoder; takes one short pass."""
+    """Return the identity of an autoencoder, by one short pass."""
     digest = sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in sorted(autoencoder.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -153,7 +152,7 @@ def identify(autoencoder: AudioAutoencoder, config: Mapping[str, Any] | None = N
 
 @torch.no_grad()
 def _probe(autoencoder: AudioAutoencoder) -> tuple[Tensor, list[int] | None]:
-    """What the encoder makes of a fixed piece of noise, before anything is drawn or quantised; and the codes."""
+    """Encode a fixed piece of noise; return the features before anything is drawn or quantised, and the codes."""
     weight = next(autoencoder.parameters())
     shape = (1, autoencoder.audio_channels, autoencoder.downsampling_ratio * _PROBE_FRAMES)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -177,9 +176,9 @@ def _draws(bottleneck: nn.Module) -> bool:
 
 
 def require_same_autoencoder(model: nn.Module, dataset_config: Mapping[str, Any] | None) -> None:
-    """Raise ConfigError when a dataset of latents was made with another autoencoder than the model's.
+    """Raise ConfigError if a dataset of latents was encoded by another autoencoder than that of the model.
 
-    Folders that other programs wrote do not say what they were made with, and pass.
+    Folders that other programs wrote do not name their autoencoder, and pass.
     """
     if dataset_config is None or dataset_config.get("dataset_type") != "pre_encoded":
         return
@@ -197,13 +196,13 @@ def require_same_autoencoder(model: nn.Module, dataset_config: Mapping[str, Any]
     except UserError as error:
         logger.info("the latents are not compared with the model's autoencoder: %s", error)
         return
-    for path, told in stored.items():
-        difference = _difference(features, codes, told)
+    for path, recorded in stored.items():
+        difference = _difference(features, codes, recorded)
         if difference:
             raise ConfigError(
-                f"{path}: these latents were made with another autoencoder than the pretransform of this model "
-                f"({difference}); they were made with {told.get('weights') or 'unnamed weights'}. Load those weights "
-                "(--pretransform-ckpt-path), or encode the audio again with those of the model"
+                f"{path}: these latents were encoded by another autoencoder than the pretransform of this model "
+                f"({difference}); they were encoded with {recorded.get('weights') or 'unnamed weights'}. Load those "
+                "weights (--pretransform-ckpt-path), or encode the audio again with the weights of the model"
             )
 
 
@@ -216,21 +215,22 @@ def _require_same_kind(pretransform: Any, details: Mapping[str, Any], path: str)
     difference = pretransform.unlike(node, details.get("sample_rate", 0))
     if difference is not None:
         raise ConfigError(
-            f"{path}: these latents were made by another pretransform than that of this model ({difference}); cut the "
-            "audio again with --model-config (audio_to_images.py for mel bands, pre_encode.py for an autoencoder), or "
-            "change the model"
+            f"{path}: these latents were written by another pretransform than the one of this model ({difference}); "
+            "cut the audio again with --model-config (audio_to_images.py for mel bands, pre_encode.py for an "
+            "autoencoder), or change the model"
         )
 
 
-def _difference(features: Tensor, codes: list[int] | None, told: Mapping[str, Any]) -> str | None:
-    expected = torch.tensor(told["probe"], dtype=torch.float32)
+def _difference(features: Tensor, codes: list[int] | None, recorded: Mapping[str, Any]) -> str | None:
+    """Describe how the recorded probe differs from these features and codes; None if it does not."""
+    expected = torch.tensor(recorded["probe"], dtype=torch.float32)
     if expected.shape != features.shape:
         return f"{len(expected)} latent numbers for the test noise, not {len(features)}"
     error = float((features - expected).norm() / expected.norm().clamp(min=1e-12))
     if not error <= _SAME:
         return f"for the test noise, latents differ by {error:.0%}"
-    if codes is not None and told.get("codes") is not None:
-        equal = sum(ours == theirs for ours, theirs in zip(codes, told["codes"])) / max(1, len(codes))
+    if codes is not None and recorded.get("codes") is not None:
+        equal = sum(ours == theirs for ours, theirs in zip(codes, recorded["codes"])) / max(1, len(codes))
         if equal < _SAME_CODES:
             return f"for the test noise, {1 - equal:.0%} of the codes differ"
     return None

@@ -14,7 +14,7 @@ Names = Literal["whole", "name", "stem"]
 
 @dataclass(frozen=True)
 class PreEncodeSettings(Settings):
-    """What is encoded, by which autoencoder, and how the work is done."""
+    """The dataset to encode, the autoencoder, and the division of the work."""
 
     dataset_config: str = option(help="dataset of audio", metavar="JSON")
     output_path: str = option(help="folder to write to", metavar="DIR")
@@ -33,12 +33,12 @@ class PreEncodeSettings(Settings):
     is_discrete: bool = option(False, "write the codes of a discrete autoencoder", group="autoencoder")
     deterministic: bool = option(
         False,
-        "write the mean of what a variational autoencoder would draw, instead of a draw",
+        "write the mean of the distribution of a variational autoencoder instead of a sample",
         group="autoencoder",
     )
     limit: int | None = option(None, "encode the first N items only", group="work", metavar="N", ge=1)
     limit_batches: int | None = option(None, "encode N batches of each process only", group="work", metavar="N", ge=1)
-    shuffle: bool = option(False, "in a random order instead of that of the files", group="work")
+    shuffle: bool = option(False, "random order instead of the order of the files", group="work")
     seed: int = option(0, "seed of crops, of the order, and of noise", group="work", ge=0, le=MAX_SEED)
     chunked: bool = option(False, "encode in overlapping chunks, for long items", group="work")
     chunk_size: int = option(128, "length of a chunk", group="work", metavar="FRAMES", ge=1)
@@ -58,7 +58,7 @@ class PreEncodeSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeTextSettings(Settings):
-    """Which texts are encoded, and by what."""
+    """The texts to encode, and the encoder."""
 
     output: Path = option(help="the .safetensors file to write", metavar="FILE")
     texts: Path | None = option(None, ".txt (a text per line), or .csv or .jsonl with prompt and name", metavar="FILE")
@@ -66,7 +66,7 @@ class EncodeTextSettings(Settings):
         None, "encodings by name, of an older toolkit, instead of --texts", metavar="FILE"
     )
     t5: str | None = option(
-        None, "T5 model, by name on the Hub or folder (else t5-small)", group="encoder of --texts", metavar="NAME"
+        None, "T5 model, by name on the Hub or folder (default: t5-small)", group="encoder of --texts", metavar="NAME"
     )
     clap_ckpt: str | None = option(
         None, "LAION's CLAP weights, instead of T5", group="encoder of --texts", metavar="FILE"
@@ -78,18 +78,18 @@ class EncodeTextSettings(Settings):
         metavar="NAME",
     )
     pooling: Pooling | None = option(
-        None, "one vector per text, or all its tokens (else mean)", group="encoder of --texts"
+        None, "one vector per text, or all its tokens (default: mean)", group="encoder of --texts"
     )
     max_length: int | None = option(
-        None, "longest text, in tokens of T5 (else 128)", group="encoder of --texts", metavar="N", ge=1
+        None, "longest text, in tokens of T5 (default: 128)", group="encoder of --texts", metavar="N", ge=1
     )
     batch_size: int | None = option(
-        None, "texts through the encoder at once (else 16)", group="encoder of --texts", metavar="N", ge=1
+        None, "texts per batch (default: 16)", group="encoder of --texts", metavar="N", ge=1
     )
     device: str | None = option(
-        None, "cpu, cuda, mps (else the best available)", group="encoder of --texts", metavar="NAME"
+        None, "cpu, cuda, mps (default: the best available)", group="encoder of --texts", metavar="NAME"
     )
-    names: Names | None = option(None, "of --from-pickle: what to keep of names that are paths (else whole)")
+    names: Names | None = option(None, "part of a path that becomes the name, for --from-pickle (default: whole)")
 
     def problems(self) -> Iterable[str]:
         if (self.texts is None) == (self.from_pickle is None):
@@ -99,7 +99,7 @@ class EncodeTextSettings(Settings):
         idle, source = (encoder, "--from-pickle") if self.from_pickle is not None else (("names",), "--texts")
         for name in idle:
             if getattr(self, name) is not None:
-                yield f"{flag_of(name)}: has no meaning with {source}; leave it out"
+                yield f"{flag_of(name)}: has no effect with {source}; remove it"
         if self.output.suffix != ".safetensors":
             yield f"--output: expected a name ending in .safetensors, got {self.output.name!r}"
         encoders = [flag_of(name) for name in encoder[:3] if getattr(self, name) is not None]

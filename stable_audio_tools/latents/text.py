@@ -1,4 +1,4 @@
-"""Encodings of texts, made once and kept by name: what the conditioner `precomputed` reads."""
+"""Encodings of texts by name, computed once for the conditioner `precomputed`."""
 
 import csv
 import io
@@ -60,7 +60,7 @@ def build_encoder(settings: EncodeTextSettings) -> Callable[[list[str]], Conditi
 
 
 def read_texts(path: str | Path) -> dict[str, str]:
-    """Name -> text. Lines of .txt, and of .csv or .jsonl without `name`, are their own names."""
+    """Read texts by name; a text without a name is its own name."""
     path = Path(path)
     try:
         content = path.read_text(encoding="utf-8-sig")
@@ -68,7 +68,7 @@ def read_texts(path: str | Path) -> dict[str, str]:
         raise UserError(f"{path}: cannot be read as text ({error})") from None
     readers: dict[str, _Reader] = {".txt": _lines, ".csv": _rows, ".jsonl": _objects}
     if path.suffix.lower() not in readers:
-        raise UserError(f"{path}: cannot tell what it is; the name must end in {', '.join(readers)}")
+        raise UserError(f"{path}: unknown format; the name must end in {', '.join(readers)}")
     texts: dict[str, str] = {}
     for number, row in enumerate(readers[path.suffix.lower()](content), start=1):
         text = row.get("prompt", row.get("text"))
@@ -76,7 +76,7 @@ def read_texts(path: str | Path) -> dict[str, str]:
             raise UserError(f"{path}: entry {number} has no prompt; name that column or key 'prompt'")
         name = str(row.get("name") or row.get("path") or text)
         if texts.setdefault(name, text) != text:
-            raise UserError(f"{path}: entry {number}: {name!r} has another text already; names must differ")
+            raise UserError(f"{path}: entry {number}: {name!r} already has another text; names must differ")
     if not texts:
         raise UserError(f"{path}: holds no texts")
     return texts
@@ -103,7 +103,7 @@ def _objects(content: str) -> Iterator[Mapping[str, Any]]:
 def encode_texts(
     conditioner: Callable[[list[str]], Condition], texts: Mapping[str, str], pooling: Pooling, batch_size: int = 16
 ) -> dict[str, Tensor]:
-    """Name -> vector (d,), or without pooling the tokens (s, d) of the text, padding left out; float32."""
+    """Encode texts; return a vector (d,) per name, or the tokens (s, d) without padding if pooling is none; float32."""
     different = list(dict.fromkeys(texts.values()))
     encoded: dict[str, Tensor] = {}
     with progress_bar("encoding", len(different)) as show:
@@ -127,9 +127,9 @@ def _pooled(tokens: Tensor, pooling: Pooling) -> Tensor:
 
 
 def read_pickled_encodings(path: str | Path, names: Names = "whole") -> dict[str, Tensor]:
-    """Name -> vector (d,) or tokens (s, d), out of a pickle of arrays or tensors by name, or of one array of them.
+    """Read vectors (d,) or tokens (s, d) by name from a pickle of arrays or tensors by name, or of one array.
 
-    Only what makes arrays and tensors is ever called; a pickle that names anything else is refused unread.
+    Only constructors of arrays and tensors are called; a pickle that names anything else is refused unread.
     """
     path = Path(path)
     try:
@@ -153,11 +153,11 @@ def read_pickled_encodings(path: str | Path, names: Names = "whole") -> dict[str
 
 
 def _encoding(where: str, value: Any) -> Tensor:
-    """(d,) or (s, d), without a leading axis of one."""
+    """Return an encoding (d,) or (s, d), without a leading axis of one."""
     try:
         encoding = torch.as_tensor(value).float()
     except (TypeError, ValueError, RuntimeError):
-        raise UserError(f"{where} is {type(value).__name__}, no array or tensor of numbers") from None
+        raise UserError(f"{where} is {type(value).__name__}, not an array or tensor of numbers") from None
     shape = tuple(encoding.shape)
     encoding = encoding.squeeze(0) if encoding.ndim > 1 else encoding
     if encoding.ndim not in (1, 2) or not encoding.numel():
@@ -168,7 +168,7 @@ def _encoding(where: str, value: Any) -> Tensor:
 
 
 def _check_together(path: Path, found: Mapping[str, Tensor]) -> None:
-    """A conditioner takes encodings of one width."""
+    """Raise if the encodings have different widths, because a conditioner takes one width."""
     if not found:
         raise UserError(f"{path}: holds no encodings; give a pickle of arrays by name")
     first, width = next((name, encoding.shape[-1]) for name, encoding in found.items())
@@ -195,7 +195,7 @@ def _load_storage(data: bytes) -> Any:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Knows dictionaries, numpy's arrays and torch's tensors."""
+    """An unpickler that knows dictionaries, arrays of numpy and tensors of torch."""
 
     def find_class(self, module: str, name: str) -> Any:
         import torch._utils

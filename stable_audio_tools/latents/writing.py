@@ -1,8 +1,8 @@
-"""Datasets of latents: every item encoded once, under a name that depends on its place in the dataset alone.
+"""Datasets of latents: every item encoded once, under a name that depends only on its place in the dataset.
 
 `<folder>/<rank>/<rank:03d><batch:06d><item:04d>.npy` and `.json`, beside one `details.json`, is the published layout.
-Rank and batch are those of the first run. A later run may have other processes and batches: it finds by name what is
-there and adds the rest. The `.json` comes last, so a latent without one was interrupted and is made again.
+Rank and batch refer to the first run. A later run may have other processes and batches: it finds existing latents by
+name and adds the rest. The `.json` is written last, so a latent without one was interrupted and is written again.
 """
 
 import json
@@ -40,7 +40,7 @@ Encode = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 class LatentName(NamedTuple):
-    """Where an item's files are."""
+    """Name of the files of an item."""
 
     rank: int
     batch: int
@@ -53,23 +53,23 @@ class LatentName(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """How many processes and items per batch the first run had, from which all names follow."""
+    """Number of processes and items per batch of the first run, from which all names follow."""
 
     ranks: int
     batch_size: int
 
     def of_item(self, number: int) -> LatentName:
-        """By the place of an item in the order of the dataset."""
+        """Return the name of an item by its place in the order of the dataset."""
         rank, place = number % self.ranks, number // self.ranks
         return LatentName(rank, place // self.batch_size, place % self.batch_size)
 
     def of_sample(self, shard: int, sample: int) -> LatentName:
-        """By the place of a sample in its shard."""
+        """Return the name of a sample by its place in its shard."""
         return LatentName(shard % self.ranks, shard, sample)
 
 
 class Share(NamedTuple):
-    """Which part of the work this process does."""
+    """The part of the work that this process does."""
 
     rank: int = 0
     ranks: int = 1
@@ -80,15 +80,15 @@ class Share(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What one process did."""
+    """Counts of what one process did."""
 
     encoded: int = 0
-    kept: int = 0  # were there already
+    kept: int = 0  # existed before
     left_out: int = 0
 
     @property
     def met(self) -> int:
-        """Items looked at, but never so few that a fraction of them means little."""
+        """Number of items seen, with a floor below which a fraction means little."""
         return max(self.encoded + self.kept + self.left_out, _FEWEST_TO_JUDGE)
 
 
@@ -96,31 +96,33 @@ class Outcome:
 
 
 class LatentStore:
-    """A folder of latents, and what is in it."""
+    """A folder of latents and its details."""
 
     def __init__(self, root: str | Path, details: Mapping[str, Any], layout: Layout) -> None:
         self.root = Path(root)
         self.root.mkdir(parents=True, exist_ok=True)
         self.layout = self._agree(details, layout)
         self.autoencoder_key = str(details.get("autoencoder", {}).get("key", ""))
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self.marks = self.root / "finished_shards"
 
     def _agree(self, details: Mapping[str, Any], layout: Layout) -> Layout:
-        """Note how the folder is made, or see that it is made in the same way as what it holds."""
+        """Record the settings of a new folder, or check that an existing one has the same."""
         found = read_details(self.root)
         if found is None:
             if any(self.root.glob("*/*.npy")):
                 raise ConfigError(f"{self.root}: holds latents without a {DETAILS}; choose an empty folder")
-            made = {**details, "layout": {"ranks": layout.ranks, "batch_size": layout.batch_size}}
-            write_text(self.root / DETAILS, json.dumps(made, indent=2) + "\n")
+            recorded = {**details, "layout": {"ranks": layout.ranks, "batch_size": layout.batch_size}}
+            write_text(self.root / DETAILS, json.dumps(recorded, indent=2) + "\n")
             return layout
         if "layout" not in found:
-            raise ConfigError(f"{self.root}: its {DETAILS} does not tell how it was made; choose an empty folder")
+            raise ConfigError(
+                f"{self.root}: its {DETAILS} does not record the settings of its latents; choose an empty folder"
+            )
         old, new = found.get("resume", {}), details.get("resume", {})
         problems = [
-            f"{self.root}: was made with {key} = {old.get(key)!r}, and now it is {new.get(key)!r}; go on with the "
-            "same, or choose another folder"
+            f"{self.root}: was written with {key} = {old.get(key)!r}, and this run has {new.get(key)!r}; use the "
+            "same value, or choose another folder"
             for key in sorted({*old, *new})
             if old.get(key) != new.get(key)
         ]
@@ -129,7 +131,7 @@ class LatentStore:
         return Layout(found["layout"]["ranks"], found["layout"]["batch_size"])
 
     def stems(self) -> set[str]:
-        """The items that are complete."""
+        """Return the names of the complete items."""
         stems = set()
         for folder in self.root.iterdir():
             if folder.is_dir() and folder.name.isdigit():
@@ -139,7 +141,7 @@ class LatentStore:
         return stems
 
     def write(self, name: LatentName, latents: Tensor, info: Mapping[str, Any]) -> None:
-        """Latents `(d, t)` first, then what is known of them."""
+        """Write latents `(d, t)`, then their metadata."""
         about = self._plain({**info, "padding_mask": latent_mask(info.get("padding_mask"), latents.shape[-1])})
         about["cache_key"] = self._cache_key(info)
         with atomic_path(self.root / f"{name.stem}.npy") as temporary:
@@ -147,23 +149,23 @@ class LatentStore:
         write_text(self.root / f"{name.stem}.json", json.dumps(about))
 
     def _plain(self, info: Mapping[str, Any]) -> dict[str, Any]:
-        """Metadata for a .json. The clip itself, and what does not fit into one, are left out."""
-        made = {}
+        """Return metadata that a .json can hold, without the clip and values of other types."""
+        plain = {}
         for key, value in info.items():
             if key == "audio":
                 continue
             if isinstance(value, Tensor | np.ndarray):
                 value = value.tolist() if np.prod(value.shape) <= _LARGEST_LISTED else value
             try:
-                made[key] = json.loads(json.dumps(value))
+                plain[key] = json.loads(json.dumps(value))
             except (TypeError, ValueError):
-                if key not in self._told:
+                if key not in self._reported:
                     logger.warning("metadata %r (%s) is not kept with the latents", key, type(value).__name__)
-                self._told.add(key)
-        return made
+                self._reported.add(key)
+        return plain
 
     def _cache_key(self, info: Mapping[str, Any]) -> str:
-        """Of the autoencoder, the audio as it was, and the place of the crop."""
+        """Return a key of the autoencoder, the state of the audio file and the place of the crop."""
         path = str(info.get("path", ""))
         try:
             status = Path(path).stat()
@@ -177,12 +179,12 @@ class LatentStore:
         return (self.marks / f"{shard:06d}").exists()
 
     def finish(self, shard: int) -> None:
-        """Every sample of a shard is written or known to be bad."""
+        """Mark a shard whose samples are all written or left out."""
         write_text(self.marks / f"{shard:06d}", "")
 
 
 def read_details(root: str | Path) -> dict[str, Any] | None:
-    """What a folder of latents says of itself; None where it says nothing."""
+    """Read the details of a folder of latents; None if it has none."""
     try:
         found = json.loads(Path(root, DETAILS).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -193,7 +195,7 @@ def read_details(root: str | Path) -> dict[str, Any] | None:
 
 
 def latent_mask(mask: Tensor | None, frames: int) -> list[int]:
-    """A mask of samples `(n,)` as one entry for each frame of latents."""
+    """Convert a mask of samples `(n,)` to one entry per frame of latents."""
     if mask is None:
         return [1] * frames
     return [int(value) for value in F.interpolate(mask.float()[None, None], size=frames, mode="nearest")[0, 0]]
@@ -203,7 +205,7 @@ def latent_mask(mask: Tensor | None, frames: int) -> list[int]:
 
 
 def dataset_key(loader: Any) -> str:
-    """Changes with the files of a dataset, their sizes, their times and their order."""
+    """Return a digest of the files of a dataset, their sizes, times and order."""
     digest = sha256()
     if isinstance(loader, StreamLoader):
         source: Any = loader.source
@@ -220,7 +222,7 @@ def dataset_key(loader: Any) -> str:
 
 
 def work_size(loader: Any, share: Share) -> int | None:
-    """Items of this process, where it is known."""
+    """Return the number of items of this process; None if it is unknown."""
     if isinstance(loader, StreamLoader):
         if loader.source.counts is None:
             return _share_of(share.limit, share)
@@ -236,12 +238,12 @@ def _share_of(total: int | None, share: Share) -> int | None:
 
 
 def pre_encode(loader: Any, store: LatentStore, encode: Encode, share: Share) -> Iterator[Outcome]:
-    """Encode this process's share of a dataset, and tell after each batch how far it is."""
+    """Encode the share of this process; yield the counts after each batch."""
     outcome, report = Outcome(), loader.report
     report.begin_epoch()
     total = work_size(loader, share)
-    waiting: list[_Found] = []
-    for found in _finds(loader, store, share):
+    waiting: list[_Visited] = []
+    for found in _entries(loader, store, share):
         if found.error is not None:
             raise found.error
         if found.fault is not None:
@@ -265,21 +267,21 @@ def noise_seed(seed: int, place: str) -> int:
 
 
 def _flush(
-    waiting: "list[_Found]", store: LatentStore, encode: Encode, seed: int, report: FaultReport, outcome: Outcome
+    waiting: "list[_Visited]", store: LatentStore, encode: Encode, seed: int, report: FaultReport, outcome: Outcome
 ) -> None:
     """Encode and write the items that wait; a shard is finished once its last item is written."""
     chosen = [found for found in waiting if found.item is not None]
     if chosen:
         audio = torch.stack([found.item.audio for found in chosen if found.item is not None])
         latents = encode(audio, [noise_seed(seed, found.place) for found in chosen])
-        for found, made in zip(chosen, latents):
+        for found, encoded in zip(chosen, latents):
             assert found.item is not None
-            if made.is_floating_point() and not torch.isfinite(made).all():
+            if encoded.is_floating_point() and not torch.isfinite(encoded).all():
                 path = str(found.item.info.get("path", found.name.stem))
                 outcome.left_out += 1
                 report.add(Fault(path, "not finite", "the autoencoder gave NaN or infinite latents"), outcome.met)
                 continue
-            store.write(found.name, made, found.item.info)
+            store.write(found.name, encoded, found.item.info)
             outcome.encoded += 1
     for found in waiting:
         if found.ends_shard:
@@ -287,8 +289,8 @@ def _flush(
     waiting.clear()
 
 
-class _Found(NamedTuple):
-    """One item of the dataset, and what became of it."""
+class _Visited(NamedTuple):
+    """One item of the dataset, read, kept from an earlier run, or left out."""
 
     name: LatentName
     place: str = ""  # in the dataset, whatever the layout of files is
@@ -299,7 +301,7 @@ class _Found(NamedTuple):
     error: UserError | None = None
 
 
-def _finds(loader: Any, store: LatentStore, share: Share) -> Iterator[_Found]:
+def _entries(loader: Any, store: LatentStore, share: Share) -> Iterator[_Visited]:
     done = store.stems()
     source: Dataset[Any]
     if isinstance(loader, StreamLoader):
@@ -309,7 +311,7 @@ def _finds(loader: Any, store: LatentStore, share: Share) -> Iterator[_Found]:
         stop = len(every) if share.limit is None else min(len(every), share.limit)
         mine = range(share.rank, stop, share.ranks)
         order = [number for number in mine if store.layout.of_item(number).stem not in done]
-        kept = _Found(LatentName(0, 0, 0), kept=True)
+        kept = _Visited(LatentName(0, 0, 0), kept=True)
         yield from (kept for _ in range(len(mine) - len(order)))
         source = _Items(loader.dataset, every, loader.seed, store.layout)
     else:
@@ -318,36 +320,36 @@ def _finds(loader: Any, store: LatentStore, share: Share) -> Iterator[_Found]:
         source,
         batch_size=None,
         sampler=order,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]  # without batches it is given single items
+        collate_fn=_unchanged,  # type: ignore[arg-type]  # without batches it receives single items
         num_workers=share.workers,
         generator=torch.Generator(),
     )
 
 
-def _as_it_is(found: _Found) -> _Found:
-    return found
+def _unchanged(entry: _Visited) -> _Visited:  # workers that are spawned cannot receive a lambda
+    return entry
 
 
-def _try(name: LatentName, place: str, path: str, load: Callable[[], Item | None]) -> _Found | None:
-    """Load an item; None where a path list leaves it out."""
+def _try(name: LatentName, place: str, path: str, load: Callable[[], Item | None]) -> _Visited | None:
+    """Load an item; None if a path list excludes it."""
     try:
         item = load()
     except BadItem as error:
-        return _Found(name, fault=error.at(path))
+        return _Visited(name, fault=error.at(path))
     except AudioError as error:
-        return _Found(name, fault=Fault(path, "unreadable", str(error).removeprefix(f"{path}: ")))
+        return _Visited(name, fault=Fault(path, "unreadable", str(error).removeprefix(f"{path}: ")))
     except UserError as error:  # raised again where the user sees it, without the worker's traceback
-        return _Found(name, error=error)
-    return None if item is None else _Found(name, place, item)
+        return _Visited(name, error=error)
+    return None if item is None else _Visited(name, place, item)
 
 
 class _Items(Dataset[Any]):
-    """Items that can be read one by one, by their place in the order."""
+    """Items of files, by their place in the order."""
 
     def __init__(self, source: ItemSource, order: Order, seed: int, layout: Layout) -> None:
         self.source, self.order, self.seed, self.layout = source, order, seed, layout
 
-    def __getitem__(self, number: int) -> _Found:
+    def __getitem__(self, number: int) -> _Visited:
         draw = Draw(int(self.order.items[number]), 0, int(self.order.visits[number]), self.seed)
         path, load = self.source.path(draw.item), partial(self.source.load, draw)
         found = _try(self.layout.of_item(number), str(number), path, load)
@@ -356,14 +358,14 @@ class _Items(Dataset[Any]):
 
 
 class _Shards(IterableDataset[Any]):
-    """Samples of shards; a worker reads whole shards, and those that are finished not again."""
+    """Samples of shards; each worker reads whole shards and skips finished ones."""
 
     def __init__(self, loader: StreamLoader, store: LatentStore, share: Share, done: set[str]) -> None:
         self.source: ShardSource = loader.source
         self.order = OnePass(loader.source.groups, loader.source.weights, 0, loader.seed, loader.shuffle)
         self.store, self.share, self.done = store, share, done
 
-    def __iter__(self) -> Iterator[_Found]:
+    def __iter__(self) -> Iterator[_Visited]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker is not None else (0, 1)
         limit = _share_of(self.share.limit, self.share)
@@ -375,13 +377,13 @@ class _Shards(IterableDataset[Any]):
                 left = left if left is None else left - (not found.ends_shard)
                 yield found
 
-    def _shard(self, visit_number: int, most: int | None) -> Iterator[_Found]:
+    def _shard(self, visit_number: int, most: int | None) -> Iterator[_Visited]:
         layout, dealt = self.store.layout, self.order[visit_number]
         if self.store.is_finished(visit_number):
             prefix = layout.of_sample(visit_number, 0).stem[:-4]
             kept = sum(stem.startswith(prefix) for stem in self.done)
             most = kept if most is None else min(kept, most)
-            yield from (_Found(layout.of_sample(visit_number, 0), kept=True) for _ in range(most))
+            yield from (_Visited(layout.of_sample(visit_number, 0), kept=True) for _ in range(most))
             return
         number = 0
         samples = self.source.samples(dealt.shard, 0)
@@ -390,13 +392,13 @@ class _Shards(IterableDataset[Any]):
             try:
                 sample = next(samples, None)
             except AudioError as error:
-                yield _Found(name, fault=Fault(self.source.path(dealt.shard), "unreadable", str(error)))
+                yield _Visited(name, fault=Fault(self.source.path(dealt.shard), "unreadable", str(error)))
                 return
             if sample is None:
-                yield _Found(name, ends_shard=True)
+                yield _Visited(name, ends_shard=True)
                 return
             if name.stem in self.done:
-                yield _Found(name, kept=True)
+                yield _Visited(name, kept=True)
             else:
                 path = self.source.path(dealt.shard, sample)
                 load = partial(self.source.load, dealt.shard, sample, dealt)
@@ -407,6 +409,6 @@ class _Shards(IterableDataset[Any]):
 
 
 def left_out_list(faults: Sequence[Fault]) -> str:
-    """Faults in the form of a path list."""
+    """Return the faults as the text of a path list."""
     lines = (f"{whole_path(fault.path)}\t# {fault.kind}: {fault.detail}".replace("\n", " ") for fault in faults)
     return "".join(f"{line}\n" for line in dict.fromkeys(lines))

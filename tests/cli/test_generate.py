@@ -55,7 +55,7 @@ def test_files_and_lines_for_programs(model: SmallModel, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("../../x: {sound: rain, seconds_total: 1}", "'../../x' leads out of its folder; leave out '.' and '..'"),
+        ("../../x: {sound: rain, seconds_total: 1}", "'../../x' leads out of its folder; remove '.' and '..'"),
         ("/x: {sound: rain, seconds_total: 1}", "'/x' is an absolute path"),
         ("a: {sound: rain, seconds_total: 1}\nA: {sound: rain, seconds_total: 1}", "would be one file"),
         ("a: {sund: rain, sound: rain, seconds_total: 1}", "sund: unknown key; did you mean 'sound'?"),
@@ -122,7 +122,7 @@ LEAF = "a: {sound: rain, seconds_total: 1"
         ("tiny_diffusion_cond", LEAF + "}", ["--cfg-scale", "nan"], "--cfg-scale: expected a finite number"),
         ("tiny_diffusion_cond", LEAF + "}", ["--keep-level"], "keep_level: needs mode"),
         ("tiny_diffusion_cond", LEAF + ", inpaint: [[0, 1]]}", ["--mode", "variation", "--audio", "tone.wav"], "mode"),
-        ("tiny_diffusion_uncond", None, ["--cfg-scale", "3"], "nothing to guide by"),
+        ("tiny_diffusion_uncond", None, ["--cfg-scale", "3"], "no conditions to guide by"),
         ("tiny_diffusion_uncond", None, ["--sigma-min", "600"], "sigma_min must be less"),
         ("tiny_diffusion_uncond", None, ["--sampler-type", "k-dpm-fast", "--sample-steps", "1"], "at least 2 steps"),
         ("tiny_diffusion_uncond", None, ["--mode", "outpaint", "--audio", "tone.wav", "--seconds", "-1"], "seconds: "),

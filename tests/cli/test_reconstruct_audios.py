@@ -68,11 +68,23 @@ def test_numbers_that_cannot_be_are_refused_in_one_sentence(
 @pytest.mark.parametrize(
     ("folder", "file", "message"),
     [
-        (None, "out", "out: cannot be made a folder (File exists)"),
-        ("out/metrics.csv", None, "out/metrics.csv: is a folder, and a file is to be written there; move it"),
-        ("out/metrics.svg", None, "out/metrics.svg: is a folder, and a file is to be written there; move it"),
-        ("out/manifest.jsonl", None, "out/manifest.jsonl: is a folder, and a file is to be written there; move it"),
-        ("out/a.wav", None, "out/a.wav: is a folder, and a file is to be written there; move it"),
+        (None, "out", "out: cannot be created as a folder (File exists)"),
+        (
+            "out/metrics.csv",
+            None,
+            "out/metrics.csv: is a folder, and a file of that name must be written; move the folder",
+        ),
+        (
+            "out/metrics.svg",
+            None,
+            "out/metrics.svg: is a folder, and a file of that name must be written; move the folder",
+        ),
+        (
+            "out/manifest.jsonl",
+            None,
+            "out/manifest.jsonl: is a folder, and a file of that name must be written; move the folder",
+        ),
+        ("out/a.wav", None, "out/a.wav: is a folder, and a file of that name must be written; move the folder"),
     ],
 )
 def test_an_output_folder_that_cannot_be_is_refused_before_weights_are_read(

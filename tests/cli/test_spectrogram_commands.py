@@ -55,10 +55,10 @@ def test_encode_text_refuses_flags_that_would_do_nothing(tmp_path: Path, capsys:
     assert encode_text([*flags, "--t5", "t5-small", "--pooling", "mean"]) == 2
     told = capsys.readouterr().err
     for name in ("--t5", "--pooling"):
-        assert f"{name}: has no meaning with --from-pickle; leave it out" in told
+        assert f"{name}: has no effect with --from-pickle; remove it" in told
     assert encode_text([*flags[:2], "--texts", "x.txt", "--names", "stem", "--batch-size", "0"]) == 2
     told = capsys.readouterr().err
-    assert "--names: has no meaning with --texts; leave it out" in told
+    assert "--names: has no effect with --texts; remove it" in told
     assert "--batch-size: expected at least 1, got 0" in told
     assert not (tmp_path / "e.safetensors").exists()
 

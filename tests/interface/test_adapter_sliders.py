@@ -37,7 +37,7 @@ def test_sliders_set_strengths(small_files: Any, name: str, tmp_path: Path) -> N
     assert torch.equal(plain, heard(0, 0)) and not torch.equal(plain, heard(1, 0))
     assert not torch.equal(heard(1, 0), heard(1, 1))
     assert [adapter.strength for adapter in model.adapters.values()] == [0.5, 3]
-    assert [told["strength"] for told in model.told_adapters({"a b": 0.1})] == [0.5, 0.1]
+    assert [told["strength"] for told in model.describe_adapters({"a b": 0.1})] == [0.5, 0.1]
 
 
 def test_the_api_takes_strengths_and_tells_them(

@@ -140,7 +140,7 @@ def test_mistakes_are_told_in_words(served: Any, tmp_path: Path, tone: Path) -> 
         assert "/tmp" not in str(caught.value) and str(tmp_path) not in str(caught.value)
     with pytest.raises(gradio_client.exceptions.AppError, match="there is no audio"):
         client.predict(**QUICK, use_init=True, api_name="/generate")
-    with pytest.raises(gradio_client.exceptions.AppError, match="is no span"):
+    with pytest.raises(gradio_client.exceptions.AppError, match="is not a span"):
         client.predict(inpaint_audio=gradio_client.handle_file(tone), spans="x", **QUICK, api_name="/inpaint")
     with pytest.raises(gradio_client.exceptions.AppError, match="exchange the two"):
         client.predict(**QUICK, cfg_interval_min=0.8, cfg_interval_max=0.2, api_name="/generate")

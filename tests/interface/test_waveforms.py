@@ -22,7 +22,7 @@ def test_spans_are_read(text: str, spans: list[tuple[float, float]]) -> None:
     assert parse_spans(show_spans(spans)) == spans
 
 
-@pytest.mark.parametrize(("text", "match"), [("1", "is no span"), ("-1-2", "is no span"), ("2-1", "ends before")])
+@pytest.mark.parametrize(("text", "match"), [("1", "is not a span"), ("-1-2", "is no span"), ("2-1", "ends before")])
 def test_what_is_no_span_is_told(text: str, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         parse_spans(text)
@@ -45,7 +45,7 @@ def test_a_drag_adds_a_span_in_either_direction() -> None:
     assert add_drag("", "0.25 0.5", 8) == "2-4"
     assert add_drag("2-4", "1.2 0.75", 8) == "2-4, 6-8"
     assert add_drag("2-4", "0.3 0.7", 8) == "2-5.6"
-    assert add_drag("2-4", "0.5 0.501", 8) == "2-4", "a click is no span"
+    assert add_drag("2-4", "0.5 0.501", 8) == "2-4", "a click is not a span"
 
 
 def test_the_picture_shows_loudness_and_marks() -> None:

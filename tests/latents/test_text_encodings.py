@@ -33,7 +33,7 @@ def test_texts_of_every_format(tmp_path: Path) -> None:
         assert read_texts(tmp_path / name) == expected
     for name, content, message in (
         ("b.csv", "name,prompt\nx,\n", "entry 1 has no prompt"),
-        ("b.csv", "name,prompt\nx,a\nx,b\n", "entry 2: 'x' has another text already"),
+        ("b.csv", "name,prompt\nx,a\nx,b\n", "entry 2: 'x' already has another text"),
         ("b.txt", "\n", "holds no texts"),
         ("b.doc", "x", "the name must end in .txt, .csv, .jsonl"),
     ):
@@ -94,8 +94,8 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
         ({"a": np.ones((2, 3, 512))}, r"'a' is shaped \(2, 3, 512\); expected a vector"),
         ({"a": np.ones((1, 0))}, r"'a' is shaped \(1, 0\)"),
         ({"a": 3.0}, r"'a' is shaped \(\); expected a vector"),
-        ({"a": None}, "'a' is NoneType, no array or tensor of numbers"),
-        ({"a": "rain"}, "'a' is str, no array or tensor of numbers"),
+        ({"a": None}, "'a' is NoneType, not an array or tensor of numbers"),
+        ({"a": "rain"}, "'a' is str, not an array or tensor of numbers"),
     ],
 )
 def test_pickles_that_hold_no_encodings_are_refused(tmp_path: Path, content: Any, message: str) -> None:

@@ -193,12 +193,14 @@ def test_a_run_of_another_size_goes_on_under_the_first_ones_names(
 
 def test_settings_that_would_mix_are_refused(studio: Studio) -> None:
     encode_dataset(studio.settings(limit=1))
-    with pytest.raises(ConfigError, match=r"made with sample_size = 16384, and now it is 8192; go on with the same"):
+    with pytest.raises(
+        ConfigError, match=r"written with sample_size = 16384, and this run has 8192; use the same value"
+    ):
         encode_dataset(studio.settings(sample_size=8192))
-    with pytest.raises(ConfigError, match="made with deterministic = True"):
+    with pytest.raises(ConfigError, match="written with deterministic = True"):
         encode_dataset(studio.settings(deterministic=False))
     studio.sound("more.wav", 99)
-    with pytest.raises(ConfigError, match="made with the files of the dataset"):
+    with pytest.raises(ConfigError, match="written with the files of the dataset"):
         encode_dataset(studio.settings())
     (studio.root / "out" / "details.json").unlink()
     with pytest.raises(ConfigError, match=r"holds latents without a details\.json"):
@@ -396,7 +398,7 @@ def test_latents_belong_to_their_autoencoder(studio: Studio) -> None:
     require_same_autoencoder(same, dataset)
     torch.manual_seed(1)
     other = create_model_from_config(studio.config)
-    with pytest.raises(ConfigError, match=r"made with another autoencoder .* latents differ by .*model\.safetensors"):
+    with pytest.raises(ConfigError, match=r"encoded by another autoencoder .* latents differ by .*model\.safetensors"):
         require_same_autoencoder(other, dataset)
     require_same_autoencoder(other, {"dataset_type": "audio_dir", "datasets": []})
     (studio.root / "out" / "details.json").write_text("{}")
@@ -423,5 +425,5 @@ def test_the_key_changes_with_weights_and_config(studio: Studio) -> None:
 
 
 def test_an_encoder_needs_an_autoencoder() -> None:
-    with pytest.raises(ConfigError, match="Linear is no autoencoder"):
+    with pytest.raises(ConfigError, match="Linear is not an autoencoder"):
         LatentEncoder(torch.nn.Linear(1, 1))

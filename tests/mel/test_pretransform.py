@@ -174,9 +174,11 @@ def test_what_an_autoencoder_of_a_chain_has_before_itself_stays() -> None:
 
 
 def test_only_a_chain_that_ends_in_an_autoencoder_encodes() -> None:
-    with pytest.raises(ConfigError, match="the last stage of the chain is PatchedPretransform, no autoencoder; only"):
+    with pytest.raises(
+        ConfigError, match="the last stage of the chain is PatchedPretransform, not an autoencoder; only"
+    ):
         autoencoder_of(holding(chain(MEL, PATCHES)))
-    with pytest.raises(ConfigError, match="is no autoencoder, and has none as its pretransform"):
+    with pytest.raises(ConfigError, match="is not an autoencoder, and its pretransform is not one either"):
         autoencoder_of(holding(MEL))
 
 
@@ -212,7 +214,7 @@ def test_latents_of_an_autoencoder_are_refused_by_bands_and_compared_with_a_chai
     require_same_autoencoder(model, made)
     with pytest.raises(ConfigError, match="they come from 'autoencoder'"):
         require_same_autoencoder(holding(MEL), made)
-    with pytest.raises(ConfigError, match="made with another autoencoder than the pretransform of this model"):
+    with pytest.raises(ConfigError, match="encoded by another autoencoder than the pretransform of this model"):
         require_same_autoencoder(holding(chain(MEL, AUTOENCODER)), made)
 
 

@@ -1,7 +1,7 @@
-"""Files that a batch makes: named safely, written whole, and knowing how they were made.
+"""Output files of a batch, with safe names, written atomically, with their settings in the file.
 
-The settings stand as JSON in the comment of the audio file itself. So a run that was killed can go on, several
-processes need not talk to each other, and a file that was moved still tells its prompt and its seed.
+The comment of the audio file holds the settings as JSON. A killed run can therefore continue, processes need no
+communication, and a file that was moved still contains its prompt and its seed.
 """
 
 import glob
@@ -34,22 +34,22 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def format_problems(format: str, bits: int, sample_rate: int) -> Iterator[str]:
-    """Why audio of that rate cannot be written in a format."""
+    """Yield a sentence for each reason why audio of this rate cannot be written in a format."""
     if format == "flac" and bits == 32:
         yield "bits: flac holds 16 or 24 bits; use wav for 32"
     if sample_rate not in _RATES.get(format, (sample_rate,)):
-        yield f"format: {format} has no sample rate of {sample_rate} Hz, which the model makes; use wav, flac or ogg"
+        yield f"format: {format} has no sample rate of {sample_rate} Hz, the rate of the model; use wav, flac or ogg"
 
 
 def name_problems(name: str) -> Iterator[str]:
-    """Why a name cannot become a path below the output folder."""
+    """Yield a sentence for each reason why a name cannot be a path below the output folder."""
     parts = name.split("/")
     if not name.strip():
         yield "the name is empty"
     elif name.startswith(("/", "~")) or _DRIVE.match(name):
         yield f"{name!r} is an absolute path; give a name below the output folder"
     elif ".." in parts or "." in parts:
-        yield f"{name!r} leads out of its folder; leave out '.' and '..'"
+        yield f"{name!r} leads out of its folder; remove '.' and '..'"
     elif "" in parts:
         yield f"{name!r} has an empty part; write single slashes between parts"
     elif _FORBIDDEN.search(name):
@@ -62,7 +62,7 @@ MANIFEST = "manifest.jsonl"  # beside the audio, a line per complete file
 
 
 def collisions(files: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of paths that are one on some file system, or of which one would be a folder of the other."""
+    """Yield pairs of paths that are equal on some file system, or of which one is a folder of the other."""
     seen: dict[str, str] = {}
     for file in files:
         key = unicodedata.normalize("NFC", unicodedata.normalize("NFC", file).casefold())
@@ -76,34 +76,34 @@ def collisions(files: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 class OutputFolder:
-    """Where audio is written; nothing is ever written outside of it."""
+    """The folder of the audio files; nothing is written outside of it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be made a folder ({error.strerror})") from None
+            raise UserError(f"{self.path}: cannot be created as a folder ({error.strerror})") from None
         self._root = self.path.resolve()
 
     def target(self, file: str) -> Path:
-        """The path of a file, refused where a link leads out of the folder."""
+        """Return the path of a file; raise if a link leads out of the folder."""
         path = self.path / file
         if not path.resolve().is_relative_to(self._root):
             raise UserError(f"{path}: a link leads out of {self.path}; remove it, or choose another output folder")
         return path
 
     def check_place(self, file: str) -> None:
-        """Refuse a file in whose place a folder stands, or a file in that of its folder."""
+        """Raise if a folder has the name of the file, or a file the name of its folder."""
         path = self.target(file)
         if path.is_dir():
-            raise UserError(f"{path}: is a folder, and a file is to be written there; move it")
+            raise UserError(f"{path}: is a folder, and a file of that name must be written; move the folder")
         blocking = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
         if blocking is not None:
-            raise UserError(f"{blocking}: is a file, and a folder is to be made there; move it")
+            raise UserError(f"{blocking}: is a file, and a folder of that name must be created; move the file")
 
     def settings_of(self, file: str) -> dict[str, Any] | None:
-        """How a complete file was made; None where it is missing or broken. One that is not ours is refused."""
+        """Return the settings of a complete file; None if it is missing or broken. Raise if it is not ours."""
         path = self.target(file)
         if not path.is_file():
             return None
@@ -116,26 +116,26 @@ class OutputFolder:
         except json.JSONDecodeError:
             found = None
         if not isinstance(found, dict):
-            raise UserError(f"{path}: is there already and was not made by this command; move it, or pass --overwrite")
+            raise UserError(f"{path}: already exists and was not written by this command; move it, or pass --overwrite")
         return found
 
     def write(
         self, file: str, audio: Tensor, sample_rate: int, settings: Mapping[str, Any], bits: Bits = 16
     ) -> dict[str, Any]:
-        """Write (c, n) audio with its settings -> its line of the manifest."""
+        """Write audio (c, n) with its settings; return its line of the manifest."""
         path = self.target(file)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             for leftover in path.parent.glob(f".{glob.escape(path.stem)}.????????.part{path.suffix}"):
                 leftover.unlink(missing_ok=True)  # of a run that was killed
-            told = {**settings, "software": f"stable-audio-tools {__version__}"}
-            audio_io.write(path, audio, sample_rate, bits=bits, comment=json.dumps(told))
+            stored = {**settings, "software": f"stable-audio-tools {__version__}"}
+            audio_io.write(path, audio, sample_rate, bits=bits, comment=json.dumps(stored))
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
-        return self.record(file, told)
+        return self.record(file, stored)
 
     def write_latents(self, file: str, latents: Tensor) -> None:
-        """Keep what (d, t) a file was decoded from, as `NAME.npy` beside it."""
+        """Write the latents (d, t) of a file as `NAME.npy` beside it."""
         path = self.target(file).with_suffix(".npy")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,19 +148,19 @@ class OutputFolder:
         return self.target(file).with_suffix(".npy").is_file()
 
     def record(self, file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """One line of the manifest."""
+        """Return the line of a file in the manifest."""
         about = audio_io.info(self.path / file)
         return {"file": file, **settings, "sample_rate": about.sample_rate, "seconds_made": round(about.seconds, 4)}
 
     def records(self, files: Sequence[str]) -> list[dict[str, Any]]:
-        """The lines of those files that are complete, whichever process made them."""
+        """Return the lines of the complete files, whichever process wrote them."""
         found = ((file, self.settings_of(file)) for file in files)
         return [self.record(file, settings) for file, settings in found if settings is not None]
 
     def summarise(self, files: Sequence[str], write: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
-        """Hand the lines of all complete files to `write`, again if more came meanwhile -> the lines.
+        """Pass the lines of all complete files to `write`, again if more files appeared meanwhile; return the lines.
 
-        Every process calls this when it is done: whoever writes last has seen the files of all.
+        Every process calls this at its end: the last one to write has seen the files of all.
         """
         while True:
             present = self._present(files)
@@ -170,7 +170,7 @@ class OutputFolder:
                 return records
 
     def write_manifest(self, files: Sequence[str]) -> None:
-        """`manifest.jsonl`, a line per complete file."""
+        """Write `manifest.jsonl`, one line per complete file."""
 
         def write(records: list[dict[str, Any]]) -> None:
             text = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)

@@ -1,7 +1,7 @@
 """From a file of prompts to batches of requests, checked whole before any work.
 
-The plan depends on the file and the settings alone, not on the number of processes nor on what is there already: the
-same items always go through the network together, so that every way of running gives the same files.
+The plan depends only on the file and the settings, not on the number of processes or on existing files: the same items
+always go through the network together, so that every way of running gives the same files.
 """
 
 import hashlib
@@ -53,10 +53,10 @@ def plan_batch(
     batch_size: int = BATCH_SIZE,
     name: str | None = None,
 ) -> list[Batch]:
-    """Plan the leaves of a file; what a leaf leaves open is that of `common`. All problems are in one ConfigError.
+    """Plan the leaves of a file; `common` has the settings that a leaf omits. One ConfigError lists all problems.
 
     Without a file there is one leaf, `sample`, with the conditions of `common`; with a `name`, files have that name,
-    numbered where there are several, and the seed of `common` is that of the first. `batch_size`: items through the
+    numbered where there are several, and the first file has the seed of `common`. `batch_size`: items through the
     network at once, where guidance counts twice.
     """
     if batch_size < 1:
@@ -87,7 +87,7 @@ def plan_batch(
     if name is not None:
         ends = [""] if len(files) == 1 else [f"-{number}" for number in range(1, len(files) + 1)]
         files = [replace(each, file=f"{name}{end}.{common.format}") for each, end in zip(files, ends)]
-    if len(leaves) > 1:  # what is wrong with every leaf is said once
+    if len(leaves) > 1:  # a problem of every leaf is reported once
         shared = [text for text in by_leaf[0] if all(text in found for found in by_leaf)]
         problems += [f"{path}: {text}" for text in shared]
         by_leaf = [{text: None for text in found if text not in shared} for found in by_leaf]
@@ -119,7 +119,7 @@ def _request(
     facts: ModelFacts,
     folder: Path | None,
 ) -> GenerationRequest:
-    """The request of a leaf; paths in a file are relative to its folder, and the command alone tells no lengths."""
+    """Return the request of a leaf; paths in a prompt file are relative to its folder."""
     if folder is not None:
         relative = audio_conditions(conditions, facts)
         conditions |= {key: str(folder / str(value)) for key, value in relative.items()}
@@ -142,7 +142,7 @@ def _files(name: str, request: GenerationRequest, own: int | None, common: int) 
 
 
 def _seed(name: str, number: int, own: int | None, common: int) -> int:
-    """A leaf's seed counts on from sample to sample; else the name decides, so that other prompts change nothing."""
+    """Return the seed of a sample: counted on from the seed of its leaf, or else derived from the name of its file."""
     if own is not None and own >= 0:
         return (own + number - 1) % (MAX_SEED + 1)
     if own == -1 or common == -1:
@@ -165,7 +165,7 @@ def _grouped(files: Sequence[PlannedFile], facts: ModelFacts, batch_size: int) -
 
 
 def _shared(request: GenerationRequest, facts: ModelFacts) -> tuple[Any, ...]:
-    """What the items of a batch have in common."""
+    """Return the settings that the items of a batch share."""
     fills_window = request.mode is None and "seconds_total" in facts.keys
     names = [name for name, about in OPTIONS.items() if not about.each and name not in _AFTERWARDS]
     length = None if fills_window else request.seconds

@@ -1,4 +1,4 @@
-"""What a batch asks for, out of YAML, JSON, CSV or JSONL; every mistake is told before any work.
+"""Prompt files in YAML, JSON, CSV or JSONL; every mistake is reported before any work.
 
     music:                                groups become folders
       drum:
@@ -7,7 +7,7 @@
           seconds_total: 30
           steps: 50                       or fields of its `GenerationRequest`
 
-A row of CSV or JSONL is a leaf; its `name` is the path, its number stands in for a missing one.
+A row of CSV or JSONL is a leaf; its `name` is the path; without a name, its number is.
 """
 
 import csv
@@ -30,24 +30,24 @@ from stable_audio_tools.inference.generation.request import OPTIONS, GenerationR
 
 SUFFIXES = (".yaml", ".yml", ".json", ".csv", ".jsonl")
 _DEEPEST = 64  # levels of groups, keys and lists
-_TOO_DEEP = f"is nested too deeply; groups and lists may stand in each other up to {_DEEPEST} levels"
+_TOO_DEEP = f"is nested too deeply; groups and lists may be nested up to {_DEEPEST} levels"
 _MOST_DIGITS = 300  # a difference of two such numbers is still a float
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a character beyond U+FFFF, alone
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """One prompt of a file: its place there, its path below the output folder, its keys and values."""
+    """One prompt of a file: its place in the file, its path below the output folder, its keys and values."""
 
     where: str
     name: str
     values: Mapping[str, Any]
-    is_text: bool = False  # every value is a text, out of a CSV
+    is_text: bool = False  # every value is a text, from a CSV
 
 
 @cache
 def settings_of_leaves() -> type[BaseModel]:
-    """The settings that a leaf may have beside its conditions: the fields of a request that are keys."""
+    """Return the model of settings that a leaf may have beside its conditions."""
     hints = get_type_hints(GenerationRequest, localns={"AudioSource": str, "Tensor": object}, include_extras=True)
     fields: dict[str, Any] = {}
     for name, about in OPTIONS.items():
@@ -70,7 +70,7 @@ def read_leaves(path: str | Path) -> list[Leaf]:
     path = Path(path)
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{path}: cannot tell what it is; the name must end in {', '.join(SUFFIXES)}")
+        raise ConfigError(f"{path}: unknown format; the name must end in {', '.join(SUFFIXES)}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -89,19 +89,19 @@ def read_leaves(path: str | Path) -> list[Leaf]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Repeated keys are an error: YAML itself lets the last one win without a word.
+    """A loader that refuses repeated keys, of which YAML itself silently keeps the last one.
 
-    Nodes are made in the order of the file (`deep`): a merge changes the node that it takes keys from.
+    Nodes are built in the order of the file (`deep`), because a merge changes the node that it takes keys from.
     """
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if node in self.recursive_objects:
-            raise _yaml_error("holds itself by an alias; write out what is meant", node)
+            raise _yaml_error("contains itself through an alias; write the content out", node)
         try:
             return super().construct_object(node, deep=True)
         except (ValueError, TypeError, AttributeError, LookupError):
             kind = node.tag.rpartition(":")[2]
-            problem = f"{show(node.value)} is no valid {kind}; put it in quotes if it is a text"
+            problem = f"{show(node.value)} is not a valid {kind}; put it in quotes if it is a text"
             raise _yaml_error(problem, node) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -113,8 +113,8 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 raise _yaml_error(f"{key!r} is given twice; rename or remove one", key_node)
             seen.append(key)
-        made: dict[Any, Any] = super().construct_mapping(node, deep)
-        return made
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def _yaml_reason(error: yaml.MarkedYAMLError) -> str:
@@ -134,7 +134,7 @@ def _yaml_error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorEr
 
 
 def _parse_yaml(text: str, where: str) -> Any:
-    """What stands in YAML; `where` stands before each message."""
+    """Parse YAML; each message starts with `where`."""
     try:
         tree = yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
@@ -150,25 +150,27 @@ def _parse_yaml(text: str, where: str) -> Any:
 
 
 def _parse_json(text: str, path: Path, line: int | None = None) -> Any:
-    """What stands in a JSON file, or in one line of it."""
+    """Parse a JSON file, or one line of it."""
     where = str(path) if line is None else f"{path}:{line}"
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made: dict[str, Any] = {}
+        merged: dict[str, Any] = {}
         for key, value in pairs:
-            if key in made:
+            if key in merged:
                 raise ConfigError(f"{where}: {key!r} is given twice in one object; rename or remove one")
-            made[key] = value
-        return made
+            merged[key] = value
+        return merged
 
     def refuse(name: str) -> NoReturn:
         raise ConfigError(f"{where}: {name} is not a number in JSON; write a finite one")
 
-    def whole(digits: str) -> int:
-        return int(digits[: 2 * _MOST_DIGITS])  # Python reads no more than 4300; what is cut is out of range anyway
+    def read_integer(digits: str) -> int:
+        return int(
+            digits[: 2 * _MOST_DIGITS]
+        )  # Python reads at most 4300 digits; longer numbers are out of range anyway
 
     try:
-        tree = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_int=whole)
+        tree = json.loads(text, object_pairs_hook=unique, parse_constant=refuse, parse_int=read_integer)
     except json.JSONDecodeError as error:
         place = f"{path}:{line or error.lineno}:{error.colno}"
         raise ConfigError(f"{place}: not valid JSON ({error.msg[:1].lower()}{error.msg[1:]})") from None
@@ -179,7 +181,7 @@ def _parse_json(text: str, path: Path, line: int | None = None) -> Any:
 
 
 def _refuse_unusable(tree: Any, where: str) -> None:
-    """Level by level, each thing once a level: aliases can make few lines of YAML a very large tree."""
+    """Raise for unusable values; each object is visited once per level, because aliases can form huge trees."""
     level: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
     for _ in range(_DEEPEST):
         for keys, value in level:
@@ -191,7 +193,7 @@ def _refuse_unusable(tree: Any, where: str) -> None:
 
 
 def _below(keys: tuple[Any, ...], value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Names before what they name, so that whoever shows a name knows that it can be shown."""
+    """Yield the children of a value, names before their values, so that a path in a message is printable."""
     if isinstance(value, dict):
         yield from ((keys, name) for name in value)
         yield from (((*keys, name), below) for name, below in value.items())
@@ -289,7 +291,7 @@ def _read_jsonl(path: Path, text: str) -> Iterator[Leaf]:
 
 
 def read_values(leaf: Leaf, facts: ModelFacts) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """The conditions of a leaf, the fields of its request, and a sentence for each key that is neither or wrong."""
+    """Return the conditions of a leaf, the fields of its request, and a sentence for each unknown or invalid key."""
     model = settings_of_leaves()
     known = [*facts.keys, *model.model_fields]
     problems = [f"{key}: unknown key; {nearest(str(key), known)}" for key in leaf.values if key not in known]
@@ -311,7 +313,7 @@ def read_values(leaf: Leaf, facts: ModelFacts) -> tuple[dict[str, Any], dict[str
 
 
 def _from_text(key: str, text: str, facts: ModelFacts, model: type[BaseModel]) -> Any:
-    """The value of a CSV cell: a text where a text is wanted, else what YAML makes of it."""
+    """Read a CSV cell: a text where a text is expected, otherwise a value in YAML."""
     if key in facts.keys:
         is_text = facts.input_of(key).kind not in ("number", "integer")
     else:
@@ -321,4 +323,4 @@ def _from_text(key: str, text: str, facts: ModelFacts, model: type[BaseModel]) -
     try:
         return _parse_yaml(text, "")
     except ConfigError:
-        return text  # which is then reported as what is wanted and what was found
+        return text  # the validation then reports it

@@ -1,4 +1,4 @@
-"""The work of a batch: shared among processes, which take whole batches in turn and meet only in the output folder."""
+"""Generation of a plan: processes take whole batches in turn and communicate only through the output folder."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -21,15 +21,15 @@ from stable_audio_tools.inference.generation.request import OPTIONS, GenerationR
 
 logger = logging.getLogger(__name__)
 
-Tell = Callable[[dict[str, Any], bool], None]  # a line of the manifest, and whether the file is new
+Report = Callable[[dict[str, Any], bool], None]  # a line of the manifest, and whether the file is new
 
-# Lines of a manifest tell what is done to other audio apart, under "edit".
+# The manifest lists these settings, which apply to other audio, under "edit".
 _EDIT = ("mode", "audio", "to_audio", "noise_level", "spans", "seconds", "overlap", "crossfade")
 _LENGTH = ("seconds", "whole_window")
 
 
 def check_targets(batches: Sequence[Batch], output: OutputFolder, overwrite: bool = False) -> None:
-    """Refuse, before any work, what stands in the way of a file."""
+    """Raise, before any work, if an existing file or folder blocks an output file."""
     output.check_place("manifest.jsonl")
     for file in [each.file for batch in batches for each in batch]:
         output.check_place(file)
@@ -41,18 +41,18 @@ def run_batch(
     model: AudioModel,
     batches: Sequence[Batch],
     output: OutputFolder,
-    tell: Tell = lambda record, is_new: None,
+    report: Report = lambda record, is_new: None,
     overwrite: bool = False,
     has_manifest: bool = True,
 ) -> None:
-    """Write this process's share of the files; those that are complete and as asked for stay as they are."""
+    """Write the files of this process; complete files with the same settings are kept."""
     mine = [batch for index, batch in enumerate(batches) if index % world_size() == rank()]
     if len(batches) < world_size():
         logger.info("%d batches for %d processes; a smaller --batch-size employs more", len(batches), world_size())
     try:
         with progress_bar("generating", len(mine)) as show:
             for number, batch in enumerate(mine):
-                _run_one(model, batch, output, tell, overwrite, show, number)
+                _run_one(model, batch, output, report, overwrite, show, number)
     finally:
         if has_manifest:
             output.write_manifest([each.file for batch in batches for each in batch])
@@ -62,7 +62,7 @@ def _run_one(
     model: AudioModel,
     batch: Batch,
     output: OutputFolder,
-    tell: Tell,
+    report: Report,
     overwrite: bool,
     show: Callable[[float], None],
     number: int,
@@ -77,9 +77,9 @@ def _run_one(
     ]
     for each, old, kept in zip(batch, found, is_kept):
         if old is not None and kept:
-            tell(output.record(each.file, old), False)
+            report(output.record(each.file, old), False)
         elif old is not None:
-            logger.info("%s was made with other settings and is made again", each.file)
+            logger.info("%s has other settings and is generated again", each.file)
     if all(is_kept):
         return
     latents: list[Tensor] = []
@@ -92,7 +92,7 @@ def _run_one(
     )
     try:
         audio = generate(model.engine, requests, hooks)
-    except ValueError as error:  # what only the audio or the model itself could show, such as spans beyond its end
+    except ValueError as error:  # found only with the audio, such as spans beyond its end
         where = batch[0].file if requests[0].mode is None else f"mode {requests[0].mode}"
         raise UserError(f"{where}: {error}") from error
     for index, (each, request) in enumerate(zip(batch, requests)):
@@ -102,15 +102,15 @@ def _run_one(
         clip = audio[index] if seconds is None else audio[index][:, : round(seconds * model.sample_rate)]
         if not (request.keeps_level and request.bits == 32):
             clip = within_range(clip, request.keeps_level)
-        if latents:  # before the audio, which says that the item is complete
+        if latents:  # before the audio file, which marks the item as complete
             output.write_latents(each.file, latents[0][index])
-        tell(output.write(each.file, clip, model.sample_rate, about, request.bits), True)
+        report(output.write(each.file, clip, model.sample_rate, about, request.bits), True)
 
 
 def is_as_asked(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether nothing that is asked for differs; an adapter that is no longer asked for does.
+    """Return whether a file has all the requested settings, and no adapter besides.
 
-    Files without a length in their settings were written when that was the window, whatever the prompt said: they are
+    Files without a length in their settings were written when every file had the length of the window; they are
     complete.
     """
     if not any(name in old for name in _LENGTH):
@@ -119,7 +119,7 @@ def is_as_asked(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def describe(model: AudioModel, request: GenerationRequest) -> dict[str, Any]:
-    """How an item is made, for its file and for the manifest."""
+    """Return the settings of an item for its file and for the manifest."""
     settings = {
         name: _plain(getattr(request, name))
         for name, about in OPTIONS.items()
@@ -131,22 +131,22 @@ def describe(model: AudioModel, request: GenerationRequest) -> dict[str, Any]:
     if request.seed == -1:
         settings.pop("seed")
     sources = [*request.audio_sources.values(), *audio_conditions(request.conditions, model.facts).values()]
-    told: dict[str, Any] = {
+    settings = {
         "model": model.name,
         "weights": model.fingerprint,
         "precision": model.precision,
         "sampling_version": model.sampling_version,
-        "adapters": model.told_adapters() or None,
+        "adapters": model.describe_adapters() or None,
         **settings,
         "seconds": file_seconds(request),
         "whole_window": request.clip_length is False or None,
         "audio": {str(source): content_digest(str(source)) for source in sources} or None,
     }
-    return {name: value for name, value in told.items() if value is not None}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it."""
+    """Convert a value to types of JSON."""
     if isinstance(value, Mapping):
         return dict(value)
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Audio that a user hands in: as a model takes it, and put back untouched where it was to be kept."""
+"""Input audio: converted to what a model takes, and restored exactly where it must be kept."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from stable_audio_tools.models.autoencoders.preprocessing import match_channels,
 
 
 def set_audio_channels(audio: Tensor, target_channels: int) -> Tensor:
-    """(b, c, n) or (b, n) mixed down by the mean, spread over channels, or cut to the first ones."""
+    """Convert (b, c, n) or (b, n) to a number of channels: by the mean, by repetition, or by dropping channels."""
     return match_channels(audio[:, None] if audio.ndim == 2 else audio, target_channels)
 
 
@@ -25,7 +25,7 @@ def prepare_audio(
     target_channels: int,
     device: torch.device | str,
 ) -> Tensor:
-    """Audio (n,), (c, n) or (b, c, n) at `in_sr` Hz, resampled, cut or filled up with silence: (b, c, n).
+    """Resample audio (n,), (c, n) or (b, c, n) from `in_sr` Hz, cut or pad it with silence, and return (b, c, n).
 
     Further axes in front may be of size 1.
     """
@@ -44,7 +44,7 @@ def prepare_audio(
 
 
 def unpack_audio(given: Any, name: str) -> tuple[int, Tensor]:
-    """A `(sample_rate, audio)` pair, or a sentence about what it is instead."""
+    """Return a `(sample_rate, audio)` pair; raise with a description of anything else."""
     if not isinstance(given, tuple | list) or len(given) != 2 or isinstance(given[0], Tensor):
         raise ValueError(
             f"{name} must be a pair (sample_rate, audio) in this order, got {_describe(given)}; "
@@ -63,7 +63,7 @@ def _describe(value: Any) -> str:
 
 
 def batch_mask(mask: Any, batch_size: int) -> Tensor:
-    """A mask (n,), (b, n) or (b, 1, n), 1 keep and 0 generate, as (batch_size, 1, n)."""
+    """Convert a mask (n,), (b, n) or (b, 1, n), 1 keep and 0 generate, to (batch_size, 1, n)."""
     mask = torch.as_tensor(mask).float()
     if mask.ndim == 3 and mask.shape[1] == 1:
         mask = mask[:, 0]
@@ -76,14 +76,14 @@ def batch_mask(mask: Any, batch_size: int) -> Tensor:
 
 
 def resize_mask(mask: Tensor, frames: int) -> Tensor:
-    """A mask (b, 1, n) at another length; a frame is what its first sample is."""
+    """Resize a mask (b, 1, n); a frame takes the value of its first sample."""
     return F.interpolate(mask, size=frames, mode="nearest")
 
 
 def keep_region(generated: Tensor, original: Tensor, mask: Tensor, crossfade_samples: int) -> Tensor:
-    """`generated` (b, c, n) with the audio of `original` where the mask (b, 1, n) is 1, bit for bit.
+    """Return `generated` (b, c, n) with the samples of `original` where the mask (b, 1, n) is 1, bit for bit.
 
-    Next to a generated region the kept side fades over `crossfade_samples` samples, for only there both have the sound.
+    Next to a generated region the kept side fades over `crossfade_samples` samples, where both have the same sound.
     """
     if crossfade_samples < 0:
         raise ValueError(f"the cross-fade must not be negative, got {crossfade_samples} samples")
@@ -96,7 +96,7 @@ def keep_region(generated: Tensor, original: Tensor, mask: Tensor, crossfade_sam
 
 
 def _distance_to_generated(kept: Tensor) -> Tensor:
-    """Samples to the nearest one that is not kept, 0 there; (b, 1, n) float64."""
+    """Return the distance in samples to the nearest one that is not kept; (b, 1, n) float64."""
     positions = torch.arange(kept.shape[-1], device=kept.device).expand_as(kept)
     far = 2 * kept.shape[-1]
     before = torch.where(kept, -far, positions).cummax(dim=-1).values
@@ -106,7 +106,7 @@ def _distance_to_generated(kept: Tensor) -> Tensor:
 
 
 def build_mask(sample_size: int, mask_args: Mapping[str, float]) -> Tensor:
-    """A soft mask (sample_size,): 1 keeps, 0 generates.
+    """Return a soft mask (sample_size,): 1 keeps, 0 generates.
 
     `maskstart`, `maskend` and the slopes `softnessL` and `softnessR` are in percent; `marination` lowers the mask, so
     that the last steps may change what it keeps.

@@ -1,10 +1,10 @@
-"""Generation as stable-audio-tools 0.0.20 and Stable Audio 3 do it: as long as the conditions say, item by item.
+"""Generation of stable-audio-tools 0.0.20 and Stable Audio 3: each item has the length of its conditions.
 
-What differs from 0.0.19: the sample size follows the longest `seconds_total` of the batch and some headroom; attention,
+Differences from 0.0.19: the sample size follows the longest `seconds_total` of the batch and some headroom; attention,
 schedules and inpainting masks can keep to the length of each item; schedules are shifted in log-SNR, guidance is
 projected, and v models are sampled by plain DDIM unless a sampler is named.
 
-The order of what is drawn from a seed is that of 0.0.19: noise, conditions, audio that is handed in, sampler, decoder.
+Random numbers are drawn in the order of 0.0.19: noise, conditions, input audio, sampler, decoder.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +71,7 @@ def version_of(model: Any, keywords: Mapping[str, Any]) -> Generation:
 
 @dataclass(frozen=True)
 class LengthRequest:
-    """What is asked for; None stands for what the model has."""
+    """A request for items of individual lengths; None means the default of the model."""
 
     steps: int
     cfg_scale: float
@@ -124,7 +124,7 @@ def read_request(keywords: Mapping[str, Any]) -> tuple[LengthRequest, dict[str, 
 def generate_by_length(
     model: ConditionedDiffusionModelWrapper, version: Generation, request: LengthRequest, options: Mapping[str, Any]
 ) -> Tensor:
-    """Audio (b, c, n), or latents (b, d, t); `options` go to `sample_diffusion` and the network."""
+    """Generate audio (b, c, n), or latents (b, d, t); `options` go to `sample_diffusion` and the network."""
     run = _LengthRun(model, version, request)
     if request.allow_tf32:
         return run.generate(options)
@@ -133,7 +133,7 @@ def generate_by_length(
 
 
 class _LengthRun:
-    """One call: its lengths, its noise, and what is made of them."""
+    """One call: its lengths, its noise and its steps."""
 
     def __init__(self, model: ConditionedDiffusionModelWrapper, version: Generation, request: LengthRequest) -> None:
         if request.batch_size < 1:
@@ -141,8 +141,8 @@ class _LengthRun:
         self.model, self.version, self.request = model, version, request
         self.codec = model.pretransform
         self.device = pick_device(request.device)
-        self.masks_padding = _given(request.mask_padding_attention, model.mask_padding_attention)
-        self.shifts_by_length = _given(
+        self.masks_padding = _or_default(request.mask_padding_attention, model.mask_padding_attention)
+        self.shifts_by_length = _or_default(
             request.use_effective_length_for_schedule, model.use_effective_length_for_schedule
         )
         self.metadata = self._for_batch(request.conditioning, "conditioning")
@@ -215,7 +215,7 @@ class _LengthRun:
     def _sample_size(self) -> int:
         """Samples of the batch: enough for its longest item and some headroom, in whole chunks of the encoder."""
         request = self.request
-        adapts = _given(request.adapt_duration_to_conditioning, self.masks_padding or self.shifts_by_length)
+        adapts = _or_default(request.adapt_duration_to_conditioning, self.masks_padding or self.shifts_by_length)
         if not adapts or self.seconds <= 0:
             return request.sample_size
         wanted = int((self.seconds + request.duration_padding_sec) * self.model.sample_rate)
@@ -359,17 +359,17 @@ class _LengthRun:
         return audio if padding_mask is None else silence_after(audio, padding_mask, self.ratio)
 
     def _drawing(self, compute: Callable[[], T]) -> T:
-        """A result that may draw random numbers, after the first seed."""
+        """Compute a result that may draw random numbers from the first seed."""
         with self.noise.streams[0].in_charge():
             return compute()
 
 
-def _given(value: bool | None, default: bool) -> bool:
+def _or_default(value: bool | None, default: bool) -> bool:
     return default if value is None else value
 
 
 def _frames_per_chunk(codec: Pretransform | None) -> int:
-    """Latents of an encoder's chunk; 1 for encoders that do not work in chunks."""
+    """Return the latents per chunk of an encoder; 1 for encoders without chunks."""
     if isinstance(codec, AutoencoderPretransform) and isinstance(codec.model.encoder, SAMEEncoder):
         return codec.model.encoder.frames_per_chunk or 1
     return 1

@@ -49,7 +49,7 @@ def validate(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
 
 
 def with_recommended(request: GenerationRequest, facts: ModelFacts) -> GenerationRequest:
-    """Fill in what the request leaves open: steps, sampler and guidance."""
+    """Fill in recommended steps, sampler and guidance where the request omits them."""
     usual = facts.recommended
     if usual is None or facts.objective is None:
         return request
@@ -93,18 +93,18 @@ def condition_problems(values: Mapping[str, Any], facts: ModelFacts) -> Iterator
 
 
 def doubts(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
-    """Yield what the model may not do well: lengths beyond its window, names that it was not trained with."""
-    told = told_seconds(request.conditions)
-    if told is not None and facts.window is not None and told > math.ceil(facts.window_seconds):
-        yield f"seconds_total: the model is told of {told:g} s, and makes the first {facts.window_seconds:.2f} s"
+    """Yield a warning for each value that the model may not handle well: long lengths, unknown names."""
+    length = requested_seconds(request.conditions)
+    if length is not None and facts.window is not None and length > math.ceil(facts.window_seconds):
+        yield f"seconds_total: asks for {length:g} s, and the model generates the first {facts.window_seconds:.2f} s"
     for key, value in request.conditions.items():
         options = facts.input_of(key).options
         if options and value not in options:
             yield f"{key}: the model was not trained with {show(value)}; {nearest(str(value), options)}"
 
 
-def told_seconds(conditions: Mapping[str, Any]) -> float | None:
-    """The length between `seconds_start` and `seconds_total`."""
+def requested_seconds(conditions: Mapping[str, Any]) -> float | None:
+    """Return the length between `seconds_start` and `seconds_total`; None if there is none."""
     total, start = conditions.get("seconds_total"), conditions.get("seconds_start", 0)
     if not isinstance(total, int | float) or not isinstance(start, int | float):
         return None
@@ -115,17 +115,17 @@ def told_seconds(conditions: Mapping[str, Any]) -> float | None:
 
 
 def file_seconds(request: GenerationRequest) -> float | None:
-    """The length that a file is cut to; None leaves it whole."""
+    """Return the length that a file is cut to; None leaves it whole."""
     if request.seconds is not None:
         return None if request.mode is not None else request.seconds
     if request.clip_length is True:
-        # Audio that is kept says itself how long it is.
-        return None if request.inpaint_audio is not None else told_seconds(request.conditions)
+        # Audio that is kept has a length itself.
+        return None if request.inpaint_audio is not None else requested_seconds(request.conditions)
     return request.clip_length or None
 
 
 def audio_conditions(conditions: Mapping[str, Any], facts: ModelFacts) -> dict[str, Any]:
-    """The conditions that are audio."""
+    """Return the conditions that are audio."""
     return {key: value for key, value in conditions.items() if facts.input_of(key).kind == "audio"}
 
 
@@ -157,7 +157,7 @@ def _unsuited(name: str, facts: ModelFacts) -> str:
     if name == "negative_prompt":
         return _no_prompt(facts)
     if name == "cfg_scale":
-        return "cfg_scale: this model is told nothing, so there is nothing to guide by; leave it out"
+        return "cfg_scale: this model has no conditions to guide by; leave it out"
     if name == "inpaint_audio":
         instead = "; it continues init_audio" if facts.use == "language model" else ""
         return f"inpaint_audio: this model cannot inpaint{instead}, for {kind}"
@@ -169,11 +169,11 @@ def _no_prompt(facts: ModelFacts) -> str:
 
 
 def _lengths(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
-    told = told_seconds(request.conditions)
-    if told is not None and not told > 0:
-        yield f"seconds_total: is {told:g} s after seconds_start; expected more than 0 seconds"
-    elif told is not None and isinstance(request.clip_length, bool) and request.seconds is None:
-        yield from _beyond_window(told, "seconds_total", facts, math.ceil(facts.window_seconds))
+    length = requested_seconds(request.conditions)
+    if length is not None and not length > 0:
+        yield f"seconds_total: is {length:g} s after seconds_start; expected more than 0 seconds"
+    elif length is not None and isinstance(request.clip_length, bool) and request.seconds is None:
+        yield from _beyond_window(length, "seconds_total", facts, math.ceil(facts.window_seconds))
     if request.mode is not None:
         if request.clip_length is not None:
             yield f"clip_length: the mode {request.mode!r} says how long files are; leave it out"
@@ -257,7 +257,7 @@ def _mode(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
     if request.seconds is not None and request.mode != "outpaint":
         yield f"seconds: the mode {request.mode!r} leaves the length as it is; leave it out"
     if request.keep_latents:
-        yield f"keep_latents: the audio of mode {request.mode!r} is not that of its latents alone; leave it out"
+        yield f"keep_latents: audio of mode {request.mode!r} is not decoded from its latents alone; remove it"
     if facts.window is None:
         yield "mode: the model's config names no sample_size, the length of a window"
     elif request.overlap is not None and not request.overlap < facts.window_seconds:
@@ -268,7 +268,7 @@ def _mode(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
             if getattr(request, name) is not None:
                 yield f"{name}: has no meaning when clips are interpolated; leave it out"
         if request.eta:
-            yield "eta: between two clips there is no fresh noise; leave it out"
+            yield "eta: interpolation draws no fresh noise; remove it"
 
 
 def _sampling(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""From latents to audio, on request in as much memory as a chunk needs."""
+"""Conversion between audio and latents; long latents can be decoded in chunks to save memory."""
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,12 @@ _OVERLAP = 32  # frames
 
 
 def parameter_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
-    """Precision of the weights."""
+    """Return the precision of the weights."""
     return weight_dtype(module, default)
 
 
 def encode_audio(pretransform: Pretransform | None, audio: Tensor) -> Tensor:
-    """Audio (b, c, n) to the space of the model (b, d, t), float32."""
+    """Encode audio (b, c, n) to the space of the model (b, d, t), float32."""
     if pretransform is None:
         return audio
     return pretransform.encode(audio.to(parameter_dtype(pretransform, audio.dtype))).float()
@@ -29,11 +29,11 @@ def decode_latents(
     chunk_frames: int | None = None,
     overlap_frames: int | None = None,
 ) -> Tensor:
-    """Latents (b, d, t) to audio (b, c, n).
+    """Decode latents (b, d, t) to audio (b, c, n).
 
     With `chunk_frames`, one item and at most that many frames are decoded at a time; neighbours overlap by
-    `overlap_frames` (32, or half of a chunk if that is less) and meet in the middle. Where half of that covers the
-    receptive field, the audio is the same.
+    `overlap_frames` (default: 32, or half of a chunk if that is less) and meet in the middle. The audio is the same if
+    half of the overlap covers the receptive field.
     """
     if pretransform is None:
         return latents
@@ -50,7 +50,7 @@ def decode_latents(
                 chunk = pretransform.decode(item[None, :, start : start + chunk_frames])[0]
                 if audio is None:
                     audio = chunk.new_zeros(len(latents), len(chunk), frames * step)
-                # The left half of the overlap stays the earlier chunk's.
+                # The left half of the overlap belongs to the earlier chunk.
                 skip = overlap // 2 * step if start > 0 else 0
                 end = min(start * step + chunk.shape[-1], frames * step)
                 audio[index, :, start * step + skip : end] = chunk[:, skip : end - start * step]

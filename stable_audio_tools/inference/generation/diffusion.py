@@ -245,7 +245,7 @@ def run_diffusion(
             inpainting = _inpainting_conditions(run, run.encoded(original), mask)
             positive, negative = positive | inpainting, None if negative is None else negative | inpainting
         else:
-            keep = _kept(run, original, mask, inputs.inpaint_bands)
+            keep = _data_to_keep(run, original, mask, inputs.inpaint_bands)
         if positive is None or cfg_scale is None:
             denoiser = cast(DiffusionModelWrapper, model).denoiser
             denoisers: MakeDenoiser = lambda _: denoiser()  # noqa: E731
@@ -266,7 +266,7 @@ def run_diffusion(
 
 
 def batch_of(batch_size: int, conditioning: Metadata | None) -> int:
-    """The number of items: that of the conditions where several are given and `batch_size` is left at 1."""
+    """Return the number of items: of the conditions if `batch_size` is 1 and there are several."""
     if batch_size == 1 and isinstance(conditioning, Sequence) and len(conditioning) > 1:
         return len(conditioning)
     return batch_size
@@ -308,7 +308,7 @@ def make_denoisers(
 
 
 def required_conditions(conditions: Conditions | None, model: DiffusionWrapper) -> Conditions:
-    """Conditions, which only models without a conditioner do without."""
+    """Return the conditions; raise if they are missing for a model with a conditioner."""
     if conditions is not None:
         return conditions
     if model.conditioner is None:
@@ -324,7 +324,7 @@ def _check_mask(inputs: DiffusionInputs, return_latents: bool) -> None:
 
 
 def _mask(run: GenerationRun, given: Tensor | None) -> Tensor | None:
-    """(b, 1, samples) or (b, 1, frames), 1 keep and 0 generate."""
+    """Return the mask (b, 1, samples) or (b, 1, frames), 1 keep and 0 generate."""
     if given is None:
         return None
     mask = batch_mask(given, run.batch_size)
@@ -335,7 +335,9 @@ def _mask(run: GenerationRun, given: Tensor | None) -> Tensor | None:
     return mask.to(run.device)
 
 
-def _kept(run: GenerationRun, original: Tensor | None, mask: Tensor | None, bands: Tensor | None) -> Kept | None:
+def _data_to_keep(
+    run: GenerationRun, original: Tensor | None, mask: Tensor | None, bands: Tensor | None
+) -> Kept | None:
     """Return the data to keep for a model that was not trained to inpaint; `bands` (d, t) masks a spectrogram."""
     if original is None or (mask is None and bands is None):
         return None
@@ -353,7 +355,7 @@ def _kept(run: GenerationRun, original: Tensor | None, mask: Tensor | None, band
 
 
 def _inpainting_conditions(run: GenerationRun, kept: Tensor | None, mask: Tensor | None) -> Conditions:
-    """The mask in latent frames, and what it keeps."""
+    """Return the mask in latent frames and the latents that it keeps, as conditions."""
     shape = (run.batch_size, run.model.io_channels, run.frames)
     if mask is None:
         mask = torch.zeros(run.batch_size, 1, run.frames, device=run.device)

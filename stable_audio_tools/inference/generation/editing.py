@@ -1,7 +1,7 @@
-"""Audio of any length, worked on in windows of the length that the model generates.
+"""Edits of audio of any length, window by window.
 
-Variations, inpainting and interpolation leave the length as it is. Any diffusion model will do: one that was not
-trained to inpaint keeps audio as `keeping` describes.
+Variations, inpainting and interpolation keep the length. Any diffusion model works: one that was not trained to inpaint
+keeps audio as `keeping` describes.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,11 +21,11 @@ from stable_audio_tools.inference.generation.splicing import loudness_gain, spli
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 
 _SEARCH_SECONDS = 0.01  # half a period of 50 Hz: by how much a continuation may be shifted to be in phase
-_OVERLAP_SHARE = 0.25  # of the window, where nothing is said
+_OVERLAP_SHARE = 0.25  # of the window, by default
 
 
 def generate(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
-    """Return audio (b, c, n), one item per request: as their `mode` says, or one window without it."""
+    """Return audio (b, c, n), one item per request: edited by their `mode`, or one window without a mode."""
     requests = _spread_over_windows(engine, requests)
     mode = requests[0].mode
     return engine.generate(requests, hooks) if mode is None else _EDITS[mode](engine, requests, hooks)
@@ -34,7 +34,7 @@ def generate(engine: GenerationEngine, requests: Sequence[GenerationRequest], ho
 def _spread_over_windows(
     engine: GenerationEngine, requests: Sequence[GenerationRequest]
 ) -> Sequence[GenerationRequest]:
-    """Requests to inpaint audio that is longer than a window, as requests of the mode `inpaint`."""
+    """Convert requests to inpaint audio that is longer than a window to the mode `inpaint`."""
     request, window = requests[0], engine.facts.window
     is_whole = request.seconds is None and request.sample_size is None and request.inpaint_bands is None
     if request.inpaint_audio is None or request.inpaint is None or window is None or not is_whole:
@@ -48,9 +48,10 @@ def _spread_over_windows(
 
 
 def _vary(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
-    """Other takes of the audio, as long as it.
+    """Vary audio of any length.
 
-    Longer audio goes window after window; each is given a quarter of the one before, and cross-faded over half of that.
+    Longer audio is varied window by window; each window continues a quarter of the previous one and is cross-faded over
+    half of that.
     """
     clips, rate, window = _clips(engine, requests)
     total, shared = clips.shape[-1], round(_OVERLAP_SHARE * window)
@@ -73,7 +74,7 @@ def _vary(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks
 
 
 def _inpaint(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
-    """The audio with spans of it generated; the rest stays sample by sample.
+    """Generate spans of the audio again; all other samples stay as they are.
 
     In longer audio each span is generated in a window of its surroundings.
     """
@@ -88,8 +89,8 @@ def _inpaint(engine: GenerationEngine, requests: Sequence[GenerationRequest], ho
     for start, end in spans:
         first = min(max(round((start + end) / 2 * rate) - window // 2, 0), total - window)
         part = made[..., first : first + window]
-        anew = [(max(start - first / rate, 0.0), end - first / rate)]
-        made[..., first : first + window] = generate(inpaint_audio=(rate, part), inpaint=anew)
+        span = [(max(start - first / rate, 0.0), end - first / rate)]
+        made[..., first : first + window] = generate(inpaint_audio=(rate, part), inpaint=span)
     return made
 
 
@@ -106,11 +107,11 @@ def _interpolate(engine: GenerationEngine, requests: Sequence[GenerationRequest]
 
 
 def _outpaint(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
-    """The audio continued, window after window, to `seconds`.
+    """Continue the audio, window by window, to `seconds`.
 
-    Each window is given the last `overlap` seconds (None: a quarter of the window), made as loud as they are, shifted
-    to be in phase, and cross-faded over the last `crossfade` seconds (None: half) of the overlap. The audio before that
-    stays as it is, except for the fade. The seed of a window is that of the one before it plus the number of items.
+    Each window continues the last `overlap` seconds (None: a quarter of the window). It is scaled to their loudness,
+    shifted to be in phase, and cross-faded over the last `crossfade` seconds (None: half) of the overlap. The audio
+    before the fade stays as it is. The seed of each window is the previous seed plus the number of items.
     """
     request = requests[0]
     clips, rate, window = _clips(engine, requests)
@@ -123,7 +124,7 @@ def _outpaint(engine: GenerationEngine, requests: Sequence[GenerationRequest], h
         )
     if wanted <= length:
         raise UserError(
-            f"seconds: is {request.seconds:g}, the length in all, and the audio lasts {length / rate:.2f} s already; "
+            f"seconds: is {request.seconds:g}, the total length, and the audio already lasts {length / rate:.2f} s; "
             "ask for more"
         )
     fade = shared // 2 if request.crossfade is None else min(round(request.crossfade * rate), shared)
@@ -156,7 +157,7 @@ _EDITS: dict[Mode, Callable[[GenerationEngine, Sequence[GenerationRequest], Hook
 def _generate_window(
     engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks, **changes: Any
 ) -> Tensor:
-    """One window of each request, without its mode and with `changes`."""
+    """Generate one window of each request, without its mode and with `changes`."""
     plain: dict[str, Any] = {"mode": None, "audio": None, "seconds": None, "sample_size": None}
     return engine.generate([replace(each, **plain, **changes) for each in requests], hooks)
 
@@ -170,7 +171,7 @@ def _check_spans(spans: Sequence[Span], seconds: float, window: float) -> None:
 
 
 def _clips(engine: GenerationEngine, requests: Sequence[GenerationRequest]) -> tuple[Tensor, int, int]:
-    """The audio (b, c, n) at the rate and with the channels of the model, its rate, and the samples of a window."""
+    """Return the audio (b, c, n) at the rate and channels of the model, the rate, and the samples of a window."""
     audio, window, module = requests[0].audio, engine.facts.window, cast(DiffusionWrapper, engine.module)
     assert audio is not None and window is not None, "checked before"
     rate, samples = engine.read(audio, "audio")
@@ -183,7 +184,7 @@ def _clips(engine: GenerationEngine, requests: Sequence[GenerationRequest]) -> t
 
 
 def _prolonged(tails: Tensor, length: int) -> Tensor:
-    """Clips (b, c, n) run back and forth up to `length`: a codec then sees no silence after their end."""
+    """Extend clips (b, c, n) to `length` by reflection, so that a codec sees no silence after their end."""
     pieces, total, flipped = [tails], tails.shape[-1], tails.flip(-1)
     while total < length:
         pieces.append(flipped if len(pieces) % 2 else tails)

@@ -1,7 +1,7 @@
-"""From validated requests to audio: each type of model, one window at a time.
+"""Generation of one window of audio from validated requests, for each type of model.
 
-Requests of one batch differ only in the fields that are declared with `each`; `editing` works on audio of any length,
-window after window, with what is here.
+Requests of one batch differ only in the fields that are declared with `each`; `editing` builds edits of any length on
+this module.
 """
 
 import math
@@ -62,19 +62,19 @@ class GenerationEngine:
         return audio.float().cpu()
 
     def samples_for(self, request: GenerationRequest) -> int:
-        """The samples to generate: models that read their length fill the whole window, others may fill less."""
+        """Return the number of samples to generate: the whole window for models with a length condition."""
         window, seconds = self.facts.window, request.seconds
         if request.sample_size is not None:
             return request.sample_size
         if window is not None and (seconds is None or request.mode is not None or "seconds_total" in self.facts.keys):
             return window
-        assert seconds is not None, "models without a window are asked for seconds"
+        assert seconds is not None, "requests to models without a window have seconds"
         step = cast(DiffusionWrapper | AudioLanguageModelWrapper, self.module).min_input_length
         wanted = math.ceil(seconds * self.facts.sample_rate / step) * step
         return wanted if window is None else min(wanted, window)
 
     def read(self, source: "AudioSource", name: str) -> Audio:
-        """A file, or a pair of rate and audio, as such a pair."""
+        """Return a file, or a pair of rate and audio, as such a pair."""
         if isinstance(source, str | Path):
             samples, rate = audio_io.read(source, sample_rate=self.facts.sample_rate)
             return rate, samples
@@ -122,7 +122,7 @@ class GenerationEngine:
         scale: float,
         hooks: Hooks,
     ) -> Tensor:
-        """The same for models of a generation after 0.0.19, whose items have lengths of their own."""
+        """Generate with a model of a generation after 0.0.19, whose items have individual lengths."""
         assert isinstance(self.module, ConditionedDiffusionModelWrapper)
         named = ("sampler_type", "sigma_min", "sigma_max", "rho", "precision", "cfg_interval", "scale_phi")
         memory = ("allow_tf32", "decode_frames", "decode_overlap")
@@ -153,7 +153,7 @@ class GenerationEngine:
         return GenerationRun(module, steps, len(seeds), samples, seeds, self.device, request, hooks)
 
     def _with_noise_levels(self, request: GenerationRequest) -> GenerationRequest:
-        """The recommended noise levels of the sampler, where none are asked for."""
+        """Fill in the recommended noise levels of the sampler."""
         usual = self.facts.recommended
         assert usual is not None and self.facts.objective is not None
         by_ratio = find_sampler(request.sampler_type, self.facts.objective).starts_by_ratio
@@ -162,14 +162,14 @@ class GenerationEngine:
             lowest = usual.sigma_min if lowest is None else lowest
             highest = usual.sigma_max if highest is None else highest
         if request.init_audio is not None:
-            # Half of the way to noise, whatever the sampler: sigma / alpha is 1 there for v, and t is 0.5.
+            # Half of the way to noise, for every sampler: sigma / alpha is 1 there for v, and t is 0.5.
             level = (1.0 if by_ratio else 0.5) if level is None else level
             if by_ratio and request.sigma_min is None:  # a gentle variation begins below the usual least noise
                 lowest = min(usual.sigma_min, level / 2)
         return replace(request, sigma_min=lowest, sigma_max=highest, init_noise_level=level)
 
     def _metadata(self, requests: Sequence[GenerationRequest]) -> list[dict[str, Any]] | None:
-        """Conditions of each item, audio read and as long as the window; None for models without."""
+        """Return the conditions of each item, with audio read and padded to the window; None without a conditioner."""
         if getattr(self.module, "conditioner", None) is None:
             return None
         return [{**each.conditions, **self._condition_audio(each)} for each in requests]
@@ -188,15 +188,15 @@ class GenerationEngine:
         }
 
     def _mask(self, request: GenerationRequest, audio: Audio, samples: int) -> Tensor:
-        """(1, samples), 1 keep and 0 generate."""
+        """Return the mask (1, samples), 1 keep and 0 generate."""
         bands, rate = request.inpaint_bands, self.facts.sample_rate
         if bands is not None:  # 1 where every band is kept
             if bands.ndim != 2 or not bool(((bands >= 0) & (bands <= 1)).all()):
                 raise ValueError(
-                    f"inpaint_bands: expected 0 (anew) to 1 (kept) as (bands, frames), got {tuple(bands.shape)}"
+                    f"inpaint_bands: expected 0 (generate) to 1 (keep) as (bands, frames), got {tuple(bands.shape)}"
                 )
             if bool((bands == 1).all()):
-                raise ValueError("inpaint_bands: nothing is to be made anew; set 0 where something is")
+                raise ValueError("inpaint_bands: keeps everything; set 0 where audio should be generated")
             return nn.functional.interpolate(bands.amin(0)[None, None], size=samples, mode="nearest")[0]
         seconds = audio[1].shape[-1] / audio[0]
         mask = torch.zeros(1, samples)
@@ -206,7 +206,7 @@ class GenerationEngine:
         if mask.all():
             raise ValueError(
                 f"inpaint: nothing is left to generate; the audio of {seconds:.2f} s fills the whole length, so name "
-                "the spans to make anew, or ask for more seconds"
+                "the spans to generate, or ask for more seconds"
             )
         return mask
 
@@ -224,7 +224,7 @@ class GenerationEngine:
     # ------------------------------------------------------------------ other types
 
     def _codec(self, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
-        """`init_audio` through an autoencoder and back, once per seed."""
+        """Encode and decode `init_audio` with an autoencoder, once per seed."""
         request = requests[0]
         assert request.init_audio is not None, "checked before"
         rate, audio = self.read(request.init_audio, "init_audio")
@@ -243,7 +243,7 @@ class GenerationEngine:
         return made.expand(len(requests), -1, -1)  # seeds that drew nothing share one pass
 
     def _codes(self, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
-        """Audio (b, c, n) of a language model over codes; `init_audio` is continued."""
+        """Generate audio (b, c, n) with a language model over codes; `init_audio` is continued."""
         request, model = requests[0], cast(AudioLanguageModelWrapper, self.module)
         codec = model.pretransform
         frames = math.ceil(self.samples_for(request) / codec.downsampling_ratio)

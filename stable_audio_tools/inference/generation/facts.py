@@ -1,4 +1,4 @@
-"""What can be asked of a model, from its config alone: length, conditions, sampling settings."""
+"""Facts of a model from its config alone: length, conditions, sampling settings."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from stable_audio_tools.models.factory import ModelUse, check_model_config
 
 @dataclass(frozen=True)
 class Input:
-    """One condition that a model reads; `options` are the names that a choice knows."""
+    """One condition that a model takes; `options` are the names that a choice knows."""
 
     kind: InputKind
     options: tuple[str, ...] = ()
@@ -24,7 +24,7 @@ class Input:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """`window`: samples that the model makes at once; `inputs`: conditions by the key that they are given under."""
+    """Facts of a model. `window`: samples that it generates at once; `inputs`: conditions by their keys."""
 
     model_type: str
     sample_rate: int
@@ -46,22 +46,22 @@ class ModelFacts:
 
     @property
     def keys(self) -> list[str]:
-        """Every key that a condition can be given under."""
+        """Every key of a condition, stand-ins included."""
         return list(dict.fromkeys([*self.inputs, *self.stand_ins.values()]))
 
     def input_of(self, key: str) -> Input:
-        """Return the input of a key; a stand-in has the input that it stands for."""
+        """Return the input of a key; a stand-in has the input that it replaces."""
         if key in self.inputs:
             return self.inputs[key]
         return next((self.input_of(id) for id, other in self.stand_ins.items() if other == key), Input("other"))
 
     @property
     def is_codec(self) -> bool:
-        """Whether the model only passes audio through."""
+        """The model only encodes and decodes audio."""
         return self.use == "codec"
 
     def suits(self, suits: Suits) -> bool:
-        """Whether fields of a request that are for such models have an effect on this one."""
+        """Return whether fields of a request that suit such models have an effect on this one."""
         return {
             "every": True,
             "diffusion": self.objective is not None,
@@ -74,7 +74,7 @@ class ModelFacts:
 
 
 def facts_of(config: Mapping[str, Any]) -> ModelFacts:
-    """The facts of a model config, which is checked whole."""
+    """Check a model config and return its facts."""
     top, part = check_model_config(config)
     conditioning = getattr(part.config, "conditioning", None)
     diffusion = getattr(part.config, "diffusion", None)
@@ -86,7 +86,7 @@ def facts_of(config: Mapping[str, Any]) -> ModelFacts:
     return ModelFacts(
         model_type=top.model_type,
         sample_rate=top.sample_rate,
-        # The sample_size of an autoencoder is that of its training; it takes any length.
+        # The sample_size of an autoencoder belongs to its training; it takes any length.
         window=top.sample_size if use != "codec" else None,
         objective=objective,
         inputs={}

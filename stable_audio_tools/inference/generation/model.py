@@ -67,12 +67,12 @@ class Generated(NamedTuple):
 
 
 def within_range(audio: Tensor, keeps_level: bool = False) -> Tensor:
-    """Audio that peaks above 1 scaled down to 1, or with `keeps_level` cut off there; the rest as it is."""
+    """Scale audio that peaks above 1 down to 1, or with `keeps_level` clip it there; other audio is unchanged."""
     return audio.clamp(-1, 1) if keeps_level else audio / audio.abs().max().clamp(min=1)
 
 
 class AudioModel(Adaptable):
-    """A model with what its config says: `model.generate(prompt="rain on a tin roof", seconds=10)`.
+    """A model and its config: `model.generate(prompt="rain on a tin roof", seconds=10)`.
 
     `module` is the network itself, for the functions of `inference.generation`.
     """
@@ -109,7 +109,7 @@ class AudioModel(Adaptable):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve digits that change with the weights, from the first values of every tensor."""
+        """Twelve digits that change with the weights."""
         return fingerprint(self.module.state_dict())
 
     @property
@@ -130,11 +130,11 @@ class AudioModel(Adaptable):
 
     @property
     def engine(self) -> GenerationEngine:
-        """The model as the functions of `editing` take it."""
+        """The engine that the functions of `editing` take."""
         return GenerationEngine(self.module, self.facts, self.device, self.precision, self.offload)
 
     def takes(self, option: str) -> bool:
-        """Whether this option of `generate` has an effect on a model of this type."""
+        """Return whether this option of `generate` has an effect on a model of this type."""
         if option in HOOKS:
             return option in ("progress", "cancel") or self.facts.objective is not None
         return option in OPTIONS and self.facts.suits(OPTIONS[option].suits)
@@ -197,10 +197,10 @@ class AudioModel(Adaptable):
         seed: int | Sequence[int] = 0,
         **options: Any,
     ) -> Generated:
-        """Generate what lies between two clips, at shares `weights` of the way, of the length of a window.
+        """Interpolate between two clips, at shares `weights` of the way; the results have the length of a window.
 
-        `options`: other conditions by their ids, and fields of `GenerationRequest`. Guidance is off unless asked for,
-        since it has no exact way back. With `mode="interpolate"`, `generate` cuts it to the longer clip.
+        `options`: other conditions by their ids, and fields of `GenerationRequest`. Guidance is off by default,
+        because it cannot be inverted exactly. With `mode="interpolate"`, `generate` cuts it to the longer clip.
         """
         given, values, hooks = self._sorted(options)
         items = _as_items(given, conditions or [{}] * len(weights), 1)
@@ -212,11 +212,11 @@ class AudioModel(Adaptable):
         ]
         requests = self._checked(requests)
         with self.strengths(requests[0].lora or {}):
-            made = self.engine.generate(requests, hooks)
-        return Generated(made, self.sample_rate, _drawn(requests))
+            generated = self.engine.generate(requests, hooks)
+        return Generated(generated, self.sample_rate, _drawn(requests))
 
     def _sorted(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Hooks]:
-        """Keywords as conditions, fields of a request, and hooks."""
+        """Split keywords into conditions, fields of a request, and hooks."""
         for name in options:
             if name not in self.conditions and name not in OPTIONS and name not in HOOKS:
                 known = [*self.conditions, *OPTIONS, *(hook for hook in HOOKS if self.takes(hook)), "prompt"]
@@ -226,7 +226,7 @@ class AudioModel(Adaptable):
         return given, values, hooks
 
     def _checked(self, requests: Sequence[GenerationRequest]) -> list[GenerationRequest]:
-        """The requests with what they leave open filled in; all problems are in one error."""
+        """Fill in recommended values and validate; one error lists all problems."""
         filled = [with_lengths(with_recommended(request, self.facts), self.facts) for request in requests]
         problems = [problem for request in filled for problem in validate(request, self.facts)]
         if problems:
@@ -247,17 +247,17 @@ def load(
     lora: LoraSource | None = None,
     offload: bool = False,
 ) -> AudioModel:
-    """A model ready to generate, on the best device of this machine unless another is named.
+    """Load a model that is ready to generate, on `device` or the best device of this machine.
 
     `model`: a name on the Hugging Face Hub, a folder with `model_config.json` and weights, a config (a path or a dict)
     with its `weights` beside it, or a weight file that holds its config. `precision`: float32 gives the published
     numbers; float16 and bfloat16 are faster, and off by around 1e-3 and 1e-2; "auto" is float16 on a GPU. `lora`:
-    adapter files to put on, as `"song.safetensors"`, a list, or `{"song.safetensors": 0.8}` with strengths. `offload`:
+    adapter files to load, as `"song.safetensors"`, a list, or `{"song.safetensors": 0.8}` with strengths. `offload`:
     a diffusion model stays in the memory of the host, and each part of it is on the device only while it is used.
     """
-    made = _load(model, weights, pick_device(device), precision, revision, cache_dir, offload)
-    load_all(made, lora)
-    return made
+    loaded = _load(model, weights, pick_device(device), precision, revision, cache_dir, offload)
+    load_all(loaded, lora)
+    return loaded
 
 
 def _load(
@@ -269,7 +269,7 @@ def _load(
     cache_dir: str | Path | None,
     offload: bool,
 ) -> AudioModel:
-    # What is converted or stays on the CPU is read there.
+    # Weights that are converted or stay on the CPU are read there.
     is_direct = not offload and pick_dtype(place, precision) is torch.float32
     first = place if is_direct else torch.device("cpu")
     path = None if isinstance(model, Mapping) else Path(model).expanduser()
@@ -291,7 +291,7 @@ def _load(
 def find_config(model: str | Path, weights: str | Path | None = None) -> dict[str, Any] | None:
     """Return the config at a path, without looking at weights; None for weight files and names on the Hub.
 
-    Beside `weights`, the path is that of a config or of its folder, whatever its name ends in.
+    With `weights`, the path is a config or its folder, whatever its suffix.
     """
     path = Path(model).expanduser()
     other = format_of_folder(path)
@@ -305,7 +305,7 @@ def find_config(model: str | Path, weights: str | Path | None = None) -> dict[st
 def _as_items(
     given: Mapping[str, Any], conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, repeats: int
 ) -> list[dict[str, Any]]:
-    """Conditions of each item: lists are spread over the items, the rest is shared."""
+    """Return the conditions of each item: lists are spread over the items, other values are shared."""
     if repeats < 1:
         raise ValueError(f"num_samples must be at least 1, got {repeats}")
     given = {key: value for key, value in given.items() if value is not None}
@@ -314,8 +314,8 @@ def _as_items(
     if conditions is not None and not isinstance(conditions, Mapping):
         counts["conditions"] = len(conditions)
     if len(set(counts.values())) > 1 or 0 in counts.values():
-        told = ", ".join(f"{key} {count}" for key, count in counts.items())
-        raise ValueError(f"the lists must be equally long, and hold something: {told}")
+        lengths = ", ".join(f"{key} {count}" for key, count in counts.items())
+        raise ValueError(f"the lists must be equally long and not empty; found {lengths}")
     count = next(iter(counts.values()), 1)
     base = [conditions or {}] * count if conditions is None or isinstance(conditions, Mapping) else list(conditions)
     items = [
@@ -325,7 +325,7 @@ def _as_items(
 
 
 def _per_item(name: str, value: Any, count: int, repeats: int) -> list[Any]:
-    """One value for all items, or one per prompt."""
+    """Return a value per item, from one value for all or one per prompt."""
     if not isinstance(value, list | tuple):
         return [value] * count
     values = [each for each in value for _ in range(repeats)]
@@ -335,7 +335,7 @@ def _per_item(name: str, value: Any, count: int, repeats: int) -> list[Any]:
 
 
 def _seeds(seed: int | Sequence[int], count: int) -> list[int]:
-    """One seed per item, which count on from a single one; -1 where it is drawn."""
+    """Return one seed per item; a single seed counts on; -1 is drawn later."""
     if isinstance(seed, Sequence):
         seeds = list(seed)
     else:

@@ -42,7 +42,7 @@ def reconstruct(
     """One clip (c, n) of any length, encoded and decoded, at the rate and with the channels of the model.
 
     Longer clips pass in frames of `frame_seconds`, `batch_size` at once, that overlap by a share of `overlap_rate` and
-    are cross-faded there. `progress` is told of each frame, and `cancel` asked before it.
+    are cross-faded there. `progress` is called after each frame, and `cancel` is checked before it.
     """
     codec = codec_of(model)
     length = math.ceil(audio.shape[-1] * codec.sample_rate / sample_rate)

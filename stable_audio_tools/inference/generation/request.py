@@ -1,4 +1,4 @@
-"""The one record of what is asked of a model, from which every way of asking is derived.
+"""The request record, from which keywords, flags, keys of prompt files and controls of the app are derived.
 
 Each field declares once its type, default, bounds and description, and where it occurs: as a keyword of
 `AudioModel.generate` (all of them), a flag of `generate.py`, a key of a prompt file, a control of the app, a key of the
@@ -54,7 +54,7 @@ class Slider(NamedTuple):
 
 @dataclass(frozen=True)
 class RequestSetting(Setting):
-    """A setting, and for which models and ways of asking it is; without a group it has no flag."""
+    """A setting with the models and interfaces that it applies to; without a group it has no flag."""
 
     suits: Suits = "every"
     key: bool = False  # of prompt files
@@ -76,10 +76,10 @@ def parse_spans(text: str | None) -> list[Span]:
     for part in filter(str.strip, re.split(r"[,;\n]", text or "")):
         found, written = _SPAN.fullmatch(part), show(part.strip())
         if found is None:
-            raise UserError(f"spans: {written} is no span; write start-end in seconds, such as 0.5-1.2, 3-4")
+            raise UserError(f"spans: {written} is not a span; write start-end in seconds, such as 0.5-1.2, 3-4")
         start, end = float(found[1]), float(found[2])
         if max(start, end) > LATEST:
-            raise UserError(f"spans: {written} lies beyond {LATEST:g} s; write start-end in seconds")
+            raise UserError(f"spans: {written} is beyond {LATEST:g} s; write start-end in seconds")
         if start >= end:
             raise UserError(f"spans: {written} ends before it starts; write start-end in seconds")
         spans.append((start, end))
@@ -87,14 +87,14 @@ def parse_spans(text: str | None) -> list[Span]:
 
 
 def joined(spans: Sequence[Span]) -> list[Span]:
-    """Spans in order, joined where they touch."""
-    made: list[Span] = []
+    """Return spans in order, joined where they touch."""
+    merged: list[Span] = []
     for start, end in sorted(spans):
-        if made and start <= made[-1][1]:
-            made[-1] = (made[-1][0], max(made[-1][1], end))
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], end))
         else:
-            made.append((start, end))
-    return made
+            merged.append((start, end))
+    return merged
 
 
 def _spans_of_flag(text: str) -> tuple[Span, ...]:
@@ -110,7 +110,7 @@ _MODE = "from other audio"
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """What is asked for: one item, or `num_samples` of the same."""
+    """A request for one item, or for `num_samples` of the same."""
 
     conditions: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, metadata={"option": RequestSetting("conditions of the model by their ids", each=True)}
@@ -119,7 +119,7 @@ class GenerationRequest:
         help="text to guide away from", suits="conditions", group=SAMPLING, metavar="TEXT", key=True, each=True
     )
     seed: int | None = option(
-        help="0 if left out; each file gets its own from it; -1 draws at random",
+        help="default: 0; each file derives its own from it; -1 draws at random",
         group=SAMPLING,
         key=True,
         each=True,
@@ -246,7 +246,7 @@ class GenerationRequest:
         suits="language",
         key=True,
         ge=0,
-        control=Slider("Of the likeliest codes", 0, 2048, 1, "0 takes all."),
+        control=Slider("Likeliest codes to draw from", 0, 2048, 1, "0 takes all."),
     )
     top_p: float | None = option(
         help="draw from tokens of that probability in all; 0: off",
@@ -254,7 +254,7 @@ class GenerationRequest:
         key=True,
         ge=0,
         le=1,
-        control=Slider("Of their probability", 0, 1, 0.01, "0 leaves this out."),
+        control=Slider("Probability to draw from", 0, 1, 0.01, "0 leaves this out."),
     )
     use_cache: bool | None = option(help="keep keys and values of earlier tokens", suits="language", recorded=False)
 
@@ -338,8 +338,7 @@ class GenerationRequest:
 
     # ------------------------------------------------------------------ files
     clip_length: float | bool | None = option(
-        help="cut files to that many seconds; without a number, to the length that the prompt asks for, which is so if "
-        "left out",
+        help="cut files to that many seconds; without a number, to the length that the prompt asks for (the default)",
         group="amount",
         metavar="SECONDS",
         may_be_empty=True,
@@ -362,12 +361,12 @@ class GenerationRequest:
 
     @property
     def keeps_level(self) -> bool:
-        """Whether part of the result is audio that was handed in, so that it is not scaled."""
+        """Part of the result is input audio, so that it is not scaled."""
         return self.inpaint_audio is not None or self.mode in ("inpaint", "outpaint")
 
     @property
     def audio_sources(self) -> dict[str, "AudioSource"]:
-        """The audio that is handed in, by field."""
+        """The input audio by field."""
         given = {name: getattr(self, name) for name in ("init_audio", "inpaint_audio", "audio", "to_audio")}
         return {name: source for name, source in given.items() if source is not None}
 
@@ -378,7 +377,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Whoever follows a run or stops it; nothing here changes the result, except `cond_fn`."""
+    """Observers of a run, which do not change its result, except `cond_fn`."""
 
     progress: "bool | Callable[[int, int | None], Any] | None" = None  # True: a bar on a terminal's stderr
     cancel: Any = None  # with `is_set()`, for instance a threading.Event
@@ -389,7 +388,7 @@ class Hooks:
 
     @property
     def bar(self) -> "bool | Callable[[int, int | None], Any]":
-        """`progress`, which is a bar where nothing is said."""
+        """`progress`, which is a bar by default."""
         return False if self.disable_tqdm else True if self.progress is None else self.progress
 
 
@@ -399,7 +398,7 @@ HOOKS = tuple(entry.name for entry in dataclasses.fields(Hooks))
 
 
 def given_fields(request: GenerationRequest) -> dict[str, Any]:
-    """Fields that say something else than their default."""
+    """Return the fields that differ from their default."""
     values = {name: getattr(request, name) for name in FIELDS if name != "conditions"}
     return {name: value for name, value in values.items() if value is not FIELDS[name].default}
 

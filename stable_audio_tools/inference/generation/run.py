@@ -76,7 +76,7 @@ class GenerationRun:
 
     @contextmanager
     def settings(self) -> Iterator[None]:
-        """The process's settings, as published figures were made; restored afterwards."""
+        """The process's settings, as for published figures; restored afterwards."""
         if self.request.allow_tf32:
             yield
             return
@@ -94,7 +94,7 @@ class GenerationRun:
         return {id: self._spread(id, *find_condition(tensors, id), name) for id in tensors}
 
     def audio(self, given: Any, name: str) -> Tensor | None:
-        """A `(sample_rate, audio)` pair as the model takes it, (1 or b, c, sample_size)."""
+        """Convert a `(sample_rate, audio)` pair to what the model takes, (1 or b, c, sample_size)."""
         if given is None:
             return None
         rate, audio = unpack_audio(given, name)
@@ -106,7 +106,7 @@ class GenerationRun:
         return prepared
 
     def encoded(self, audio: Tensor | None) -> Tensor | None:
-        """Prepared audio in the space of the model, (b, d, t)."""
+        """Encode prepared audio to the space of the model, (b, d, t)."""
         if audio is None:
             return None
         codec = self.model.pretransform
@@ -132,7 +132,7 @@ class GenerationRun:
         start: Tensor | None = None,
         keep: Kept | None = None,
     ) -> Tensor:
-        """From noise, from `init` (b, d, t) with noise of that level, or from the state `start`, to data (b, d, t)."""
+        """Sample data (b, d, t) from noise, from `init` (b, d, t) with noise of a level, or from the state `start`."""
         if init is not None and init_noise_level == 0:
             return init
         times = self.times(init is not None, init_noise_level, default_schedule)
@@ -143,16 +143,16 @@ class GenerationRun:
         total = None if self.sampler.own_steps else self.steps
         with self._loaded(self.model.model), self._autocast(), progress_of(self.hooks.bar, total) as progress:
             watch = Watch(self.hooks.callback, self.hooks.cancel, progress, total)
-            made = []
+            sampled = []
             for index, item in enumerate(items):
                 noise = self.noise.item(index) if own_steps else self.noise
                 denoiser = self._keeping(self._watched(make_denoiser(item), watch), keep, item)
                 run, denoiser = self.sampler.bound(denoiser, self.objective, self.request.eta)
-                made.append(run(self._steered(denoiser), x[item], times, noise, watch))
-        return torch.cat(made) if own_steps else made[0]
+                sampled.append(run(self._steered(denoiser), x[item], times, noise, watch))
+        return torch.cat(sampled) if own_steps else sampled[0]
 
     def inverted(self, make_denoiser: MakeDenoiser, data: Tensor, refinements: int) -> Tensor:
-        """The state from which `sample` comes to `data` (b, d, t), without fresh noise."""
+        """Return the state from which `sample` leads to `data` (b, d, t), without fresh noise."""
         times = self.times()
         total = len(times) - 1
         with self._loaded(self.model.model), self._autocast(), progress_of(self.hooks.bar, total) as progress:
@@ -163,7 +163,7 @@ class GenerationRun:
     def times(
         self, from_init: bool = False, init_noise_level: float = 1.0, default_schedule: str | None = None
     ) -> Tensor:
-        """Those at which the sampler stops."""
+        """Return the times of the sampler."""
         level = init_noise_level if from_init else self.request.sigma_max
         span = Span(
             self.sampler.view(self.objective),
@@ -181,7 +181,7 @@ class GenerationRun:
         return find_schedule(self.request.schedule or default_schedule or self.sampler.schedule)(span)
 
     def decoded(self, latents: Tensor) -> Tensor:
-        """Latents (b, d, t) as audio (b, c, n)."""
+        """Decode latents (b, d, t) to audio (b, c, n)."""
         if self.hooks.on_latents is not None:
             self.hooks.on_latents(latents)
         codec = self.model.pretransform
@@ -229,7 +229,7 @@ class GenerationRun:
             return self.noise.feed(encode, encode, join_conditions)
 
     def _spread(self, id: str, tensor: Tensor, mask: Tensor | None, name: str) -> Condition:
-        """One item's condition for the whole batch."""
+        """Expand the condition of one item to the batch."""
         if len(tensor) not in (1, self.batch_size):
             raise ValueError(
                 f"{name}: the condition {id!r} is for {len(tensor)} items, and batch_size is {self.batch_size}"
@@ -261,7 +261,7 @@ class GenerationRun:
 
     @contextmanager
     def _loaded(self, part: nn.Module | None) -> Iterator[None]:
-        """The part on the device; with `offload`, only inside."""
+        """Hold a part on the device inside the block, if `offload` keeps it elsewhere."""
         if part is None or not self.request.offload:
             yield
             return
@@ -273,7 +273,7 @@ class GenerationRun:
 
 
 def select(inputs: Mapping[str, Tensor | None], items: slice, dtype: torch.dtype) -> dict[str, Tensor | None]:
-    """Inputs of the network for some items, in the precision of its weights; masks stay as they are."""
+    """Select the inputs of some items, in the precision of the weights; masks keep their type."""
     return {
         name: tensor if tensor is None else tensor[items].to(dtype) if tensor.is_floating_point() else tensor[items]
         for name, tensor in inputs.items()
@@ -281,7 +281,7 @@ def select(inputs: Mapping[str, Tensor | None], items: slice, dtype: torch.dtype
 
 
 def join_conditions(parts: list[dict[str, Condition]]) -> dict[str, Condition]:
-    """Conditions of single items as those of a batch."""
+    """Join the conditions of single items to conditions of the batch."""
 
     def joined(id: str) -> Condition:
         masks = [part[id].mask for part in parts]

@@ -1,4 +1,4 @@
-"""Putting one piece of audio after another without a seam: level, alignment, cross-fade."""
+"""Joining of two pieces of audio without an audible seam: level, alignment, cross-fade."""
 
 import math
 
@@ -11,9 +11,9 @@ _MOST_GAIN = 12.0  # dB
 
 
 def loudness_gain(reference: Tensor, audio: Tensor, sample_rate: int) -> float:
-    """What `audio` (c, n) is multiplied by to be as loud as `reference` (c, m), at most 12 dB either way.
+    """Return the factor that makes `audio` (c, n) as loud as `reference` (c, m), at most 12 dB either way.
 
-    Loudness is that of ITU-R BS.1770; below 0.4 s, where it is not defined, the mean square. Silence changes nothing.
+    Loudness follows ITU-R BS.1770; below 0.4 s, where it is not defined, it is the mean square. Silence gives 1.
     """
     levels = [_level(clip, sample_rate) for clip in (reference, audio)]
     if not all(math.isfinite(level) for level in levels):
@@ -32,7 +32,7 @@ def _level(audio: Tensor, sample_rate: int) -> float:
 
 
 def best_lag(before: Tensor, after: Tensor, most: int) -> int:
-    """By how many samples, up to `most`, to read `after` (c, n + 2 * most) later to be most like `before` (c, n)."""
+    """Return the lag, up to `most` samples, at which `after` (c, n + 2 * most) is most like `before` (c, n)."""
     if most == 0:
         return 0
     windows = after.double().unfold(-1, before.shape[-1], 1)  # (c, lags, n)
@@ -42,10 +42,10 @@ def best_lag(before: Tensor, after: Tensor, most: int) -> int:
 
 
 def splice(before: Tensor, after: Tensor, overlap: int, fade: int, search: int) -> Tensor:
-    """`before` (c, n), continued by `after` (c, m), whose first `overlap` samples are the last ones of `before`.
+    """Continue `before` (c, n) by `after` (c, m), whose first `overlap` samples repeat the last ones of `before`.
 
-    They meet in the last `fade` samples of the overlap, where `after` is read up to `search` samples earlier or later,
-    as is most like `before`. The fade keeps the power, however alike the two are.
+    They are cross-faded in the last `fade` samples of the overlap, where `after` is shifted by up to `search` samples
+    to match `before`. The fade keeps the power for any similarity of the two.
     """
     fade = min(fade, overlap)
     search = max(0, min(search, overlap - fade, after.shape[-1] - overlap))

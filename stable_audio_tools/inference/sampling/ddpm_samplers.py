@@ -1,4 +1,4 @@
-"""Samplers of models with the objective ddpm: on the table itself, and backwards through it.
+"""Samplers of models with the objective ddpm, and their inversion.
 
 Equation numbers are those of Ho et al. 2020 (ddpm) and Song et al. 2021 (ddim).
 """
@@ -24,7 +24,7 @@ class _Predicted(NamedTuple):
 def ddpm(
     denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch, objective: Objective
 ) -> Tensor:
-    """Ancestral steps: mean and variance of the posterior of eq. 6 and 7."""
+    """Take ancestral steps: mean and variance of the posterior of eq. 6 and 7."""
     for i, (t, t_next) in enumerate(pairwise(times.tolist())):
         data = _predict(denoiser, x, t, objective).data
         here, there = _left(t, objective), _left(t_next, objective)
@@ -45,7 +45,7 @@ def ddim(
     objective: Objective,
     eta: float = 0.0,
 ) -> Tensor:
-    """Eq. 12 and 16: deterministic at eta 0, as ancestral as ddpm at eta 1."""
+    """Take steps of eq. 12 and 16: deterministic at eta 0, as ancestral as ddpm at eta 1."""
     for i, (t, t_next) in enumerate(pairwise(times.tolist())):
         data, direction = _predict(denoiser, x, t, objective)
         here, there = _left(t, objective), _left(t_next, objective)
@@ -61,11 +61,10 @@ def ddim(
 def invert_ddim(
     denoiser: Denoiser, data: Tensor, times: Tensor, watch: Watch, objective: Objective, refinements: int = 2
 ) -> Tensor:
-    """The state at `times[0]` from which `ddim` at eta 0 comes to `data` (b, d, t) over the same times.
+    """Return the state at `times[0]` from which `ddim` at eta 0 leads to `data` (b, d, t) over the same times.
 
-    For v models it is that of `v-ddim`, for flows that of `euler`, whose steps are the same. A step back needs the
-    prediction at its far end: at first that of the near end stands in, then each refinement takes the prediction at
-    the state found so far.
+    The steps equal those of `v-ddim` for v models and of `euler` for flows. A step back needs the prediction at its far
+    end: the first guess uses the prediction at the near end, and each refinement the prediction at the current guess.
     """
     x = data
     for i, (t_next, t) in enumerate(pairwise(times.flip(0).tolist())):
@@ -92,15 +91,15 @@ def _mix(t: float, objective: Objective) -> tuple[float, float]:
 
 
 def _left(t: float, objective: Objective) -> float:
-    """The squared share of data, alpha bar."""
+    """Return the squared share of data, alpha bar."""
     return _mix(t, objective)[0] ** 2
 
 
 def _at(t: float, x: Tensor) -> Tensor:
-    """t for every item of the batch."""
+    """Return t for every item of the batch."""
     return x.new_full((len(x),), t)
 
 
 def _exact(t: float, x: Tensor) -> Tensor:
-    """As `_at`, with all digits: what is small is a difference of times."""
+    """Return t in float64, because small differences of times matter."""
     return torch.full((len(x),), t, dtype=torch.float64)

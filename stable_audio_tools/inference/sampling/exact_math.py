@@ -1,4 +1,4 @@
-"""Full precision of float32 products on CUDA for the length of a run, and the process's own settings after it."""
+"""Full precision of float32 products on CUDA during a run; the settings of the process are restored after it."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ _restore: list[Callable[[], None]] = []
 
 @contextmanager
 def exact_math(device: torch.device) -> Iterator[None]:
-    """No TF32, no reduced-precision sums, no trial of convolution algorithms: the numbers of published checkpoints.
+    """Disable TF32, reduced-precision sums and trials of convolution algorithms, as for published figures.
 
-    Runs of several threads may overlap: the first one sets, the last one restores. Nothing happens off CUDA.
+    Runs of several threads may overlap: the first one sets, the last one restores. Without CUDA nothing changes.
     """
     global _users
     if device.type != "cuda":
@@ -38,7 +38,7 @@ def exact_math(device: torch.device) -> Iterator[None]:
 
 
 def _set_exact() -> list[Callable[[], None]]:
-    """Change the settings; what is returned changes them back, called in order."""
+    """Change the settings; return functions that restore them, to be called in order."""
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     older = [(cuda, "allow_tf32", False), (cudnn, "allow_tf32", False)]
     newer = [(part, "fp32_precision", "ieee") for part in _parts_with_precision()]
@@ -57,7 +57,7 @@ def _set_exact() -> list[Callable[[], None]]:
 
 
 def _parts_with_precision() -> list[Any]:
-    """What has a precision of its own since torch 2.9; the older names reach the CPU's products too."""
+    """Return the backends with a separate precision (torch 2.9 and later); the older names also affect the CPU."""
     backends: Any = torch.backends
     if not hasattr(backends.cuda.matmul, "fp32_precision"):
         return []
@@ -65,7 +65,7 @@ def _parts_with_precision() -> list[Any]:
 
 
 def _precision_of_products() -> str | None:
-    """None where torch refuses to read the older names, because the newer settings differ among themselves."""
+    """Return the older setting; None if torch refuses to read it because the newer settings differ."""
     try:
         _ = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         return torch.get_float32_matmul_precision()

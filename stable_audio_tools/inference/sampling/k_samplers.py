@@ -1,8 +1,8 @@
 """The samplers of k-diffusion (Karras et al. 2022; Lu et al. 2022) for networks that predict v.
 
 k-diffusion works on data + sigma * noise. Here the state is in the network's scale, as for all samplers, so it is
-divided by alpha on the way in; at the end of a schedule, alpha is 1. Noise levels stay on the CPU: nothing waits for a
-GPU to tell them.
+divided by alpha on the way in; at the end of a schedule, alpha is 1. Noise levels stay on the CPU, so
+that no step waits for a GPU.
 """
 
 import math
@@ -21,7 +21,7 @@ from stable_audio_tools.models.diffusion.objectives import V
 
 def heun(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """Heun's method (Karras et al. 2022, algorithm 2 without churn): two passes a step."""
-    with preserved_random_state(x.device):  # k-diffusion draws noise for the churn that there is not
+    with preserved_random_state(x.device):  # k-diffusion draws noise for the churn although it is zero
         return _run("heun", denoiser, x, times, watch)
 
 
@@ -71,7 +71,7 @@ def dpm_adaptive(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSourc
 def _run(
     name: str, denoiser: Denoiser, x: Tensor, times: Tensor, watch: Watch, *positions: Any, **options: Any
 ) -> Tensor:
-    """Call k-diffusion's sampler of that name; `positions` stand in place of the noise levels."""
+    """Call k-diffusion's sampler of that name; `positions` replace the noise levels."""
     start = float(V.mix(times[0]).alpha)
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:  # x = data + sigma noise, sigma (b,)
@@ -80,12 +80,12 @@ def _run(
         v = denoiser(x * alpha, torch.atan(sigma[:, 0, 0]) * (2 / math.pi))
         return alpha**2 * x - sigma * alpha * v
 
-    def tell(info: dict[str, Any]) -> None:
+    def report(info: dict[str, Any]) -> None:
         watch.step(**{**info, "t": torch.atan(torch.as_tensor(info["sigma"])) * (2 / math.pi)})
 
     sample = getattr(require("k_diffusion.sampling"), f"sample_{name}")
     given = positions or (_levels(times),)
-    data: Tensor = sample(denoise, x / start, *given, callback=tell, disable=True, **options)
+    data: Tensor = sample(denoise, x / start, *given, callback=report, disable=True, **options)
     return data
 
 
@@ -94,7 +94,7 @@ def _levels(times: Tensor) -> Tensor:
 
 
 def _ends(name: str, times: Tensor) -> tuple[float, float]:
-    """Smallest noise above none, and largest."""
+    """Return the smallest noise level above 0 and the largest one."""
     levels = _levels(times)
     if len(levels) < 3:
         raise ValueError(f"sampler_type {name!r} needs at least 2 steps, got {len(levels) - 1}")
@@ -108,7 +108,7 @@ def _no_noise(*levels: Tensor) -> float:
 def _run_stochastic(
     name: str, denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch
 ) -> Tensor:
-    """With noise from a Brownian path over noise levels, which does not depend on where the steps lie."""
+    """Run a sampler with noise from a Brownian path over noise levels, which does not depend on the steps."""
     levels = _levels(times)
     if len(levels) < 3:
         # One step to the data draws nothing, and k-diffusion's stochastic samplers cannot take it.
@@ -119,14 +119,14 @@ def _run_stochastic(
 
 
 def _rounded(level: Tensor) -> Tensor:
-    """To the six digits that the path resolves, or it warns that its own ends lie outside."""
+    """Round to the six digits that the path resolves, so that it does not warn about its ends."""
     return torch.tensor(round(float(level), 6), dtype=torch.float64)
 
 
 class GradientDenoiser:
-    """Adds sigma^2 times a gradient to the predicted data; `cond_fn(x, sigma, denoised=...)` computes it.
+    """A denoiser that adds sigma^2 times the gradient of `cond_fn(x, sigma, denoised=...)` to the predicted data.
 
-    x is data + sigma * noise and requires gradients, which reach `denoised` through the network.
+    x is data + sigma * noise and requires gradients, which flow to `denoised` through the network.
     """
 
     def __init__(self, denoiser: Denoiser, cond_fn: Callable[..., Tensor]) -> None:

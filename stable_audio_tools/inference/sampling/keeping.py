@@ -1,7 +1,7 @@
-"""Inpainting with models that were not trained for it: where data is known, it takes the place of its prediction.
+"""Inpainting with models that were not trained for it: known data replaces its prediction.
 
-The known region then travels along the noise that it began with, and ends as the known data itself; the network sees it
-at the noise level of every step. Any sampler and any objective will do (compare Song et al. 2021, appendix I.2).
+The known region keeps the noise that it started with and ends as the known data itself; the network sees it at the
+noise level of every step. Any sampler and any objective works (compare Song et al. 2021, appendix I.2).
 """
 
 import torch
@@ -28,5 +28,5 @@ class KeepingDenoiser:
         exact = t if t.device.type == "mps" else t.double()
         sigma = self._objective.noise_level(exact)[:, None, None]
         implied = self._objective.prediction_for(self._known.to(x), x, exact)
-        # At t = 0 there is no noise to tell; what some samplers ask there no longer changes the data.
+        # At t = 0 the noise cannot be estimated; what some samplers ask there no longer changes the data.
         return torch.where(self._is_kept & (sigma > 0), implied.to(output), output)

@@ -180,7 +180,7 @@ def sample_k(
     disable_tqdm: bool = False,
     **extra_args: Any,
 ) -> Tensor:
-    """Sample a v network, from noise or from `init_data` with noise of `sigma_max`; `device` is that of the noise."""
+    """Sample a v network, from noise or from `init_data` with noise of `sigma_max`; `device` belongs to the noise."""
     sampler = find_sampler(sampler_type, V)
     span = Span(V, steps, sampler.first_time(sigma_max), sigma_min, rho, device=noise.device)
     times = find_schedule(sampler.schedule)(span)

@@ -1,4 +1,4 @@
-"""Where the noise of a run comes from: a seed of its own, never the random state of the process.
+"""Noise of a run, from seeds that are independent of the random state of the process.
 
 A generator gives the numbers that `torch.manual_seed` and the global functions would give, so the same seed makes the
 same audio as in the original stable-audio-tools, on the same kind of device.
@@ -25,7 +25,7 @@ _process_state = threading.RLock()
 
 
 def resolve_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
-    """One seed for the batch, or one per item; -1 draws one, and those of 64 bits are folded into 63."""
+    """Return one seed for the batch or one per item; -1 draws one, and seeds of 64 bits are folded into 63."""
     if isinstance(seed, list | tuple) and len(seed) != batch_size:
         raise ValueError(f"seed lists {len(seed)} seeds for batch_size {batch_size}; give one seed, or one per item")
     given: list[Any] = list(seed) if isinstance(seed, list | tuple) else [seed]
@@ -41,19 +41,19 @@ def resolve_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
 
 
 class NoiseSource(Protocol):
-    """What samplers draw from."""
+    """Source of the random numbers of samplers."""
 
     def like(self, x: Tensor) -> Tensor:
-        """Standard normal noise in the shape, type and place of x (b, d, t)."""
+        """Return standard normal noise in the shape, type and device of x (b, d, t)."""
         ...
 
     def tree_seeds(self) -> int | list[int]:
-        """Seed of a Brownian tree for the batch, or seeds of one for each item."""
+        """Return the seed of a Brownian tree for the batch, or one seed per item."""
         ...
 
 
 class ProcessNoise:
-    """The random state of the process, for who manages that."""
+    """Noise from the random state of the process, for callers that manage it."""
 
     def like(self, x: Tensor) -> Tensor:
         return torch.randn_like(x)
@@ -63,7 +63,7 @@ class ProcessNoise:
 
 
 class RandomStream:
-    """All that is drawn after one seed, on the CPU and on a device."""
+    """Random numbers of one seed, on the CPU and on a device."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self.device = device
@@ -85,7 +85,7 @@ class RandomStream:
 
     @contextmanager
     def in_charge(self) -> Iterator[None]:
-        """Inside, what models draw from the process's random state comes from this stream instead.
+        """Redirect random numbers that models draw from the state of the process to this stream, inside the block.
 
         One thread at a time: the state belongs to the process.
         """
@@ -98,7 +98,7 @@ class RandomStream:
 
 
 class SeededNoise:
-    """One stream for the whole batch, or one per item, which then does not depend on its batch."""
+    """Noise from one stream for the batch, or one per item, which then does not depend on its batch."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.streams = [RandomStream(seed, device) for seed in seeds]
@@ -116,15 +116,15 @@ class SeededNoise:
         return seeds[0] if len(seeds) == 1 else seeds
 
     def item(self, number: int) -> "SeededNoise":
-        """The stream of one item alone."""
+        """Return the noise of one item."""
         alone = SeededNoise((), self.streams[number].device)
         alone.streams = [self.streams[number]]
         return alone
 
     def feed(self, whole: Callable[[], T], item: Callable[[int], T], join: Callable[[list[T]], T]) -> T:
-        """The result of `whole`, which may draw noise.
+        """Return the result of `whole`, which may draw noise.
 
-        Where it did, and the items have seeds of their own, the results of `item` are joined instead.
+        If it did, and the items have individual seeds, the results of `item` are joined instead.
         """
         first = self.streams[0]
         before = first.state()
@@ -142,7 +142,7 @@ class SeededNoise:
 
 @contextmanager
 def preserved_random_state(device: torch.device) -> Iterator[None]:
-    """What is drawn inside leaves no trace in the random state of the process."""
+    """Restore the random state of the process after the block."""
     with _process_state:
         saved = _get_process_state(device)
         try:

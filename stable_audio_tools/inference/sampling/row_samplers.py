@@ -1,8 +1,8 @@
 """The samplers of generation 0.0.20, whose times may differ from item to item.
 
-They have the one signature of `samplers`, but `times` is (steps + 1,) or (b, steps + 1), and callbacks hear of a step
-before it is made. Numbers differ from those of 0.0.19 in `dpmpp`, whose log-SNR is clipped at the ends, and in `rk4`,
-which asks the network for no time below 1e-5.
+They have the signature of `samplers`, but `times` is (steps + 1,) or (b, steps + 1), and callbacks are called before
+each step. Numbers differ from those of 0.0.19 in `dpmpp`, whose log-SNR is clipped at the ends, and in `rk4`,
+which calls the network at no time below 1e-5.
 """
 
 import math
@@ -20,7 +20,7 @@ _LAST_TIME = 1e-5  # for rk4: networks have not seen t = 0
 
 
 def euler(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
-    """Straight steps along the flow."""
+    """Take straight steps along the flow."""
     for i, (t, t_next) in enumerate(_steps(times, x)):
         velocity = denoiser(x, t)
         watch.step(x=x, denoised=x - _wide(t) * velocity, t=t, sigma=t, i=i)
@@ -29,7 +29,7 @@ def euler(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watc
 
 
 def rk4(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
-    """The classical Runge-Kutta method of fourth order: four passes a step."""
+    """Integrate by the classical Runge-Kutta method of fourth order: four passes a step."""
     for i, (t, t_next) in enumerate(_steps(times, x)):
         step, middle = t_next - t, (t + t_next) / 2
         h = _wide(step)

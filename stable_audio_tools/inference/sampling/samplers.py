@@ -136,18 +136,18 @@ class SamplerInfo(NamedTuple):
     run: Callable[..., Tensor]  # a `Sampler`, with further keywords where the fields below say so
     objectives: tuple[type[Objective], ...]  # those that it suits, with their subclasses
     schedule: str
-    starts_by_ratio: bool = False  # the noise to start from is told as sigma / alpha; else as t
-    own_steps: bool = False  # reports other steps than those of the schedule
+    starts_by_ratio: bool = False  # the first noise level is sigma / alpha, otherwise t
+    own_steps: bool = False  # reports steps that differ from the schedule
     steps_by_batch: bool = False  # chooses them by the error of the whole batch
     takes_eta: bool = False  # the keyword `eta`: how much fresh noise there is
     on_table: bool = False  # the keyword `objective`, ddpm
 
     def view(self, objective: Objective) -> Objective:
-        """The objective that the sampler works with."""
+        """Return the objective that the sampler works with."""
         return objective if self.on_table else objective.continuous
 
     def bound(self, denoiser: Denoiser, objective: Objective, eta: float | None) -> tuple[Sampler, Denoiser]:
-        """The sampler for a model of that objective, and the model as the sampler takes it."""
+        """Return the sampler for a model of this objective, and the model as the sampler takes it."""
         keywords: dict[str, Any] = {} if eta is None else {"eta": eta}
         if self.on_table:
             keywords["objective"] = objective
@@ -156,7 +156,7 @@ class SamplerInfo(NamedTuple):
         return partial(self.run, **keywords) if keywords else self.run, denoiser
 
     def check_eta(self, eta: float | None, name: str | None) -> None:
-        """Refuse what would not be a share of noise, or have no effect."""
+        """Raise if eta is out of range or has no effect."""
         if eta is None:
             return
         if not self.takes_eta:
@@ -166,7 +166,7 @@ class SamplerInfo(NamedTuple):
             raise ValueError(f"eta must be from 0 (no fresh noise) to 1 (as much as ddpm), got {eta:g}")
 
     def first_time(self, level: float | None, name: str = "sigma_max", objective: Objective = V) -> float:
-        """The time that has the noise asked for; None: as published. No more than a table of noise levels has."""
+        """Return the time of a noise level, at most the largest one of the model; None is the published one."""
         if level is not None and not level > 0:
             raise ValueError(f"{name} must be above 0, got {level!r}")
         if not self.starts_by_ratio:
@@ -175,7 +175,7 @@ class SamplerInfo(NamedTuple):
         return float(V.time(torch.tensor(ratio, dtype=torch.float64)))
 
     def first_state(self, times: Tensor, noise: Tensor, init: Tensor | None, objective: Objective) -> Tensor:
-        """`init` (b, d, t) with the noise of the first time; without it, pure noise, which only some samplers scale."""
+        """Return `init` (b, d, t) with the noise of the first time, or pure noise, which only some samplers scale."""
         alpha, sigma = (float(part) for part in objective.mix(times[0]))
         if init is not None:
             return alpha * init + sigma * noise

@@ -19,12 +19,12 @@ from stable_audio_tools.models.diffusion.objectives import Objective
 logger = logging.getLogger(__name__)
 
 _FIRST_LOGSNR, _LAST_LOGSNR = -6.0, 2.0  # log(alpha / sigma), as published for flows
-_LARGEST_RATIO = 100.0  # sigma / alpha that stands in for the infinite one of pure noise
+_LARGEST_RATIO = 100.0  # sigma / alpha in place of the infinite ratio of pure noise
 
 
 @dataclass(frozen=True)
 class Span:
-    """What a schedule covers: `steps` steps from time `start`, 1 being pure noise, to 0."""
+    """The range of a schedule: `steps` steps from time `start`, where 1 is pure noise, to 0."""
 
     objective: Objective
     steps: int
@@ -45,7 +45,7 @@ class Span:
 
     @property
     def first_ratio(self) -> float:
-        """sigma / alpha at the start."""
+        """Return sigma / alpha at the start."""
         return math.inf if self.start == 1 else float(self.objective.ratio(_double(self.start)))
 
 
@@ -94,7 +94,7 @@ def polyexponential(span: Span) -> Tensor:
 
 
 def leading(span: Span) -> Tensor:
-    """Every so-manieth entry of the table, from its first one on; the published schedule of ddpm and ddim."""
+    """Evenly spaced entries of the table, starting at the first; the published schedule of ddpm and ddim."""
     entries = _entries(span)
     stride = entries.covered // span.steps
     chosen = [step * stride + 1 for step in reversed(range(span.steps))]
@@ -108,7 +108,7 @@ def trailing(span: Span) -> Tensor:
 
 
 class _Entries(NamedTuple):
-    """How many entries of the table a span covers, and how many there are."""
+    """Number of entries of the table that a span covers, and of all entries."""
 
     covered: int
     of: int
@@ -117,7 +117,7 @@ class _Entries(NamedTuple):
 def _entries(span: Span) -> _Entries:
     size = span.objective.table_size
     if size is None:
-        raise ValueError("schedules 'leading' and 'trailing' are those of the samplers ddpm and ddim; use another one")
+        raise ValueError("schedules 'leading' and 'trailing' are for the samplers ddpm and ddim; use another one")
     entries = _Entries(round(span.start * size), size)
     if span.steps > entries.covered:
         raise ValueError(
@@ -139,7 +139,7 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 def find_schedule(name: str) -> Schedule:
-    """The schedule of that name."""
+    """Return the schedule of this name."""
     if name not in SCHEDULES:
         raise ValueError(f"no schedule named {name!r}; {nearest(name, SCHEDULES)}")
     return SCHEDULES[name]

@@ -67,8 +67,8 @@ def sample_diffusion(
 
     With `seconds_total` in the `conditioning`, `mask_padding_attention` keeps attention within each item's length and
     `headroom_seconds` after it, and `use_effective_length_for_schedule` gives each item its own schedule. Other
-    keywords are those of the schedules of v models (`sigma_min`, `sigma_max`, `rho`) and of the network's call. What
-    samplers draw comes from `source`, by default the random state of the process.
+    keywords go to the schedules of v models (`sigma_min`, `sigma_max`, `rho`) and to the network. Samplers draw from
+    `source`, by default the random state of the process.
     """
     objective = parse_objective(diffusion_objective)
     ratio = 1 if pretransform is None else pretransform.downsampling_ratio
@@ -111,14 +111,14 @@ def sample_diffusion(
 
 
 def silence_after(audio: Tensor, padding_mask: Tensor, ratio: int) -> Tensor:
-    """Audio (b, c, n) with zeros where no frame of the mask (b, t) is real: padding decodes to anything."""
+    """Set audio (b, c, n) to 0 where no frame of the mask (b, t) is real, because padding decodes to noise."""
     seen = padding_mask.repeat_interleave(ratio, dim=-1)[:, : audio.shape[-1]]
     seen = torch.nn.functional.pad(seen, (0, audio.shape[-1] - seen.shape[-1]))
     return audio * seen[:, None].to(audio.dtype)
 
 
 def _denoiser(model: nn.Module, options: dict[str, Any], objective: Objective, padding_mask: Tensor | None) -> Denoiser:
-    """The network under its conditions; one of ours that is called as published projects its conditions once."""
+    """Return the network under its conditions; our own networks project their conditions once."""
     from stable_audio_tools.models.diffusion.conditioned import DiTWrapper
     from stable_audio_tools.models.diffusion.guidance import Guidance
 
@@ -141,7 +141,7 @@ def _denoiser(model: nn.Module, options: dict[str, Any], objective: Objective, p
 
 
 class _Run:
-    """What the ways of sampling have in common."""
+    """The inputs that all ways of sampling share."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Who looks on while a sampler runs: a callback, a progress bar, someone who wants it to stop."""
+"""Observation of a running sampler: callback, progress bar, cancellation."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,13 +19,13 @@ class Cancelled(RuntimeError):
 
 
 class CancelSignal(Protocol):
-    """`threading.Event` is one."""
+    """A flag that stops a run; `threading.Event` is one."""
 
     def is_set(self) -> bool: ...
 
 
 class Watch:
-    """Tells the onlookers of each step, and asks before each pass of the network whether to go on.
+    """Reports each step to the observers, and checks for cancellation before each pass of the network.
 
     The callback gets a dict: `x` (b, d, t), its prediction `denoised`, the time `t`, the noise `sigma` and `sigma_hat`,
     and the step's number `i`, all as the sampler of that name publishes them; `step` counts from 1 in every sampler.
@@ -43,13 +43,13 @@ class Watch:
         self._done = 0
 
     def step(self, *, x: Tensor, denoised: Tensor, t: Any, sigma: Any, i: int, **more: Any) -> None:
-        """One step is done."""
+        """Report a finished step."""
         self._done += 1
         if self._progress is not None:
             self._progress(self._done, self._total)
         if self._callback is not None:
-            told = {"sigma_hat": sigma, **more, "x": x, "denoised": denoised, "t": t, "sigma": sigma, "i": i}
-            self._callback({**told, "step": self._done})
+            state = {"sigma_hat": sigma, **more, "x": x, "denoised": denoised, "t": t, "sigma": sigma, "i": i}
+            self._callback({**state, "step": self._done})
 
     def check(self) -> None:
         """Raise `Cancelled` if the run should stop."""
@@ -61,7 +61,7 @@ class WatchedDenoiser:
     """A denoiser that can be stopped between passes.
 
     The network sees x in the precision of its `weights`, and the time as it is: rounded to bfloat16, neighbouring
-    steps would share one. What samplers compute stays in the precision of x, float32.
+    steps would share one. Samplers compute in the precision of x, float32.
     """
 
     def __init__(self, denoiser: Denoiser, watch: Watch, weights: torch.dtype = torch.float32) -> None:
@@ -78,12 +78,12 @@ class WatchedDenoiser:
 
 @contextmanager
 def progress_of(asked: bool | ProgressCallback, total: int | None) -> Iterator[ProgressCallback | None]:
-    """The caller's own callback, or (True) a bar on stderr where that is a terminal."""
+    """Yield the given callback, or for True a bar on stderr if that is a terminal."""
     if not isinstance(asked, bool):
         yield asked
         return
     if not asked:
         yield None
         return
-    with progress_bar("sampling", total) as tell:
-        yield lambda done, _: tell(done)
+    with progress_bar("sampling", total) as show:
+        yield lambda done, _: show(done)

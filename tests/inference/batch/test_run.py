@@ -133,7 +133,7 @@ def test_files_of_others_are_not_touched(model: AudioModel, tmp_path: Path) -> N
     theirs.parent.mkdir(parents=True)
     audio_io.write(theirs, torch.zeros(1, 100), 8000)
     before = theirs.read_bytes()
-    with pytest.raises(UserError, match="was not made by this command; move it, or pass --overwrite"):
+    with pytest.raises(UserError, match="was not written by this command; move it, or pass --overwrite"):
         generate(model, tmp_path / "out")
     assert theirs.read_bytes() == before
 
@@ -149,7 +149,7 @@ def test_a_link_out_of_the_folder_is_refused(model: AudioModel, tmp_path: Path) 
 
 def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(UserError, match="cannot be made a folder"):
+    with pytest.raises(UserError, match="cannot be created as a folder"):
         OutputFolder(tmp_path / "out")
 
 
@@ -282,7 +282,7 @@ def test_what_stands_in_the_way_is_told_before_any_work(model: AudioModel, tmp_p
     foreign = OutputFolder(tmp_path / "foreign")
     (foreign.path / "sfx").mkdir()
     audio_io.write(foreign.path / "sfx" / "rain_item-1.wav", torch.zeros(2, 100), model.sample_rate)
-    with pytest.raises(UserError, match="was not made by this command"):
+    with pytest.raises(UserError, match="was not written by this command"):
         check_targets(batches, foreign)
     check_targets(batches, foreign, overwrite=True)
 

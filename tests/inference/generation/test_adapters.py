@@ -44,7 +44,7 @@ def test_adapters_load_stack_switch_and_come_off(base: SmallModel, files: list[P
     assert model.adapters["two"].strength == 1  # a call changes nothing for the next
     model.adapters["two"].enabled = False
     assert torch.equal(model.generate(**ASKED).audio, alone)
-    assert [told["file"] for told in model.told_adapters()] == ["one.safetensors"]
+    assert [told["file"] for told in model.describe_adapters()] == ["one.safetensors"]
     model.unload_lora()
     assert torch.equal(model.generate(**ASKED).audio, plain)
     fresh = stable_audio_tools.load(*base, device="cpu", lora={files[0]: 0.5, files[1]: 1})

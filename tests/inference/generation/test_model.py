@@ -237,7 +237,7 @@ def test_negative_prompts_and_other_conditions_are_checked_by_name(loaded: Any) 
 
 def test_lengths_beyond_the_window_are_told(loaded: Any, caplog: pytest.LogCaptureFixture) -> None:
     loaded("tiny_diffusion_cond").generate(sound="rain", seconds_total=500, steps=1)
-    assert "the model is told of 500 s, and makes the first 0.37 s" in caplog.text
+    assert "asks for 500 s, and the model generates the first 0.37 s" in caplog.text
 
 
 def test_kept_samples_are_not_rounded_to_half_precision(tmp_path: Path) -> None:

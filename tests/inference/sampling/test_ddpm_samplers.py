@@ -156,7 +156,7 @@ def test_schedules_end_at_the_data_and_descend() -> None:
             assert all(before > after for before, after in pairwise(times))
     with pytest.raises(ValueError, match=r"steps is 60, and from t = 0.05 there are 50 of the 1000 noise levels"):
         SCHEDULES["leading"](Span(DDPMObjective(), 60, 0.05))
-    with pytest.raises(ValueError, match=r"'leading' and 'trailing' are those of the samplers ddpm and ddim"):
+    with pytest.raises(ValueError, match=r"'leading' and 'trailing' are for the samplers ddpm and ddim"):
         SCHEDULES["leading"](Span(V, 10))
 
 
