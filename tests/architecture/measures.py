@@ -147,7 +147,7 @@ MEASURES: dict[str, Callable[[], int]] = {
     "calls of add_argument": lambda: len(add_argument_calls()),
     "uses of Any": lambda: len(any_annotations()),
     "small private functions with one use": lambda: len(small_helpers()),
-    "class names defined twice": 2lambda: len(repeated_class_names()),
+    "class names defined twice": lambda: len(repeated_class_names()),
     "modules": lambda: len(files()),
     "lines": lambda: sum(text.count("\n") for text in files().values()),
 }
