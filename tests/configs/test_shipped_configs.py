@@ -51,7 +51,8 @@ def test_published_names_are_there() -> None:
 
 
 def test_every_model_type_has_a_tiny_config() -> None:
-    assert {load(path)["model_type"] for path in TINY} == set(components("model"))
+    needs_a_text_encoder = {"clap"}  # which would have to be downloaded
+    assert {load(path)["model_type"] for path in TINY} == set(components("model")) - needs_a_text_encoder
 
 
 @pytest.mark.usefixtures("_offline")
@@ -105,6 +106,7 @@ def test_second_stages_hold_the_first_stage_as_it_is_trained() -> None:
     for second, first in {
         "txt2audio/tiny_diffusion_cond.json": "autoencoders/tiny_autoencoder.json",
         "txt2audio/tiny_diffusion_cond_inpaint.json": "autoencoders/tiny_autoencoder.json",
+        "txt2audio/tiny_stable_audio_3.json": "autoencoders/tiny_same.json",
         "lm/tiny_lm.json": "autoencoders/tiny_codec.json",
         "txt2audio/stable_audio_1_0.json": "autoencoders/stable_audio_1_0_vae.json",
         "txt2audio/stable_audio_2_0.json": "autoencoders/stable_audio_2_0_vae.json",

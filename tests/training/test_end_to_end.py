@@ -25,6 +25,7 @@ MARGINS = {
     "tiny_diffusion_cond": (120, 0.95),
     "tiny_diffusion_cond_inpaint": (120, 0.95),
     "tiny_lm": (24, 0.9),
+    "tiny_stable_audio_3": (120, 0.95),
 }
 
 
