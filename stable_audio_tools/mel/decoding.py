@@ -103,7 +103,9 @@ def decode_folder(
         for number, (file, source) in enumerate(mine):
             show(number)
             try:
-                wanted = {**about, **_source_facts(folder, source), "bits": settings.bits}
+                status = (folder / source).stat()
+                facts = {"source": source, "source_bytes": status.st_size, "source_time": status.st_mtime_ns}
+                wanted = {**about, **facts, "bits": settings.bits}
                 found = None if settings.overwrite else output.settings_of(file)
                 if found is not None and found.items() >= wanted.items():
                     report(output.record(file, found))
@@ -116,11 +118,6 @@ def decode_folder(
                 failed.append(str(error))
                 logger.warning("%s", error)
     return failed
-
-
-def _source_facts(folder: Path, source: str) -> dict[str, object]:
-    status = (folder / source).stat()
-    return {"source": source, "source_bytes": status.st_size, "source_time": status.st_mtime_ns}
 
 
 def read_mel(path: Path, channels: int) -> Tensor:

@@ -244,7 +244,9 @@ class NoiseIntervals:
         if not self._controls:
             yield ()
             return
-        acting = tuple(_covers(control, level) for control in self._controls)
+        # Bounds are rounded as the level is, so that an equal one is within.
+        bounds = [level.new_tensor(control.interval) for control in self._controls]
+        acting = tuple(bool(low <= level[0] <= high) for low, high in bounds)
         try:
             for control, acts in zip(self._controls, acting):
                 control.in_interval = acts
@@ -252,9 +254,3 @@ class NoiseIntervals:
         finally:
             for control in self._controls:
                 control.in_interval = True
-
-
-def _covers(control: AdapterControl, level: Tensor) -> bool:
-    assert control.interval is not None
-    low, high = level.new_tensor(control.interval)  # rounded as the level is, so that an equal one is within
-    return bool(low <= level[0] <= high)

@@ -89,7 +89,21 @@ _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": 
 
 def base_facts(model: nn.Module, paths: Iterable[str]) -> dict[str, object]:
     """Return the facts that identify a base: hashes of the weights at these paths, in every precision they round to."""
-    return {"base_hashes": _hashes(model, paths)}
+    samples = []
+    for layer in (model.get_submodule(path) for path in sorted(paths)):
+        kept = getattr(layer, "kept_weights", None)  # of a layer that adapters are merged into
+        tensors = kept or dict(layer.named_parameters(recurse=False))
+        weight = tensors["weight_v" if "weight_v" in tensors else "weight"].detach().flatten()
+        samples.append(weight[:: max(1, weight.numel() // _SAMPLES)][:_SAMPLES].cpu())
+    hashes: dict[str, str] = {}
+    types = {sample.dtype for sample in samples}
+    for name, precision in _PRECISIONS.items():
+        if len(types) == 1 and (precision in types or types <= {torch.float32, torch.float64}):
+            digest = hashlib.sha256()
+            for sample in samples:
+                digest.update(sample.to(precision).float().numpy().tobytes())
+            hashes[name] = digest.hexdigest()[:16]
+    return {"base_hashes": hashes}
 
 
 def same_weights(ours: Mapping[str, object], theirs: Mapping[str, object]) -> bool | None:
@@ -99,29 +113,3 @@ def same_weights(ours: Mapping[str, object], theirs: Mapping[str, object]) -> bo
         return None
     shared = [name for name in mine if name in others]
     return all(mine[name] == others[name] for name in shared) if shared else None
-
-
-def _hashes(model: nn.Module, paths: Iterable[str]) -> dict[str, str]:
-    layers = [model.get_submodule(path) for path in sorted(paths)]
-    samples = [_samples(layer) for layer in layers]
-    held = {sample.dtype for sample in samples}
-    if len(held) != 1:
-        return {}
-    (dtype,) = held
-    names = [name for name, kind in _PRECISIONS.items() if kind == dtype or dtype in (torch.float32, torch.float64)]
-    return {name: _hash(samples, _PRECISIONS[name]) for name in names}
-
-
-def _samples(layer: nn.Module) -> Tensor:
-    kept = getattr(layer, "kept_weights", None)  # of a layer that adapters are merged into
-    tensors = kept or dict(layer.named_parameters(recurse=False))
-    weight = tensors["weight_v" if "weight_v" in tensors else "weight"].detach().flatten()
-    step = max(1, weight.numel() // _SAMPLES)
-    return weight[::step][:_SAMPLES].cpu()
-
-
-def _hash(samples: Iterable[Tensor], dtype: torch.dtype) -> str:
-    digest = hashlib.sha256()
-    for sample in samples:
-        digest.update(sample.to(dtype).float().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -96,7 +96,8 @@ class LoraConfig(BaseModel):
         if isinstance(decomposed, bool):
             settled.setdefault("adapter_type", "dora-rows" if decomposed else "lora")
             kind = settled["adapter_type"]
-            if kind in get_args(AdapterType) and decomposed == (Form.of(_full_name(kind))[:2] == (False, False)):
+            form = Form.of("dora-rows" if kind == "dora" else kind) if kind in get_args(AdapterType) else None
+            if form is not None and decomposed == (form[:2] == (False, False)):
                 said = str(decomposed).lower()
                 raise ValueError(f"weight_decompose is {said} and adapter_type is {kind!r}; leave one of them out")
         if settled.get("adapter_type") == "dora":
@@ -132,15 +133,8 @@ def lora_config_from(section: Mapping[str, object] | None, path: str = "lora") -
     try:
         return LoraConfig.model_validate(dict(section or {}))
     except ValidationError as error:
-        problems = [_without_input(where, text) for where, text in sentences(error, path, LoraConfig)]
+        problems = []
+        for where, text in sentences(error, path, LoraConfig):
+            # Sentences about several keys would end in the whole section.
+            problems.append(f"{where}: {text.partition(', got an object with')[0] if 'leave' in text else text}")
         raise ConfigError(problems) from None
-
-
-def _full_name(kind: str) -> str:
-    return "dora-rows" if kind == "dora" else kind
-
-
-def _without_input(where: str, text: str) -> str:
-    """Sentences about several keys would end in the whole section."""
-    text = text.partition(", got an object with")[0] if "leave" in text else text
-    return f"{where}: {text}"

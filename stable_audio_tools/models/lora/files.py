@@ -290,9 +290,14 @@ def write_lora(lora: LoraFile, path: str | Path, dtype: torch.dtype | None = Non
     try:
         with atomic_path(path) as temporary:
             if path.suffix == ".safetensors":
-                _write_safetensors(tensors, header, temporary)
+                from safetensors.torch import save_file
+
+                metadata = {"format": "pt", **{key: json.dumps(value) for key, value in header.items()}}
+                save_file(tensors, temporary, {**metadata, CHECKSUM: checksum(tensors, metadata)})
             elif path.suffix == ".ckpt":
-                _write_pickle(tensors, header, temporary, bare=lora.format == "loraw")
+                content = tensors if lora.format == "loraw" else {"state_dict": tensors, **header}
+                with temporary.open("wb") as file:
+                    torch.save(content, file)
             else:
                 raise CheckpointError(
                     f"{path}: unknown suffix {path.suffix!r}; adapters are .safetensors or .ckpt files"
@@ -345,18 +350,6 @@ def _header(stored: StoredWeights) -> Header:
         if isinstance(value, Mapping):
             header[key] = value
     return header
-
-
-def _write_safetensors(tensors: dict[str, Tensor], header: Header, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    metadata = {"format": "pt", **{key: json.dumps(value) for key, value in header.items()}}
-    save_file(tensors, path, {**metadata, CHECKSUM: checksum(tensors, metadata)})
-
-
-def _write_pickle(tensors: dict[str, Tensor], header: Header, path: Path, bare: bool) -> None:
-    with path.open("wb") as file:
-        torch.save(tensors if bare else {"state_dict": tensors, **header}, file)
 
 
 def _format_fact(value: object) -> str:

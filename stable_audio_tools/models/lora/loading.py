@@ -153,7 +153,11 @@ def _renamed(lora: LoraFile, known: Mapping[str, object]) -> LoraFile:
     """Rename the paths of the file to paths of the model, each by the first prefix that fits."""
     if lora.format == "comfyui":
         flat = {path.replace(".", "_"): path for path in known}
-        names = {name: _from_comfyui(name, flat, known) for name in lora.layers}
+        names = {}
+        for name in lora.layers:
+            roots = [f"{root.replace('.', '_')}{name.removeprefix(COMFY_PREFIX)}" for root in _ROOTS]
+            dotted = _rooted(name.removeprefix(COMFY_DOTTED), known) if name.startswith(COMFY_DOTTED) else None
+            names[name] = dotted or next((flat[root] for root in roots if root in flat), name)
     else:
         names = {name: _rooted(name, known) for name in lora.layers}
     twice = [path for path, count in Counter(names.values()).items() if count > 1]
@@ -166,13 +170,6 @@ def _renamed(lora: LoraFile, known: Mapping[str, object]) -> LoraFile:
 
 def _rooted(name: str, known: Mapping[str, object]) -> str:
     return next((root + name for root in _ROOTS if root + name in known), name)
-
-
-def _from_comfyui(name: str, flat: Mapping[str, str], known: Mapping[str, object]) -> str:
-    if name.startswith(COMFY_DOTTED):
-        return _rooted(name.removeprefix(COMFY_DOTTED), known)
-    bare = name.removeprefix(COMFY_PREFIX)
-    return next((flat[root] for root in (f"{r.replace('.', '_')}{bare}" for r in _ROOTS) if root in flat), name)
 
 
 def _misfit(lora: LoraFile, path: str, layer: nn.Module) -> str | None:
@@ -253,26 +250,17 @@ _BELOW = {"model.": "model.", "conditioners.": "conditioner."}  # Stable Audio 3
 
 def convert_lora(lora: LoraFile, target: LoraFormat, model: nn.Module | None = None) -> LoraFile:
     """Convert an adapter to another format. `model` resolves its names; only ComfyUI's underscores need one."""
-    return replace(_with_our_paths(lora, model), format=target)
-
-
-def _with_our_paths(lora: LoraFile, model: nn.Module | None) -> LoraFile:
     if model is not None:
-        return fit_to(model, lora)
+        return replace(fit_to(model, lora), format=target)
+    names = {name: name for name in lora.layers}
     if lora.format == "comfyui":
-        return replace(lora, layers={_from_dots(lora, name): held for name, held in lora.layers.items()})
-    if lora.format == "sa3":
-        return replace(lora, layers={_from_sa3(name): held for name, held in lora.layers.items()})
-    return lora
-
-
-def _from_sa3(name: str) -> str:
-    return next((root + name for start, root in _BELOW.items() if name.startswith(start)), name)
-
-
-def _from_dots(lora: LoraFile, name: str) -> str:
-    if name.startswith(COMFY_PREFIX):
-        raise CheckpointError(
-            f"{lora.path}: ComfyUI's names ({name}) do not show where a path is divided; give --model-config"
-        )
-    return f"model.model.{name.partition('.')[2]}"
+        flat = next((name for name in names if name.startswith(COMFY_PREFIX)), None)
+        if flat is not None:
+            raise CheckpointError(
+                f"{lora.path}: ComfyUI's names ({flat}) do not show where a path is divided; give --model-config"
+            )
+        names = {name: f"model.model.{name.partition('.')[2]}" for name in names}
+    elif lora.format == "sa3":
+        for name in names:
+            names[name] = next((root + name for start, root in _BELOW.items() if name.startswith(start)), name)
+    return replace(lora, layers={names[name]: held for name, held in lora.layers.items()}, format=target)
