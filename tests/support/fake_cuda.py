@@ -160,6 +160,7 @@ class FakeCuda(TorchDispatchMode):
             "torch.cuda.device_count": 1,
             "torch.cuda.current_device": 0,
             "torch.cuda.is_bf16_supported": True,
+            "torch.cuda.is_current_stream_capturing": False,
             "torch.cuda.get_device_capability": (9, 0),
             "torch.cuda.set_rng_state": None,
             "torch.cuda.manual_seed": None,

@@ -73,7 +73,6 @@ def waits_of(
     config: dict[str, Any], tmp_path: Any, monkeypatch: Any, change: Callable[[Any], Any] | None = None
 ) -> Any:
     monkeypatch.setattr("torch.cuda.Event", FakeEvent)
-    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(TrainingModule, "backward", gradients_appear)
     config["training"].pop("demo", None)
     with FakeCuda() as gpu:
