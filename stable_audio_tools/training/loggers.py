@@ -74,7 +74,7 @@ _OWN_SETTINGS = frozenset({"wandb_config", "save_dir", "ckpt_path", "recover", "
 
 
 def with_pulled_settings(settings: TrainSettings) -> TrainSettings:
-    """Replace default settings by those of the run that `wandb_config` names."""
+    """Replace default settings by the settings of the run that `wandb_config` names."""
     if not settings.wandb_config:
         return settings
     address = settings.wandb_config.partition("://")[2] or f"wandb.ai/{settings.wandb_config}"

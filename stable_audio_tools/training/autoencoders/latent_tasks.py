@@ -1,8 +1,8 @@
-"""Tasks that shape the latents of an autoencoder while it trains, each with a small network of its own.
+"""Tasks that shape the latents of an autoencoder while it trains, each with a small network.
 
 | section | the network ... |
 |---|---|
-| `contrastive` | tells latents of the same audio from those of another |
+| `contrastive` | separates latents of the same audio from those of another |
 | `jepa` | predicts masked stretches |
 | `generative` | denoises latents, a diffusion transformer |
 | `semantic_regressors` | reads pitch classes and level differences off single frames |

@@ -50,7 +50,7 @@ def _version(version: Generation | None) -> Generation:
 
 
 class Terms(NamedTuple):
-    """What an STFT loss is made of; a term of weight zero is the number zero."""
+    """The terms of an STFT loss; a term of weight zero is the number zero."""
 
     loss: Tensor
     convergence: Tensor | float
@@ -197,7 +197,7 @@ class STFTLoss(nn.Module):
         return terms.loss if self.output == "loss" else tuple(terms)
 
     def weigh(self, x: Tensor) -> Tensor:
-        """Weight audio as hearing does, where `perceptual_weighting` asks for it."""
+        """Apply the perceptual filter, if `perceptual_weighting` is set."""
         return x if self.prefilter is None else self.prefilter(x)
 
     def spectrum(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Distance of what a pretrained speech model hears in two signals."""
+"""Distance of two signals in the features of a pretrained speech model."""
 
 import logging
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class HubertLoss(nn.Module):
         super().__init__()
         self.feature_ids = None if feature_ids is None else list(feature_ids)
         self.model_name, self.sample_rate = model_name, sample_rate
-        # in a list, so that it is no submodule: a frozen model of a billion bytes has no place in every checkpoint
+        # A list hides the submodule: checkpoints would hold a gigabyte of frozen weights otherwise.
         self._loaded: list[nn.Module] = [] if model is None else [model]
 
     def model(self, device: torch.device) -> Any:

@@ -17,7 +17,7 @@ _INCREMENT_FLOOR = 1e-3
 
 
 class Formulas(NamedTuple):
-    """What the generations compute differently."""
+    """The formulas in which the generations differ."""
 
     convergence: Callable[[Tensor, Tensor, float], Tensor]
     logarithms: Callable[[Tensor, Tensor, float, float], tuple[Tensor, Tensor]]
@@ -79,7 +79,7 @@ def _increments(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cepstra(x: Tensor, y: Tensor, factor: float, offset: float) -> tuple[Tensor, Tensor]:
-    """Return the cepstra of two complex spectra; that of a silent second one is zero."""
+    """Return the cepstra of two complex spectra; the cepstrum of a silent second one is zero."""
     first, second = (torch.fft.irfft(torch.log(factor * z.abs() + offset), dim=-2) for z in (x, y))
     return first, torch.where(y.std() < 1e-6, torch.zeros_like(second), second)
 

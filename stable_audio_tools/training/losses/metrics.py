@@ -1,4 +1,4 @@
-"""What validation measures on reconstructions; no gradient flows through these."""
+"""Metrics of reconstructions in validation; no gradient flows through them."""
 
 from collections.abc import Mapping
 from typing import Any

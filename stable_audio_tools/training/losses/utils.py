@@ -13,7 +13,7 @@ __all__ = ["DynamicLossWeighting", "grouped_mmd", "mmd"]
 def mmd(x: Tensor, y: Tensor, bandwidths: Sequence[float] = (1,), dim: int | None = None) -> Tensor:
     """Maximum mean discrepancy of two sets of vectors under rational quadratic kernels.
 
-    The vectors are the axis `dim` at every place of the others; without it, everything but the batch.
+    The vectors are the axis `dim` at every place of the others; if it is omitted, everything but the batch.
     """
     a, b = ((z.flatten(1) if dim is None else z.movedim(dim, -1).flatten(0, -2)) for z in (x, y))
     return mean_discrepancy(a, b, bandwidths)
