@@ -1,6 +1,7 @@
-"""Run the scripts of somebody's checkout, unmodified, against this package: python tests/clients/run.py CLIENT PATH
+"""Run the scripts of another checkout, unmodified, against this package: python tests/clients/run.py CLIENT PATH
 
-Models are tiny, everything happens in a temporary folder, nothing is fetched. Exit status 1 where a script fails.
+Models are tiny, everything happens in a temporary folder, nothing is fetched. Of packages without such scripts, the
+modules are imported. Exit status 1 if a script or an import fails.
 """
 
 import argparse
@@ -50,6 +51,18 @@ CLIENTS = {
         ),
     ],
     "jamendo": [*_TRAIN, *_UNWRAP, _PRE_ENCODE],
+    "RC-stable-audio-tools": [*_TRAIN, *_UNWRAP, _PRE_ENCODE],
+    "stable-codec": [],
+    "stable-audio-controlnet": [],
+}
+# Modules that need no package beyond those of this project.
+MODULES = {
+    "stable-codec": ["stable_codec", "stable_codec.model", "stable_codec.fsq", "stable_codec.residual_fsq"],
+    "stable-audio-controlnet": [
+        "main.controlnet.transformer",
+        "main.controlnet.factory",
+        "main.controlnet.pretrained",
+    ],
 }
 
 
@@ -83,12 +96,13 @@ def prepare(folder: Path) -> dict[str, Path]:
             )
             command(words)
             files["weights"] = folder / "weights.ckpt"
-    (files["out"] / "again").mkdir(parents=True)  # one script writes beside its output folder without making it
+    for name in ("again", "original"):  # one script writes to a second folder without creating it
+        (files["out"] / name).mkdir(parents=True)
     return files
 
 
 def run(step: Step, checkout: Path, files: dict[str, Path], folder: Path) -> subprocess.CompletedProcess[str]:
-    """One script of the checkout in a process of its own."""
+    """Run one script of the checkout in its own process."""
     words = step.flags.format(**files).split()
     command = [sys.executable, str(LAUNCH), str(checkout / step.script), *words]
     settings = {"PYTHONPATH": str(ROOT), "HOME": str(folder), "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
@@ -104,11 +118,21 @@ def main() -> int:
     parser.add_argument("path", type=Path, help="checkout of the project")
     arguments = parser.parse_args()
     failed = 0
+    checkout = arguments.path.resolve()
+    for module in MODULES.get(arguments.client, ()):
+        places = os.pathsep.join(map(str, (ROOT, checkout)))
+        done = subprocess.run(
+            [sys.executable, "-c", f"import {module}"], env={**os.environ, "PYTHONPATH": places}, cwd=checkout
+        )
+        print(f"{'ok    ' if done.returncode == 0 else 'FAILED'} import {module}")
+        failed += done.returncode != 0
+    if not CLIENTS[arguments.client]:
+        return int(failed > 0)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         files = prepare(folder)
         for step in CLIENTS[arguments.client]:
-            done = run(step, arguments.path.resolve(), files, folder)
+            done = run(step, checkout, files, folder)
             print(f"{'ok    ' if done.returncode == 0 else 'FAILED'} {step.script} {step.flags.split(' --')[0]}")
             if done.returncode:
                 failed += 1
