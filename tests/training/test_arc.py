@@ -263,3 +263,34 @@ def test_mistakes_of_critics_are_one_sentence(change: dict[str, Any], sentence: 
     config["training"]["arc"].update(change)
     with pytest.raises(ConfigError, match=sentence):
         create_training_wrapper_from_config(config, create_model_from_config(config))
+
+
+@pytest.mark.parametrize("tag", ["multi_scale", "transformer"])
+def test_a_base_becomes_a_few_step_model_by_one_config(
+    tag: str, write_config: Any, run_training: Any, losses_of: Any, tmp_path: Path
+) -> None:
+    weights = tmp_path / "base.safetensors"
+
+    def few_steps(config: dict[str, Any]) -> None:
+        save_weights(create_model_from_config(config), weights)
+        rate = {"optimizer": {"type": "AdamW", "config": {"lr": 1e-4}}}
+        arc = {
+            "use_model_as_discriminator": True,
+            "discriminator_base_ckpt": str(weights),
+            "reuse_discriminator_as_teacher": True,
+            "ode_warmup": {"warmup_steps": 2, "sampling_steps": 2, "cfg": 2.0},
+            "noise_dist": {"generator": "congruent", "congruent_step_counts": [1, 2, 4]},
+            "discriminator": {"type": tag, "dit_hidden_layer": [0], "config": CRITICS[tag], "grad_penalty_weight": 1.0},
+        }
+        training = config["training"]
+        config["training"] = {
+            "arc": arc,
+            "optimizer_configs": {"diffusion": rate, "discriminator": rate},
+            **{key: training[key] for key in ("mask_loss_weight", "silence_extension_scale_seconds", "inpainting")},
+        }
+
+    config = write_config("tiny_stable_audio_3", few_steps)
+    folder = run_training(config, "--max-steps", "6", "--pretrained-ckpt-path", str(weights))
+    with (folder / "metrics" / "metrics.csv").open() as file:
+        names = set(file.readline().strip().split(","))
+    assert {"train/ode_mse_loss", "train/adv_loss", "train/dis_loss"} <= names

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from stable_audio_tools.core.config import Key, Runtime, as_record, register
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.models.autoencoders.same import TransformerResamplingBlock
 from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d
 from stable_audio_tools.models.discriminators.losses import LEAST_SQUARES, RELATIVISTIC, mean
@@ -22,6 +23,7 @@ from stable_audio_tools.models.transformer.norms import RMSNorm
 
 LossType = Literal["lsgan", "relativistic"]
 _GROUPS = 32
+_CONV_FRAMES = 64  # four halvings leave the kernel of the last convolution
 
 
 class ScoringHead(nn.Module, ABC):
@@ -75,6 +77,11 @@ class ConvDiscriminator(ScoringHead):
         self.layers = nn.Sequential(*layers, nn.Conv1d(width, 1, kernel_size=4))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] < _CONV_FRAMES:
+            raise UserError(
+                f"a critic of type 'conv' scores stretches of {_CONV_FRAMES} frames, and these latents have "
+                f"{x.shape[-1]}; use a longer window, or another type of critic"
+            )
         scores: Tensor = self.layers(x)
         if self.anti_aliased:
             scores = torch.cat([scores, self.layers(x.roll(1, -1))])

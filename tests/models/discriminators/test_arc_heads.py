@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from stable_audio_tools.core.config import build
+from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.models import arc
 
 HEADS = {
@@ -64,3 +65,8 @@ def test_anti_aliasing_scores_the_shifted_states_too():
     scores = head(x)
     assert len(scores) == 4
     torch.testing.assert_close(scores[2:], head(x.roll(1, -1))[:2])
+
+
+def test_latents_too_short_for_the_strided_head_are_named():
+    with pytest.raises(UserError, match="stretches of 64 frames, and these latents have 40"):
+        make("conv")(torch.randn(1, 12, 40))
