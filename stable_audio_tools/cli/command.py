@@ -43,6 +43,9 @@ class CommandParser(argparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         end = words.index("--") if "--" in words else len(words)
         words = [*map(self._with_dashes, words[:end]), *words[end:]]
+        bare = next((word for word in words[:end] if word.startswith("--") and word.endswith("=--")), None)
+        if bare is not None:  # argparse would drop the value
+            self.error(f"{bare.partition('=')[0]}: expected a value, got '--'")
         self._refuse_unknown([word.partition("=")[0] for word in words[:end] if re.match(r"--[^\W\d]", word)])
         if not self.after_dashes:
             return super().parse_known_args(words, namespace)

@@ -62,6 +62,9 @@ def flag_of(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+_INTEGERS_END = 10**18  # larger ones overflow in torch, NumPy and the system
+
+
 class Settings:
     """Base class of settings records; building one raises a single error with all invalid values."""
 
@@ -80,8 +83,10 @@ class Settings:
             for value in given if isinstance(given, Sequence) and not isinstance(given, str) else (given,):
                 if isinstance(value, (int, float)) and not isinstance(value, bool):
                     allowed = option_of(field).bound_broken_by(value)
-                    if allowed is None and not math.isfinite(value):
+                    if allowed is None and isinstance(value, int) and abs(value) >= _INTEGERS_END:
+                        allowed = "a whole number of at most 18 digits"
+                    elif allowed is None and isinstance(value, float) and not math.isfinite(value):
                         allowed = "a finite number"
                     if allowed is not None:
-                        shown = value if isinstance(value, int) else f"{value:g}"
+                        shown = str(value)[:40] if isinstance(value, int) else f"{value:g}"
                         yield f"{flag_of(field.name)}: expected {allowed}, got {shown}"
