@@ -45,7 +45,7 @@ def measure(root: Path) -> list[Figure]:
 def reconstruction(root: Path) -> Figure:
     """Spectral distance over the held-out clips, of the trained autoencoder and of the same one untrained."""
     with (root / OUT / "reconstructed" / "metrics.csv").open() as stream:
-        trained = statistics.mean(float(row["mrstft"]) for row in csv.DictReader(stream) if row["mrstft"])
+        trained = statistics.mean(float(row["mrstft"]) for row in csv.DictReader(stream) if row["source"])
     config = load(root / "example" / "models" / "vae.json")
     torch.manual_seed(0)
     model = create_model_from_config(config).eval()

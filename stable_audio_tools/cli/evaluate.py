@@ -340,18 +340,24 @@ def _line(output: "OutputFolder", record: JsonObject, is_new: bool) -> str:
 
 
 def _summarise(settings: ReconstructSettings, records: list[JsonObject], failures: int) -> None:
-    """Write the table and the picture of all files, and print the means."""
+    """Write the table and the picture of all files, and print means and medians."""
     from stable_audio_tools.core.files import write_text
-    from stable_audio_tools.evaluation.reconstruction.table import as_csv, as_svg, means
+    from stable_audio_tools.evaluation.reconstruction.table import as_csv, as_svg, means, medians, silent_files
 
     table, picture = (settings.output_dir / name for name in TABLES)
     write_text(table, as_csv(records))
     write_text(picture, as_svg(records))
     if settings.json:
-        print(json.dumps({"files": len(records), "failed": failures, "mean": means(records)}), flush=True)
+        averages = {"mean": means(records), "median": medians(records), "silent": silent_files(records)}
+        print(json.dumps({"files": len(records), "failed": failures, **averages}), flush=True)
         return
-    summary = ", ".join(f"{name} {value}" for name, value in means(records).items() if value is not None)
-    print(f"mean over {len(records)} files: {summary}; see {table}", flush=True)
+    silent = silent_files(records)
+    if silent:
+        print(f"silent originals, not in the averages: {', '.join(silent)}", flush=True)
+    middle = medians(records)
+    values = {name: value for name, value in means(records).items() if value is not None}
+    summary = ", ".join(f"{name} {value} (median {middle[name]})" for name, value in values.items())
+    print(f"mean over {len(records) - len(silent)} files: {summary}; see {table}", flush=True)
 
 
 reconstruct = Command(

@@ -43,8 +43,8 @@ def words(model: SmallModel, clips: Path, *more: str) -> list[str]:
 
 
 def rows(folder: Path) -> list[str]:
-    """Files of which `metrics.csv` tells, without the names of columns and the means."""
-    return [row[0] for row in csv.reader((folder / "metrics.csv").read_text().splitlines())][1:-1]
+    """Files of which `metrics.csv` tells, without the names of columns, medians and means."""
+    return [row[0] for row in csv.reader((folder / "metrics.csv").read_text().splitlines())][1:-2]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,20 @@ def test_lines_tell_what_was_made_and_what_was_kept(
     first, summary = capsys.readouterr().out.splitlines()
     assert first.startswith(f"kept {out / 'b.wav'}: si_sdr") and summary.startswith("mean over 1 files: ")
     assert rows(out) == ["b.wav"], "what was made of the earlier a.wav says nothing of this one"
+
+
+def test_a_silent_original_is_named_and_not_in_the_averages(
+    model: SmallModel, clips: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(clips / "a.wav")
+    audio_io.write(clips / "silent.wav", torch.zeros(2, 6000), RATE)
+    assert evaluate.reconstruct(words(model, clips)) == 0
+    *_, silent, summary = capsys.readouterr().out.splitlines()
+    assert silent == "silent originals, not in the averages: silent.wav"
+    assert summary.startswith("mean over 1 files: ") and "(median " in summary
+    table = list(csv.DictReader((clips.parent / "out" / "metrics.csv").read_text().splitlines()))
+    assert [row["file"] for row in table] == ["a.wav", "silent.wav", "median", "mean"]
+    assert table[0]["mrstft"] == table[2]["mrstft"] == table[3]["mrstft"] != table[1]["mrstft"]
 
 
 def torchrun(arguments: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:

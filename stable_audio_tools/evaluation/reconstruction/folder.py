@@ -13,6 +13,7 @@ from stable_audio_tools.core.progress import progress_bar
 from stable_audio_tools.core.ranks import rank, world_size
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS, Unreachable, walk
+from stable_audio_tools.data.transforms import SILENCE
 from stable_audio_tools.evaluation.reconstruction.metrics import compare
 from stable_audio_tools.evaluation.settings import ReconstructionSettings
 from stable_audio_tools.inference.batch.outputs import OutputFolder, collisions, format_problems
@@ -84,8 +85,13 @@ def _reconstruct_file(
         )
     decoded = decoded.float().cpu()
     target = codec.preprocess_audio_for_encoder(original, rate)[0, :, : decoded.shape[-1]]
-    measured = compare(decoded, target, rate)._asdict() if len(decoded) == len(target) else {}
-    record = {**expected, **{name: value if value is None else round(value, 4) for name, value in measured.items()}}
+    measured: JsonObject = compare(decoded, target, rate)._asdict() if len(decoded) == len(target) else {}
+    if float(target.abs().max()) < SILENCE:
+        measured["silent"] = True
+    record = {
+        **expected,
+        **{name: round(value, 4) if isinstance(value, float) else value for name, value in measured.items()},
+    }
     return output.write(file, within_range(decoded), rate, record, settings.bits)
 
 

@@ -4,7 +4,8 @@ import csv
 import html
 import io
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 
 from stable_audio_tools.core.config.json_files import JsonObject
 
@@ -13,19 +14,39 @@ _WIDTH, _HEIGHT, _MARGIN = 300, 200, 46
 
 
 def means(records: Sequence[JsonObject]) -> dict[str, float | None]:
-    """Average each metric over the files that have it."""
-    found = {name: [r[name] for r in records if r.get(name) is not None] for name in COLUMNS}
-    return {name: round(math.fsum(values) / len(values), 4) if values else None for name, values in found.items()}
+    """Average each metric over the files that have it, except silent ones."""
+    return _averages(records, statistics.fmean)
+
+
+def medians(records: Sequence[JsonObject]) -> dict[str, float | None]:
+    """Return the median of each metric over the files that have it, except silent ones."""
+    return _averages(records, statistics.median)
+
+
+def silent_files(records: Sequence[JsonObject]) -> list[str]:
+    """Return the originals below -60 dB; their metrics compare noise with nothing."""
+    return [str(record["source"]) for record in records if record.get("silent")]
+
+
+def _averages(records: Sequence[JsonObject], average: Callable[[list[float]], float]) -> dict[str, float | None]:
+    found = {name: [value for value, _ in _values(records, name)] for name in COLUMNS}
+    return {name: round(average(values), 4) if values else None for name, values in found.items()}
+
+
+def _values(records: Sequence[JsonObject], name: str) -> list[tuple[float, str]]:
+    """Return a metric with the name of its file, in ascending order, without silent files."""
+    return sorted((r[name], str(r["file"])) for r in records if r.get(name) is not None and not r.get("silent"))
 
 
 def as_csv(records: Sequence[JsonObject]) -> str:
-    """Format one row per file and a last row with the means."""
+    """Format one row per file, one with the medians and a last one with the means."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["file", "source", "seconds", *COLUMNS])
     for record in records:
         writer.writerow([record["file"], record["source"], record["seconds_made"], *(record.get(c) for c in COLUMNS)])
     total = round(math.fsum(record["seconds_made"] for record in records), 4)
+    writer.writerow(["median", "", "", *medians(records).values()])
     writer.writerow(["mean", "", total, *means(records).values()])
     return text.getvalue()
 
@@ -44,7 +65,7 @@ def as_svg(records: Sequence[JsonObject]) -> str:
 
 
 def _panel(records: Sequence[JsonObject], name: str, title: str) -> str:
-    found = sorted((record[name], str(record["file"])) for record in records if record.get(name) is not None)
+    found = _values(records, name)
     heading = f'<text y="-12">{html.escape(title)}</text><path d="M0 0V{_HEIGHT}H{_WIDTH}" stroke="#999" fill="none"/>'
     if not found:
         return f'{heading}<text x="20" y="40" fill="#777">none measured</text>'

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stable_audio_tools.evaluation.reconstruction.metrics import compare, mel_distance, mrstft, si_sdr
-from stable_audio_tools.evaluation.reconstruction.table import as_csv, as_svg, means
+from stable_audio_tools.evaluation.reconstruction.table import as_csv, as_svg, means, medians, silent_files
 from stable_audio_tools.training.losses.auraloss import MultiResolutionSTFTLoss, SISDRLoss
 from stable_audio_tools.training.losses.mel import MelSpectrogramLoss
 
@@ -71,9 +71,12 @@ def test_table_and_picture() -> None:
         {"file": "c.wav", "source": "c.mp3", "seconds_made": 2.0, "si_sdr": None, "mrstft": 3.0, "mel": 5.0},
     ]
     assert means(records) == {"si_sdr": 10.0, "mrstft": 2.0, "mel": 4.0}
+    silent = {"file": "s.wav", "source": "s.mp3", "seconds_made": 1.0, "si_sdr": -10.0, "mrstft": 88.0, "silent": True}
+    assert means([*records, silent]) == means(records) and silent_files([*records, silent]) == ["s.mp3"]
+    assert medians([*records, {**records[0], "mel": 100.0}])["mel"] == 5.0
     rows = list(csv.DictReader(io.StringIO(as_csv(records))))
-    assert [row["file"] for row in rows] == ["a&b.wav", "c.wav", "mean"]
-    assert rows[1]["si_sdr"] == "" and rows[2]["mel"] == "4.0" and rows[2]["seconds"] == "3.0"
+    assert [row["file"] for row in rows] == ["a&b.wav", "c.wav", "median", "mean"]
+    assert rows[1]["si_sdr"] == "" and rows[3]["mel"] == "4.0" and rows[3]["seconds"] == "3.0"
     import xml.etree.ElementTree as ElementTree
 
     picture = as_svg(records)

@@ -115,7 +115,7 @@ def test_a_folder_with_its_table(model: AudioModel, clips: Path, tmp_path: Path)
         assert set(record) >= {"si_sdr", "mrstft", "mel"}
     records = OutputFolder(out).summarise(list(find_sources(clips, out, "wav")), lambda lines: None)
     assert records == told
-    assert len(list(csv.reader(as_csv(records).splitlines()))) == 6
+    assert len(list(csv.reader(as_csv(records).splitlines()))) == 7
 
 
 def test_runs_by_two_processes_and_again_give_the_same_files(
