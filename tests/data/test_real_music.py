@@ -12,7 +12,6 @@ from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.checks import check_dataset
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 
-pytestmark = pytest.mark.slow
 PACKAGE = "hyperrogue-music"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stable-audio-tools" / "test_music"
 
