@@ -4,7 +4,7 @@ Everything is written to the output folder as ordinary files, and kept by later 
 
     clips/          recordings, cut at quiet places into pieces of at most one window
     captions.csv    a prompt for each clip, to be edited
-    latents/KEY/    latents of the clips and their prompts; edited prompts make a new key
+    latents/KEY/    latents of the clips and their prompts; a change of either makes a new key
     model.json  dataset.json  train.sh    configs and command of the run
     runs/           the run folder of `train_lora.py`
     index.html      audio without and with the adapter, and the loss
@@ -72,7 +72,7 @@ def finetune(settings: FinetuneSettings) -> Path:
     captions = write_captions(settings.folder, output, config["sample_size"] / config["sample_rate"])
     if settings.prepare_only:
         return captions
-    latents = _encode(captions, output, config, weights)
+    latents = encode_clips(captions, output, config, weights)
     plan = choose_plan(config, weights, settings.rank, settings.memory or _memory())
     clips = len(_read_captions(captions))
     steps = settings.steps or min(2000, max(200, 100 * clips // plan.batch_size))
@@ -211,15 +211,18 @@ def _memory() -> float:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def _encode(captions: Path, output: Path, config: JsonObject, weights: Path) -> Path | None:
-    """Encode the clips with their prompts, once for each state of the table; None for models without a pretransform."""
+def encode_clips(captions: Path, output: Path, config: JsonObject, weights: Path) -> Path | None:
+    """Encode the clips and their prompts, once for each state of both; None for models without a pretransform."""
     entry = {"id": "clips", "path": str(output / "clips"), "metadata_path": str(captions), "only_listed": True}
     dataset = {"dataset_type": "audio_dir", "datasets": [entry], "random_crop": False}
     save(dataset, output / "clips.json")
     if not (config["model"].get("pretransform")):
         return None
-    key = hashlib.sha256(captions.read_bytes() + str(weights.resolve()).encode()).hexdigest()[:12]
-    folder = output / "latents" / key
+    digest = hashlib.sha256(captions.read_bytes() + str(weights.resolve()).encode())
+    for clip in sorted(_read_captions(captions)):
+        status = (output / clip).stat()
+        digest.update(f"{clip} {status.st_size} {status.st_mtime_ns}".encode())
+    folder = output / "latents" / digest.hexdigest()[:12]
     save(config, output / "base.json")
     encode_dataset(
         PreEncodeSettings(

@@ -14,7 +14,7 @@ from stable_audio_tools.cli.main import main
 from stable_audio_tools.core.config import load
 from stable_audio_tools.models.lora import load_lora
 from stable_audio_tools.models.pretrained import load_model
-from stable_audio_tools.training.finetune import choose_plan, split_spans
+from stable_audio_tools.training.finetune import choose_plan, encode_clips, split_spans, write_captions
 
 RATE = 22050
 
@@ -113,6 +113,24 @@ def test_one_command_trains_an_adapter_and_writes_a_page(
     assert len(list((output / "latents").iterdir())) == 1
     sidecars = sorted((output / "latents").glob("*/0/*.json"))
     assert {load(path)["prompt"] for path in sidecars} == set(rows(output).values())
+
+
+def test_changed_prompts_and_recordings_are_encoded_again(recordings: Path, model: SmallModel, tmp_path: Path) -> None:
+    output, config = tmp_path / "out", load(model.config)
+    seconds = config["sample_size"] / config["sample_rate"]
+
+    def folder() -> Path | None:
+        return encode_clips(write_captions(recordings, output, seconds), output, config, model.weights)
+
+    first = folder()
+    assert first is not None and folder() == first
+    table = output / "captions.csv"
+    table.write_text(table.read_text().replace("a short hiss", "a long hiss"))
+    edited = folder()
+    assert edited not in (None, first)
+    sf.write(recordings / "b.wav", np.random.default_rng(5).normal(0, 0.2, (4500, 2)), RATE)
+    changed = folder()
+    assert changed not in (None, first, edited)
 
 
 def test_less_memory_means_smaller_batches_and_recomputation(model: SmallModel) -> None:
