@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.ranks import world_size
 from stable_audio_tools.evaluation.embedders import Embedder, create_embedder, mean_vector
 from stable_audio_tools.evaluation.embedders.base import Identity
 from stable_audio_tools.evaluation.metrics.frechet import (
@@ -38,6 +39,7 @@ from stable_audio_tools.evaluation.settings import ScoringSettings
 
 logger = logging.getLogger(__name__)
 
+MOST_DIMENSIONS = 2048  # of vectors; larger ones would need gigabytes and hours for an interval
 _MOST_LISTED = 50  # generated files in the list of nearest training files
 
 Scores = dict[str, float | None]
@@ -87,6 +89,8 @@ class SetPair:
     @property
     def sides(self) -> Sides:
         """Both sets as moments of files."""
+        if (width := len(self.generated.gaussian.mean)) > MOST_DIMENSIONS:
+            raise UserError(f"--inf and --significance take vectors of at most {MOST_DIMENSIONS} numbers, got {width}")
         generated = self.generated.file_moments
         if not isinstance(generated, FileMoments):
             raise UserError(f"{self.generated.source}: contains statistics only; this score needs the vectors")
@@ -104,34 +108,29 @@ def score_sets(
     """Score each combination; None in a process that finishes while others still embed."""
     results: list[Result] = []
     comparisons: list[SetComparison] = []
-    complete = True
-    held_out = [] if settings.held_out is None else [settings.held_out]
-    for name in dict.fromkeys(embedders):
-        embedder = cache(partial(create_embedder, name, device))
-        sets = {
-            source: load_set(source, name, embedder, cache_dir, settings)
-            for source in dict.fromkeys([*references, *generated, *held_out])
-        }
-        ready = {source: found for source, found in sets.items() if found is not None}
-        if len(ready) < len(sets):
-            complete = False
-            continue
+    names = list(dict.fromkeys(embedders))
+    built = {name: cache(partial(create_embedder, name, device)) for name in names}
+    sources = dict.fromkeys([*references, *generated, *([] if settings.held_out is None else [settings.held_out])])
+    if world_size() > 1:  # only who has embedded all of its shares can know whether everything is there
+        for name in names:
+            for source in sources:
+                load_set(source, name, built[name], cache_dir, settings)
+    for name in names:
+        loaded = {source: load_set(source, name, built[name], cache_dir, settings) for source in sources}
+        sets = {source: found for source, found in loaded.items() if found is not None}
+        if len(sets) < len(sources):
+            return None
+        held_out = None if settings.held_out is None else sets[settings.held_out]
         for reference in dict.fromkeys(references):
             pairs = [
-                SetPair(
-                    ready[reference],
-                    ready[source],
-                    name,
-                    embedder,
-                    settings,
-                    ready[held_out[0]] if held_out else None,
-                )
+                SetPair(sets[reference], sets[source], name, built[name], settings, held_out)
                 for source in dict.fromkeys(generated)
             ]
             results += map(score_pair, pairs)
             if settings.significance:
                 comparisons += [row for a, b in combinations(pairs, 2) for row in compare_pairs(a, b)]
-    return Scored(results, comparisons) if complete else None
+        del built[name]  # its network makes room for the next
+    return Scored(results, comparisons)
 
 
 def load_set(
@@ -191,7 +190,10 @@ def score_pair(pair: SetPair) -> Result:
 
 def _measure_fad(pair: SetPair) -> tuple[Scores, Details]:
     """Compute the interval of the distance between the laws of both sets, without the bias of few files."""
-    if not isinstance(pair.generated.file_moments, FileMoments):
+    if pair.generated.files is None:
+        return {}, {}
+    if (width := len(pair.generated.gaussian.mean)) > MOST_DIMENSIONS:
+        logger.info("%s: no interval of fad for vectors of %d numbers", pair.generated.source, width)
         return {}, {}
     found = pair.sides.estimate(pair.settings.seed)
     if found is None:

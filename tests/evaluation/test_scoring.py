@@ -248,6 +248,22 @@ def test_statistics_of_stable_audio_metrics_are_read(tmp_path: Path, capsys: pyt
     assert "statistics of OpenL3 by stable-audio-metrics" in capsys.readouterr().err
 
 
+def test_very_wide_vectors_have_no_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("stable_audio_tools.evaluation.scoring.MOST_DIMENSIONS", 15)
+    generator = np.random.default_rng(0)
+    for side in ("ref", "gen"):
+        write_as_fadtk(tmp_path / side, "logmel", {f"s{i}": generator.normal(size=(9, 16)) for i in range(8)})
+    words = ["--reference", str(tmp_path / "ref"), "--generated", str(tmp_path / "gen"), "--read-fadtk"]
+    words += ["--output", str(tmp_path / "out")]
+    assert evaluate.fad(words) == 0
+    (result,) = json.loads((tmp_path / "out" / "scores.json").read_text())["results"]
+    assert "fad_low" not in result["scores"] and result["scores"]["fad"] > 0
+    assert evaluate.fad([*words, "--inf"]) == 2
+    assert "take vectors of at most 15 numbers, got 16" in capsys.readouterr().err
+
+
 def test_intervals_memorisation_and_diversity_stand_in_the_scores(sets: Path, tmp_path: Path) -> None:
     flags = ("--kernel", "--inf", "--coverage", "--kad", "--diversity", "--held-out", str(sets / "near"))
     (copies,) = score(sets, tmp_path, *flags, generated=("reference",))["results"]
@@ -315,3 +331,37 @@ def test_copies_that_fadtk_makes_are_no_part_of_a_set(tmp_path: Path) -> None:
     assert len(find_audio(tmp_path)) == 4
     (tmp_path / "embeddings").mkdir()
     assert list(find_audio(tmp_path)) == ["tone_00.wav", "tone_01.wav"]
+
+
+def test_whoever_embeds_last_writes_although_each_was_last_with_one_set(
+    sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes in turns: the other is slower with the references, and faster with the generated set."""
+    from stable_audio_tools.evaluation import scoring
+    from stable_audio_tools.evaluation.embedding import EmbeddingCache, embed_share
+    from stable_audio_tools.evaluation.settings import ScoringSettings
+
+    cache, embedder = tmp_path / "cache", create_embedder(EMBEDDER)
+    load_set = scoring.load_set
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def by_the_other(name: str) -> None:
+        monkeypatch.setenv("RANK", "1")
+        embed_share(embedder, find_audio(sets / name), EmbeddingCache(cache, embedder))
+        monkeypatch.setenv("RANK", "0")
+
+    seen: list[str] = []
+
+    def in_turns(source: str, *rest: Any) -> Any:
+        found = load_set(source, *rest)
+        if source.endswith("near") and "near" not in seen:  # after this process has embedded both of its shares
+            seen.append("near")
+            by_the_other("reference")
+            by_the_other("near")
+        return found
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(scoring, "load_set", in_turns)
+    words = ([str(sets / "reference")], [str(sets / "near")], [EMBEDDER], cache, ScoringSettings())
+    scored = scoring.score_sets(*words)
+    assert scored is not None and len(scored.results) == 1
