@@ -159,10 +159,10 @@ CEILINGS = {
     "exceptions in the import test": 0,
     "branches on an objective outside its module": 0,
     "calls of add_argument": 3,
-    "uses of Any": 800,
-    "small private functions with one use": 145,
+    "uses of Any": 700,
+    "small private functions with one use": 130,
     "class names defined twice": 1,
-    "modules": 450,
+    "modules": 445,
     "lines": 72_000,
 }
 
