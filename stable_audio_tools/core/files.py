@@ -2,15 +2,20 @@
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TextIO
 from uuid import uuid4
 
 from stable_audio_tools.core.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _NEARLY_FULL = 1 << 16  # bytes; libraries stop writing before the very last block
 
@@ -57,6 +62,47 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; raise UserError that names the process which already holds it.
+
+    The system releases the lock when a process ends, however it ends. Without file locks (Windows, some network file
+    systems) nothing is locked, and the log says so.
+    """
+    path = folder / ".in-use"
+    with path.open("a+") as file:
+        if not _acquire(file, path):
+            file.seek(0)
+            holder = file.read().strip() or "an unknown process"
+            raise UserError(
+                f"{folder}: another run writes here ({holder}); wait for it, stop it, or choose another folder"
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _acquire(file: TextIO, path: Path) -> bool:
+    """Lock an open file; return whether it worked and the file is still the one in the folder."""
+    try:
+        import fcntl
+    except ImportError:
+        logger.info("%s: not locked, this system has no file locks", path.parent)
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.info("%s: not locked (%s)", path.parent, error.strerror)
+        return True
+    return path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino
 
 
 @lru_cache(maxsize=1024)

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from support.disks import read_only_disk, small_disk
 
 from stable_audio_tools.core.errors import UserError, describe_os_error
-from stable_audio_tools.core.files import atomic_path, write_text
+from stable_audio_tools.core.files import atomic_path, folder_lock, write_text
 from stable_audio_tools.data import audio_io
 
 __all__ = ["read_only_disk", "small_disk"]
@@ -100,3 +102,21 @@ def test_errors_of_the_system_name_the_file_and_the_remedy(read_only_disk: Path,
         write_text(tmp_path / ("x" * 300), "x")
     assert "the name is too long for this file system" in describe_os_error(caught.value)
     assert describe_os_error(OSError("something else")) == "something else"
+
+
+def test_a_folder_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom stable_audio_tools.core.files import folder_lock\n"
+        "with folder_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            assert other.stdout is not None and other.stdout.readline() == "held\n"
+            holder = rf"another run writes here \(process {other.pid} on .*\); wait for it"
+            with pytest.raises(UserError, match=holder), folder_lock(tmp_path):
+                pytest.fail("two processes hold the folder")
+        finally:
+            other.kill()
+    with folder_lock(tmp_path):
+        assert list(tmp_path.iterdir()) == [tmp_path / ".in-use"]
+    assert list(tmp_path.iterdir()) == []

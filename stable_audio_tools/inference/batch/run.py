@@ -1,5 +1,6 @@
 """Generation of a plan: processes take whole batches in turn and communicate only through the output folder."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -8,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from stable_audio_tools.core.errors import UserError
-from stable_audio_tools.core.files import content_digest
+from stable_audio_tools.core.files import content_digest, folder_lock
 from stable_audio_tools.core.progress import progress_bar
-from stable_audio_tools.core.ranks import rank, world_size
+from stable_audio_tools.core.ranks import is_rank_zero, rank, world_size
 from stable_audio_tools.core.seeds import draw_seed
 from stable_audio_tools.inference.batch.outputs import OutputFolder
 from stable_audio_tools.inference.batch.plan import Batch
@@ -49,13 +50,15 @@ def run_batch(
     mine = [batch for index, batch in enumerate(batches) if index % world_size() == rank()]
     if len(batches) < world_size():
         logger.info("%d batches for %d processes; a smaller --batch-size employs more", len(batches), world_size())
-    try:
-        with progress_bar("generating", len(mine)) as show:
-            for number, batch in enumerate(mine):
-                _run_one(model, batch, output, report, overwrite, show, number)
-    finally:
-        if has_manifest:
-            output.write_manifest([each.file for batch in batches for each in batch])
+    is_shared = has_manifest and is_rank_zero()  # one lock for all processes of a run
+    with folder_lock(output.path) if is_shared else contextlib.nullcontext():
+        try:
+            with progress_bar("generating", len(mine)) as show:
+                for number, batch in enumerate(mine):
+                    _run_one(model, batch, output, report, overwrite, show, number)
+        finally:
+            if has_manifest:
+                output.write_manifest([each.file for batch in batches for each in batch])
 
 
 def _run_one(

@@ -12,6 +12,7 @@ from support.small_models import small_model
 
 import stable_audio_tools
 from stable_audio_tools.core.errors import UserError
+from stable_audio_tools.core.files import folder_lock
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.comments import read_comment
 from stable_audio_tools.inference.batch.outputs import FORMATS, OutputFolder
@@ -337,3 +338,11 @@ def test_prompts_of_other_lengths_share_a_batch(model: AudioModel, tmp_path: Pat
     (tmp_path / "p.yaml").write_text("a: {sound: rain, seconds_total: 0.1}\nb: {sound: rain, seconds_total: 0.2}")
     (batch,) = plan_batch(tmp_path / "p.yaml", model.facts, QUICK)
     assert len(batch) == 2
+
+
+def test_two_runs_do_not_share_a_folder(model: AudioModel, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with folder_lock(tmp_path / "out"), pytest.raises(UserError, match="another run writes here"):
+        generate(model, tmp_path / "out")
+    assert len(generate(model, tmp_path / "out")) == 4
+    assert not (tmp_path / "out" / ".in-use").exists()
