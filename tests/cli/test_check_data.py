@@ -63,7 +63,7 @@ def test_a_large_report_is_read_in_seconds(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "train" / "link.txt").write_text("a caption")
     assert main(["check-data", str(config)]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:2] == ["9 files, 0.00 hours, 22050 Hz, stereo", "1 links to files that are counted already"]
+    assert lines[:2] == ["9 files, 0.00 hours, 22050 Hz, stereo", "1 links to files that are already counted"]
     assert "silent: 8" in lines and "duplicate: 7" in lines
     start = lines.index("silent:")
     assert all("quiet" in line for line in lines[start + 1 : start + 6])

@@ -120,7 +120,7 @@ LEAF = "a: {sound: rain, seconds_total: 1"
         ("tiny_diffusion_cond", LEAF + "}", ["--sigma-min", "0.1"], "the sampler 'euler' does not use it"),
         ("tiny_diffusion_cond", LEAF + "}", ["--clip-length", "0.00001"], "less than a sample"),
         ("tiny_diffusion_cond", LEAF + "}", ["--cfg-scale", "nan"], "--cfg-scale: expected a finite number"),
-        ("tiny_diffusion_cond", LEAF + "}", ["--keep-level"], "keep_level: needs mode"),
+        ("tiny_diffusion_cond", LEAF + "}", ["--keep-level"], "keep-level: needs mode"),
         ("tiny_diffusion_cond", LEAF + ", inpaint: [[0, 1]]}", ["--mode", "variation", "--audio", "tone.wav"], "mode"),
         ("tiny_diffusion_uncond", None, ["--cfg-scale", "3"], "no conditions to guide by"),
         ("tiny_diffusion_uncond", None, ["--sigma-min", "600"], "sigma_min must be less"),
@@ -128,8 +128,8 @@ LEAF = "a: {sound: rain, seconds_total: 1"
         ("tiny_diffusion_uncond", None, ["--mode", "outpaint", "--audio", "tone.wav", "--seconds", "-1"], "seconds: "),
         ("tiny_diffusion_uncond", None, ["--mode", "outpaint", "--audio", "tone.wav", "--seconds", "0.1"], "already"),
         ("tiny_diffusion_uncond", None, ["--mode", "outpaint", "--audio", "tone.wav", "--seconds", "inf"], "seconds: "),
-        ("tiny_lm", LEAF + "}", ["--decode-frames", "8"], "decode_frames: is for diffusion models"),
-        ("tiny_lm", LEAF + "}", ["--keep-latents"], "keep_latents: is for diffusion models"),
+        ("tiny_lm", LEAF + "}", ["--decode-frames", "8"], "decode-frames: is for diffusion models"),
+        ("tiny_lm", LEAF + "}", ["--keep-latents"], "keep-latents: is for diffusion models"),
     ],
 )
 def test_what_cannot_be_made_is_one_sentence(
