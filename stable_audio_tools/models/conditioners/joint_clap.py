@@ -23,7 +23,9 @@ from stable_audio_tools.models.conditioners.base import (
 )
 
 _Model = Annotated[dict[str, Any], Field(description="the `model` section of the CLAP's config")]
-_Weights = Annotated[str | None, Field(description="weights of the CLAP; those of the model's own file if left out")]
+_Weights = Annotated[
+    str | None, Field(description="weights of the CLAP; if left out, the weight file of the model must hold them")
+]
 _Rate = Annotated[int, Field(ge=1, description="sample rate of the CLAP")]
 _IGNORED = ("use_model_pretransform",)  # conditions are latents already
 

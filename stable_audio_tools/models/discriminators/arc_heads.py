@@ -58,7 +58,7 @@ class ConvDiscriminator(ScoringHead):
         self,
         channels: Runtime[int],
         hidden_dim: Annotated[
-            int | None, Field(ge=1, description="width of the convolutions; that of the states")
+            int | None, Field(ge=1, description="width of the convolutions; null: the width of the states")
         ] = None,
         soft_clip_scale: Annotated[float | None, Field(gt=0, description="scores are kept within +- this")] = None,
         loss_type: Runtime[LossType] = "lsgan",

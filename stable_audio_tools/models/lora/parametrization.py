@@ -4,7 +4,7 @@ Programs of that family import these names. State dicts hold `parametrizations.w
 counts the adapters of a layer. Adapters of `attach_lora` and `load_lora` are faster and leave the names of the base
 unchanged; the files of both are the same.
 
-Strength scales the low-rank change before magnitudes are applied; at strength 0 the weight is that of the base.
+Strength scales the low-rank change before magnitudes are applied; at strength 0 the weight equals the base weight.
 """
 
 import math
@@ -27,7 +27,7 @@ LayerConfig = Mapping[type[nn.Module], Mapping[str, Callable[..., "LoRAParametri
 
 
 class AdapterSelection(TypedDict, total=False):
-    """Where the adapter of one index acts during a pass."""
+    """The noise levels and layers in which one adapter acts during a pass."""
 
     lora_index: int | None
     interval: Sequence[float]
@@ -213,12 +213,12 @@ def add_lora_by_name(
 
 
 def remove_lora(model: nn.Module) -> None:
-    """Remove all adapters; the weights are those of the base again."""
+    """Remove all adapters and restore the base weights."""
     remove_parametrizations(model, keep_adapted=False)
 
 
 def remove_parametrizations(model: nn.Module, keep_adapted: bool) -> int:
-    """Remove all adapters, leaving adapted weights or those of the base; return the number of layers."""
+    """Remove all adapters, leaving adapted or base weights; return the number of layers."""
     layers = {id(layer): layer for layer, _ in _adapted(model)}.values()
     for layer in layers:
         parametrize.remove_parametrizations(layer, "weight", leave_parametrized=keep_adapted)
@@ -303,7 +303,7 @@ def chosen_loras(
     layer_filter: str | None,
     choices: Sequence[AdapterSelection] | None,
 ) -> Iterator[None]:
-    """Let adapters act in one pass only where its noise level lies in `interval` and outside of filtered layers.
+    """Let adapters act in one pass only if its noise level is in `interval` and outside of filtered layers.
 
     `choices` say so for each adapter by its index. Without any of the three, adapters act as they are switched.
     """
@@ -350,7 +350,7 @@ def tie_weights(linear: nn.Linear, embedding: nn.Embedding) -> None:
 
 
 def untie_weights(linear: nn.Linear, embedding: nn.Embedding) -> None:
-    """Give a tied embedding a base weight and an adapter of its own."""
+    """Give a tied embedding its own base weight and adapter."""
     _, theirs = _plain_pair(linear, embedding)
     original, adapter = theirs.original, theirs[0]
     assert isinstance(original, Tensor) and isinstance(adapter, LoRAParametrization)

@@ -26,7 +26,7 @@ _CONDITIONED = ("diffusion_cond", "diffusion_cond_inpaint")
 
 
 def name_is_lora(name: str) -> bool:
-    """Return whether a state-dict name is that of a trained tensor of an adapter."""
+    """Return whether a state-dict name belongs to a trained tensor of an adapter."""
     parts = name.split(".")
     return len(parts) >= 4 and parts[-4] == "parametrizations" and parts[-1] in _TRAINED
 
@@ -143,7 +143,7 @@ def save_lora_safetensors(
 def load_lora_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Read tensors and settings of an adapter file, `.safetensors` or a training checkpoint."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: there is no such adapter file")
+        raise UserError(f"{path}: no such adapter file")
     if Path(path).suffix == ".safetensors":
         from safetensors import safe_open
 

@@ -234,7 +234,7 @@ def _regression(name: str, weight: float, decay: float) -> LossModule:
 
 
 class LatentTasks(nn.Module):
-    """The tasks of a run; their losses join those of the autoencoder."""
+    """The tasks of a run."""
 
     def __init__(
         self,
