@@ -122,7 +122,7 @@ def measure_memory(name: str, pattern: str) -> None:
 
 
 def _peak_of(work: Callable[[], object]) -> float:
-    """Largest resident memory while that runs, in MiB; Linux tells and resets it."""
+    """Largest resident memory while that runs, in MiB; Linux reports and resets it."""
     Path("/proc/self/clear_refs").write_text("5")
     work()
     lines = Path("/proc/self/status").read_text().splitlines()

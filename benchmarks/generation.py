@@ -5,7 +5,7 @@
         [--with CHECKOUT]
 
 A kind is a precision, and after a plus what else differs: float16+compile, bfloat16+sdpa, float16+flash. Every kind
-runs in a process of its own, in turn, `--rounds` times; ratios are of medians. Weights are drawn by name, so that all
+runs in a separate process, in turn, `--rounds` times; ratios are of medians. Weights are drawn by name, so that all
 checkouts sample the same model; the drift is the root mean square of the difference from the first kind, relative to
 it. With `--memory`, the peak memory of decoding latents in chunks instead.
 """
@@ -63,7 +63,7 @@ def model_config(shape: dict[str, int]) -> dict[str, Any]:
 
 
 def draw_weights(model: Any) -> None:
-    """Of the size that keeps activations in range, from the name of each tensor."""
+    """Draw weights of a scale that keeps activations in range, from the name of each tensor."""
     import torch
 
     with torch.no_grad():
@@ -88,7 +88,7 @@ def conditions(shape: dict[str, int], device: str) -> dict[str, Any]:
 
 
 def sample(task: dict[str, Any]) -> dict[str, float]:
-    """In a process of its own: seconds of a run after one to warm up."""
+    """Measure, in a separate process, the seconds of a run after one to warm up."""
     import torch
 
     from stable_audio_tools.inference.generation import generate_diffusion_cond
@@ -134,7 +134,7 @@ def sample(task: dict[str, Any]) -> dict[str, float]:
 
 
 def decode(task: dict[str, Any]) -> dict[str, float]:
-    """In a process of its own: MiB beyond the model and the audio itself, for so many minutes of latents."""
+    """Measure, in a separate process, the MiB beyond the model and the audio itself, for so many minutes of latents."""
     import resource
 
     import torch

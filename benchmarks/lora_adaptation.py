@@ -1,7 +1,7 @@
 """Does an adapter move one sound of a model to a new set of recordings, and leave the other sound where it was?
 
 A base learns two sounds, noise in two bands. An adapter is then trained by `train_lora.py` on new recordings of one of
-them, in a third band. What the model makes of each sound before and after is compared with recordings by the overlap of
+them, in a third band. Its output for each sound before and after is compared with recordings by the overlap of
 their mean spectra, from 0 (nothing in common) to 1 (the same). Two models: the shape of `tiny_diffusion_cond`, and
 Stable Audio Open scaled down (v objective, start and length as further conditions). Both have patches of audio in place
 of the autoencoder.
@@ -53,7 +53,7 @@ class Moved(NamedTuple):
 
 
 def tiny(base_steps: int = 120, lora_steps: int = 80) -> Shape:
-    """The shape of `tiny_diffusion_cond`: a rectified flow told one of a list of sounds."""
+    """The shape of `tiny_diffusion_cond`: a rectified flow conditioned on one of a list of sounds."""
     config = _config(
         "rectified_flow",
         {"cross_attention_cond_ids": ["sound"], "global_cond_ids": ["sound", "seconds_total"]},
@@ -142,7 +142,7 @@ def spectrum(audio: Tensor) -> Tensor:
 
 
 def overlap(a: Tensor, b: Tensor) -> float:
-    """What two spectra have in common: 1 minus half the sum of their differences."""
+    """Return the overlap of two spectra: 1 minus half the sum of their differences."""
     return float(torch.minimum(a, b).sum())
 
 

@@ -3,7 +3,7 @@
 python benchmarks/mel.py [--repeats 3] [--seconds 12] [--json outputs/mel.json]
 
 The audio-diffusion project decodes with librosa: bands to bins by NNLS, then Griffin-Lim, one image after another.
-Closeness is the mean distance in dB between the bands that were decoded and those of the audio that came out.
+Closeness is the mean distance in dB between the decoded bands and the bands of the resulting audio.
 """
 
 import argparse

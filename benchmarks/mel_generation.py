@@ -3,7 +3,7 @@
 python benchmarks/mel_generation.py [--repeats 3] [--items 4] [--steps 10] [--iterations 32] [--channels 32 32 64 ...]
 
 The pipeline decodes with librosa: non-negative least squares, then Griffin-Lim, image after image. Both sides make
-images of 256 bands and 256 frames in one process, after a warm-up; what is told is CPU time, so a busy machine does not
+images of 256 bands and 256 frames in one process, after a warm-up; CPU time is reported, so a busy machine does not
 disturb it. The share of the U-Net is the same on both sides: the larger it is, the less the decoding counts.
 """
 

@@ -236,7 +236,7 @@ class LDSSettings(StepSettings, FeatureSets):
 
     @property
     def chooses_regulariser(self) -> bool:
-        """Whether a regulariser is chosen, which needs features."""
+        """A regulariser is chosen, which needs features."""
         return bool(self.train_feature_paths)
 
     def problems(self) -> Iterable[str]:

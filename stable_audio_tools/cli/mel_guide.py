@@ -83,7 +83,7 @@ class TrainVAESettings(SpectrogramSettings):
     max_epochs: int = option(100, "passes over the data", ge=1)
     max_samples: int | None = option(None, "items per pass (default: all)", ge=1)
     latent_dims: str = option("4,4", "size of the latent image", metavar="W,H")
-    resolution: str | None = option(None, "frames and bands, to verify (default: those of the dataset)", metavar="W,H")
+    resolution: str | None = option(None, "frames and bands, to verify (default: as in the dataset)", metavar="W,H")
     model_size: Literal["small", "medium", "large"] = option("small", "width of the autoencoder")
     train_flags: tuple[str, ...] = option((), "further flags of train.py", after_dashes=True)
 
@@ -232,7 +232,7 @@ class InferenceUNetSettings(Settings):
     )
     num_images: int = option(10, "number of files", ge=1)
     num_inference_steps: int = option(50, "sampling steps", ge=1)
-    n_iter: int | None = option(None, "iterations of Griffin-Lim (default: those of the model)", ge=1)
+    n_iter: int | None = option(None, "iterations of Griffin-Lim (default: the setting of the model)", ge=1)
     seed: int = option(42, "random seed", ge=0)
     eval_batch_size: int = option(32, "items in one batch", ge=1)
     scheduler: Literal["ddim", "ddpm"] = option("ddim", "sampler")

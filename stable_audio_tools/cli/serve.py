@@ -123,7 +123,7 @@ def run(settings: ServeSettings) -> None:
 
 
 def _read_tokens(entries: Iterable[str]) -> dict[str, str]:
-    """Return users by their tokens; a token without a user is one of its own."""
+    """Return users by their tokens; a token without a name is a separate user."""
     tokens: dict[str, str] = {}
     for number, entry in enumerate(entries, start=1):
         user, colon, token = entry.rpartition(":")

@@ -2,7 +2,7 @@
 
 The same call, weights and seed give different results in stable-audio-tools 0.0.19 and 0.0.20: samplers, schedules,
 guidance and spectral losses have different defaults or formulas. stable-audio-3, which only generates, follows 0.0.20
-with a few exceptions. A model stores its generation (`sampling_version`); code without a model uses that of the
+with a few exceptions. A model stores its generation (`sampling_version`); code without a model uses the one of the
 enclosing `generation(...)` block.
 """
 

@@ -68,7 +68,7 @@ def info(path: str | Path) -> AudioInfo:
 
 
 def read(path: str | Path, start: int = 0, frames: int | None = None, sample_rate: int | None = None) -> Audio:
-    """Decode `frames` samples from `start` (fewer at the end of the file), equal to those of a whole decode.
+    """Decode `frames` samples from `start` (fewer at the end of the file), equal to a whole decode.
 
     With `sample_rate` the audio is resampled, and `start` and `frames` count samples at that rate.
     """

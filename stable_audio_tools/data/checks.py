@@ -45,7 +45,7 @@ class CheckReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there are files and no finding is more than a note."""
+        """There are files, and every finding is only a note."""
         return self.files > 0 and all(finding.kind in _NOTES for finding in self.findings)
 
     def counts(self) -> dict[str, int]:

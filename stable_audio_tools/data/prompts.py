@@ -16,7 +16,7 @@ _Probability = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True)
 class FieldRecipe:
-    """A prompt composed of metadata fields; the defaults are those of the Jamendo fine-tuning runs."""
+    """A prompt composed of metadata fields; the defaults come from the Jamendo fine-tuning runs."""
 
     fields: Annotated[Sequence[str], Field(min_length=1, description="metadata keys; a list is a field of tags")] = (
         "title",

@@ -69,7 +69,7 @@ def deduplicate(settings: DedupSettings) -> DedupOutcome | None:
 
 
 def find_tracks(settings: DedupSettings) -> tuple[list[Track], list[Track]]:
-    """Return the files of the dataset, and those of the dataset it is compared with."""
+    """Return the files of the dataset, and the files of the dataset it is compared with."""
     extensions = [f".{name.strip().lstrip('.')}" for name in settings.extensions.split(",") if name.strip()]
     if settings.dataset_config:
         tracks = tracks_of_config(settings.dataset_config, extensions)

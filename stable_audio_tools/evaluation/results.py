@@ -18,7 +18,7 @@ TOLERANCE = 1e-3  # relative; the last digits of vectors depend on the device an
 
 
 class Subject(TypedDict, total=False):
-    """What was judged: a set of audio, or a model and its weights."""
+    """Subject of an evaluation: a set of audio, or a model and its weights."""
 
     name: str
     reference: str

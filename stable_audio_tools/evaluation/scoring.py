@@ -270,7 +270,7 @@ def _measure_songs(pair: SetPair) -> tuple[Scores, Details]:
     left_out = [name for name in generated.embedded.frames if name not in enough]
     if left_out:
         logger.warning(
-            "%s: %d files have a single frame and therefore no distance of their own, such as %s",
+            "%s: %d files have a single frame and therefore no individual distance, such as %s",
             *(generated.source, len(left_out), left_out[0]),
         )
     return {}, {"per_song": dict(sorted(found.items(), key=lambda song: -song[1])), "per_song_left_out": left_out}

@@ -43,7 +43,7 @@ class Page:
     api_name: str
     groups: tuple[Group, ...]
     request: Callable[[Values], Arguments]
-    shows_source: bool = False  # show a picture of the uploaded audio beside that of the result
+    shows_source: bool = False  # show pictures of the uploaded audio and of the result
     keeps_level: bool = False  # clip peaks above full scale, so that the unedited part keeps its level
 
     @property

@@ -176,7 +176,7 @@ def _draws(bottleneck: nn.Module) -> bool:
 
 
 def require_same_autoencoder(model: nn.Module, dataset_config: Mapping[str, Any] | None) -> None:
-    """Raise ConfigError if a dataset of latents was encoded by another autoencoder than that of the model.
+    """Raise ConfigError if a dataset of latents was encoded by an autoencoder that differs from the model's.
 
     Folders that other programs wrote do not name their autoencoder, and pass.
     """

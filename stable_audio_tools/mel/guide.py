@@ -27,7 +27,7 @@ _VOCODERS = {128: "bigvgan_v2_44khz_128band_256x", 100: "bigvgan_v2_24khz_100ban
 
 
 class Spectrograms(NamedTuple):
-    """A dataset of spectrograms of one size, and the transform that made them."""
+    """A dataset of spectrograms of one size, and the transform that computed them."""
 
     dataset: JsonObject  # its config
     mel: JsonObject  # node of the mel pretransform
@@ -122,7 +122,7 @@ def _bands(node: JsonObject) -> int:
 
 
 class AutoencoderRecipe(NamedTuple):
-    """The settings that a YAML file of CompVis' latent diffusion has; the defaults are those of the guide."""
+    """The settings that a YAML file of CompVis' latent diffusion has; the defaults follow the guide."""
 
     latent_channels: int = 1
     width: int = 32

@@ -35,7 +35,7 @@ _TEMPERATURE = 0.07  # at the start of training
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """How the audio half learns noised latents."""
+    """Settings of training the audio half on noised latents."""
 
     embed_dim: Annotated[int, Field(ge=1, description="width of the embedded noise level")] = 64
     interp_type: Annotated[Literal["linear"], Field(description="how training mixes latents and noise")] = "linear"
@@ -209,7 +209,7 @@ class CLAP(nn.Module):
         return F.normalize(self.text_projection(self.text_branch(text)["embedding"]), dim=-1)
 
     def get_audio_embedding(self, audio_features: Tensor, **options: Any) -> Tensor:
-        """Return (b, joint_embed_dim) for latents (b, d, t); options are those of the audio half."""
+        """Return (b, joint_embed_dim) for latents (b, d, t); it takes the options of the audio half."""
         return F.normalize(self.audio_projection(self.audio_branch(audio_features, **options)["embedding"]), dim=-1)
 
     def get_audio_features(self, audio: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ def build_clap(
 
 
 def create_clap_from_config(model_config: Mapping[str, Any], pretransform: Pretransform | None = None) -> CLAP:
-    """Build a CLAP from a model config; a given pretransform replaces that of the config."""
+    """Build a CLAP from a model config; a given pretransform replaces the one in the config."""
     from stable_audio_tools.core.config import build
 
     body = dict(model_config["model"])

@@ -83,7 +83,7 @@ class ParallelPatternProvider(_Provider):
 
 
 class UnrolledPatternProvider(_Provider):
-    """One code per step: the codes of a frame, then those of the next."""
+    """One code per step: the codes of a frame, then of the next frame."""
 
     def __init__(self, n_q: int) -> None:
         super().__init__(patterns.unroll, n_q)

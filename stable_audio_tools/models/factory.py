@@ -17,7 +17,7 @@ from stable_audio_tools.core.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 
-# How a model is used: the entry "use" of its facts, which engine and app read.
+# Use of a model: the entry "use" of its facts, which engine and app read.
 ModelUse = Literal["conditional diffusion", "unconditional diffusion", "codec", "language model"]
 
 

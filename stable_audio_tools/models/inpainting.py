@@ -1,4 +1,4 @@
-"""Random masks for training a model to fill gaps: 1 where the latents are given, 0 where they are to be generated."""
+"""Random masks for training a model to fill gaps: 1 where the latents are given, 0 where they are generated."""
 
 import random
 from collections.abc import Sequence
@@ -123,7 +123,7 @@ def _spans(
 
 
 def _free_place(size: int, length: int, taken: Sequence[tuple[int, int]], draw: random.Random) -> int | None:
-    """Draw a start that overlaps nothing; after many misses take the first free one, or None if there is no room."""
+    """Draw a start that overlaps nothing; after many misses take the first free one, or None if none is free."""
 
     def is_free(start: int) -> bool:
         return all(end <= start or begin >= start + size for begin, end in taken)

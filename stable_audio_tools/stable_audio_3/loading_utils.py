@@ -30,7 +30,7 @@ def load_diffusion_cond(
 
 
 def load_autoencoder(config_path: str | Path, ckpt_path: str | Path, device: str = "cpu") -> AudioAutoencoder:
-    """Build the autoencoder of a config and load it from its own file or from that of a whole model."""
+    """Build the autoencoder of a config and load it from its own file or from the file of a whole model."""
     config = load(config_path)
     autoencoder = create_autoencoder_from_config(config["model"], config["sample_rate"])
     tensors: Mapping[str, torch.Tensor] = open_weights(ckpt_path).tensors

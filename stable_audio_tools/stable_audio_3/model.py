@@ -25,7 +25,7 @@ Each = str | float | Sequence[Any]  # one value for all items, or one per item
 
 
 class StableAudioModel:
-    """A Stable Audio 3 model with the call of its own package."""
+    """A Stable Audio 3 model with the interface of the stable_audio_3 package."""
 
     def __init__(
         self,
@@ -141,7 +141,7 @@ class StableAudioModel:
 
 
 class AutoencoderModel:
-    """A SAME autoencoder with the call of its own package."""
+    """A SAME autoencoder with the interface of the stable_audio_3 package."""
 
     def __init__(self, autoencoder: AudioAutoencoder, sample_rate: int, device: str | torch.device) -> None:
         self.autoencoder = autoencoder

@@ -119,7 +119,7 @@ FolderId = Annotated[str, Field(description="name in messages and in path lists 
 
 
 def metadata_function(own: str | None, common: str | None) -> CustomMetadata | None:
-    """Return the metadata function of an entry, else that of the whole dataset."""
+    """Return the metadata function of an entry, or else of the whole dataset."""
     path = own or common
     return CustomMetadata(path) if path else None
 

@@ -44,7 +44,7 @@ class _Windowed(Codec):
 
 
 class DACCodec(_Windowed):
-    """Descript Audio Codec with its published weights or those of a file."""
+    """Descript Audio Codec with its published weights or weights from a file."""
 
     threshold = 0.95
     channels = 1

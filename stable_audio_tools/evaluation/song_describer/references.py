@@ -234,7 +234,7 @@ def matching_embedder(
     if references.identity is None:
         asked = _whole_clips(asked) if asked["type"] == "clap" else asked
         if expected != asked:
-            raise UserError(f"the references were made by {_short(expected)}, and {_short(asked)} was asked for")
+            raise UserError(f"the references were written by {_short(expected)}, and {_short(asked)} was asked for")
         return create_embedder(asked, device)
     embedder = create_embedder(asked, device)
     _require_same(references.identity, embedder.layout)  # before weights are loaded

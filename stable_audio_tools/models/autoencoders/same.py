@@ -379,7 +379,7 @@ class SAMEEncoder(nn.Module):
 
     @property
     def draws_noise(self) -> bool:
-        """Whether a pass draws random numbers."""
+        """A pass draws random numbers."""
         return any(stage.mask_noise > 0 and stage.transformer_depth > 0 for stage in _stages(self.layers))
 
     @property
@@ -478,7 +478,7 @@ class SAMEDecoder(nn.Module):
 
     @property
     def draws_noise(self) -> bool:
-        """Whether a pass draws random numbers."""
+        """A pass draws random numbers."""
         return any(stage.mask_noise > 0 and stage.transformer_depth > 0 for stage in _stages(self.layers))
 
     def forward(self, latents: Tensor, override_stride: Sequence[int] | None = None) -> Tensor:

@@ -50,7 +50,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor of the model was loaded, and every tensor of the file was used."""
+        """Every tensor of the model was loaded, and every tensor of the file was used."""
         return not (self.missing or self.unexpected or self.wrong_shape)
 
     @property

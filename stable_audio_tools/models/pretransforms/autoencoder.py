@@ -68,7 +68,7 @@ class AutoencoderPretransform(Pretransform):
 
     @property
     def needs_scale(self) -> bool:
-        """Whether the scale is `auto` and not measured yet."""
+        """The scale is `auto` and not measured yet."""
         return self._fixed_scale is None and math.isnan(float(self.latent_scale))
 
     def set_scale(self, scale: float) -> None:

@@ -1,4 +1,4 @@
-"""Spectra and filter banks that some critics see audio through. They have no JSON tag of their own."""
+"""Spectra and filter banks that some critics see audio through. They have no JSON tag."""
 
 import math
 from typing import Any, Literal

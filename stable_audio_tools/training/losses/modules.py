@@ -220,7 +220,7 @@ class MultiLoss(nn.Module):
 
     def forward(self, info: Info) -> tuple[Tensor, dict[str, Tensor]]:
         if len(self.losses) == 0:
-            raise ValueError("there is no loss to sum: loss_configs gives no weight to any")
+            raise ValueError("no loss to sum: loss_configs gives no weight to any")
         values = [loss(info) for loss in self.losses]
         names = [str(loss.name) for loss in self.losses]
         return torch.stack([value.reshape(()) for value in values]).sum(), dict(zip(names, values))
