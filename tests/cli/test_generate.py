@@ -189,7 +189,7 @@ def test_reconstruction_writes_its_tables(tmp_path: Path, capsys: pytest.Capture
     *lines, summary = map(json.loads, capsys.readouterr().out.splitlines())
     assert len(lines) == 5 and {line["file"] for line in lines} == set(audio_files(tmp_path / "out"))
     assert summary["files"] == 5 and summary["failed"] == 0 and summary["mean"]["si_sdr"] is not None
-    assert len((tmp_path / "out" / "metrics.csv").read_text().splitlines()) == 7
+    assert len((tmp_path / "out" / "metrics.csv").read_text().splitlines()) == 8
     assert (tmp_path / "out" / "metrics.svg").read_text().count("<circle") == 15
     (tmp_path / "clips" / "broken.wav").write_bytes(b"x" * 100)
     assert evaluate.reconstruct([str(word) for word in arguments]) == 1

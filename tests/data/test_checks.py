@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.small_arrow import row, save
+from support.small_shards import audio_bytes, sample, write_tar
 
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.data.checks import check_dataset, table
 from stable_audio_tools.data.path_lists import read_path_list
-from tests.data.test_huggingface import row, save
-from tests.data.test_webdataset import audio_bytes, sample, write_tar
 
 
 def config(tmp_path: Path, root: str = "audio", **more: Any) -> dict[str, Any]:

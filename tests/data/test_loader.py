@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.small_shards import write_shards
 
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
 from stable_audio_tools.data.draws import Draw, make_order, order_length, seeded
 from stable_audio_tools.data.faults import BadItem, Fault, FaultPolicy
 from stable_audio_tools.data.loader import Item, Loader, SamePass
-from tests.data.test_webdataset import write_shards
 
 
 def mask_of(item: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ import json
 import logging
 import random
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from support.small_shards import RATE, audio_bytes, sample, write_shards, write_tar
 
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.data.dataset import create_dataloader_from_config
@@ -23,42 +24,7 @@ from stable_audio_tools.data.sources.webdataset import WebDatasetDataLoader
 from stable_audio_tools.data.tar_stream import BrokenShard, read_samples, split_name
 from stable_audio_tools.data.transforms import remove_long_silence
 
-RATE = 16_000
 SIZE = 4_000
-
-
-def audio_bytes(seed: int, samples: int = 6_000, channels: int = 2, rate: int = RATE, kind: str = "FLAC") -> bytes:
-    wave = 0.1 * np.random.default_rng(seed).standard_normal((samples, channels))
-    buffer = io.BytesIO()
-    sf.write(buffer, wave, rate, format=kind)
-    return buffer.getvalue()
-
-
-def write_tar(path: Path, files: Mapping[str, bytes], form: int = tarfile.PAX_FORMAT) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", format=form) as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def sample(shard: int, number: int) -> dict[str, bytes]:
-    name = f"{shard}_{number:03d}"
-    return {
-        f"{name}.flac": audio_bytes(100 * shard + number),
-        f"{name}.json": json.dumps({"text": f"clip {shard} {number}", "bpm": 120}).encode(),
-    }
-
-
-def write_shards(root: Path, sizes: Iterable[int] = (3, 4, 5, 6, 7)) -> Path:
-    for shard, size in enumerate(sizes):
-        files: dict[str, bytes] = {}
-        for number in range(size):
-            files |= sample(shard, number)
-        write_tar(root / f"shard-{shard}.tar", files)
-    return root
 
 
 def loader(root: Path, batch_size: int = 2, workers: int = 0, shuffle: bool = True, **options: Any) -> Any:

@@ -16,6 +16,7 @@ import torch
 from documents.commands import LINES
 from support import stand_in_models as stand_ins
 from support.docs_commands import of_script
+from support.jamendo_mirror import Mirror, mirror, published
 from support.small_clap import small_clap, tokenizer, write_folder
 from support.small_sounds import tone, write_tones
 
@@ -27,7 +28,6 @@ from stable_audio_tools.models.autoencoders import kl_2d
 from stable_audio_tools.models.conditioners import CLAPTextConditioner
 from stable_audio_tools.models.diffusion import unet2d
 from stable_audio_tools.training.run_folder import checkpoint_at
-from tests.data.jamendo.conftest import Mirror, mirror, published
 
 __all__ = ["mirror", "published"]  # fixtures
 

@@ -114,7 +114,7 @@ def test_the_published_layout_is_read_and_written(clap_folder: str, dataset: Pat
     assert old.identity is None and new.identity is not None
     assert old.prompts == new.prompts and (old.text_embeddings == new.text_embeddings).all()
     assert matching_embedder(old).source == clap_folder
-    with pytest.raises(UserError, match=r"made by clap .*, and clap laion/larger_clap_music was asked for"):
+    with pytest.raises(UserError, match=r"written by clap .*, and clap laion/larger_clap_music was asked for"):
         matching_embedder(old, {"type": "clap", "config": {"name": "laion/larger_clap_music"}})
     with pytest.raises(UserError, match="were not measured alike: embedder is 'clap' and 'logmel'"):
         matching_embedder(new, {"type": "logmel"})

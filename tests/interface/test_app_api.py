@@ -131,7 +131,7 @@ def test_mistakes_are_told_in_words(served: Any, tmp_path: Path, tone: Path) -> 
     sf.write(holed, np.array([0, np.nan, 0]), RATE, "FLOAT")
     for path, match in (
         (text, "this type of file is not accepted"),
-        (broken, "cannot be decoded"),
+        (broken, "holds text, not audio"),
         (long, "at most 600 s"),
         (holed, "holed.wav: holds NaN or infinite samples"),
     ):
@@ -160,7 +160,7 @@ def test_mistakes_are_told_in_words(served: Any, tmp_path: Path, tone: Path) -> 
         ({"sampler_type": 3}, r"\(sampler_type\): must be one of euler, .*, got 3"),
         ({"use_init": True, "init_audio": "tone.wav"}, r"\(init_audio\): must be an uploaded file, .*, got 'tone.wav'"),
         ({"spans": 5}, r"\(spans\): must be text, got 5"),
-        ({"spans": "1-" + "9" * 400}, "spans: '1-999.* lies beyond 86400 s"),
+        ({"spans": "1-" + "9" * 400}, "spans: '1-999.* is beyond 86400 s"),
     ],
 )
 def test_values_of_the_wrong_kind_are_told_in_words(

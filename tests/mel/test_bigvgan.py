@@ -193,8 +193,8 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     [
         ({"num_mels": "many"}, "config.json.num_mels"),
         ({"hop_size": 8}, "upsample_rates multiply to 16, hop_size is 8"),
-        ({"upsample_kernel_sizes": [8]}, "one entry for each of upsample_rates"),
-        ({"resblock_kernel_sizes": [3]}, "one entry for each of resblock_kernel_sizes"),
+        ({"upsample_kernel_sizes": [8]}, "as many entries as upsample_rates$"),
+        ({"resblock_kernel_sizes": [3]}, "as many entries as resblock_kernel_sizes$"),
         ({"activation": "relu"}, "snake"),
         ({"upsample_rates": [-4, -4]}, r"config.json.upsample_rates\[0\]: expected more than 0"),
         ({"resblock_dilation_sizes": [[1, 0], [1, 3]]}, r"resblock_dilation_sizes\[0\]\[1\]: expected more than 0"),

@@ -230,7 +230,7 @@ def test_a_model_with_other_bands_is_refused(folder: Path, tmp_path: Path) -> No
         if message is None:
             require_same_autoencoder(model, dataset)
             continue
-        with pytest.raises(ConfigError, match=f"made by another pretransform .*{message}.*cut the audio again"):
+        with pytest.raises(ConfigError, match=f"written by another pretransform .*{message}.*cut the audio again"):
             require_same_autoencoder(model, dataset)
     chain = {"type": "chain", "config": {"stages": [{"type": "mel", "config": same}, patches]}}
     model.pretransform = build("pretransform", chain, sample_rate=RATE)

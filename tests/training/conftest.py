@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import small_models
+from support.small_training import training_config
 
 from stable_audio_tools.cli import train
-from stable_audio_tools.core.config import load
 from stable_audio_tools.data.example_clips import write_example_clips
 
-SHIPPED = {path.stem: path for path in small_models.CONFIGS.rglob("tiny_*.json")}
 COMMON = ("--batch-size", "2", "--num-workers", "0", "--log-every", "1", "--logger", "csv", "--accelerator", "cpu")
 
 WriteConfig = Callable[..., Path]
@@ -28,15 +26,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = clips / "dataset.json"
     path.write_text(json.dumps({"dataset_type": "audio_dir", "datasets": [{"id": "clips", "path": str(clips)}]}))
     return path
-
-
-def training_config(name: str) -> dict[str, Any]:
-    """A shipped tiny config, narrowed, with demos of two sampling steps."""
-    config: dict[str, Any] = small_models.narrowed(load(SHIPPED[name]))
-    demo = config["training"]["demo"]
-    demo["demo_every"] = 10_000
-    demo.update({key: 2 for key in ("demo_steps", "num_demos", "max_num_sample") if key in demo})
-    return config
 
 
 @pytest.fixture

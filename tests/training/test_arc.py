@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from support.fake_cuda import FakeCuda
+from support.small_training import arc_section, differences, flags, last, training_config
 from torch.utils._pytree import tree_leaves
 
 from stable_audio_tools.cli import train
@@ -16,9 +17,6 @@ from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.arc import ARCTrainingWrapper, Trajectory, draw_levels, interpolate, with_next_prompt
 from stable_audio_tools.training.callbacks.checkpointing import Checkpointing
 from stable_audio_tools.training.module import STAMP
-from tests.training.conftest import training_config
-from tests.training.test_end_to_end import arc_section
-from tests.training.test_resume import differences, flags, last
 
 
 def warmed_up(config: dict[str, Any], teacher: Path, steps: int = 3) -> None:

@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning.accelerators import CPUAccelerator
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from support.fake_cuda import FakeCuda
+from support.small_training import arc_section, training_config
 from torch.utils.data import DataLoader
 
 from stable_audio_tools.models.factory import create_model_from_config
@@ -20,8 +21,6 @@ from stable_audio_tools.training.callbacks.guards import NonFiniteGuard
 from stable_audio_tools.training.callbacks.progress import ProgressBar
 from stable_audio_tools.training.callbacks.telemetry import Telemetry
 from stable_audio_tools.training.module import TrainingModule
-from tests.training.conftest import training_config
-from tests.training.test_end_to_end import arc_section
 
 STEPS, LOGGED_EVERY = 8, 100
 

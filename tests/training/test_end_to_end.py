@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.small_training import arc_section
 
 from stable_audio_tools.cli.train import unwrap
 from stable_audio_tools.core.config import load
@@ -75,26 +76,6 @@ def test_trains_exports_and_runs(
     with torch.no_grad():
         audio = heard(json.loads(path.read_text()), model)
     assert audio.ndim == 3 and audio.shape[1] == 2 and audio.isfinite().all()
-
-
-def arc_section(config: dict[str, Any]) -> None:
-    """ARC training against a critic that is the narrowed model itself."""
-    config["model"]["diffusion"]["config"]["depth"] = 2
-    optimizer = {"optimizer": {"type": "AdamW", "config": {"lr": 1e-3}}}
-    head = {"channels": 8, "c_mults": [1], "strides": [2], "num_blocks": [1]}
-    config["training"] = {
-        "arc": {
-            "use_model_as_discriminator": True,
-            "discriminator": {
-                "type": "convnext",
-                "dit_hidden_layer": 0,
-                "contrastive": True,
-                "include_grad_penalties": True,
-                "config": head,
-            },
-        },
-        "optimizer_configs": {"diffusion": optimizer, "discriminator": optimizer},
-    }
 
 
 def test_arc_trains_both_networks(write_config: Any, run_training: Any, checkpoint_of: Any) -> None:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.small_training import training_config
 
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.module import STAMP, renumbered
-from tests.training.conftest import training_config
 
 CONSTANTS = ("sdstft.mrstft.stft_losses.0.prefilter.fir.weight", "losses_gen.losses.0.weight", "lrstft.x")
 

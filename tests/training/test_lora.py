@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.small_models import CONFIGS, SmallModel, narrowed, small_model
-from training.test_resume import differences
+from support.small_training import differences
 
 from stable_audio_tools.cli import train
 from stable_audio_tools.cli.train import unwrap

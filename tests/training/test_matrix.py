@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 import torch
 from support.launching import LIGHTNING, TORCHRUN, run, words
+from support.small_training import arc_section, training_config
 
 from stable_audio_tools.core.config import load
 from stable_audio_tools.models.checkpoints import save_weights
 from stable_audio_tools.models.checkpoints.sharded import is_sharded, read_sharded
 from stable_audio_tools.models.factory import create_model_from_config
-from tests.training.conftest import training_config
-from tests.training.test_end_to_end import arc_section
 
 KINDS = {
     "gan": "tiny_autoencoder",

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from support.small_models import small_model
+from support.small_training import arc_section, training_config
 
 from stable_audio_tools.core.config import components, load
 from stable_audio_tools.core.config.registry import parameters
@@ -25,8 +26,6 @@ from stable_audio_tools.training.diffusion import (
     DiffusionUncondTrainingWrapper,
 )
 from stable_audio_tools.training.lm import AudioLanguageModelTrainingWrapper
-from tests.training.conftest import training_config
-from tests.training.test_end_to_end import arc_section
 
 # Keyword parameters of the published classes, in their order, with their defaults.
 PUBLISHED: dict[type, dict[str, Any]] = {

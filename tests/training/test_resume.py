@@ -9,52 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from support.small_training import differences, flags, last
 
 from stable_audio_tools.cli import train
-
-
-def flattened(value: Any, name: str = "") -> dict[str, Any]:
-    """Every leaf of nested containers, by its path."""
-    if isinstance(value, dict):
-        entries: Any = value.items()
-    elif isinstance(value, list | tuple):
-        entries = enumerate(value)
-    else:
-        return {name: value}
-    return {path: leaf for key, inner in entries for path, leaf in flattened(inner, f"{name}/{key}").items()}
-
-
-def differences(first: Path, second: Path) -> list[str]:
-    """What differs between two checkpoints: weights, averages, optimisers, schedulers, random states, data position."""
-    kept = ("state_dict", "optimizer_states", "lr_schedulers", "stable_audio_tools", "global_step", "epoch")
-    contents = []
-    for path in (first, second):
-        loaded = torch.load(path, weights_only=True)
-        parts = {key: loaded[key] for key in kept}
-        parts["data"] = loaded["loops"]["fit_loop"]["state_dict"]["combined_loader"]
-        contents.append(flattened(parts))
-    a, b = contents
-    assert len(a) > 50
-    return [
-        name
-        for name in sorted({*a, *b})
-        if name not in a
-        or name not in b
-        or not (torch.equal(a[name], b[name]) if isinstance(a[name], torch.Tensor) else a[name] == b[name])
-    ]
-
-
-def flags(config: Path, dataset: Path, save_dir: Path, steps: int, *more: str) -> list[str]:
-    words = ["--model-config", config, "--dataset-config", dataset, "--save-dir", save_dir, "--max-steps", steps]
-    quick = ["--batch-size", 2, "--num-workers", 0, "--logger", "none", "--accelerator", "cpu", "--checkpoint-every", 1]
-    return [str(word) for word in (*words, *quick, *more)]
-
-
-def last(save_dir: Path, step: int) -> Path:
-    (found,) = save_dir.glob(f"*/*/checkpoints/*step={step}.ckpt")
-    return found
-
 
 WHOLE = "*/*/checkpoints/*step=[0-9].ckpt"
 NAMES = ("tiny_autoencoder", "tiny_diffusion_cond", "tiny_lm")

@@ -1,6 +1,5 @@
 """What a run can be told: loggers, precision, compilation, strategies, held-out data."""
 
-import csv
 import os
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.small_training import column, training_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from stable_audio_tools.core.errors import UserError
@@ -20,13 +20,6 @@ from stable_audio_tools.training.factory import check_training_config
 from stable_audio_tools.training.loggers import create_logger, with_pulled_settings
 from stable_audio_tools.training.settings import TrainSettings
 from stable_audio_tools.training.trainer import create_trainer
-from tests.training.conftest import training_config
-
-
-def column(folder: Path, name: str) -> list[float]:
-    """The logged values of one metric."""
-    with (folder / "metrics" / "metrics.csv").open() as file:
-        return [float(row[name]) for row in csv.DictReader(file) if row.get(name)]
 
 
 def test_tensorboard_needs_no_account(write_config: Any, run_training: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
+from support.small_training import arc_section, column
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -20,8 +21,6 @@ from stable_audio_tools.training.callbacks.guards import NonFiniteGuard, drop_un
 from stable_audio_tools.training.gradients import are_finite
 from stable_audio_tools.training.module import TrainingModule
 from stable_audio_tools.training.optimizers import create_optimizer_from_config
-from tests.training.test_end_to_end import arc_section
-from tests.training.test_run_options import column
 
 
 class Line(TrainingModule):

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from support.small_training import column, training_config
 from torch.utils.data import DataLoader
 
 from stable_audio_tools.models.factory import create_model_from_config
@@ -16,8 +17,6 @@ from stable_audio_tools.training import create_training_wrapper_from_config
 from stable_audio_tools.training.callbacks.demos import EARLY_STEP, DemoCallback
 from stable_audio_tools.training.callbacks.progress import ProgressBar, duration, shown
 from stable_audio_tools.training.callbacks.telemetry import Telemetry, peak_operations
-from tests.training.conftest import training_config
-from tests.training.test_run_options import column
 
 
 def test_a_run_logs_speed_and_gradients_traces_steps_and_ends_with_a_command(

@@ -110,7 +110,8 @@ def _sentence(item: ErrorDetails, model: type[BaseModel], reserved: tuple[str, .
     if error in _TYPES:
         return f"expected {_TYPES[error]}, got {got}"
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{message[:1].lower()}{message[1:]}, got {got}"
+    sentence = f"{message[:1].lower()}{message[1:]}"
+    return sentence if isinstance(item["input"], dict) else f"{sentence}, got {got}"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -311,7 +311,7 @@ def test_lengths_in_whole_seconds_may_end_a_little_after_the_window(tmp_path: Pa
     assert file_seconds(plan_batch(long, FACTS, GenerationRequest(clip_length=True))[0][0].request) == 40
     part = write(tmp_path, "a: {prompt: x, seconds_start: 0, seconds_total: 180, seconds: 20}")
     assert file_seconds(plan_batch(part, FACTS)[0][0].request) == 20
-    with pytest.raises(ConfigError, match="clip_length: is 60 s"):
+    with pytest.raises(ConfigError, match="--clip-length: is 60 s"):
         plan_batch(part, FACTS, GenerationRequest(clip_length=60.0))
 
 

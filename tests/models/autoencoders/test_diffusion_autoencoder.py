@@ -197,7 +197,7 @@ Change = Callable[[dict[str, Any]], Any]
         (lambda m: m.update(bottleneck={"type": "vae"}), r"set encoder\.config\.latent_dim to 8"),
         (
             lambda m: m.update(bottleneck={"type": "fsq", "config": {"levels": [5]}}),
-            r"bottleneck\.config makes 1 channel",
+            r"bottleneck\.config outputs 1 channels",
         ),
         (lambda m: m["diffusion"].update(type="DAU"), "did you mean 'DAU1d'"),
         (lambda m: m.pop("diffusion"), r"model\.diffusion: missing"),

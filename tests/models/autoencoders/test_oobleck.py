@@ -110,7 +110,7 @@ def test_frozen_by_its_sibling_key():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"strides": [2, 2, 2]}, "3 strides for 4 c_mults; give one stride per level"),
+        ({"strides": [2, 2, 2]}, "has 3 entries for 4 c_mults; give one per level"),
         ({"strides": [2, 0, 2, 2]}, r"strides\[1\]: expected at least 1, got 0"),
         ({"use_snakee": True}, "unknown key; did you mean 'use_snake'"),
         ({"channels": 12.5}, "expected a whole number"),
