@@ -113,7 +113,7 @@ def parse_areas(text: str | None) -> list[Area]:
             raise ValueError(f"areas: {written} is not an area; write seconds and bands, such as 0.5-1.2:10-40, or 3-4")
         start, end, *bands = (float(number) for number in match.groups() if number is not None)
         if max(start, end) > LATEST or max(bands, default=0) > _MOST_BANDS:
-            raise ValueError(f"areas: {written} lies beyond {LATEST:g} s or {_MOST_BANDS} bands; write smaller numbers")
+            raise ValueError(f"areas: {written} is beyond {LATEST:g} s or {_MOST_BANDS} bands; write smaller numbers")
         low, high = (round(bands[0]), round(bands[1])) if bands else (0, None)
         if start >= end or (high is not None and low >= high):
             raise ValueError(f"areas: {written} ends before it starts")

@@ -242,7 +242,7 @@ def _sources(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
             if not 0 <= start < end < math.inf:
                 yield f"{name}: a span is [start, end] in seconds with 0 <= start < end, got [{start:g}, {end:g}]"
             elif end > LATEST:
-                yield f"{name}: [{start:g}, {end:g}] lies beyond {LATEST:g} s"
+                yield f"{name}: [{start:g}, {end:g}] is beyond {LATEST:g} s"
 
 
 def _mode(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
