@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from support import launching
 from support.small_models import SmallModel, small_model
 
 from stable_audio_tools.cli import evaluate, generate
@@ -228,11 +228,12 @@ def test_torchrun_killed_and_run_again_equals_one_process(model: SmallModel, tmp
     deadline = time.monotonic() + 120
     while not audio_files(tmp_path / "two") and started.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(started.pid, signal.SIGKILL)
+    launching.kill(started)
     started.wait()
     before = audio_files(tmp_path / "two")
     assert 0 < len(before) < 9
-    subprocess.run(command, check=True, env=environment, capture_output=True)
+    again = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-3000:]
     assert audio_files(tmp_path / "two") == expected
     assert [path.name for path in (tmp_path / "two").rglob("*.part*")] == []
     assert (tmp_path / "two" / "manifest.jsonl").read_text() == (tmp_path / "one" / "manifest.jsonl").read_text()

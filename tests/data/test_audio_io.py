@@ -88,7 +88,8 @@ def test_names_that_are_no_text_can_be_read(tmp_path: Path) -> None:
         (lambda p: None, "no such file"),
         (lambda p: p.write_bytes(b""), r"is empty \(0 bytes\)"),
         (lambda p: p.mkdir(), "is a folder"),
-        (lambda p: p.write_text("not audio at all, " * 20), "cannot be decoded"),
+        (lambda p: p.write_text("not audio at all, " * 20), "holds text, not audio"),
+        (lambda p: p.write_bytes(bytes(range(256)) * 4), "cannot be decoded"),
         (lambda p: p.symlink_to(p), "cannot be opened"),
     ],
 )

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.launching import free_port, kill, restore_interrupt
 
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.interface.gradio import create_ui, serve
@@ -121,14 +121,20 @@ def test_port_0_is_any_that_is_free() -> None:
 
 def test_the_command_serves_until_it_is_interrupted(small_files: Any, tmp_path: Path) -> None:
     files = small_files("tiny_diffusion_uncond")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, str(ROOT / "run_gradio.py"), "--model-config", str(files.config)]
     command += ["--ckpt-path", str(files.weights), "--port", str(port), "--tmp-dir", str(tmp_path), "--device", "cpu"]
     command += ["--username", "ann", "--title", "My model"]
     environment = {**os.environ, "STABLE_AUDIO_PASSWORD": "secret", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=restore_interrupt,
+    )
     try:
         url, end = f"http://127.0.0.1:{port}/", time.monotonic() + 60
         while time.monotonic() < end and process.poll() is None:
@@ -143,6 +149,9 @@ def test_the_command_serves_until_it_is_interrupted(small_files: Any, tmp_path: 
             assert visitor.get("config").json()["title"] == "My model"
     finally:
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=20)
+        try:
+            output, _ = process.communicate(timeout=20)
+        finally:
+            kill(process)
     assert "Traceback" not in output and re.search(str(port), output)
     assert process.returncode in (0, 130), output

@@ -10,17 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from support.launching import free_port, restore_interrupt
 from support.small_models import small_model
 
 pytest.importorskip("uvicorn", reason="the extra 'server' is not installed")
 
 COMMAND = [sys.executable, "-m", "stable_audio_tools.cli.main", "serve"]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def children_of(pid: int) -> set[int]:
@@ -38,7 +33,7 @@ def test_the_command_serves_and_ends_with_its_workers(stop: signal.Signals, mode
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=restore_interrupt,
     )
     try:
         assert process.stdout is not None

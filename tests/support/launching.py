@@ -1,5 +1,6 @@
 """Real launches of `train.py` in several processes, on the CPU with gloo."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -7,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 ROOT = Path(__file__).parents[2]
 TRAIN = ROOT / "train.py"
@@ -19,6 +22,11 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+def restore_interrupt() -> None:
+    """Let a child process be interrupted although a background shell has it ignore SIGINT (a `preexec_fn`)."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def environment(**variables: Any) -> dict[str, str]:
@@ -66,11 +74,17 @@ def finish(process: "subprocess.Popen[str]", status: int | None = 0) -> str:
 
 
 def kill(process: "subprocess.Popen[str]") -> None:
-    """Kill the whole process group."""
+    """Kill a launch with all its processes; torchrun puts each worker in a session of its own."""
     try:
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
+    psutil.wait_procs(family[1:], timeout=10)
 
 
 def run(command: Any, script: Path = TRAIN, status: int | None = 0, **variables: Any) -> str:
