@@ -1,4 +1,5 @@
 # make test   lint, types, tests          make demo   the toolkit's main job on example data
+# make slow   the tests that take longer: several processes, kills, full-size models, whole documents
 # make docs   the documents as a site in site/
 # Both make .venv first, with the versions of constraints.txt. PYTHON=python3.12 make test  uses another interpreter.
 
@@ -7,7 +8,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint types unit demo docs format clean
+.PHONY: help install test lint types unit slow demo docs format clean
 
 help:
 	@grep -E '^# ' Makefile | cut -c3-
@@ -31,6 +32,9 @@ types: install
 
 unit: install
 	$(BIN)/python -m pytest -n 2 -q
+
+slow: install
+	$(BIN)/python -m pytest -n 2 -q -m slow
 
 demo: install
 	$(BIN)/python scripts/demo.py

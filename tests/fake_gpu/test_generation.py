@@ -119,7 +119,10 @@ def test_language_models_draw_on_the_device(precision: str) -> None:
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["tiny_autoencoder", "tiny_codec", "tiny_diffusion_autoencoder"])
+@pytest.mark.parametrize(
+    "name",
+    ["tiny_autoencoder", "tiny_codec", pytest.param("tiny_diffusion_autoencoder", marks=pytest.mark.slow)],
+)
 def test_reconstructions_run_on_the_device(name: str, precision: str) -> None:
     with FakeCuda() as gpu:
         model = hollow_model(name, gpu, precision)

@@ -144,6 +144,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(roberta, tmp_path: Path):
     script = tmp_path / "process.py"
     script.write_text(PROCESS)

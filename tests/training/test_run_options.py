@@ -192,6 +192,7 @@ def test_strategies_of_gpus_say_so_without_one(
     assert strategy in told.lower() and "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_one_process_works_where_torchrun_starts_two(
     write_config: Any, run_training: Any, checkpoint_of: Callable[[Path], Path], tmp_path: Path
 ) -> None:
