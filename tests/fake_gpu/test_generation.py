@@ -7,6 +7,8 @@ import torch
 from support.fake_cuda import FakeCuda
 from support.hollow_models import GIB, T5_XXL, hollow_model, watch_steps
 
+from stable_audio_tools.models.lora import LoraConfig, attach_lora
+
 PRECISIONS = ["float32", "float16", "bfloat16"]
 NOTHING = (0, 0, 0)  # waits, copies between host and device, bytes of weights converted
 OPEN = "stable_audio_open_1_0"
@@ -79,6 +81,24 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "variation": (OPEN, {"prompt": "rain", "steps": 3, "init_audio": TONE, "num_samples": 2}),
     "keeping": (OPEN, {"prompt": "rain", "steps": 3, "inpaint_audio": TONE, "inpaint": [(1, 2)]}),
     "negative prompt": (OPEN, {"prompt": "rain", "steps": 3, "negative_prompt": "noise"}),
+    "guidance in an interval": (
+        "tiny_diffusion_cond",
+        {"sound": "rain", "steps": 4, "cfg_scale": 3, "cfg_interval": (0.2, 0.9)},
+    ),
+    **{
+        f"guidance in an interval, {sampler}": (
+            OPEN,
+            {"prompt": "rain", "steps": 3, "cfg_interval": (0.2, 0.9), "sampler_type": sampler},
+        )
+        for sampler in ("dpmpp-3m-sde", "v-ddim")
+    },
+    **{
+        f"Stable Audio 3, {sampler}": (
+            "tiny_stable_audio_3",
+            {"sound": "rain", "steps": 4, "cfg_scale": 3, "cfg_interval": (0.2, 0.9), "sampler_type": sampler},
+        )
+        for sampler in ("euler", "rk4", "dpmpp", "pingpong")
+    },
     "inpainting": (
         "tiny_diffusion_cond_inpaint",
         {"sound": "rain", "steps": 3, "inpaint_audio": (22050, torch.zeros(2, 6000))},
@@ -126,5 +146,30 @@ def test_language_models_draw_on_the_device(precision: str) -> None:
 def test_reconstructions_run_on_the_device(name: str, precision: str) -> None:
     with FakeCuda() as gpu:
         model = hollow_model(name, gpu, precision)
-        made = model.generate(init_audio=(22050, torch.zeros(1, 30000)), seed=1, progress=False)
+        gpu.conversions.clear()
+        audio = (22050, torch.zeros(1, 30000))
+        made = model.generate(init_audio=audio, frame_seconds=0.4, seed=1, progress=False)
         assert made.audio.shape[-1] == 30000
+        assert not gpu.conversions, "no frame converts weights"
+
+
+def test_a_call_in_another_precision_converts_no_weights_in_its_steps() -> None:
+    """The keyword `precision` of the published functions runs the network under autocast."""
+    with FakeCuda() as gpu:
+        model = hollow_model("tiny_diffusion_cond", gpu)
+        network = model.module.model
+        weights = {name: weight.data for name, weight in network.named_parameters()}
+        model.generate(sound="rain", steps=3, precision="bfloat16", seed=1, progress=False)
+        assert not gpu.conversions, "no step converts weights"
+        assert all(weight.dtype is weights[name].dtype for name, weight in network.named_parameters())
+
+
+def test_adapters_with_an_interval_of_noise_levels_wait_for_nothing() -> None:
+    with FakeCuda() as gpu:
+        model = hollow_model("tiny_diffusion_cond", gpu)
+        with gpu.hollow():
+            adapter = attach_lora(model.module.model, LoraConfig(rank=2), seed=1)
+        adapter.interval = (0.2, 0.9)
+        watched = watch_steps(gpu)
+        model.generate(sound="rain", steps=4, seed=1, callback=watched.callback, progress=False)
+    assert watched.steps == [NOTHING] * 3

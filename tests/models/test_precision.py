@@ -7,12 +7,14 @@ from torch import nn
 
 from stable_audio_tools.core.config import load
 from stable_audio_tools.models import create_model_from_config
+from stable_audio_tools.models.autoencoders.weight_norm import WNConv1d, folded_weight_norm
 from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
 from stable_audio_tools.models.diffusion.guidance import Guidance
 from stable_audio_tools.models.diffusion.objectives import V
 from stable_audio_tools.models.dit import DiffusionTransformer
 from stable_audio_tools.models.fourier import FourierFeatures
-from stable_audio_tools.models.precision import hold_in, weight_dtype
+from stable_audio_tools.models.precision import held_for_autocast, hold_in, weight_dtype
+from stable_audio_tools.models.transformer.norms import RMSNorm
 from stable_audio_tools.models.transformer.rotary import RotaryEmbedding
 
 PASS = (torch.zeros(1, 4, 8), torch.tensor([0.5]))
@@ -124,3 +126,30 @@ def test_every_kind_of_network_runs_held_in_half_precision(name: str, dtype: tor
     assert not [
         module for module in network.modules() if isinstance(module, nn.Linear) and module.weight.dtype != dtype
     ]
+
+
+def test_weights_held_for_autocast_give_the_results_of_autocast_and_come_back() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv1d(4, 8, 3), WNConv1d(8, 8, 3), nn.ReLU(), nn.Conv1d(8, 2, 1)).requires_grad_(False)
+    before = {name: weight.clone() for name, weight in network.named_parameters()}
+    x = torch.randn(2, 4, 32)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted = network(x)
+        with folded_weight_norm(network.eval()), held_for_autocast(network, None):
+            assert network[0].weight.dtype is torch.bfloat16
+            assert torch.equal(network(x), wanted)
+            assert network[1].weight is network[1].weight and network[1].weight.dtype is torch.bfloat16
+    with held_for_autocast(network):
+        assert network[0].weight.dtype is torch.float32, "nothing changes without autocast"
+    assert all(torch.equal(weight, before[name]) for name, weight in network.named_parameters())
+
+
+def test_norms_that_are_forced_to_float32_hold_their_weights_so() -> None:
+    network = nn.Sequential(RMSNorm(4, force_fp32=True), nn.Linear(4, 4), RMSNorm(4))
+    hold_in(network, torch.float16)
+    assert [weight.dtype for weight in (network[0].gamma, network[1].weight, network[2].gamma)] == [
+        torch.float32,
+        torch.float16,
+        torch.float16,
+    ]
+    assert weight_dtype(network) is torch.float16

@@ -37,6 +37,7 @@ from stable_audio_tools.inference.sampling.unified import sample_diffusion, sile
 from stable_audio_tools.models.autoencoders.same import SAMEEncoder
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModelWrapper
 from stable_audio_tools.models.diffusion.distribution_shift import Shift
+from stable_audio_tools.models.precision import held_for_autocast
 from stable_audio_tools.models.pretransforms import AutoencoderPretransform, Pretransform
 
 T = TypeVar("T")
@@ -178,7 +179,7 @@ class _LengthRun:
             inputs |= self._inputs(model.get_conditioning_inputs(negative, negative=True))
         padding_mask = self._padding_mask()
         dtype = None if request.precision is None else parse_dtype(request.precision)
-        with generation(self.version), autocast(self.device, dtype or torch.float32):
+        with generation(self.version), autocast(self.device, dtype or torch.float32), held_for_autocast(model.model):
             latents = sample_diffusion(
                 model.model,
                 first_noise,

@@ -11,6 +11,7 @@ from stable_audio_tools.inference.sampling.watching import CancelSignal, Progres
 from stable_audio_tools.models.autoencoders import AudioAutoencoder
 from stable_audio_tools.models.autoencoders.chunking import ChunkPlan, in_batches
 from stable_audio_tools.models.autoencoders.weight_norm import folded_weight_norm
+from stable_audio_tools.models.precision import held_for_autocast
 from stable_audio_tools.models.pretransforms import AutoencoderPretransform
 
 
@@ -63,6 +64,7 @@ def reconstruct(
             tell(done, total)
         return passed
 
-    with folded_weight_norm(codec), progress_of(progress, total) as tell:
+    held = held_for_autocast(codec.encoder, codec.decoder)
+    with folded_weight_norm(codec), held, progress_of(progress, total) as tell:
         made = in_batches(pass_through, plan.split(prepared, ratio), 1.0, batch_size)
     return plan.join(made, ratio)[0, :, :length]

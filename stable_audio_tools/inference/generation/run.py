@@ -6,7 +6,7 @@ the sampler draws.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ from stable_audio_tools.models.conditioners.base import Condition, find_conditio
 from stable_audio_tools.models.diffusion.guidance import Denoiser
 from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
+from stable_audio_tools.models.precision import held_for_autocast
 
 logger = logging.getLogger(__name__)
 
@@ -254,10 +255,14 @@ class GenerationRun:
             raise ValueError("cond_fn works with k-diffusion's samplers only; choose another sampler_type")
         return GradientDenoiser(denoiser, self.hooks.cond_fn)
 
-    def _autocast(self) -> Any:
-        # Around all steps at once, so that weights are cast once; the samplers' own arithmetic is left as it is.
-        precision = self.request.precision
-        return nullcontext() if precision is None else autocast(self.device, parse_dtype(precision))
+    @contextmanager
+    def _autocast(self) -> Iterator[None]:
+        """Run the network under autocast where the request says so; its weights are converted once for all steps."""
+        if self.request.precision is None:
+            yield
+            return
+        with autocast(self.device, parse_dtype(self.request.precision)), held_for_autocast(self.model.model):
+            yield
 
     @contextmanager
     def _loaded(self, part: nn.Module | None) -> Iterator[None]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stable_audio_tools.inference.sampling.randomness import NoiseSource
 from stable_audio_tools.inference.sampling.watching import Watch
-from stable_audio_tools.models.diffusion.guidance import Denoiser
+from stable_audio_tools.models.diffusion.guidance import Denoiser, time_of_batch
 from stable_audio_tools.models.diffusion.objectives import Objective
 
 
@@ -71,7 +71,7 @@ def invert_ddim(
         near, far = _mix(t_next, objective), _mix(t, objective)
         guess = x
         for _ in range(1 + refinements):
-            direction = objective.predict_noise(guess, denoiser(guess, _at(t, x)), _exact(t, x))
+            direction = objective.predict_noise(guess, denoiser(guess, time_of_batch(t, x)), _exact(t, x))
             clean = (x - near[1] * direction) / near[0]
             guess = far[0] * clean + far[1] * direction
         x = guess
@@ -80,7 +80,7 @@ def invert_ddim(
 
 
 def _predict(denoiser: Denoiser, x: Tensor, t: float, objective: Objective) -> _Predicted:
-    output, exact = denoiser(x, _at(t, x)), _exact(t, x)
+    output, exact = denoiser(x, time_of_batch(t, x)), _exact(t, x)
     data = objective.restrict(objective.predict_data(x, output, exact))
     return _Predicted(data, objective.predict_noise(x, output, exact))
 
@@ -93,11 +93,6 @@ def _mix(t: float, objective: Objective) -> tuple[float, float]:
 def _left(t: float, objective: Objective) -> float:
     """Return the squared share of data, alpha bar."""
     return _mix(t, objective)[0] ** 2
-
-
-def _at(t: float, x: Tensor) -> Tensor:
-    """Return t for every item of the batch."""
-    return x.new_full((len(x),), t)
 
 
 def _exact(t: float, x: Tensor) -> Tensor:

@@ -15,8 +15,10 @@ from torch import Tensor
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.inference.sampling.randomness import NoiseSource, preserved_random_state
 from stable_audio_tools.inference.sampling.watching import Watch
-from stable_audio_tools.models.diffusion.guidance import Denoiser, Guided
+from stable_audio_tools.models.diffusion.guidance import Denoiser, Guided, with_known_time
 from stable_audio_tools.models.diffusion.objectives import V
+
+_ONE_PASS = ("lms", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m_sde")  # one pass a step, at the levels of the schedule
 
 
 def heun(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
@@ -73,11 +75,14 @@ def _run(
 ) -> Tensor:
     """Call k-diffusion's sampler of that name; `positions` replace the noise levels."""
     start = float(V.mix(times[0]).alpha)
+    follows_schedule = name in _ONE_PASS
+    passes = iter(V.time(_levels(times)).tolist() if follows_schedule else ())
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:  # x = data + sigma noise, sigma (b,)
         sigma = sigma.to(x)[:, None, None]
         alpha = 1 / torch.sqrt(1 + sigma**2)
-        v = denoiser(x * alpha, torch.atan(sigma[:, 0, 0]) * (2 / math.pi))
+        t = torch.atan(sigma[:, 0, 0]) * (2 / math.pi)
+        v = denoiser(x * alpha, with_known_time(t, next(passes)) if follows_schedule else t)
         return alpha**2 * x - sigma * alpha * v
 
     def report(info: dict[str, Any]) -> None:

@@ -7,13 +7,14 @@ which calls the network at no time below 1e-5.
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from stable_audio_tools.inference.sampling.randomness import NoiseSource
 from stable_audio_tools.inference.sampling.watching import Watch
-from stable_audio_tools.models.diffusion.guidance import Denoiser
+from stable_audio_tools.models.diffusion.guidance import Denoiser, on_host, with_known_time
 
 _TINY = 1e-10
 _LAST_TIME = 1e-5  # for rk4: networks have not seen t = 0
@@ -31,13 +32,14 @@ def euler(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watc
 def rk4(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """Integrate by the classical Runge-Kutta method of fourth order: four passes a step."""
     for i, (t, t_next) in enumerate(_steps(times, x)):
-        step, middle = t_next - t, (t + t_next) / 2
-        h = _wide(step)
+        h = _wide(t_next - t)
+        middle = with_known_time((t + t_next) / 2, float(on_host(t) + on_host(t_next)) / 2)
+        last = with_known_time(t_next.clamp(min=_LAST_TIME), max(float(on_host(t_next)), _LAST_TIME))
         first = denoiser(x, t)
         watch.step(x=x, denoised=x - _wide(t) * first, t=t, sigma=t, i=i)
         second = denoiser(x + h / 2 * first, middle)
         third = denoiser(x + h / 2 * second, middle)
-        fourth = denoiser(x + h * third, t_next.clamp(min=_LAST_TIME))
+        fourth = denoiser(x + h * third, last)
         x = x + h / 6 * (first + 2 * (second + third) + fourth)
     return x
 
@@ -45,11 +47,12 @@ def rk4(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch:
 def dpmpp(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) in log-SNR; the first and the last step are of first order."""
     previous: tuple[Tensor, Tensor] | None = None  # log-SNR of the step before, and its prediction
+    has_noise = (times.reshape(-1, times.shape[-1]) > 0).any(0).tolist()
     for i, (t, t_next) in enumerate(_steps(times, x)):
         data = x - _wide(t) * denoiser(x, t)
         watch.step(x=x, denoised=data, t=t, sigma=t, i=i)
         here, target = _log_snr(t), data
-        if previous is not None and bool((t_next > 0).any()):
+        if previous is not None and has_noise[i + 1]:
             ratio = (_log_snr(t_next) - here) / (here - previous[0])
             target = data + _wide(ratio / 2) * (data - previous[1])
         x = _wide(t_next / t.clamp(min=_TINY)) * x + _wide((t - t_next) / t.clamp(min=_TINY)) * target
@@ -83,8 +86,9 @@ FLOW_SAMPLERS = {"euler": euler, "rk4": rk4, "dpmpp": dpmpp, "pingpong": pingpon
 def _steps(times: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Time and next time of every step, (b,) each."""
     rows = times.to(device=x.device, dtype=torch.float32).expand(len(x), -1)
-    for index in range(rows.shape[1] - 1):
-        yield rows[:, index], rows[:, index + 1]
+    first = times.reshape(-1, times.shape[-1])[0].float().tolist()
+    columns = [with_known_time(rows[:, index], t) for index, t in enumerate(first)]
+    yield from pairwise(columns)
 
 
 def _wide(t: Tensor) -> Tensor:

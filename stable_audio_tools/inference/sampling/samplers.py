@@ -21,7 +21,7 @@ from stable_audio_tools.inference.sampling import k_samplers as k
 from stable_audio_tools.inference.sampling.randomness import NoiseSource
 from stable_audio_tools.inference.sampling.watching import Watch
 from stable_audio_tools.models.diffusion.ddpm import DDPMObjective
-from stable_audio_tools.models.diffusion.guidance import Denoiser
+from stable_audio_tools.models.diffusion.guidance import Denoiser, time_of_batch
 from stable_audio_tools.models.diffusion.objectives import FlowObjective, Objective, V, VObjective, parse_objective
 
 _LARGEST_RATIO = 100.0  # sigma / alpha where sampling of v models begins
@@ -39,7 +39,7 @@ class Sampler(Protocol):
 def euler(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """Straight steps along the flow."""
     for i, (t, t_next) in enumerate(_steps(times)):
-        velocity = denoiser(x, _at(t, x))
+        velocity = denoiser(x, time_of_batch(t, x))
         x = x + (t_next - t) * velocity
         watch.step(x=x, denoised=x - t_next * velocity, t=t, sigma=t, i=i + 1)
     return x
@@ -50,10 +50,10 @@ def rk4(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch:
     middles = (times[:-1] + times.diff() / 2).tolist()  # in the precision of times, where guidance may begin or end
     for i, ((t, t_next), middle) in enumerate(zip(_steps(times), middles)):
         h = t_next - t
-        first = denoiser(x, _at(t, x))
-        second = denoiser(x + h / 2 * first, _at(middle, x))
-        third = denoiser(x + h / 2 * second, _at(middle, x))
-        fourth = denoiser(x + h * third, _at(t_next, x))
+        first = denoiser(x, time_of_batch(t, x))
+        second = denoiser(x + h / 2 * first, time_of_batch(middle, x))
+        third = denoiser(x + h / 2 * second, time_of_batch(middle, x))
+        fourth = denoiser(x + h * third, time_of_batch(t_next, x))
         x = x + h / 6 * (first + 2 * (second + third) + fourth)
         watch.step(x=x, denoised=x - t_next * fourth, t=t, sigma=t, i=i + 1)
     return x
@@ -63,7 +63,7 @@ def flow_dpmpp(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource,
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) in l = log(alpha / sigma); of first order where l is infinite."""
     previous: tuple[float, Tensor] | None = None  # l of the step before, and its prediction
     for i, (t, t_next) in enumerate(_steps(times)):
-        data = x - t * denoiser(x, _at(t, x))
+        data = x - t * denoiser(x, time_of_batch(t, x))
         watch.step(x=x, denoised=data, t=t, sigma=t, i=i)
         here, there = _log_ratio(t), _log_ratio(t_next)
         h = there - here
@@ -79,7 +79,7 @@ def flow_dpmpp(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource,
 def pingpong(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """Predict the data, add fresh noise for the next time; for distilled models."""
     for i, (t, t_next) in enumerate(_steps(times)):
-        data = x - t * denoiser(x, _at(t, x))
+        data = x - t * denoiser(x, time_of_batch(t, x))
         watch.step(x=x, denoised=data, t=t, sigma=t, i=i)
         x = (1 - t_next) * data + t_next * noise.like(x)
     return x
@@ -91,7 +91,7 @@ def pingpong(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, w
 def ddim(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch, eta: float = 0.0) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12 and 16): deterministic at eta 0, ancestral at eta 1."""
     for i, (t, t_next) in enumerate(_steps(times)):
-        v = denoiser(x, _at(t, x))
+        v = denoiser(x, time_of_batch(t, x))
         x = _ddim_step(x, v, v, i, t, t_next, noise, watch, eta)
     return x
 
@@ -99,7 +99,7 @@ def ddim(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch
 def ddim_cfgpp(denoiser: Denoiser, x: Tensor, times: Tensor, noise: NoiseSource, watch: Watch) -> Tensor:
     """DDIM under CFG++ (Chung et al. 2024): the data of the guided, the noise of the unconditional prediction."""
     for i, (t, t_next) in enumerate(_steps(times)):
-        v, unconditional = denoiser.guided(x, _at(t, x))
+        v, unconditional = denoiser.guided(x, time_of_batch(t, x))
         x = _ddim_step(x, v, unconditional, i, t, t_next, noise, watch)
     return x
 
@@ -234,11 +234,6 @@ def find_sampler(name: str | None, objective: Objective | str) -> SamplerInfo:
 
 def _steps(times: Tensor) -> list[tuple[float, float]]:
     return list(pairwise(times.tolist()))
-
-
-def _at(t: float, x: Tensor) -> Tensor:
-    """t for every item of the batch."""
-    return x.new_full((len(x),), t)
 
 
 def _cosine(t: float) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm as HookedWeightNorm
 
 from stable_audio_tools.models.autoencoders.layers import Conv1d, ConvTranspose1d
+from stable_audio_tools.models.precision import autocast_dtype
 
 M = TypeVar("M", bound=nn.Module)
 W = TypeVar("W", bound="WeightNormed")
@@ -27,10 +28,12 @@ class _Folded(NamedTuple):
 
     weight: Tensor
     sources: tuple[Tensor, int, Tensor, int]
+    dtype: torch.dtype
 
-    def is_current(self, sources: tuple[Tensor, int, Tensor, int]) -> bool:
+    def is_current(self, sources: tuple[Tensor, int, Tensor, int], dtype: torch.dtype) -> bool:
         g, g_version, v, v_version = self.sources
-        return g is sources[0] and v is sources[2] and (g_version, v_version) == (sources[1], sources[3])
+        same = g is sources[0] and v is sources[2] and (g_version, v_version) == (sources[1], sources[3])
+        return same and self.dtype == dtype
 
 
 class WeightNormed(nn.Module):
@@ -61,8 +64,10 @@ class WeightNormed(nn.Module):
         if not self._keeps_product or self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return torch._weight_norm(self.weight_v, self.weight_g, 0)
         sources = (self.weight_g, _version(self.weight_g), self.weight_v, _version(self.weight_v))
-        if self._folded is None or not self._folded.is_current(sources):
-            self._folded = _Folded(torch._weight_norm(self.weight_v, self.weight_g, 0), sources)
+        dtype = autocast_dtype(self.weight_v)  # autocast itself would convert the product in every pass
+        if self._folded is None or not self._folded.is_current(sources, dtype):
+            product = torch._weight_norm(self.weight_v, self.weight_g, 0)
+            self._folded = _Folded(product.to(dtype), sources, dtype)
         return self._folded.weight
 
     def fold_weight_norm(self, keep: bool = True) -> None:

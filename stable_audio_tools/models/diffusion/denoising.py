@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stable_audio_tools.core.generations import current_generation
-from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance, Guided, Projected
+from stable_audio_tools.models.diffusion.guidance import Conditions, Denoiser, Guidance, Guided, Projected, on_host
 from stable_audio_tools.models.diffusion.objectives import Objective
 from stable_audio_tools.models.lora.adapter import NoiseIntervals
 from stable_audio_tools.models.transformer.continuous import TransformerOutput
@@ -52,12 +52,12 @@ class PlainDenoiser:
         self.adapters = NoiseIntervals(model)
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        level = self.objective.noise_level(t)
+        level = self.objective.noise_level(on_host(t))
         with self.adapters.at(level):
             return self.model(x, t, **self.inputs, **self._options(level))
 
     def guided(self, x: Tensor, t: Tensor) -> Guided:
-        level = self.objective.noise_level(t)
+        level = self.objective.noise_level(on_host(t))
         options = self._options(level)
         with self.adapters.at(level):
             output = self.model(x, t, **self.inputs, **options)
@@ -126,7 +126,7 @@ class GuidedTransformer:
         return guided.output, info
 
     def _run(self, x: Tensor, t: Tensor, **options: Any) -> tuple[Guided, list[Tensor]]:
-        level = self.model.objective.noise_level(t)
+        level = self.model.objective.noise_level(on_host(t))
         with self.adapters.at(level) as acting:
             return self._passes(x, t, level, acting, **options)
 

@@ -1,11 +1,12 @@
 """Classifier-free guidance (Ho & Salimans 2022): which passes run, and how their outputs are combined."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from stable_audio_tools.core.generations import current_generation
 from stable_audio_tools.models.transformer.cache import KeyValue
@@ -36,6 +37,27 @@ class Denoiser(Protocol):
     def guided(self, x: Tensor, t: Tensor) -> Guided:
         """The guided and the unconditional prediction, for CFG++."""
         ...
+
+
+# Times (b,) on a device, and the time of their first item where the host knows it.
+_times_on_host: MutableMapping[Tensor, float] = WeakTensorKeyDictionary()
+
+
+def time_of_batch(t: float, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Return t for every item of x, (b,); `on_host` knows its value without waiting for the device."""
+    return with_known_time(x.new_full((len(x),), t, dtype=dtype), t)
+
+
+def with_known_time(times: Tensor, t: float) -> Tensor:
+    """Return `times` (b,), whose first item is t, after noting t for `on_host`."""
+    _times_on_host[times] = t
+    return times
+
+
+def on_host(times: Tensor) -> Tensor:
+    """Return the time of the first item, (1,), on the CPU if it is known there, else on the device."""
+    known = _times_on_host.get(times)
+    return times[:1] if known is None else torch.tensor([known], dtype=times.dtype)
 
 
 @dataclass(frozen=True)

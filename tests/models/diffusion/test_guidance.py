@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from stable_audio_tools.models.diffusion import ConditionedDiffusionModelWrapper, DiTWrapper
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModel
-from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance
+from stable_audio_tools.models.diffusion.guidance import Conditions, Guidance, on_host, time_of_batch, with_known_time
 
 T = torch.tensor([0.3, 0.8])
 
@@ -188,3 +188,12 @@ def test_gradients_pass_through_a_denoiser():
     x = signal(2, 3, 12).requires_grad_()
     wrapper().denoiser(INPUTS, cfg_scale=3.0)(x, T).sum().backward()
     assert x.grad.abs().sum() > 0
+
+
+def test_the_host_knows_times_that_it_made_and_reads_others() -> None:
+    x = torch.zeros(3, 2, 4)
+    made = time_of_batch(0.3, x)
+    assert made.tolist() == [pytest.approx(0.3)] * 3
+    with_known_time(other := torch.tensor([0.5, 0.7]), 0.25)
+    assert float(on_host(other)) == 0.25, "what was noted, without reading the tensor"
+    assert float(on_host(torch.tensor([0.5, 0.7]))) == 0.5

@@ -12,7 +12,7 @@ from torch import Tensor
 from stable_audio_tools.core.config import Runtime, register
 from stable_audio_tools.models.diffusion.backbones import halve_parameters, takes_options_of
 from stable_audio_tools.models.diffusion.conditioned import ConditionedDiffusionModel
-from stable_audio_tools.models.diffusion.guidance import Guidance
+from stable_audio_tools.models.diffusion.guidance import Guidance, on_host
 from stable_audio_tools.models.diffusion.objectives import Objective, parse_objective
 from stable_audio_tools.models.diffusion.unconditional import DiffusionModel
 from stable_audio_tools.models.diffusion.unet1d.embeddings import FixedEmbedding, time_embedding
@@ -307,7 +307,7 @@ class UNetCFG1DWrapper(ConditionedDiffusionModel):
         Prepended conditions and the negatives of the others have no place here.
         """
         dtype = weight_dtype(self.model)
-        within = Guidance(cfg_scale, cfg_interval).covers(self.objective.noise_level(t))
+        within = Guidance(cfg_scale, cfg_interval).covers(self.objective.noise_level(on_host(t)))
         out: Tensor = self.model(
             x.to(dtype),
             t,
