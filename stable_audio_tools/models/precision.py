@@ -56,7 +56,13 @@ def held_for_autocast(*modules: nn.Module | None) -> Iterator[None]:
     """
     layers = [layer for module in modules if module is not None for layer in module.modules()]
     chosen = [layer for layer in layers if isinstance(layer, _MULTIPLYING) and not _stays_in_float32(layer)]
-    weights = [weight for layer in chosen for weight in layer.parameters(recurse=False)]
+    # The two factors of a weight norm stay as they are: their product is converted where it is computed.
+    weights = [
+        weight
+        for layer in chosen
+        for name, weight in layer.named_parameters(recurse=False)
+        if name in ("weight", "bias")
+    ]
     originals = [(weight, weight.data) for weight in weights if autocast_dtype(weight) != weight.dtype]
     try:
         for weight, data in originals:
