@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 from support.fake_cuda import FakeCuda
-from support.hollow_models import GIB, T5_XXL, hollow_model, watch_steps
+from support.hollow_models import GIB, T5_XXL, hollow_model, open_small, watch_steps
 
-from stable_audio_tools.models.lora import LoraConfig, attach_lora
+from stable_audio_tools.models.lora import LoraConfig, attach_lora, merge_lora
 
 PRECISIONS = ["float32", "float16", "bfloat16"]
+ONE_FAST = ["float16", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float32", "bfloat16"))]
 NOTHING = (0, 0, 0)  # waits, copies between host and device, bytes of weights converted
 OPEN = "stable_audio_open_1_0"
 TONE = (44100, torch.zeros(2, 44100 * 4))
@@ -141,14 +142,15 @@ def test_language_models_draw_on_the_device(precision: str) -> None:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "name",
-    ["tiny_autoencoder", "tiny_codec", pytest.param("tiny_diffusion_autoencoder", marks=pytest.mark.slow)],
+    ["tiny_autoencoder", "tiny_codec", "tiny_diffusion_autoencoder", "tiny_same"],
 )
 def test_reconstructions_run_on_the_device(name: str, precision: str) -> None:
     with FakeCuda() as gpu:
         model = hollow_model(name, gpu, precision)
         gpu.conversions.clear()
         audio = (22050, torch.zeros(1, 30000))
-        made = model.generate(init_audio=audio, frame_seconds=0.4, seed=1, progress=False)
+        steps = {"steps": 2} if "diffusion" in name else {}
+        made = model.generate(init_audio=audio, frame_seconds=0.6, seed=1, progress=False, **steps)
         assert made.audio.shape[-1] == 30000
         assert not gpu.conversions, "no frame converts weights"
 
@@ -173,3 +175,52 @@ def test_adapters_with_an_interval_of_noise_levels_wait_for_nothing() -> None:
         watched = watch_steps(gpu)
         model.generate(sound="rain", steps=4, seed=1, callback=watched.callback, progress=False)
     assert watched.steps == [NOTHING] * 3
+
+
+NEXT_MEMORY = {  # GiB in float16 and without guidance; 6.5 GB are published for 120 s of the medium model
+    "small, 114 s": ("sa3-sm-music", 114, 2.4),
+    "medium, 120 s": ("sa3-medium", 120, 5.9),
+    "medium, 380 s": ("sa3-medium", 380, 11.6),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", NEXT_MEMORY)
+def test_stable_audio_3_samples_without_waiting_within_its_memory(case: str) -> None:
+    name, seconds, most = NEXT_MEMORY[case]
+    with FakeCuda() as gpu:
+        model = hollow_model(name, gpu, "float16")
+        gpu.conversions.clear()
+        watched = watch_steps(gpu)
+        asked = {"prompt": "rain", "seconds_total": seconds, "steps": 3, "cfg_scale": 1}
+        model.generate(**asked, seed=1, callback=watched.callback, progress=False)
+        assert watched.steps == [NOTHING] * 2
+        assert gpu.converted_bytes < 0.01 * GIB
+        assert gpu.peak_bytes < most * GIB
+
+
+@pytest.mark.parametrize("precision", ONE_FAST)
+def test_open_small_samples_without_waiting(precision: str) -> None:
+    with FakeCuda() as gpu:
+        model = hollow_model(open_small(), gpu, precision)
+        gpu.conversions.clear()
+        watched = watch_steps(gpu)
+        model.generate(prompt="rain", steps=3, seed=1, callback=watched.callback, progress=False)
+        assert watched.steps == [NOTHING] * 2
+        assert not gpu.conversions
+        assert gpu.peak_bytes < {"float32": 3.1, "float16": 1.7, "bfloat16": 2.7}[precision] * GIB
+
+
+@pytest.mark.parametrize("is_merged", [False, True], ids=["live", "merged"])
+@pytest.mark.parametrize("precision", ONE_FAST)
+def test_adapters_convert_and_await_nothing(precision: str, is_merged: bool) -> None:
+    with FakeCuda() as gpu:
+        model = hollow_model(open_small(), gpu, precision)
+        with gpu.hollow():
+            attach_lora(model.module.model, LoraConfig(rank=4, adapter_type="dora-rows"), seed=1)
+            if is_merged:
+                merge_lora(model.module.model)
+        gpu.conversions.clear()
+        watched = watch_steps(gpu)
+        model.generate(prompt="rain", steps=4, seed=1, callback=watched.callback, progress=False)
+        assert watched.steps == [NOTHING] * 3

@@ -64,7 +64,7 @@ def reconstruct(
             tell(done, total)
         return passed
 
-    held = held_for_autocast(codec.encoder, codec.decoder)
+    held = held_for_autocast(codec.encoder, codec.decoder, getattr(codec, "diffusion", None))
     with folded_weight_norm(codec), held, progress_of(progress, total) as tell:
         made = in_batches(pass_through, plan.split(prepared, ratio), 1.0, batch_size)
     return plan.join(made, ratio)[0, :, :length]
