@@ -13,6 +13,7 @@ from stable_audio_tools.cli.settings import flags_from
 from stable_audio_tools.core import ranks
 from stable_audio_tools.core.settings import Settings, option
 from stable_audio_tools.data.settings import DownloadSettings
+from stable_audio_tools.dedup.passages.settings import FindSettings, IndexSettings
 from stable_audio_tools.dedup.settings import DedupSettings
 from stable_audio_tools.latents.settings import EncodeTextSettings, PreEncodeSettings
 
@@ -206,4 +207,54 @@ dedup = Command(
     "each group of copies is kept. Writes an exclusion list for training, the pairs and groups, and a page with "
     "players. An interrupted run resumes when started again. Under torchrun the processes share the analysis. Exit "
     "status 1 if the dataset and --against share a recording.",
+)
+
+
+def run_index(settings: IndexSettings) -> int:
+    from stable_audio_tools.dedup.passages.index import PassageIndex
+    from stable_audio_tools.dedup.passages.run import build_index
+
+    failures = build_index(settings)
+    if ranks.is_rank_zero():
+        for failure in failures:
+            print(f"{failure.path}: {failure.error}", file=sys.stderr)
+        print(
+            f"{settings.index}: {len(PassageIndex(settings.index))} recordings, {len(failures)} could not be analysed"
+        )
+    return 0
+
+
+dedup_index = Command(
+    IndexSettings,
+    run_index,
+    "Index whole recordings by landmarks of their spectra, for `dedup find` and for `generate --check-copies`. "
+    "Recordings that the index already holds are skipped, so an interrupted run continues. Under torchrun the "
+    "processes share the files.",
+)
+
+
+def run_find(settings: FindSettings) -> int:
+    from stable_audio_tools.dedup.passages.run import find_copies
+
+    outcome = find_copies(settings)
+    for failure in outcome.failures:
+        print(f"{failure.path}: {failure.error}", file=sys.stderr)
+    for match in outcome.matches if settings.audio else ():
+        longest = max(match.passages, key=lambda passage: passage.seconds)
+        print(
+            f"{match.query.name}: {match.kind}, {longest.start:.1f} to {longest.end:.1f} s is "
+            f"{match.track.name} from {longest.track_start:.1f} s"
+        )
+    excluded = "" if settings.audio else f", {len(outcome.excluded)} files to exclude"
+    print(f"{settings.output_dir / 'audit.html'}: {len(outcome.matches)} matches{excluded}")
+    return 1 if settings.audio and outcome.matches else 0
+
+
+dedup_find = Command(
+    FindSettings,
+    run_find,
+    "Find passages that recordings share: copies that were encoded again, filtered, cut, or changed in speed, pitch or "
+    "tempo, excerpts, and medleys. Searches an index for files, or for copies among its own recordings, and writes "
+    "matches.jsonl, passages.csv, an exclusion list and a page with players. Exit status 1 if a file of --audio shares "
+    "a passage with the index.",
 )

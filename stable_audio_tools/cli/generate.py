@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
 
 from stable_audio_tools.cli.command import Command
 from stable_audio_tools.cli.model_choice import MODEL_GROUP, ModelChoice
@@ -49,6 +49,15 @@ class BatchSettings(ModelChoice):
     whole_window: bool = option(
         False, "write the full window of the model, regardless of the length in the prompt", group="amount"
     )
+    check_copies: Path | None = option(
+        None,
+        "index of the training set (`dedup index`) to look every output up in",
+        group="files",
+        metavar="DIR",
+    )
+    copies: Literal["report", "withhold"] = option(
+        "report", "name passages that are copies, or silence them as well; needs --check-copies", group="files"
+    )
     overwrite: bool = option(False, "generate every file again", group="files")
     json: bool = option(False, "print a line of JSON for each file", group="files")
 
@@ -64,6 +73,8 @@ class BatchSettings(ModelChoice):
             yield "--out: cannot be given together with --output-dir; keep one of them"
         elif self.out is not None and self.out.suffix[1:].lower() not in FORMATS:
             yield f"--out: {str(self.out)!r} must end in one of {', '.join(f'.{known}' for known in FORMATS)}"
+        if self.copies != "report" and self.check_copies is None:
+            yield f"--copies {self.copies}: needs --check-copies, the index of recordings to look for"
         if self.whole_window and getattr(self, "clip_length", None) is not None:
             yield "--whole-window: cannot be given together with --clip-length; keep one of them"
 
@@ -124,6 +135,11 @@ def run(settings: BatchSettings) -> None:
     def plan(facts: "ModelFacts") -> "list[Batch]":
         return plan_batch(settings.cond_yaml_path, facts, settings.request, settings.batch_size, settings.name)
 
+    guard = None
+    if settings.check_copies is not None:
+        from stable_audio_tools.dedup.passages.guard import CopyGuard
+
+        guard = CopyGuard(settings.check_copies, settings.copies)
     config = find_config(*settings.source)
     if config is not None:  # report mistakes before reading weights
         check_targets(plan(facts_of(config)), OutputFolder(settings.folder), settings.overwrite)
@@ -141,8 +157,12 @@ def run(settings: BatchSettings) -> None:
             print(json.dumps({**record, "new": is_new}), flush=True)
         else:
             print(f"{'wrote' if is_new else 'kept'} {settings.folder / record['file']}", flush=True)
+            for copy in record.get("copies", ()):
+                what = "silenced" if settings.copies == "withhold" else "copied"
+                print(f"  {what}: {copy['start']:.1f} to {copy['end']:.1f} s, from {copy['track']}", flush=True)
 
-    run_batch(model, batches, output, report, settings.overwrite, has_manifest=settings.output_dir is not None)
+    has_manifest = settings.output_dir is not None
+    run_batch(model, batches, output, report, settings.overwrite, has_manifest, guard)
 
 
 main = Command(

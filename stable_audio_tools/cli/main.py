@@ -36,6 +36,8 @@ COMMANDS = {
     "data download": CommandEntry("data:download", "download audio and tables of MTG-Jamendo"),
     "data example": CommandEntry("data:example", "write short synthetic clips with captions, for experiments"),
     "dedup": CommandEntry("data:dedup", "find files of a dataset with the same recording"),
+    "dedup index": CommandEntry("data:dedup_index", "index whole recordings, to find shared passages"),
+    "dedup find": CommandEntry("data:dedup_find", "find passages that recordings share with an index"),
     "evaluate fad": CommandEntry("evaluate:fad", "measure distances between sets of audio and reference sets"),
     "evaluate model": CommandEntry(
         "evaluate:model", "generate audio for prompts, score it and write a page with players and plots"

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from support import launching
+from support.planted_songs import RATE, Style, compose
 from support.small_models import SmallModel, small_model
 
 from stable_audio_tools.cli import evaluate, generate
+from stable_audio_tools.cli.data import dedup_index
 from stable_audio_tools.core.config import load
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.example_clips import write_example_clips
@@ -283,3 +285,35 @@ def test_one_prompt_without_a_file(tmp_path: Path, capsys: pytest.CaptureFixture
     ):
         assert generate.main([*base, *flags]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_outputs_are_looked_up_in_the_training_set(
+    model: SmallModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A song of the training set that is extended counts as copied, and is silenced if that is asked for."""
+    song = torch.from_numpy(compose(Style.draw(0), 0, 20.0)).float()[None].expand(2, -1)
+    audio_io.write(tmp_path / "songs" / "song.wav", song, RATE)
+    audio_io.write(tmp_path / "start.wav", song[:, : 6 * RATE], RATE)
+    index = ["--index", str(tmp_path / "index"), "--dataset-dir", str(tmp_path / "songs"), "--num-workers", "1"]
+    assert dedup_index(index) == 0
+    (tmp_path / "p.yaml").write_text("a: {sound: rain, seconds_total: 1}")
+    extend = ("--mode", "outpaint", "--audio", str(tmp_path / "start.wav"), "--seconds", "7", "--json")
+    arguments = words(model, tmp_path / "out", tmp_path / "p.yaml", *extend, "--check-copies", str(tmp_path / "index"))
+
+    def lines(*more: str) -> list[dict[str, Any]]:
+        capsys.readouterr()
+        assert generate.main([*arguments, *more]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    (line,) = lines()
+    (copy,) = line["copies"]
+    assert copy["track"] == "songs:song.wav" and copy["start"] < 1 and 4.5 < copy["end"] < 6.5
+    assert lines()[0]["new"] is False and lines()[0]["copies"] == [copy]
+    first, rate = audio_io.read(tmp_path / "out" / line["file"])
+    (again,) = lines("--copies", "withhold")
+    assert again["new"] is True and again["copies"] == [copy]
+    silenced, _ = audio_io.read(tmp_path / "out" / line["file"])
+    assert first[:, rate : 4 * rate].any() and not silenced[:, rate : 4 * rate].any()
+    assert torch.equal(first[:, -rate // 4 :], silenced[:, -rate // 4 :])
+    assert generate.main([*arguments[:-2], "--copies", "withhold"]) == 2
+    assert "--copies withhold: needs --check-copies" in capsys.readouterr().err

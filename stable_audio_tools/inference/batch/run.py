@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -23,6 +23,18 @@ from stable_audio_tools.inference.generation.request import OPTIONS, GenerationR
 logger = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any], bool], None]  # a line of the manifest, and whether the file is new
+
+
+class Inspection(Protocol):
+    """A check of each file before it is written."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides its result; a file that was written with other settings is generated again."""
+
+    def __call__(self, audio: Tensor, sample_rate: int, /) -> tuple[Tensor, Mapping[str, Any]]:
+        """Return the audio to write, and what was found, for the settings in the file."""
+
 
 # The manifest lists these settings, which apply to other audio, under "edit".
 _EDIT = ("mode", "audio", "to_audio", "noise_level", "spans", "seconds", "overlap", "crossfade")
@@ -45,6 +57,7 @@ def run_batch(
     report: Report = lambda record, is_new: None,
     overwrite: bool = False,
     has_manifest: bool = True,
+    inspection: Inspection | None = None,
 ) -> None:
     """Write the files of this process; complete files with the same settings are kept."""
     mine = [batch for index, batch in enumerate(batches) if index % world_size() == rank()]
@@ -55,7 +68,7 @@ def run_batch(
         try:
             with progress_bar("generating", len(mine)) as show:
                 for number, batch in enumerate(mine):
-                    _run_one(model, batch, output, report, overwrite, show, number)
+                    _run_one(model, batch, output, report, overwrite, show, number, inspection)
         finally:
             if has_manifest:
                 output.write_manifest([each.file for batch in batches for each in batch])
@@ -69,8 +82,10 @@ def _run_one(
     overwrite: bool,
     show: Callable[[float], None],
     number: int,
+    inspection: Inspection | None,
 ) -> None:
-    wanted = [describe(model, each.request) for each in batch]
+    also = inspection.settings if inspection is not None else {}
+    wanted = [{**describe(model, each.request), **also} for each in batch]
     found = [None if overwrite else output.settings_of(each.file) for each in batch]
     is_kept = [
         old is not None
@@ -105,20 +120,23 @@ def _run_one(
         clip = audio[index] if seconds is None else audio[index][:, : round(seconds * model.sample_rate)]
         if not (request.keeps_level and request.bits == 32):
             clip = within_range(clip, request.keeps_level)
+        if inspection is not None:
+            clip, found_in_it = inspection(clip, model.sample_rate)
+            about.update(found_in_it)
         if latents:  # before the audio file, which marks the item as complete
             output.write_latents(each.file, latents[0][index])
         report(output.write(each.file, clip, model.sample_rate, about, request.bits), True)
 
 
 def is_as_asked(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Return whether a file has all the requested settings, and no adapter besides.
+    """Return whether a file has all the requested settings, and neither an adapter nor a check for copies besides.
 
     Files without a length in their settings were written when every file had the length of the window; they are
     complete.
     """
     if not any(name in old for name in _LENGTH):
         new = {name: value for name, value in new.items() if name not in _LENGTH}
-    return old.items() >= new.items() and old.get("adapters") == new.get("adapters")
+    return old.items() >= new.items() and all(old.get(name) == new.get(name) for name in ("adapters", "copy_check"))
 
 
 def describe(model: AudioModel, request: GenerationRequest) -> dict[str, Any]:

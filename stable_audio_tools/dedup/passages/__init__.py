@@ -1,0 +1,1 @@
+"""Search for passages of known recordings: shifted, cut, re-encoded, or changed in speed, pitch and tempo."""
