@@ -1,18 +1,22 @@
 """An HTML page with players: each query with its highest and lowest training items."""
 
 import html
-import os
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stable_audio_tools.attribution.results import Scores, rank_items, source_of
 from stable_audio_tools.core.files import write_text
+from stable_audio_tools.core.pages import Markup, html_page, player
 from stable_audio_tools.data.scanning import SCANNED_EXTENSIONS
 
 _BINS = 40
+_STYLE = """
+section { border-top: 1px solid var(--line); margin-top: 2rem }
+section svg { width: 100%; max-width: 600px; display: block; font-size: 11px }
+rect { fill: var(--accent) }
+"""
 
 
 def write_report(scores: Scores, path: str | Path, top_k: int = 5) -> None:
@@ -32,19 +36,17 @@ def write_report(scores: Scores, path: str | Path, top_k: int = 5) -> None:
         )
     facts = "".join(f"<tr><td>{html.escape(key)}<td>{html.escape(str(value))}" for key, value in scores.about.items())
     note = "Scores compare training items for one query. They are not shares of it, and say nothing about legality."
-    body = f"<h1>Attribution</h1><p>{note}</p><details><summary>settings</summary><table>{facts}</table></details>"
-    write_text(path, f"{_HEAD}{body}{''.join(sections)}\n")
+    settings = f"<details><summary>settings</summary><table>{facts}</table></details>"
+    write_text(path, html_page("Attribution", [note, Markup("".join([settings, *sections]))], _STYLE))
 
 
 def _figure(page: Path, item: str, caption: str) -> str:
-    player, sound = "", Path(source_of(item) or item)
+    sound_player, sound = "", Path(source_of(item) or item)
     if sound.suffix.lower() in SCANNED_EXTENSIONS:
-        relative = Path(os.path.relpath(sound.absolute(), page.absolute().parent)).as_posix()
-        player = f'<audio controls preload=none src="{quote(relative)}"></audio>'
+        sound_player = player(sound, page.parent)
     name = html.escape(sound.name)
-    return (
-        f'<figure title="{html.escape(item)}">{player}<figcaption>{html.escape(caption)} · {name}</figcaption></figure>'
-    )
+    text = f"<figcaption>{html.escape(caption)} · {name}</figcaption>"
+    return f'<figure title="{html.escape(item)}">{sound_player}{text}</figure>'
 
 
 def _histogram(values: NDArray[np.float64], width: int = 600, height: int = 60) -> str:
@@ -58,19 +60,3 @@ def _histogram(values: NDArray[np.float64], width: int = 600, height: int = 60) 
     )
     ends = f'<text x="0" y="{height + 14}">{edges[0]:.3g}</text><text x="{width}" y="{height + 14}" text-anchor="end">'
     return f'<svg viewBox="0 0 {width} {height + 18}">{bars}{ends}{edges[-1]:.3g}</text></svg>'
-
-
-_HEAD = """<!doctype html><meta charset="utf-8"><title>Attribution</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2rem auto; padding: 0 1rem; color: #222 }
-section { border-top: 1px solid #ddd; margin-top: 2rem }
-.row { display: flex; flex-wrap: wrap; gap: .8rem }
-figure { margin: .4rem 0; padding: .5rem; border: 1px solid #e4e4e4; border-radius: 6px; width: 290px }
-audio { width: 100% }
-figcaption { font-size: .85rem; color: #555; overflow-wrap: anywhere }
-svg { width: 100%; max-width: 600px; display: block }
-rect { fill: #b5367a }
-svg text { font: 11px system-ui, sans-serif; fill: #777 }
-</style>
-"""

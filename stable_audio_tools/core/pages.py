@@ -10,24 +10,35 @@ from markupsafe import Markup, escape
 __all__ = ["STYLE", "Markup", "escape", "html_page", "link_to", "player", "table"]
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8883; --quiet: #888; --accent: #b5367a; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem }
+:root { color-scheme: light dark; --ink: #1d2433; --soft: #5d6678; --paper: #f6f5f2; --card: #fff; --line: #e3e1dc;
+  --accent: #c2410c }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e9e7e2; --soft: #a3a8b3; --paper: #14161b; --card: #1c1f26; --line: #2c303a; --accent: #fb923c } }
+* { box-sizing: border-box }
+body { font: 16px/1.55 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; max-width: 1120px; margin: 0 auto;
+  padding: 2rem 1.25rem 4rem; color: var(--ink); background: var(--paper) }
+h1 { font-size: 2rem; line-height: 1.15; margin: 0 0 .6rem; letter-spacing: -.02em }
+h2 { font-size: 1.3rem; margin: 2.4rem 0 .2rem; letter-spacing: -.01em }
+h3 { font-size: 1.05rem; margin: 1.4rem 0 .2rem }
+p, li, figcaption, small { color: var(--soft) }
+a, summary { color: var(--accent) }
+summary { cursor: pointer }
 .wide { overflow-x: auto; margin: 1rem 0 }
 table { border-collapse: collapse }
 th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: middle }
-th { font-weight: 600; white-space: nowrap }
+th { white-space: nowrap }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 tr.kept td { font-weight: 600 }
 .row { display: flex; flex-wrap: wrap; gap: .8rem }
-figure { margin: .4rem 0; padding: .5rem; border: 1px solid var(--line); border-radius: 6px; width: 18rem }
+figure { margin: .4rem 0; padding: .7rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: 12px; width: 18rem; max-width: 100% }
 figure audio { width: 100% }
-figcaption, .quiet { font-size: .88rem; color: var(--quiet); overflow-wrap: anywhere }
-audio { height: 2.2rem; width: 16rem; vertical-align: middle }
+figcaption { font-size: .9rem; overflow-wrap: anywhere }
+audio { height: 34px; width: 16rem; vertical-align: middle }
 svg, img { max-width: 100%; height: auto }
-svg text { fill: currentColor }
-summary { cursor: pointer }
-pre { overflow-x: auto; padding: .6rem; background: #8881; border-radius: 6px }
+svg text { fill: var(--soft) }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem;
+  overflow-x: auto; font-size: .85rem }
 """
 
 

@@ -1,14 +1,13 @@
 """Output files of deduplication: the exclusion list, the pairs and groups behind it, and a page with players."""
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.files import atomic_path, write_text
+from stable_audio_tools.core.pages import Markup, html_page, player
 from stable_audio_tools.data.path_lists import PathList, read_path_list
 from stable_audio_tools.dedup.codecs import Codec
 from stable_audio_tools.dedup.copies import Copy, CopyGroup, DedupDecision, Evidence, SimilarFiles, SweepRow
@@ -154,15 +153,6 @@ def write_json(path: Path, value: object) -> None:
 # ------------------------------------------------------------------ page with players
 
 
-_STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; margin: 0 0 2rem; }
-td, th { border-bottom: 1px solid #8884; padding: .35rem .6rem; text-align: left; }
-tr.kept td { font-weight: 600; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; }
-audio { height: 2rem; width: 18rem; vertical-align: middle; }
-:root { color-scheme: light dark; }
-"""
 _HEAD = "<tr><th>file</th><th>listen</th><th>length</th><th>similarity</th><th>aligned</th><th>offset</th></tr>"
 
 
@@ -177,21 +167,15 @@ def write_audit(path: Path, groups: Sequence[CopyGroup], summary: str, most: int
         summary if len(shown) == len(groups) else f"{summary}; the {len(shown)} least certain groups are shown"
     )
     body = "\n".join(_table(number, group, path.parent) for number, group in enumerate(shown, 1))
-    write_text(
-        path,
-        '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Copies in a dataset</title>\n'
-        f"<style>{_STYLE}</style>\n<h1>Copies in a dataset</h1>\n<p>{escape(description)}</p>\n{body}\n</html>\n",
-    )
+    write_text(path, html_page("Copies in a dataset", [description, Markup(body)]))
 
 
 def _table(number: int, group: CopyGroup, folder: Path) -> str:
     rows = [_row(group.kept, None, folder), *(_row(copy.dropped, copy, folder) for copy in group.copies)]
-    return f"<h2>Group {number}</h2>\n<table>\n{_HEAD}\n" + "\n".join(rows) + "\n</table>"
+    return f'<h2>Group {number}</h2>\n<div class="wide"><table>\n{_HEAD}\n' + "\n".join(rows) + "\n</table></div>"
 
 
 def _row(track: Track, copy: Copy | None, folder: Path) -> str:
-    # A page opened from disk resolves paths relative to itself.
-    link = quote(os.path.relpath(track.path, folder.absolute()).replace(os.sep, "/"), errors="surrogateescape")
     numbers = ["kept", "", ""]
     if copy is not None:
         numbers[0] = f"{copy.similarity:.4f}"
@@ -199,5 +183,5 @@ def _row(track: Track, copy: Copy | None, folder: Path) -> str:
             numbers[1:] = [f"{copy.aligned.score:.3f}", f"{copy.aligned.offset_seconds:+.1f} s"]
     cells = "".join(f'<td class="number">{text}</td>' for text in (f"{track.seconds:.1f} s", *numbers))
     name = escape(track.qualified.encode("utf-8", "replace").decode())
-    player = f'<audio controls preload="none" src="{escape(link)}"></audio>'
-    return f'<tr class="{"kept" if copy is None else "copy"}"><td>{name}</td><td>{player}</td>{cells}</tr>'
+    kind = "kept" if copy is None else "copy"
+    return f'<tr class="{kind}"><td>{name}</td><td>{player(track.path, folder)}</td>{cells}</tr>'

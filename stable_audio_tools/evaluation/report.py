@@ -8,18 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from stable_audio_tools.core.pages import Markup, html_page
 from stable_audio_tools.evaluation.results import Result, SetComparison, software
 
 Row = dict[str, object]
 
 _WIDTH, _HEIGHT, _LEFT = 520, 220, 60
 _COLOURS = ("#4f127b", "#b5367a", "#e98a3b", "#2a788e", "#5ec962")
-_STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}"
-    "td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:left;font-variant-numeric:tabular-nums}"
-    "svg{max-width:100%;height:auto}"
-)
 
 
 def rows_of(results: Sequence[Result]) -> list[Row]:
@@ -58,7 +53,7 @@ def as_html(results: Sequence[Result], comparisons: Sequence[SetComparison] = ()
 
     `extra` is HTML that follows the table.
     """
-    parts = ["<h1>Scores</h1>", _table(rows_of(results)), extra]
+    parts = [_table(rows_of(results)), extra]
     if comparisons:
         parts += [
             "<h2>Comparisons</h2>",
@@ -80,8 +75,7 @@ def as_html(results: Sequence[Result], comparisons: Sequence[SetComparison] = ()
         parts.append(f"<h2>Skipped files</h2><ul>{items}</ul>")
     versions = ", ".join(f"{name} {version}" for name, version in software().items())
     parts.append(f"<p><small>{html.escape(versions)}</small></p>")
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>Scores</title><style>{_STYLE}</style>"
-    return f"{head}\n" + "\n".join(parts) + "\n</html>\n"
+    return html_page("Scores", [Markup("\n".join(parts))])
 
 
 def _failures(result: Result) -> list[str]:
@@ -109,7 +103,7 @@ def _table(rows: Sequence[Mapping[str, object]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     head = "".join(f"<th>{html.escape(column)}" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{cell(row.get(column))}" for column in columns) for row in rows)
-    return f"<table><tr>{head}{body}</table>"
+    return f'<div class="wide"><table><tr>{head}{body}</table></div>'
 
 
 def _bars(results: Sequence[Result]) -> str:
@@ -125,7 +119,7 @@ def _bars(results: Sequence[Result]) -> str:
         low, high = result.scores.get("fad_low"), result.scores.get("fad_high")
         if low is not None and high is not None:
             left, right = _WIDTH * low / largest, _WIDTH * high / largest
-            bars.append(f'<path d="M{left:.1f} {y + 18}H{right:.1f}" stroke="#222" stroke-width="2"/>')
+            bars.append(f'<path d="M{left:.1f} {y + 18}H{right:.1f}" stroke="currentColor" stroke-width="2"/>')
         bars.append(
             f'<rect x="0" y="{y}" width="{max(1.0, _WIDTH * value / largest):.1f}" height="16" fill="{colour}"/>'
             f'<text x="{max(_WIDTH * value / largest, 0) + 8:.1f}" y="{y + 13}">'

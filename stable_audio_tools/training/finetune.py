@@ -31,6 +31,7 @@ from stable_audio_tools.core.config import load, save
 from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.core.files import write_text
+from stable_audio_tools.core.pages import Markup, html_page, link_to, player
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.metadata import read_sidecar
 from stable_audio_tools.data.scanning import get_audio_filenames
@@ -308,24 +309,19 @@ def write_page(output: Path, run: Path) -> Path:
     for after in sorted(demos[-1].glob("*.wav")) if demos else []:
         before = after.with_name(f"{after.stem}{WITHOUT}.wav")
         if before.exists():
-            cells = "".join(
-                f'<td><audio controls src="{_link(path, output)}"></audio></td>' for path in (before, after)
-            )
+            cells = "".join(f"<td>{player(path, output)}</td>" for path in (before, after))
             players.append(f"<tr><td>{html.escape(after.stem)}</td>{cells}</tr>")
     adapters = sorted((run / "adapters").glob("*.safetensors"))
-    files = "".join(f'<li><a href="{_link(path, output)}">{html.escape(path.name)}</a></li>' for path in adapters)
+    files = "".join(f'<li><a href="{link_to(path, output)}">{html.escape(path.name)}</a></li>' for path in adapters)
     prompts = load(output / "model.json")["training"]["demo"]["demo_cond"]
     listed = "".join(f"<li>{html.escape(str(entry['prompt']))}</li>" for entry in prompts)
     content = (
-        "<!doctype html><meta charset='utf-8'><title>Fine-tuning</title>"
-        "<style>body{font-family:sans-serif;max-width:60rem;margin:2rem auto}"
-        "td,th{padding:.4rem;text-align:left}</style>"
-        f"<h1>Fine-tuning of {html.escape(run.name)}</h1>"
         f"<h2>Before and after</h2><p>The prompts of the demo, one after the other:</p><ol>{listed}</ol>"
-        f"<table><tr><th>demo</th><th>base model</th><th>with adapter</th></tr>{''.join(players)}</table>"
+        '<div class="wide"><table><tr><th>demo</th><th>base model</th><th>with adapter</th></tr>'
+        f"{''.join(players)}</table></div>"
         f"<h2>Loss</h2>{_curve(read_losses(run))}<h2>Adapters</h2><ul>{files}</ul>"
     )
-    write_text(output / PAGE, content)
+    write_text(output / PAGE, html_page(f"Fine-tuning of {run.name}", [Markup(content)]))
     return output / PAGE
 
 
@@ -349,9 +345,5 @@ def _curve(losses: Sequence[tuple[int, float]]) -> str:
     low, high = min(values), max(values)
     across, up = 600 / max(1, steps[-1] - steps[0]), 180 / ((high - low) or 1)
     points = " ".join(f"{across * (step - steps[0]):.1f},{190 - up * (value - low):.1f}" for step, value in losses)
-    line = f'<polyline fill="none" stroke="black" points="{points}"/>'
+    line = f'<polyline fill="none" stroke="currentColor" points="{points}"/>'
     return f'<svg viewBox="0 0 600 200">{line}</svg><p>from {values[0]:.4g} to {values[-1]:.4g}</p>'
-
-
-def _link(path: Path, output: Path) -> str:
-    return html.escape(os.path.relpath(path, output).replace(os.sep, "/"), quote=True)
