@@ -24,6 +24,7 @@ class ItemSettings(Settings):
     )
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if self.generated is not None:
             given = {
                 "--pre-encoded": self.pre_encoded is True,
@@ -191,5 +192,6 @@ class ScoreSettings(FeatureSets):
     query_batch_size: int = option(256, "queries to score at once", group="method", metavar="N", ge=1)
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if self.also and self.method in ("random", "similarity"):
             yield f"--also: --method {self.method} uses no features; leave --also out"

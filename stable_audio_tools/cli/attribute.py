@@ -240,6 +240,7 @@ class LDSSettings(StepSettings, FeatureSets):
         return bool(self.train_feature_paths)
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         needed = {
             "--train-feature-paths": self.train_feature_paths,
             "--query-feature-path": self.query_feature_path,

@@ -10,6 +10,7 @@ from stable_audio_tools.cli.generate import request_field
 from stable_audio_tools.cli.model_choice import ModelChoice
 from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.settings import Settings, option
+from stable_audio_tools.dedup.passages.settings import CopyCheck
 from stable_audio_tools.evaluation.settings import (
     EmbedTracksSettings,
     ReconstructionSettings,
@@ -152,7 +153,7 @@ _GENERATION = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelEvaluation(ModelChoice, ScoringSettings):
+class ModelEvaluation(ModelChoice, CopyCheck, ScoringSettings):
     """Settings of `evaluate model`; the settings of generation are added below."""
 
     prompts: Path = option(
@@ -198,6 +199,7 @@ ModelEvaluationSettings: type[ModelEvaluation] = make_dataclass(
 def run_model(settings: ModelEvaluation) -> int:
     from stable_audio_tools.core.devices import process_device
     from stable_audio_tools.core.gathering import all_processes, check_launcher
+    from stable_audio_tools.dedup.passages.guard import guard_of
     from stable_audio_tools.evaluation.model import AUDIO, score_model, write_page
     from stable_audio_tools.evaluation.report import rows_of, sentence
     from stable_audio_tools.evaluation.results import as_table
@@ -211,7 +213,7 @@ def run_model(settings: ModelEvaluation) -> int:
     folder = OutputFolder(settings.output / AUDIO)
     check_targets(batches, folder)
     with all_processes() as gather:
-        run_batch(model, batches, folder)
+        run_batch(model, batches, folder, inspection=guard_of(settings))
         del model  # its memory is the embedders'
         gather(None)  # embedding starts when all files are there
     found = score_model(

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from stable_audio_tools.cli.command import Command
 from stable_audio_tools.cli.model_choice import MODEL_GROUP, ModelChoice
 from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.settings import option
+from stable_audio_tools.dedup.passages.settings import CopyCheck
 from stable_audio_tools.inference.generation.request import FIELDS, FORMATS, OPTIONS, SAMPLING, GenerationRequest
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _LONGEST_STEM = 60
 
 
 @dataclass(frozen=True, kw_only=True)
-class BatchSettings(ModelChoice):
+class BatchSettings(ModelChoice, CopyCheck):
     """Prompts, files and batches; `GenerateSettings` adds the fields of `GenerationRequest`."""
 
     default_model: ClassVar[str | None] = "stabilityai/stable-audio-open-1.0"
@@ -49,15 +50,6 @@ class BatchSettings(ModelChoice):
     whole_window: bool = option(
         False, "write the full window of the model, regardless of the length in the prompt", group="amount"
     )
-    check_copies: Path | None = option(
-        None,
-        "index of the training set (`dedup index`) to look every output up in",
-        group="files",
-        metavar="DIR",
-    )
-    copies: Literal["report", "withhold"] = option(
-        "report", "name passages that are copies, or silence them as well; needs --check-copies", group="files"
-    )
     overwrite: bool = option(False, "generate every file again", group="files")
     json: bool = option(False, "print a line of JSON for each file", group="files")
 
@@ -73,8 +65,6 @@ class BatchSettings(ModelChoice):
             yield "--out: cannot be given together with --output-dir; keep one of them"
         elif self.out is not None and self.out.suffix[1:].lower() not in FORMATS:
             yield f"--out: {str(self.out)!r} must end in one of {', '.join(f'.{known}' for known in FORMATS)}"
-        if self.copies != "report" and self.check_copies is None:
-            yield f"--copies {self.copies}: needs --check-copies, the index of recordings to look for"
         if self.whole_window and getattr(self, "clip_length", None) is not None:
             yield "--whole-window: cannot be given together with --clip-length; keep one of them"
 
@@ -126,6 +116,7 @@ GenerateSettings: type[BatchSettings] = dataclasses.make_dataclass(
 
 def run(settings: BatchSettings) -> None:
     from stable_audio_tools.core.devices import use_tf32
+    from stable_audio_tools.dedup.passages.guard import guard_of
     from stable_audio_tools.inference.batch.outputs import OutputFolder
     from stable_audio_tools.inference.batch.plan import plan_batch
     from stable_audio_tools.inference.batch.run import check_targets, run_batch
@@ -135,11 +126,7 @@ def run(settings: BatchSettings) -> None:
     def plan(facts: "ModelFacts") -> "list[Batch]":
         return plan_batch(settings.cond_yaml_path, facts, settings.request, settings.batch_size, settings.name)
 
-    guard = None
-    if settings.check_copies is not None:
-        from stable_audio_tools.dedup.passages.guard import CopyGuard
-
-        guard = CopyGuard(settings.check_copies, settings.copies)
+    guard = guard_of(settings)
     config = find_config(*settings.source)
     if config is not None:  # report mistakes before reading weights
         check_targets(plan(facts_of(config)), OutputFolder(settings.folder), settings.overwrite)

@@ -125,6 +125,7 @@ class CombineLoraSettings(HalfOption):
     )
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if len(self.lora) < 2:
             yield f"--lora: give at least two adapters, got {len(self.lora)}"
         if self.density is not None and self.method == "sum":

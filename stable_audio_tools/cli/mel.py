@@ -74,6 +74,7 @@ class PipelineSettings(Settings):
     ckpt_path: Path | None = option(None, "weights of the model, as written by unwrap_model.py", metavar="FILE")
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         files = (self.model_config, self.ckpt_path)
         if (self.from_pipeline is None) == (files == (None, None)):
             yield "give --from-pipeline, or --model-config with --ckpt-path"

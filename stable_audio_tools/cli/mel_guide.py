@@ -88,6 +88,7 @@ class TrainVAESettings(SpectrogramSettings):
     train_flags: tuple[str, ...] = option((), "further flags of train.py", after_dashes=True)
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         for flag, text in (("--latent-dims", self.latent_dims), ("--resolution", self.resolution)):
             if text is not None and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)?", text):
                 yield f"{flag}: expected N or W,H, as in 2048,128; got {text!r}"
@@ -246,6 +247,7 @@ class InferenceUNetSettings(Settings):
     gold_label_path: Path | None = option(None, "folder of the audio files to continue", metavar="DIR")
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if self.continuous_outpainting and self.gold_label_path is None:
             yield "--gold-label-path: missing; --continuous-outpainting continues its files"
         if self.gold_label_path is not None and not self.continuous_outpainting:

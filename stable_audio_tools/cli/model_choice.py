@@ -41,6 +41,7 @@ class ModelChoice(Settings):
     )
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if self.pretrained_name is not None and (self.model_config is not None or self.ckpt_path is not None):
             yield "--pretrained-name: give it alone, or --model-config with --ckpt-path instead"
         elif self.model_config is not None and self.ckpt_path is None:

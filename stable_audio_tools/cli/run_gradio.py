@@ -10,12 +10,13 @@ from stable_audio_tools.cli.model_choice import MODEL_GROUP, ModelChoice
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.core.ranks import is_rank_zero
 from stable_audio_tools.core.settings import option
+from stable_audio_tools.dedup.passages.settings import CopyCheck
 
 _SERVER = "server"
 
 
 @dataclass(frozen=True, kw_only=True)
-class AppSettings(ModelChoice):
+class AppSettings(ModelChoice, CopyCheck):
     """A model, and the server that presents it."""
 
     precision: Literal["float32", "bfloat16", "float16", "auto"] | None = option(  # type: ignore[assignment]
@@ -44,6 +45,7 @@ def run(settings: AppSettings) -> None:
     # Gradio reads these at import. Files for visitors are copied to the folder of the runs, and nowhere else.
     os.environ["GRADIO_TEMP_DIR"] = str(Path(settings.tmp_dir).resolve() / "served")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from stable_audio_tools.dedup.passages.guard import guard_of
     from stable_audio_tools.interface.gradio import check_login, check_port, create_ui, serve
 
     check_login(settings.username, password)
@@ -59,6 +61,7 @@ def run(settings: AppSettings) -> None:
         precision=settings.precision,
         device=settings.device,
         lora=settings.lora,
+        inspection=guard_of(settings),
     )
     try:
         serve(app, settings.host, settings.port, settings.share, settings.username, password)

@@ -71,6 +71,7 @@ class ServeSettings(Settings):
     max_upload: float = option(200.0, "size of an uploaded file", group=_LIMITS, metavar="MB", gt=0)
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         names = [part.partition("=")[0] for part in self.models if "=" in part]
         for name in {name for name in names if names.count(name) > 1}:
             yield f"{name}: names two models; give each its own name"

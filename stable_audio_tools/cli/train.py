@@ -81,6 +81,7 @@ class UnwrapSettings(Settings):
     base_ckpt_path: Path | None = option(None, "weights of the base model of the checkpoint's adapter", metavar="FILE")
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if self.ema and self.online:
             yield "--online: cannot be given together with --ema; give one of them"
         if self.base_ckpt_path is not None and self.merge_lora is None:

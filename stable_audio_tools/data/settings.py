@@ -52,6 +52,7 @@ class DownloadSettings(Settings):
     )
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if self.mirror not in MIRRORS and "://" not in self.mirror:
             yield f"--mirror: expected {' or '.join(MIRRORS)} or an address, got {self.mirror!r}"
 

@@ -33,6 +33,7 @@ class CodecSettings(Settings):
     device: str = option("auto", "device of the codec: cpu, cuda, mps, or auto for the best available", group="codec")
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         files = bool(self.model_config), bool(self.ckpt_path)
         unclear = bool(self.pretrained_name) == any(files) or (any(files) and not all(files))
         if self.codec == "autoencoder" and unclear:

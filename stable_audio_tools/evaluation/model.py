@@ -33,6 +33,7 @@ class ClipRecord(TypedDict, total=False):
     prompt: str
     seed: int
     cosine: float
+    copies: str  # recordings of the training set that share a passage with it
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ def score_model(
         return None
     clips = [ClipRecord(file=record["file"], prompt=_prompt(record), seed=record.get("seed", 0)) for record in records]
     prompts = {clip["file"]: clip["prompt"] for clip in clips}
+    for clip, record in zip(clips, records):
+        if "copy_check" in record:
+            clip["copies"] = ", ".join(dict.fromkeys(copy["track"] for copy in record.get("copies", ())))
+    checked = [bool(clip["copies"]) for clip in clips if "copies" in clip]
+    copied: dict[str, float | None] = {"copied_share": sum(checked) / len(checked)} if checked else {}
     results = []
     for result in scored.results:
         setup: dict[str, object] = {**result.setup, "prompts": _digest(sorted(prompts.values()))}
@@ -87,7 +93,7 @@ def score_model(
             for clip in clips:
                 if clip["file"] in agreement:
                     clip["cosine"] = agreement[clip["file"]]
-            result = replace(result, scores={**result.scores, **_mean_agreement(list(agreement.values()))})
+            result = replace(result, scores={**result.scores, **_mean_agreement(list(agreement.values())), **copied})
         results.append(replace(result, setup=setup))
     return ModelScores(Scored(results, scored.comparisons), clips)
 

@@ -102,6 +102,7 @@ class EmbedTracksSettings(Settings):
     device: str = option("auto", "cpu, cuda, cuda:1, mps, or the best available", metavar="NAME")
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if self.clap_sample_rate != 48000:
             yield f"--clap-sample-rate: expected 48000, got {self.clap_sample_rate}"
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from stable_audio_tools.core.errors import ConfigError
 from stable_audio_tools.core.packages import require
-from stable_audio_tools.inference.generation.model import AudioModel, load
+from stable_audio_tools.inference.generation.model import AudioModel, Inspection, load
 from stable_audio_tools.interface.gallery import Gallery
 from stable_audio_tools.interface.inputs import MOST_BYTES
 from stable_audio_tools.interface.layout import build
@@ -43,11 +43,13 @@ def create_ui(
     precision: str | None = None,
     device: str | None = None,
     lora: Sequence[tuple[str | Path, float]] = (),
+    inspection: Inspection | None = None,
 ) -> "Blocks":
     """Return the app of a model as `gradio.Blocks`, for `serve` or its own `launch`.
 
     `model_half`: None and True are float16 on a GPU, float32 on the CPU; `precision` overrides it. `tmp_dir`: folder of
-    the runs, `outputs/app` if empty. `lora`: adapter files and the initial strengths of their sliders.
+    the runs, `outputs/app` if empty. `lora`: adapter files and the initial strengths of their sliders. `inspection`:
+    a check of every item, such as `CopyGuard`.
     """
     _check_source(model_config_path, ckpt_path, pretrained_name)
     require("gradio", extra="ui")  # before the model is loaded
@@ -62,7 +64,7 @@ def create_ui(
         _load_pretransform(model, pretransform_ckpt_path)
     for path, strength in lora:
         model.load_lora(path, strength)
-    return create_app(model, gradio_title, tmp_dir or DEFAULT_FOLDER)
+    return create_app(model, gradio_title, tmp_dir or DEFAULT_FOLDER, inspection)
 
 
 # Published globals, set by `load_model`; other apps read them.
@@ -94,9 +96,16 @@ def load_model(
     return model, config
 
 
-def create_app(model: AudioModel, title: str = "", folder: str | Path = DEFAULT_FOLDER) -> "Blocks":
+def create_app(
+    model: AudioModel,
+    title: str = "",
+    folder: str | Path = DEFAULT_FOLDER,
+    inspection: Inspection | None = None,
+) -> "Blocks":
     """Return the app of a loaded model."""
-    return build(require("gradio", extra="ui"), Runner(model), Gallery(folder), title or "Stable Audio Tools")
+    return build(
+        require("gradio", extra="ui"), Runner(model, inspection), Gallery(folder), title or "Stable Audio Tools"
+    )
 
 
 def serve(

@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -89,9 +89,10 @@ def _run(
     pictures = [(spectrogram_image(clip, model.sample_rate), "before") for clip in source_clips]
     started = time.monotonic()
     generated: Generated | None = None
+    findings: tuple[Mapping[str, Any], ...] = ()
     yield [None, None, pictures, None, "Working ..."]
     for update in services.runner.run(request.session_hash, page.api_name, arguments, values.get("preview_every", 0)):
-        generated = update.generated
+        generated, findings = update.generated, update.findings
         if generated is None:
             gallery, status = gr.skip(), gr.skip()
             if update.preview is not None:  # the newest first
@@ -114,8 +115,17 @@ def _run(
         files,
         final,
         takes[0].settings,
-        f"Done in {seconds:.1f} s · {length:.2f} s of audio · seed {seeds}",
+        f"Done in {seconds:.1f} s · {length:.2f} s of audio · seed {seeds}{_describe_copies(findings)}",
     ]
+
+
+def _describe_copies(findings: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line for each passage that the training set contains."""
+    return "".join(
+        f"\ntake {number}: {copy['start']:.1f} to {copy['end']:.1f} s is a passage of {copy['track']}"
+        for number, found in enumerate(findings, 1)
+        for copy in found.get("copies", ())
+    )
 
 
 def _record(services: Services, page: Page, values: dict[str, Any], arguments: Arguments) -> dict[str, object]:

@@ -2,16 +2,16 @@
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 
 from stable_audio_tools.data.pictures import spectrogram_image
 from stable_audio_tools.inference.generation.decoding import decode_latents
-from stable_audio_tools.inference.generation.model import AudioModel, Generated
+from stable_audio_tools.inference.generation.model import AudioModel, Generated, Inspection
 from stable_audio_tools.inference.sampling.watching import Cancelled
 from stable_audio_tools.interface.controls import Arguments
 
@@ -32,13 +32,14 @@ class Update(NamedTuple):
     total: int | None = None
     preview: Preview | None = None
     generated: Generated | None = None
+    findings: tuple[Mapping[str, Any], ...] = ()  # what the inspection found in each item
 
 
 class Runner:
     """A queue of generations, run one after another in a thread."""
 
-    def __init__(self, model: AudioModel) -> None:
-        self.model = model
+    def __init__(self, model: AudioModel, inspection: Inspection | None = None) -> None:
+        self.model, self.inspection = model, inspection
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="generation")
         self._stops: dict[tuple[str, str], threading.Event] = {}
 
@@ -59,7 +60,7 @@ class Runner:
         if stop.is_set():
             self._forget(visit, page, stop)
             raise Cancelled("the generation was cancelled")
-        future = self._worker.submit(lambda: self.model.generate(**keywords))
+        future = self._worker.submit(self._generate, keywords)
         try:
             while not future.done():
                 try:
@@ -68,11 +69,20 @@ class Runner:
                     continue
             while not updates.empty():
                 yield updates.get_nowait()
-            yield Update(generated=future.result())
+            generated, findings = future.result()
+            yield Update(generated=generated, findings=findings)
         finally:
             stop.set()
             future.cancel()
             self._forget(visit, page, stop)
+
+    def _generate(self, keywords: Arguments) -> tuple[Generated, tuple[Mapping[str, Any], ...]]:
+        generated = self.model.generate(**keywords)
+        if self.inspection is None:
+            return generated, ()
+        checked = [self.inspection(item, generated.sample_rate) for item in generated.audio]
+        audio = torch.stack([item for item, _ in checked])
+        return generated._replace(audio=audio), tuple(found for _, found in checked)
 
     def cancel(self, visit: str, page: str) -> bool:
         """Stop a running or waiting run; return whether there was one."""

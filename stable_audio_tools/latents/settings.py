@@ -51,6 +51,7 @@ class PreEncodeSettings(Settings):
     )
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         files = bool(self.model_config), bool(self.ckpt_path)
         if any(files) == bool(self.pretrained_name) or (any(files) and not all(files)):
             yield "give --model-config and --ckpt-path (an autoencoder and its weights), or --pretrained-name"
@@ -92,6 +93,7 @@ class EncodeTextSettings(Settings):
     names: Names | None = option(None, "part of a path that becomes the name, for --from-pickle (default: whole)")
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if (self.texts is None) == (self.from_pickle is None):
             yield "give --texts or --from-pickle, one of them"
             return

@@ -51,6 +51,7 @@ class ImageFlags(Settings):
     )
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if self.format == "arrow" and self.half:
             yield "--half: an Arrow dataset holds images, or float32; leave the flag out"
         output = Path(self.output_dir).absolute()
@@ -107,6 +108,7 @@ class DecodeFlags(DecodeSettings):
     json: bool = option(False, "print a line of JSON for each file")
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if self.bigvgan_model is not None and self.model_config is not None:
             yield "give either --bigvgan-model, or --model-config with a vocoder"
         if self.bigvgan_config is not None and self.bigvgan_model is None:

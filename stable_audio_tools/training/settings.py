@@ -71,6 +71,7 @@ class TrainSettings(Settings):
     dry_run: bool = option(False, "build everything, take one step, make one demo, print memory, and stop")
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         indices = [index.strip() for index in self.devices.split(",") if index.strip()]
         if self.devices not in ("auto", "-1") and not (indices and all(index.isdigit() for index in indices)):
             yield f"--devices: expected auto, a number, or numbers such as 0,1; got {self.devices!r}"

@@ -162,7 +162,7 @@ CEILINGS = {
     "uses of Any": 700,
     "small private functions with one use": 130,
     "class names defined twice": 1,
-    "modules": 445,
+    "modules": 450,
     "lines": 72_000,
 }
 

@@ -1,5 +1,6 @@
 """Every command answers --help at once, and a user's mistake ends in one sentence and status 2."""
 
+import ast
 import subprocess
 import sys
 import time
@@ -56,3 +57,12 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(
 ) -> None:
     assert main(["make-example-dataset", str(read_only_disk / "clips")]) == 2
     assert capsys.readouterr().err.endswith("clips: the file system is read-only; choose another folder\n")
+
+
+def test_records_of_several_parts_check_every_part() -> None:
+    """A check that does not call the next one hides the checks of the other base classes of a command's settings."""
+    package = Path(__file__).parents[2] / "stable_audio_tools"
+    for path in sorted(package.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name == "problems" and path.parent.name != "core":
+                assert "super().problems()" in ast.unparse(node), f"{path}:{node.lineno}"

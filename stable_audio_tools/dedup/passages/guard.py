@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,7 @@ from stable_audio_tools.data.resampling import resample
 from stable_audio_tools.dedup.passages.index import PassageIndex
 from stable_audio_tools.dedup.passages.landmarks import SAMPLE_RATE, find_peaks
 from stable_audio_tools.dedup.passages.search import find_passages
-
-CopyAction = Literal["report", "withhold"]
+from stable_audio_tools.dedup.passages.settings import CopyAction, CopyCheck
 
 _LEAST_SECONDS, _LEAST_AGREEMENT = 2.0, 0.4  # chance matches of a few seconds agree in less
 _FADE_SECONDS = 0.05
@@ -76,6 +75,11 @@ class CopyGuard:
         if self.action == "withhold" and found:
             audio = silence(audio, sample_rate, found)
         return audio, {"copies": [one._asdict() for one in found]} if found else {}
+
+
+def guard_of(settings: CopyCheck) -> CopyGuard | None:
+    """Return the check that a command asks for."""
+    return None if settings.check_copies is None else CopyGuard(settings.check_copies, settings.copies)
 
 
 def silence(audio: Tensor, sample_rate: int, passages: Sequence[CopiedPassage]) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Literal
 from stable_audio_tools.core.settings import Settings, option
 from stable_audio_tools.dedup.settings import KeepRule, PathFormat
 
+CopyAction = Literal["report", "withhold"]
 MatchKind = Literal["exact", "re-encoded", "altered", "excerpt", "passage"]
 EXTENSIONS = "aif,aiff,flac,m4a,mp3,ogg,opus,wav"
 
@@ -20,6 +21,23 @@ class SearchLimits(Settings):
     least_agreement: float = option(
         0.3, "share of spectral peaks of a passage that both recordings have", group="search", metavar="X", gt=0, le=1
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyCheck(Settings):
+    """Settings of the check of generated audio against a training set."""
+
+    check_copies: Path | None = option(
+        None, "index of the training set (`dedup index`) to look every output up in", group="files", metavar="DIR"
+    )
+    copies: CopyAction = option(
+        "report", "name passages that are copies, or silence them as well; needs --check-copies", group="files"
+    )
+
+    def problems(self) -> Iterable[str]:
+        yield from super().problems()
+        if self.copies != "report" and self.check_copies is None:
+            yield f"--copies {self.copies}: needs --check-copies, the index of recordings to look for"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +57,7 @@ class IndexSettings(Settings):
     num_workers: int | None = option(None, "files to decode in parallel (default: one per CPU)", metavar="N", ge=1)
 
     def problems(self) -> Iterable[str]:
+        yield from super().problems()
         if bool(self.dataset_config) == bool(self.dataset_dir):
             yield "give exactly one of --dataset-config and --dataset-dir"
 

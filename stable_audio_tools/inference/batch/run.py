@@ -4,7 +4,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -17,24 +17,12 @@ from stable_audio_tools.inference.batch.outputs import OutputFolder
 from stable_audio_tools.inference.batch.plan import Batch
 from stable_audio_tools.inference.generation.checks import audio_conditions, file_seconds
 from stable_audio_tools.inference.generation.editing import generate
-from stable_audio_tools.inference.generation.model import AudioModel, within_range
+from stable_audio_tools.inference.generation.model import AudioModel, Inspection, within_range
 from stable_audio_tools.inference.generation.request import OPTIONS, GenerationRequest, Hooks
 
 logger = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any], bool], None]  # a line of the manifest, and whether the file is new
-
-
-class Inspection(Protocol):
-    """A check of each file before it is written."""
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """What decides its result; a file that was written with other settings is generated again."""
-
-    def __call__(self, audio: Tensor, sample_rate: int, /) -> tuple[Tensor, Mapping[str, Any]]:
-        """Return the audio to write, and what was found, for the settings in the file."""
-
 
 # The manifest lists these settings, which apply to other audio, under "edit".
 _EDIT = ("mode", "audio", "to_audio", "noise_level", "spans", "seconds", "overlap", "crossfade")

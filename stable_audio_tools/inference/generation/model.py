@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,17 @@ class Generated(NamedTuple):
         for target, audio in zip(paths, self.audio):
             audio_io.write(target, within_range(audio, self.keeps_level), self.sample_rate)
         return paths
+
+
+class Inspection(Protocol):
+    """A check of each generated item before anybody gets it."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What decides its result; a file that was written with other settings is generated again."""
+
+    def __call__(self, audio: Tensor, sample_rate: int, /) -> tuple[Tensor, Mapping[str, Any]]:
+        """Return the audio to write, and what was found, for the settings in the file."""
 
 
 def within_range(audio: Tensor, keeps_level: bool = False) -> Tensor:
