@@ -26,7 +26,7 @@ from stable_audio_tools.core.files import write_text
 from stable_audio_tools.data import audio_io
 from stable_audio_tools.data.resampling import resample
 from stable_audio_tools.dedup.passages import landmarks
-from stable_audio_tools.dedup.passages.landmarks import Peaks, find_peaks, find_triples
+from stable_audio_tools.dedup.passages.landmarks import Peaks, find_landmarks, find_peaks
 from stable_audio_tools.dedup.store import Failure
 from stable_audio_tools.dedup.tracks import Track
 
@@ -37,6 +37,7 @@ _BLOCK_SECONDS = 60  # decoded at a time
 POSTING = np.dtype([("track", "<u2"), ("frame", "<u4"), ("pitch", "u1"), ("duration", "u1")])
 PEAK = np.dtype([("frame", "<u4"), ("pitch", "<u2")])  # in sixteenths of a frame and of a bin
 _FINE = 16
+_COMMON, _COMMON_SHARE = 16, 0.2  # a code with more postings, and more per recording, says little and is skipped
 
 
 class IndexedTrack(NamedTuple):
@@ -63,7 +64,7 @@ class Hits:
     """Landmarks that a query shares with an index; row i of each array belongs together."""
 
     track: NDArray[np.int64]
-    query: NDArray[np.int64]  # row of the query's triples
+    query: NDArray[np.int64]  # row of the query's landmarks
     frame: NDArray[np.float32]
     pitch: NDArray[np.float32]
     duration: NDArray[np.float32]
@@ -99,6 +100,7 @@ class Segment:
         """Return the postings of the codes; `track` counts from the segment's first recording."""
         left = np.searchsorted(self.codes, codes, "left")
         counts = np.searchsorted(self.codes, codes, "right") - left
+        counts[counts > _COMMON + _COMMON_SHARE * len(self.tracks)] = 0
         query = np.repeat(np.arange(len(codes)), counts)
         within = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
         found = self.postings[np.repeat(left, counts) + within]
@@ -238,13 +240,13 @@ def write_segment(folder: Path, analysed: Sequence[tuple[IndexedTrack, Peaks]], 
     """Write a segment of up to 65,536 recordings under a temporary name and rename it."""
     codes, postings = [], []
     for place, (_, peaks) in enumerate(analysed):
-        triples = find_triples(peaks, sampling)
-        rows = np.empty(len(triples.code), POSTING)
+        found = find_landmarks(peaks, sampling)
+        rows = np.empty(len(found.code), POSTING)
         rows["track"] = place
-        rows["frame"] = triples.frame.round()
-        rows["pitch"] = triples.pitch.round()
-        rows["duration"] = triples.duration.round()
-        codes.append(triples.code)
+        rows["frame"] = found.frame.round()
+        rows["pitch"] = found.pitch.round()
+        rows["duration"] = found.duration.round()
+        codes.append(found.code)
         postings.append(rows)
     code = np.concatenate(codes)
     order = np.argsort(code, kind="stable")

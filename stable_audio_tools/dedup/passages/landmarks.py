@@ -1,12 +1,13 @@
-"""Landmarks of a recording: peaks of its spectrum, and triples of peaks as codes that survive changes.
+"""Landmarks of a recording: peaks of its spectrum, and groups of four peaks as codes that survive changes.
 
 Frequencies are on a logarithmic axis, so a change of pitch moves all peaks by the same number of bins, and a change of
-speed scales all times by the same factor. The code of three peaks holds two intervals of pitch and a ratio of two
+speed scales all times by the same factor. The code of four peaks holds three intervals of pitch and two ratios of
 times, which both changes leave alone, and two coarse values, the register of the first peak and the duration of the
-triple, which small changes leave alone.
+group, which small changes leave alone. Fewer peaks would repeat everywhere: music has few intervals and rhythms.
 """
 
 from functools import cache
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -26,11 +27,11 @@ _FLOOR = 1e-4  # of the loudest bin
 _NEAR_BINS, _NEAR_FRAMES = 6, 5  # a peak is the largest value within so many bins and frames
 _PEAKS_PER_SECOND = 20
 
-_FAN = 9  # later peaks that a peak forms triples with
+_FAN = 8  # later peaks that a peak forms groups with
 _LOOKED_AT = 60  # later peaks among which those are searched
-_WIDEST = 36  # bins between peaks of a triple
-_SHORTEST, _LONGEST = 8, 110  # frames between the first peak of a triple and the others
-_LEAST_STEP = 3  # frames between the second peak and the third
+_WIDEST = 36  # bins between the first peak of a group and the others
+_SHORTEST, _LONGEST = 8, 110  # frames between the first peak of a group and the others
+_LEAST_STEP = 2  # frames between later peaks
 _INTERVAL = 1.5  # bins per level
 _INTERVALS = 2 * int(_WIDEST / _INTERVAL) + 2
 _RATIOS = 10
@@ -38,12 +39,11 @@ _REGISTER = 18  # bins per level
 _REGISTERS = NUM_BINS // _REGISTER + 1
 _DURATIONS_PER_OCTAVE = 2
 _DURATIONS = 8
-NUM_CODES = _INTERVALS * _INTERVALS * _RATIOS * _REGISTERS * _DURATIONS
+_COUNTS = (_INTERVALS, _INTERVALS, _INTERVALS, _RATIOS, _RATIOS, _REGISTERS, _DURATIONS)
 
-# How far a value may be from the border of its level for the neighbouring level to be looked up as well.
-_INTERVAL_SLACK, _RATIO_SLACK = 0.25, 0.3  # levels
-_REGISTER_SLACK = 3.3  # bins: a semitone
-_DURATION_SLACK = 0.17  # levels: 6 % of speed
+# How far a value may be from the border of its level, in levels, for the neighbouring level to be looked up as well:
+# a quarter bin of pitch, a semitone of register, 6 % of speed.
+_SLACKS = (0.25, 0.25, 0.25, 0.25, 0.25, 3.3 / _REGISTER, 0.17)
 
 
 class Peaks(NamedTuple):
@@ -53,13 +53,13 @@ class Peaks(NamedTuple):
     pitch: NDArray[np.float32]  # (n,) in bins, 36 per octave above 200 Hz
 
 
-class Triples(NamedTuple):
-    """Codes of triples of peaks, and what an alignment needs of them."""
+class Landmarks(NamedTuple):
+    """Codes of groups of four peaks, and what an alignment needs of them."""
 
     code: NDArray[np.uint32]
     frame: NDArray[np.float32]  # of the first peak
     pitch: NDArray[np.float32]  # of the first peak
-    duration: NDArray[np.float32]  # frames from the first peak to the third
+    duration: NDArray[np.float32]  # frames from the first peak to the last
 
 
 def find_peaks(audio: Tensor) -> Peaks:
@@ -114,28 +114,20 @@ def _vertex(before: Tensor, at: Tensor, after: Tensor) -> Tensor:
 # ------------------------------------------------------------------ codes
 
 
-def find_triples(peaks: Peaks, sampling: int) -> Triples:
-    """Return one in `sampling` triples, chosen by their codes, so that two recordings keep the same ones."""
+def find_landmarks(peaks: Peaks, sampling: int) -> Landmarks:
+    """Return one in `sampling` landmarks, chosen by their codes, so that two recordings keep the same ones."""
     values, first, duration = _measure(peaks)
-    levels = [value.astype(np.int64) for value in values]
-    code = _join(levels)
+    code = _join([value.astype(np.int64) for value in values])
     kept = is_sampled(code, sampling)
     first = first[kept]
-    return Triples(code[kept], peaks.frame[first], peaks.pitch[first], duration[kept])
+    return Landmarks(code[kept], peaks.frame[first], peaks.pitch[first], duration[kept])
 
 
-def find_probes(peaks: Peaks, sampling: int) -> Triples:
-    """Return the triples of a query: each with its own code, and those of the levels that it nearly has."""
+def find_probes(peaks: Peaks, sampling: int) -> Landmarks:
+    """Return the landmarks of a query: each with its own code, and those of the levels that it nearly has."""
     values, first, duration = _measure(peaks)
-    slacks = (
-        _INTERVAL_SLACK,
-        _INTERVAL_SLACK,
-        _RATIO_SLACK,
-        _REGISTER_SLACK / _REGISTER,
-        _DURATION_SLACK,
-    )
     rows, levels = np.arange(len(first)), [value.astype(np.int64) for value in values]
-    for axis, (value, slack) in enumerate(zip(values, slacks)):
+    for axis, (value, slack) in enumerate(zip(values, _SLACKS)):
         part = value - np.floor(value)
         neighbour = np.where(part < slack, -1, np.where(part > 1 - slack, 1, 0))[rows]
         also = np.flatnonzero(neighbour)
@@ -143,12 +135,11 @@ def find_probes(peaks: Peaks, sampling: int) -> Triples:
         shifted[axis] = shifted[axis] + neighbour[also]
         levels = [np.concatenate([level, more]) for level, more in zip(levels, shifted)]
         rows = np.concatenate([rows, rows[also]])
-    counts = (_INTERVALS, _INTERVALS, _RATIOS, _REGISTERS, _DURATIONS)
-    exists = np.all([(level >= 0) & (level < count) for level, count in zip(levels, counts)], axis=0)
+    exists = np.all([(level >= 0) & (level < count) for level, count in zip(levels, _COUNTS)], axis=0)
     code = _join([level[exists] for level in levels])
     kept = is_sampled(code, sampling)
     rows = rows[exists][kept]
-    return Triples(code[kept], peaks.frame[first[rows]], peaks.pitch[first[rows]], duration[rows])
+    return Landmarks(code[kept], peaks.frame[first[rows]], peaks.pitch[first[rows]], duration[rows])
 
 
 def is_sampled(code: NDArray[np.uint32], sampling: int) -> NDArray[np.bool_]:
@@ -159,7 +150,7 @@ def is_sampled(code: NDArray[np.uint32], sampling: int) -> NDArray[np.bool_]:
 
 
 def _measure(peaks: Peaks) -> tuple[list[NDArray[np.float64]], NDArray[np.int64], NDArray[np.float32]]:
-    """Return the five values of every triple in levels, its first peak, and its duration in frames."""
+    """Return the seven values of every group in levels, its first peak, and its duration in frames."""
     frame, pitch, count = peaks.frame, peaks.pitch, len(peaks.frame)
     later = np.arange(count)[:, None] + np.arange(1, _LOOKED_AT)
     exists = later < count
@@ -170,19 +161,21 @@ def _measure(peaks: Peaks) -> tuple[list[NDArray[np.float64]], NDArray[np.int64]
     rows, columns = np.nonzero(exists & (rank <= _FAN))
     fan = np.full((count, _FAN), -1, np.int64)
     fan[rows, rank[rows, columns] - 1] = later[rows, columns]
-    one, other = np.triu_indices(_FAN, 1)
-    second, third = fan[:, one].ravel(), fan[:, other].ravel()
-    first = np.repeat(np.arange(count), len(one))
-    formed = (second >= 0) & (third >= 0)
-    first, second, third = first[formed], second[formed], third[formed]
-    apart = frame[third] - frame[second] >= _LEAST_STEP
-    first, second, third = first[apart], second[apart], third[apart]
-    duration = frame[third] - frame[first]
+    chosen = np.array(list(combinations(range(_FAN), 3)))
+    groups = fan[:, chosen].reshape(-1, 3)
+    first = np.repeat(np.arange(count), len(chosen))
+    formed = np.flatnonzero(groups[:, 2] >= 0)  # ranks fill the columns from the left
+    times = frame[groups[formed]]
+    apart = (np.diff(times, axis=1) >= _LEAST_STEP).all(axis=1)
+    groups, first = groups[formed[apart]], first[formed[apart]]
+    intervals = (pitch[groups] - pitch[first, None] + _WIDEST) / _INTERVAL + 0.5
+    delays = frame[groups] - frame[first, None]
+    duration = delays[:, 2]
+    ratios = np.minimum(delays[:, :2] / duration[:, None] * _RATIOS, _RATIOS - 1e-3)
     octaves = np.log2(np.maximum(duration, _SHORTEST) / _SHORTEST)
     values = [
-        (pitch[second] - pitch[first] + _WIDEST) / _INTERVAL + 0.5,
-        (pitch[third] - pitch[first] + _WIDEST) / _INTERVAL + 0.5,
-        np.minimum((frame[second] - frame[first]) / duration * _RATIOS, _RATIOS - 1e-3),
+        *intervals.T,
+        *ratios.T,
         pitch[first] / _REGISTER,
         np.minimum(octaves * _DURATIONS_PER_OCTAVE, _DURATIONS - 1e-3),
     ]
@@ -191,6 +184,6 @@ def _measure(peaks: Peaks) -> tuple[list[NDArray[np.float64]], NDArray[np.int64]
 
 def _join(levels: list[NDArray[np.int64]]) -> NDArray[np.uint32]:
     code = levels[0]
-    for level, count in zip(levels[1:], (_INTERVALS, _RATIOS, _REGISTERS, _DURATIONS)):
+    for level, count in zip(levels[1:], _COUNTS[1:]):
         code = code * count + level
     return code.astype(np.uint32)

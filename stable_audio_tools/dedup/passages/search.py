@@ -15,7 +15,9 @@ FloatArray = NDArray[np.float64]
 
 FASTEST = 1.15  # largest change of speed in either direction
 _HIGHEST = 7.5  # bins of largest change of pitch: 2.5 semitones
-_LEAST_HITS = 6  # shared landmarks of one alignment
+_LEAST_HITS = 5  # shared landmarks of one alignment
+_BLOCK, _CELL = 10 * FRAMES_PER_SECOND, 2 * FRAMES_PER_SECOND  # of the query, of the recording
+_LEAST_IN_CELL = 3  # peaks of a block with shared landmarks of nearly one pitch and offset, to align a recording
 _CANDIDATES = 100  # recordings that are aligned, those with the most shared landmarks first
 _SPEEDS = np.exp(np.arange(-28, 29) * 0.005)
 _COARSE, _FINE = FRAMES_PER_SECOND, 0.15 * FRAMES_PER_SECOND  # tolerances when an alignment is searched and fitted
@@ -46,7 +48,8 @@ class Passage(NamedTuple):
 class _Shared:
     """Landmarks that a query shares with one recording."""
 
-    query_frame: FloatArray
+    query_frame: FloatArray  # of the first peak
+    query_end: FloatArray  # of the last peak
     track_frame: FloatArray
     pitch: FloatArray  # of the query minus that of the recording, bins
     speed: FloatArray  # duration in the recording over that in the query
@@ -55,7 +58,7 @@ class _Shared:
         return len(self.query_frame)
 
     def where(self, chosen: NDArray[np.bool_]) -> "_Shared":
-        return _Shared(self.query_frame[chosen], self.track_frame[chosen], self.pitch[chosen], self.speed[chosen])
+        return _Shared(*(values[chosen] for values in vars(self).values()))
 
 
 class _Line(NamedTuple):
@@ -78,42 +81,55 @@ def find_passages(index: PassageIndex, peaks: Peaks, least_agreement: float, lea
 def _candidates(index: PassageIndex, peaks: Peaks) -> Iterator[tuple[int, _Shared]]:
     """Yield the recordings with the most shared landmarks of plausible speed and pitch."""
     probes = find_probes(peaks, index.sampling)
-    tracks, queries, frames, pitches, speeds = [], [], [], [], []
+    tracks, queries, ends, frames, pitches, speeds = [], [], [], [], [], []
     for hits in index.look_up(probes.code):
         pitch = probes.pitch[hits.query] - hits.pitch
         speed = hits.duration / probes.duration[hits.query]
         plausible = (np.abs(pitch) <= _HIGHEST) & (np.abs(np.log(speed)) <= math.log(FASTEST) + 0.07)
         tracks.append(hits.track[plausible])
         queries.append(probes.frame[hits.query[plausible]])
+        ends.append(queries[-1] + probes.duration[hits.query[plausible]])
         frames.append(hits.frame[plausible])
         pitches.append(pitch[plausible])
         speeds.append(speed[plausible])
     if not tracks:
         return
     track = np.concatenate(tracks)
-    shared = _Shared(*(np.concatenate(parts).astype(np.float64) for parts in (queries, frames, pitches, speeds)))
-    order = np.argsort(track, kind="stable")
-    numbers, starts, counts = np.unique(track[order], return_index=True, return_counts=True)
-    enough = np.flatnonzero(counts >= _LEAST_HITS)
-    best = enough[np.argsort(-counts[enough], kind="stable")[:_CANDIDATES]]
-    for place in best:
-        rows = order[starts[place] : starts[place] + counts[place]]
-        yield (
-            int(numbers[place]),
-            _Shared(shared.query_frame[rows], shared.track_frame[rows], shared.pitch[rows], shared.speed[rows]),
-        )
+    shared = _Shared(*(np.concatenate(parts).astype(np.float64) for parts in (queries, ends, frames, pitches, speeds)))
+    strong = _agreeing(shared, track)
+    aligned, hits_of = np.unique(track[strong], return_counts=True)
+    best = aligned[np.argsort(-hits_of, kind="stable")[:_CANDIDATES]]
+    for number in best:
+        yield int(number), shared.where(track == number)
+
+
+def _agreeing(shared: _Shared, track: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which landmarks agree with others of the same ten seconds of the query on recording, pitch and offset."""
+    agreeing = np.zeros(len(shared), bool)
+    block = np.floor(shared.query_frame / _BLOCK)
+    place = shared.track_frame + ((block + 0.5) * _BLOCK - shared.query_frame) * shared.speed
+    for shift in (0.0, 0.5):  # of the cells, since a border may divide what belongs together
+        pitch, offset = np.floor(shared.pitch / 2 + shift), np.floor(place / _CELL + shift)
+        keys = np.stack([track, block, pitch, offset, shared.query_frame])
+        order = np.lexsort(keys[::-1])
+        changes = np.diff(keys[:, order], axis=1, prepend=np.nan) != 0
+        cell = np.cumsum(changes[:-1].any(axis=0)) - 1
+        peaks = np.bincount(cell, weights=changes.any(axis=0))  # one peak of the query begins many landmarks
+        agreeing[order] |= peaks[cell] >= _LEAST_IN_CELL
+    return agreeing
 
 
 def _passages_of(track: int, shared: _Shared, query: Peaks, recording: Peaks) -> list[Passage]:
     """Find alignments one after another; each explains landmarks that the others before it left."""
     passages: list[Passage] = []
-    while len(shared) >= _LEAST_HITS and len(passages) < _PASSAGES:
-        line = _best_line(shared)
+    while len(passages) < _PASSAGES:
+        strong = shared.where(_agreeing(shared, np.zeros(len(shared), np.int64)))
+        line = _best_line(shared, np.unique(np.round(strong.pitch)))
         if line is None:
             break
         near = np.abs(line.speed * shared.query_frame + line.offset - shared.track_frame) <= 2 * _FINE
         near &= np.abs(shared.pitch - line.pitch) <= 1.5
-        spans = list(_spans(np.unique(shared.query_frame[near])))
+        spans = list(_spans(shared.query_frame[near], shared.query_end[near]))
         for start, end in spans:
             inside = near & (shared.query_frame >= start) & (shared.query_frame <= end)
             hits = len(np.unique(shared.query_frame[inside]))
@@ -124,10 +140,10 @@ def _passages_of(track: int, shared: _Shared, query: Peaks, recording: Peaks) ->
     return passages
 
 
-def _best_line(shared: _Shared) -> _Line | None:
-    """Find the speed, offset and pitch on which most landmarks agree."""
+def _best_line(shared: _Shared, pitches: FloatArray) -> _Line | None:
+    """Find the speed, offset and pitch on which most landmarks agree; the pitch is near one of `pitches`."""
     best, best_count = None, _LEAST_HITS - 1
-    for pitch in np.unique(np.round(shared.pitch)):
+    for pitch in pitches:
         alike = shared.where(np.abs(shared.pitch - pitch) <= 1)
         if len(alike) <= best_count:
             continue
@@ -167,13 +183,15 @@ def _fit(shared: _Shared, speed: float) -> _Line | None:
     return _Line(speed, offset, float(np.median(shared.pitch[near])))
 
 
-def _spans(frames: FloatArray) -> Iterator[tuple[float, float]]:
-    """Yield the first and last frame of each run without a long gap."""
-    if not len(frames):
+def _spans(starts: FloatArray, ends: FloatArray) -> Iterator[tuple[float, float]]:
+    """Yield the first and last frame of each run of landmarks without a long gap."""
+    if not len(starts):
         return
-    borders = np.flatnonzero(np.diff(frames) > _LONGEST_GAP) + 1
-    for part in np.split(frames, borders):
-        yield float(part[0]), float(part[-1])
+    order = np.argsort(starts)
+    starts, reached = starts[order], np.maximum.accumulate(ends[order])
+    borders = np.flatnonzero(starts[1:] - reached[:-1] > _LONGEST_GAP) + 1
+    for run, end in zip(np.split(starts, borders), reached[[*(borders - 1), -1]]):
+        yield float(run[0]), float(end)
 
 
 def _passage(track: int, line: _Line, start: float, end: float, hits: int, query: Peaks, recording: Peaks) -> Passage:

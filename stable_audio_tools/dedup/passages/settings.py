@@ -52,7 +52,7 @@ class IndexSettings(Settings):
     extensions: str = option(EXTENSIONS, "file extensions, separated by commas", group="data", metavar="LIST")
     limit: int | None = option(None, "use the first N files only", group="data", metavar="N", ge=1)
     sampling: int = option(
-        16, "hold one in N landmarks; more take less disk, and short or altered passages are missed", metavar="N", ge=1
+        8, "hold one in N landmarks; more take less disk, and short or altered passages are missed", metavar="N", ge=1
     )
     num_workers: int | None = option(None, "files to decode in parallel (default: one per CPU)", metavar="N", ge=1)
 

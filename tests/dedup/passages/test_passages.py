@@ -21,7 +21,7 @@ from stable_audio_tools.data.resampling import resample
 from stable_audio_tools.dedup.passages import index as index_module
 from stable_audio_tools.dedup.passages.guard import CopiedPassage, CopyGuard, silence
 from stable_audio_tools.dedup.passages.index import PassageIndex
-from stable_audio_tools.dedup.passages.landmarks import find_peaks, find_probes, find_triples
+from stable_audio_tools.dedup.passages.landmarks import find_landmarks, find_peaks, find_probes
 from stable_audio_tools.dedup.passages.run import find_copies
 from stable_audio_tools.dedup.passages.search import find_passages
 from stable_audio_tools.dedup.passages.settings import FindSettings
@@ -120,7 +120,7 @@ def test_a_medley_is_taken_apart(index: PassageIndex) -> None:
 
 def test_codes_do_not_depend_on_pitch_and_hardly_on_speed() -> None:
     peaks = find_peaks(resample(song(0), RATE, 11_025)[0])
-    codes = set(find_triples(peaks, 1).code.tolist())
+    codes = set(find_landmarks(peaks, 1).code.tolist())
     shifted = peaks._replace(pitch=peaks.pitch + 0.6, frame=peaks.frame * 1.03)
     probes = find_probes(shifted, 1)
     rows = {(frame, pitch) for frame, pitch, code in zip(probes.frame, probes.pitch, probes.code) if code in codes}
@@ -129,7 +129,7 @@ def test_codes_do_not_depend_on_pitch_and_hardly_on_speed() -> None:
 
 def test_sampling_keeps_the_same_codes_on_both_sides() -> None:
     peaks = find_peaks(resample(song(0), RATE, 11_025)[0])
-    whole, part = find_triples(peaks, 1).code, find_triples(peaks, 16).code
+    whole, part = find_landmarks(peaks, 1).code, find_landmarks(peaks, 16).code
     assert len(part) == pytest.approx(len(whole) / 16, rel=0.3)
     assert set(part.tolist()) <= set(find_probes(peaks, 16).code.tolist())
 
@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_searched_is_named(tmp_path: Path, prepare: Any,
 def test_another_sampling_is_refused(collection: Path, index: PassageIndex, capsys: Any) -> None:
     flags = ["--index", str(index.folder), "--dataset-dir", str(collection), "--sampling", "4"]
     assert dedup_index(flags) == 2
-    assert "holds one in 16 landmarks, and --sampling 4 was asked for" in capsys.readouterr().err
+    assert "holds one in 8 landmarks, and --sampling 4 was asked for" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ kinds of match and lists
