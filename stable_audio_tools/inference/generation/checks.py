@@ -42,6 +42,7 @@ def validate(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
     yield from _sources(request, facts)
     if facts.objective is not None:
         yield from _mode(request, facts)
+        yield from _loop(request, facts)
         yield from _sampling(request, facts)
     for name, source in {**request.audio_sources, **audio_conditions(request.conditions, facts)}.items():
         if isinstance(source, str | Path):
@@ -199,6 +200,18 @@ def _beyond_window(seconds: float, name: str, facts: ModelFacts, longest: float)
         yield f"{name}: is {seconds:g} s, less than a sample; ask for more"
     elif seconds > longest:
         yield f"{name}: is {seconds:g} s, and the model makes at most {facts.window_seconds:.2f} s; ask for less"
+
+
+def _loop(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
+    """Loops, which are closed by inpainting."""
+    if not request.loop:
+        return
+    if facts.window is None:
+        yield "loop: the model's config names no sample_size, the length of a window"
+    if request.keep_latents:
+        yield "keep_latents: a loop is not decoded from its latents alone; remove it"
+    if request.inpaint_bands is not None:
+        yield "loop: cannot be given together with inpaint_bands; keep one of them"
 
 
 def _guidance(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.core.seeds import MAX_SEED
 from stable_audio_tools.inference.generation.audio import prepare_audio
+from stable_audio_tools.inference.generation.checks import file_seconds
 from stable_audio_tools.inference.generation.engine import GenerationEngine
 from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks, Mode, Span
 from stable_audio_tools.inference.generation.splicing import loudness_gain, splice
@@ -22,13 +23,16 @@ from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 
 _SEARCH_SECONDS = 0.01  # half a period of 50 Hz: by how much a continuation may be shifted to be in phase
 _OVERLAP_SHARE = 0.25  # of the window, by default
+_FADE_SECONDS = 0.02  # from a new seam of a loop to the samples beside it
+_SEAM_SHARE = 0.125  # of the window, on either side of the seam of a loop
 
 
 def generate(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
     """Return audio (b, c, n), one item per request: edited by their `mode`, or one window without a mode."""
     requests = _spread_over_windows(engine, requests)
     mode = requests[0].mode
-    return engine.generate(requests, hooks) if mode is None else _EDITS[mode](engine, requests, hooks)
+    audio = engine.generate(requests, hooks) if mode is None else _EDITS[mode](engine, requests, hooks)
+    return _close_loops(engine, requests, hooks, audio) if requests[0].loop else audio
 
 
 def _spread_over_windows(
@@ -144,6 +148,46 @@ def _outpaint(engine: GenerationEngine, requests: Sequence[GenerationRequest], h
             made[index] = splice(made[index], gain * new, shared, fade, round(_SEARCH_SECONDS * rate))
         requests = [replace(each, seed=((each.seed or 0) + len(requests)) % (MAX_SEED + 1)) for each in requests]
     return torch.stack([clip[:, :wanted] for clip in made])
+
+
+def _close_loops(
+    engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks, audio: Tensor
+) -> Tensor:
+    """Generate the end and the start of each item again, as they follow each other when the item is repeated.
+
+    The length of a loop is that of its file. The seam is an eighth of the window on either side, at most a quarter of
+    the loop; the model sees the repeated audio around it.
+    """
+    rate, window = engine.facts.sample_rate, engine.facts.window
+    assert window is not None, "checked before"
+    closed = audio.clone()
+    for index, request in enumerate(requests):
+        seconds = file_seconds(request)
+        length = audio.shape[-1] if seconds is None else min(audio.shape[-1], round(seconds * rate))
+        reach = min(round(_SEAM_SHARE * window), length // 4)
+        places = torch.arange(-(window // 2), window - window // 2) % length
+        spans = [
+            (max(0, centre - reach) / rate, min(window, centre + reach) / rate)
+            for centre in range(window // 2 % length, window + reach, length)
+            if centre - reach < window
+        ]
+        repeated = closed[index][:, places]
+        (new,) = _generate_window(
+            engine,
+            [request],
+            hooks,
+            loop=False,
+            inpaint_audio=(rate, repeated),
+            inpaint=spans,
+            init_audio=None,
+            init_noise_level=None,
+            keep_exact=True,
+            crossfade_seconds=_FADE_SECONDS,
+        )
+        changed, middle = min(reach + round(_FADE_SECONDS * rate), length // 2), window // 2
+        closed[index][:, length - changed : length] = new[:, middle - changed : middle]
+        closed[index][:, :changed] = new[:, middle : middle + changed]
+    return closed
 
 
 _EDITS: dict[Mode, Callable[[GenerationEngine, Sequence[GenerationRequest], Hooks], Tensor]] = {

@@ -170,6 +170,13 @@ class GenerationRequest:
     seconds: float | None = option(
         help="length; with --mode outpaint, in all", group="amount", metavar="SECONDS", key=True, gt=0
     )
+    loop: bool = option(
+        False,
+        help="close the audio, so that it can be repeated without a seam",
+        suits="diffusion",
+        group="amount",
+        key=True,
+    )
 
     # ------------------------------------------------------------------ from audio
     init_audio: "AudioSource | None" = option(

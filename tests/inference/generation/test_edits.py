@@ -1,6 +1,7 @@
 """Inpainting by any model, continuation without seams, interpolation between clips."""
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,34 @@ def test_songs_longer_than_the_window_are_inpainted_whole() -> None:
     assert made.audio.shape[-1] == clip.shape[-1] and torch.equal(made.audio, alike.audio) and made.keeps_level
     with pytest.raises(ValueError, match="nothing is left to generate"):
         model.generate(inpaint_audio=(RATE, clip), **options)
+
+
+def jump(audio: Tensor) -> float:
+    """Step from the end of a loop to its start, in steps between other samples."""
+    steps = audio.diff().abs()
+    return float((audio[..., 0] - audio[..., -1]).abs() / steps.square().mean().sqrt())
+
+
+@pytest.mark.parametrize("seconds", [1.0, 0.6, WINDOW / RATE / 3])
+def test_a_loop_closes_without_a_step_and_keeps_its_middle(seconds: float) -> None:
+    model, options = coloured_model("rectified_flow"), {"steps": 30, "num_samples": 8, "clip_length": seconds}
+    plain, closed = (model.generate(seed=1, loop=loop, **options).audio for loop in (False, True))
+    assert closed.shape == plain.shape
+    # Steps of this noise are up to three times their mean; the ends of plain audio are independent.
+    assert max(map(jump, closed)) < 3.5 and sum(jump(one) > 3.5 for one in plain) >= 4
+    length = closed.shape[-1]
+    reach = min(WINDOW // 8, length // 4) + round(0.02 * RATE) + 1
+    assert torch.equal(closed[..., reach:-reach], plain[..., reach:-reach])
+    assert not torch.allclose(closed[..., :100], plain[..., :100], atol=0.01)
+    flux = spectral_flux(torch.cat([closed, closed], -1)[0])
+    assert float(flux[len(flux) // 2 - 1 : len(flux) // 2 + 2].max()) < 1.5 * float(flux.max())
+
+
+def test_a_loop_needs_a_window_and_no_latents() -> None:
+    facts = coloured_model("v").facts
+    problems = list(validate(GenerationRequest(loop=True, keep_latents=True), dataclasses.replace(facts, window=None)))
+    assert any(problem.startswith("loop: the model's config names no sample_size") for problem in problems)
+    assert "keep_latents: a loop is not decoded from its latents alone; remove it" in problems
 
 
 def test_an_item_for_each_seed_without_conditions() -> None:
