@@ -343,9 +343,9 @@ def synthetic_peaks(number: int, seconds: float) -> Peaks:
     return Peaks(np.maximum(frame, 0).astype(np.float32), np.clip(pitch, 2, NUM_BINS - 3).astype(np.float32))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True)
+def parser() -> argparse.ArgumentParser:
+    built = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = built.add_subparsers(required=True)
     for run in (accuracy, guard):
         command = commands.add_parser(run.__name__)
         command.set_defaults(run=run)
@@ -359,10 +359,10 @@ def main() -> None:
     command.add_argument("--queries", type=int, default=20)
     command.add_argument("--sampling", type=int, default=8)
     command.add_argument("--scratch", help="folder for the index")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    arguments.run(arguments)
+    return built
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    chosen = parser().parse_args()
+    chosen.run(chosen)
