@@ -3,7 +3,9 @@
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +20,7 @@ from stable_audio_tools.inference.batch.plan import Batch
 from stable_audio_tools.inference.generation.checks import audio_conditions, file_seconds
 from stable_audio_tools.inference.generation.editing import generate
 from stable_audio_tools.inference.generation.model import AudioModel, Inspection, within_range
-from stable_audio_tools.inference.generation.request import OPTIONS, GenerationRequest, Hooks
+from stable_audio_tools.inference.generation.request import OPTIONS, Bits, GenerationRequest, Hooks
 
 logger = logging.getLogger(__name__)
 
@@ -47,19 +49,36 @@ def run_batch(
     has_manifest: bool = True,
     inspection: Inspection | None = None,
 ) -> None:
-    """Write the files of this process; complete files with the same settings are kept."""
+    """Write the files of this process; complete files with the same settings are kept.
+
+    A batch is written, and then reported, while the next one is generated.
+    """
     mine = [batch for index, batch in enumerate(batches) if index % world_size() == rank()]
     if len(batches) < world_size():
         logger.info("%d batches for %d processes; a smaller --batch-size employs more", len(batches), world_size())
     is_shared = has_manifest and is_rank_zero()  # one lock for all processes of a run
     with folder_lock(output.path) if is_shared else contextlib.nullcontext():
         try:
-            with progress_bar("generating", len(mine)) as show:
-                for number, batch in enumerate(mine):
-                    _run_one(model, batch, output, report, overwrite, show, number, inspection)
+            with ThreadPoolExecutor(1, "writing") as pool, progress_bar("generating", len(mine)) as show:
+                writing: list[Future[dict[str, Any]]] = []
+                try:
+                    for number, batch in enumerate(mine):
+                        writes = _run_one(model, batch, output, report, overwrite, show, number, inspection)
+                        _report_written(writing, report)  # so at most two batches of audio are held
+                        writing.extend(pool.submit(write) for write in writes)
+                except Exception:
+                    _report_written(writing, report)
+                    raise
+                _report_written(writing, report)
         finally:
             if has_manifest:
                 output.write_manifest([each.file for batch in batches for each in batch])
+
+
+def _report_written(writing: list[Future[dict[str, Any]]], report: Report) -> None:
+    """Wait for files that are being written, report them, and empty the list."""
+    while writing:
+        report(writing.pop(0).result(), True)
 
 
 def _run_one(
@@ -71,7 +90,8 @@ def _run_one(
     show: Callable[[float], None],
     number: int,
     inspection: Inspection | None,
-) -> None:
+) -> list[Callable[[], dict[str, Any]]]:
+    """Generate the audio of a batch and report what is kept; return what writes each new file and gives its record."""
     also = inspection.settings if inspection is not None else {}
     wanted = [{**describe(model, each.request), **also} for each in batch]
     found = [None if overwrite else output.settings_of(each.file) for each in batch]
@@ -87,7 +107,7 @@ def _run_one(
         elif old is not None:
             logger.info("%s has other settings and is generated again", each.file)
     if all(is_kept):
-        return
+        return []
     latents: list[Tensor] = []
     requests = [
         replace(each.request, seed=draw_seed()) if each.request.seed in (None, -1) else each.request for each in batch
@@ -101,6 +121,7 @@ def _run_one(
     except ValueError as error:  # found only with the audio, such as spans beyond its end
         where = batch[0].file if requests[0].mode is None else f"mode {requests[0].mode}"
         raise UserError(f"{where}: {error}") from error
+    writes: list[Callable[[], dict[str, Any]]] = []
     for index, (each, request) in enumerate(zip(batch, requests)):
         if is_kept[index]:
             continue
@@ -111,9 +132,24 @@ def _run_one(
         if inspection is not None:
             clip, found_in_it = inspection(clip, model.sample_rate)
             about.update(found_in_it)
-        if latents:  # before the audio file, which marks the item as complete
-            output.write_latents(each.file, latents[0][index])
-        report(output.write(each.file, clip, model.sample_rate, about, request.bits), True)
+        encoded = latents[0][index] if latents else None
+        writes.append(partial(_write, output, each.file, clip, model.sample_rate, about, request.bits, encoded))
+    return writes
+
+
+def _write(
+    output: OutputFolder,
+    file: str,
+    clip: Tensor,
+    sample_rate: int,
+    about: Mapping[str, Any],
+    bits: Bits,
+    latents: Tensor | None,
+) -> dict[str, Any]:
+    """Write audio (c, n) and its latents; return the line of the manifest."""
+    if latents is not None:  # before the audio file, which marks the item as complete
+        output.write_latents(file, latents)
+    return output.write(file, clip, sample_rate, about, bits)
 
 
 def is_as_asked(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

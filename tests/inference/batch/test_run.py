@@ -1,6 +1,7 @@
 """The work of a batch: any number of processes, killed or not, leaves the same complete files."""
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from stable_audio_tools.data.comments import read_comment
 from stable_audio_tools.inference.batch.outputs import FORMATS, OutputFolder
 from stable_audio_tools.inference.batch.plan import plan_batch
 from stable_audio_tools.inference.batch.run import check_targets, is_as_asked, run_batch
+from stable_audio_tools.inference.generation import editing
 from stable_audio_tools.inference.generation.model import AudioModel, within_range
 from stable_audio_tools.inference.generation.request import GenerationRequest
 
@@ -100,9 +102,9 @@ def test_a_stopped_run_goes_on_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         generate(model, folder, stop_after=stop_after)
     lines = (folder / "manifest.jsonl").read_text().splitlines()
-    assert len(lines) == len(audio_files(folder)) == stop_after
+    assert stop_after <= len(lines) == len(audio_files(folder)), "what was made is written"
     told = generate(model, folder)
-    assert sum(not is_new for _, is_new in told) == stop_after
+    assert sum(not is_new for _, is_new in told) == len(lines)
     assert audio_files(folder) == whole
 
 
@@ -346,3 +348,39 @@ def test_two_runs_do_not_share_a_folder(model: AudioModel, tmp_path: Path) -> No
         generate(model, tmp_path / "out")
     assert len(generate(model, tmp_path / "out")) == 4
     assert not (tmp_path / "out" / ".in-use").exists()
+
+
+def test_a_batch_is_written_while_the_next_one_is_generated(
+    model: AudioModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_is_written, second_begins = threading.Event(), threading.Event()
+    write, made = OutputFolder.write, []
+
+    def waiting_write(self: OutputFolder, file: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        assert first_is_written.is_set() or second_begins.wait(60), "the next batch waits for this file"
+        first_is_written.set()
+        return write(self, file, *args, **kwargs)
+
+    def watching_generate(*args: Any) -> torch.Tensor:
+        made.append(args)
+        if len(made) == 2:
+            second_begins.set()
+        return editing.generate(*args)
+
+    monkeypatch.setattr(OutputFolder, "write", waiting_write)
+    monkeypatch.setattr("stable_audio_tools.inference.batch.run.generate", watching_generate)
+    path = tmp_path / "prompts.yaml"
+    path.write_text(PROMPTS)
+    run_batch(model, plan_batch(path, model.facts, QUICK, 1), OutputFolder(tmp_path / "made"))
+    assert len(made) == 4 == len(audio_files(tmp_path / "made"))
+
+
+def test_a_file_that_cannot_be_written_ends_the_run_in_one_sentence(
+    model: AudioModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(audio_io, "write", full)
+    with pytest.raises(UserError, match=r"drum.*cannot be written \(No space left on device\)"):
+        generate(model, tmp_path / "made", prompts="drum: {sound: drums, seconds_total: 1}")
