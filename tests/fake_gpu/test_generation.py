@@ -199,6 +199,18 @@ def test_stable_audio_3_samples_without_waiting_within_its_memory(case: str) -> 
         assert gpu.peak_bytes < most * GIB
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_models_with_items_of_individual_lengths_are_offloaded(precision: str) -> None:
+    with FakeCuda() as gpu:
+        model = hollow_model("tiny_stable_audio_3", gpu, precision, offload=True)
+        assert gpu.held_bytes == 0
+        watched = watch_steps(gpu)
+        asked = {"sound": "rain", "steps": 3, "inpaint_audio": (22050, torch.zeros(2, 6000)), "inpaint": [(0.1, 0.2)]}
+        model.generate(seed=1, callback=watched.callback, progress=False, **asked)
+        assert watched.steps == [NOTHING] * 2
+        assert {weight.device.type for weight in model.module.parameters()} == {"cpu"}
+
+
 @pytest.mark.parametrize("precision", ONE_FAST)
 def test_open_small_samples_without_waiting(precision: str) -> None:
     with FakeCuda() as gpu:

@@ -28,7 +28,7 @@ from stable_audio_tools.inference.generation.audio import (
     resize_mask,
     unpack_audio,
 )
-from stable_audio_tools.inference.generation.decoding import decode_latents, encode_audio, parameter_dtype
+from stable_audio_tools.inference.generation.decoding import brought_to, decode_latents, encode_audio, parameter_dtype
 from stable_audio_tools.inference.inversion import invert_audio
 from stable_audio_tools.inference.sampling.exact_math import exact_math
 from stable_audio_tools.inference.sampling.randomness import SeededNoise, resolve_seeds
@@ -108,6 +108,7 @@ class LengthRequest:
     on_latents: Callable[[Tensor], Any] | None = None
     decode_frames: int | None = None
     decode_overlap: int | None = None
+    offload: bool = False  # parts of the model come to the device while they are used
 
 
 def read_request(keywords: Mapping[str, Any]) -> tuple[LengthRequest, dict[str, Any]]:
@@ -142,6 +143,9 @@ class _LengthRun:
         self.model, self.version, self.request = model, version, request
         self.codec = model.pretransform
         self.device = pick_device(request.device)
+        self.visited = self.device if request.offload else None  # by each part in turn
+        if request.offload:
+            model.to("cpu")
         self.masks_padding = _or_default(request.mask_padding_attention, model.mask_padding_attention)
         self.shifts_by_length = _or_default(
             request.use_effective_length_for_schedule, model.use_effective_length_for_schedule
@@ -174,12 +178,14 @@ class _LengthRun:
             negative = None if negative is None else negative | inpainting
         inputs = self._inputs(model.get_conditioning_inputs(positive))
         if init is not None and request.inversion_params is not None:
-            first_noise, init = self._inverted(init, first_noise, inputs), None
+            with brought_to(self.visited, model.model):
+                first_noise, init = self._inverted(init, first_noise, inputs), None
         if negative is not None:
             inputs |= self._inputs(model.get_conditioning_inputs(negative, negative=True))
         padding_mask = self._padding_mask()
         dtype = None if request.precision is None else parse_dtype(request.precision)
-        with generation(self.version), autocast(self.device, dtype or torch.float32), held_for_autocast(model.model):
+        mixed = autocast(self.device, dtype or torch.float32)
+        with generation(self.version), brought_to(self.visited, model.model), mixed, held_for_autocast(model.model):
             latents = sample_diffusion(
                 model.model,
                 first_noise,
@@ -261,7 +267,8 @@ class _LengthRun:
         conditioner = self.model.conditioner
         if conditioner is None:
             raise ValueError("conditioning was given, but the model has no conditioning")
-        made: Conditions = self._drawing(lambda: conditioner(metadata, self.device))
+        with brought_to(self.visited, conditioner):
+            made: Conditions = self._drawing(lambda: conditioner(metadata, self.device))
         return dict(made)
 
     def _audio(self, given: Audio | None, name: str) -> Tensor | None:
@@ -280,7 +287,8 @@ class _LengthRun:
         if audio is None:
             return None
         codec = self.codec
-        latents = self._drawing(lambda: encode_audio(codec, audio))[..., : self.frames]
+        with brought_to(self.visited, codec):
+            latents = self._drawing(lambda: encode_audio(codec, audio))[..., : self.frames]
         return latents.expand(self.request.batch_size, -1, -1)
 
     def _mask(self) -> Tensor | None:
@@ -356,7 +364,8 @@ class _LengthRun:
         def decode(part: Tensor) -> Tensor:
             return decode_latents(codec, part, request.decode_frames, request.decode_overlap)
 
-        audio = self.noise.feed(lambda: decode(latents), lambda item: decode(latents[item : item + 1]), torch.cat)
+        with brought_to(self.visited, codec):
+            audio = self.noise.feed(lambda: decode(latents), lambda item: decode(latents[item : item + 1]), torch.cat)
         return audio if padding_mask is None else silence_after(audio, padding_mask, self.ratio)
 
     def _drawing(self, compute: Callable[[], T]) -> T:

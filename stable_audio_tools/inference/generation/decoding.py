@@ -1,5 +1,8 @@
 """Conversion between audio and latents; long latents can be decoded in chunks to save memory."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +12,19 @@ from stable_audio_tools.models.precision import weight_dtype
 from stable_audio_tools.models.pretransforms import Pretransform
 
 _OVERLAP = 32  # frames
+
+
+@contextmanager
+def brought_to(device: torch.device | None, part: nn.Module | None) -> Iterator[None]:
+    """Hold a part on the device inside the block, and on the CPU after it; a device of None leaves it where it is."""
+    if part is None or device is None:
+        yield
+        return
+    part.to(device)
+    try:
+        yield
+    finally:
+        part.to("cpu")
 
 
 def parameter_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:

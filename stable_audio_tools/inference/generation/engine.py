@@ -125,7 +125,7 @@ class GenerationEngine:
         """Generate with a model of a generation after 0.0.19, whose items have individual lengths."""
         assert isinstance(self.module, ConditionedDiffusionModelWrapper)
         named = ("sampler_type", "sigma_min", "sigma_max", "rho", "precision", "cfg_interval", "scale_phi")
-        memory = ("allow_tf32", "decode_frames", "decode_overlap")
+        memory = ("allow_tf32", "decode_frames", "decode_overlap", "offload")
         chosen = {name: getattr(run.request, name) for name in (*named, *memory)}
         followed = {name: getattr(hooks, name) for name in ("callback", "cancel", "on_latents")}
         given = {name: value for name, value in vars(inputs).items() if name not in ("inpaint_bands", "is_trained")}

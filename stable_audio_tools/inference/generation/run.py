@@ -6,7 +6,7 @@ the sampler draws.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from stable_audio_tools.core.devices import autocast, parse_dtype, pick_device
 from stable_audio_tools.inference.generation.audio import prepare_audio, unpack_audio
-from stable_audio_tools.inference.generation.decoding import decode_latents, encode_audio, parameter_dtype
+from stable_audio_tools.inference.generation.decoding import brought_to, decode_latents, encode_audio, parameter_dtype
 from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks
 from stable_audio_tools.inference.sampling.ddpm_samplers import invert_ddim
 from stable_audio_tools.inference.sampling.exact_math import exact_math
@@ -264,17 +264,9 @@ class GenerationRun:
         with autocast(self.device, parse_dtype(self.request.precision)), held_for_autocast(self.model.model):
             yield
 
-    @contextmanager
-    def _loaded(self, part: nn.Module | None) -> Iterator[None]:
+    def _loaded(self, part: nn.Module | None) -> AbstractContextManager[None]:
         """Hold a part on the device inside the block, if `offload` keeps it elsewhere."""
-        if part is None or not self.request.offload:
-            yield
-            return
-        part.to(self.device)
-        try:
-            yield
-        finally:
-            part.to("cpu")
+        return brought_to(self.device if self.request.offload else None, part)
 
 
 def select(inputs: Mapping[str, Tensor | None], items: slice, dtype: torch.dtype) -> dict[str, Tensor | None]:
