@@ -36,7 +36,7 @@ CASES = {
     "Stable Audio Open 1.0, 48 s": Case("stable_audio_open_1_0", {"prompt": "rain"}),
     "the same, 4 items": Case("stable_audio_open_1_0", {"prompt": "rain", "num_samples": 4}),
     "Stable Audio Open Small, 12 s": Case(open_small, {"prompt": "rain"}),
-    "Stable Audio 3 small, 120 s": Case("sa3-sm-music", {"prompt": "rain", "seconds_total": 114, **_FEW}),
+    "Stable Audio 3 small, 114 s": Case("sa3-sm-music", {"prompt": "rain", "seconds_total": 114, **_FEW}),
     "Stable Audio 3 medium, 120 s": Case("sa3-medium", {"prompt": "rain", "seconds_total": 120, **_FEW}),
     "Stable Audio 3 medium, 380 s": Case("sa3-medium", {"prompt": "rain", "seconds_total": 380, **_FEW}),
     "autoencoder of Stable Audio 2.0, 30 s": Case("stable_audio_2_0_vae", _clip(30)),

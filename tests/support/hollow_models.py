@@ -76,7 +76,7 @@ def hollow_model(
     Its text encoders are replaced by hollow ones: those of the T5 family have `t5` values, T5Gemma those of its size b.
     """
     if isinstance(name, str):
-        name = load(next(path for folder in (CONFIGS, NEXT) for path in folder.rglob(f"{name}*.json")))
+        name = load(next(iter([*CONFIGS.rglob(f"{name}.json"), NEXT / f"{name}.config.json"])))
     config = name
     with gpu.hollow():
         module = create_model_from_config(config)
