@@ -319,7 +319,7 @@ def cost(arguments: argparse.Namespace) -> None:
             began = time.perf_counter()
             found = find_passages(opened, query, LIMITS.least_agreement, LIMITS.least_seconds)
             seconds += time.perf_counter() - began
-            hits += any(one.track == number for one in found)
+            hits += any(opened.track(one.track).name == f"s:{number}" for one in found)
         size = sum(file.stat().st_size for file in index.rglob("*") if file.is_file()) / 1e9
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(

@@ -96,16 +96,18 @@ def _candidates(index: PassageIndex, peaks: Peaks) -> Iterator[tuple[int, _Share
         return
     track = np.concatenate(tracks)
     shared = _Shared(*(np.concatenate(parts).astype(np.float64) for parts in (queries, ends, frames, pitches, speeds)))
-    strong = _agreeing(shared, track)
-    aligned, hits_of = np.unique(track[strong], return_counts=True)
-    best = aligned[np.argsort(-hits_of, kind="stable")[:_CANDIDATES]]
+    agreeing = _agreeing(shared, track)
+    order = np.lexsort((-agreeing, track))
+    aligned, places = np.unique(track[order], return_index=True)
+    most = agreeing[order][places]
+    best = aligned[np.argsort(-most, kind="stable")][: min(_CANDIDATES, int((most >= _LEAST_IN_CELL).sum()))]
     for number in best:
         yield int(number), shared.where(track == number)
 
 
-def _agreeing(shared: _Shared, track: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which landmarks agree with others of the same ten seconds of the query on recording, pitch and offset."""
-    agreeing = np.zeros(len(shared), bool)
+def _agreeing(shared: _Shared, track: NDArray[np.int64]) -> FloatArray:
+    """Return with how many peaks of ten seconds of the query each landmark agrees on recording, pitch and offset."""
+    agreeing = np.zeros(len(shared))
     block = np.floor(shared.query_frame / _BLOCK)
     place = shared.track_frame + ((block + 0.5) * _BLOCK - shared.query_frame) * shared.speed
     for shift in (0.0, 0.5):  # of the cells, since a border may divide what belongs together
@@ -115,7 +117,7 @@ def _agreeing(shared: _Shared, track: NDArray[np.int64]) -> NDArray[np.bool_]:
         changes = np.diff(keys[:, order], axis=1, prepend=np.nan) != 0
         cell = np.cumsum(changes[:-1].any(axis=0)) - 1
         peaks = np.bincount(cell, weights=changes.any(axis=0))  # one peak of the query begins many landmarks
-        agreeing[order] |= peaks[cell] >= _LEAST_IN_CELL
+        agreeing[order] = np.maximum(agreeing[order], peaks[cell])
     return agreeing
 
 
@@ -123,7 +125,7 @@ def _passages_of(track: int, shared: _Shared, query: Peaks, recording: Peaks) ->
     """Find alignments one after another; each explains landmarks that the others before it left."""
     passages: list[Passage] = []
     while len(passages) < _PASSAGES:
-        strong = shared.where(_agreeing(shared, np.zeros(len(shared), np.int64)))
+        strong = shared.where(_agreeing(shared, np.zeros(len(shared), np.int64)) >= _LEAST_IN_CELL)
         line = _best_line(shared, np.unique(np.round(strong.pitch)))
         if line is None:
             break
