@@ -52,7 +52,7 @@ def settings_of_leaves() -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name, about in OPTIONS.items():
         if about.key:
-            hint = _SPANS if name == "inpaint" else hints[name]
+            hint = _LISTS.get(name, hints[name])
             bounds = Field(
                 ge=about.ge, gt=about.gt, le=about.le, allow_inf_nan=False if float in get_args(hint) else None
             )
@@ -62,7 +62,10 @@ def settings_of_leaves() -> type[BaseModel]:
 
 
 _Seconds = Annotated[float, Field(allow_inf_nan=False)]
-_SPANS = list[Annotated[list[_Seconds], Field(min_length=2, max_length=2)]]
+_LISTS: dict[str, Any] = {  # as files write them
+    "inpaint": list[Annotated[list[_Seconds], Field(min_length=2, max_length=2)]],
+    "sections": list[dict[str, Any]],
+}
 
 
 def read_leaves(path: str | Path) -> list[Leaf]:

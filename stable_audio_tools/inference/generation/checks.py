@@ -16,6 +16,7 @@ from stable_audio_tools.inference.generation.request import (
     SUITABLE,
     GenerationRequest,
     Mode,
+    Section,
     given_fields,
 )
 from stable_audio_tools.inference.sampling.samplers import find_sampler
@@ -36,13 +37,15 @@ _NEEDED: dict[Mode, str] = {"interpolate": "to_audio", "inpaint": "spans", "outp
 def validate(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
     """Yield a sentence for each problem of a request, whose recommended settings are filled in."""
     yield from _without_effect(request, facts)
-    yield from condition_problems(request.conditions, facts)
+    if request.sections is None:  # otherwise the conditions of each section are checked
+        yield from condition_problems(request.conditions, facts)
     yield from _lengths(request, facts)
     yield from _guidance(request, facts)
     yield from _sources(request, facts)
     if facts.objective is not None:
         yield from _mode(request, facts)
         yield from _loop(request, facts)
+        yield from _sections(request, facts)
         yield from _sampling(request, facts)
     for name, source in {**request.audio_sources, **audio_conditions(request.conditions, facts)}.items():
         if isinstance(source, str | Path):
@@ -117,6 +120,8 @@ def requested_seconds(conditions: Mapping[str, Any]) -> float | None:
 
 def file_seconds(request: GenerationRequest) -> float | None:
     """Return the length that a file is cut to; None leaves it whole."""
+    if request.sections is not None:
+        return None
     if request.seconds is not None:
         return None if request.mode is not None else request.seconds
     if request.clip_length is True:
@@ -173,7 +178,7 @@ def _lengths(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
     length = requested_seconds(request.conditions)
     if length is not None and not length > 0:
         yield f"seconds_total: is {length:g} s after seconds_start; expected more than 0 seconds"
-    elif length is not None and isinstance(request.clip_length, bool) and request.seconds is None:
+    elif length is not None and isinstance(request.clip_length, bool) and not (request.seconds or request.sections):
         yield from _beyond_window(length, "seconds_total", facts, math.ceil(facts.window_seconds))
     if request.mode is not None:
         if request.clip_length is not None:
@@ -212,6 +217,33 @@ def _loop(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
         yield "keep_latents: a loop is not decoded from its latents alone; remove it"
     if request.inpaint_bands is not None:
         yield "loop: cannot be given together with inpaint_bands; keep one of them"
+
+
+def _sections(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:
+    """Parts of a long piece."""
+    if request.sections is None:
+        return
+    if facts.window is None:
+        yield "sections: the model's config names no sample_size, the length of a window"
+    for name in ("mode", "seconds", "init_audio", "inpaint_audio", "sample_size"):
+        if getattr(request, name) is not None:
+            yield f"{name}: the sections say what is generated and how long it is; leave it out"
+    if request.keep_latents:
+        yield "keep_latents: a piece of sections is not decoded from its latents alone; remove it"
+    if not request.sections:
+        yield "sections: the list is empty; write at least one part with its seconds"
+    total = 0.0
+    for number, section in enumerate(map(Section.read, request.sections)):
+        seconds = section.seconds
+        if not isinstance(seconds, int | float) or isinstance(seconds, bool) or not 0 < seconds <= LATEST:
+            allowed = f"more than 0 and at most {LATEST:g} seconds"
+            yield f"sections[{number}].seconds: expected {allowed}, got {show(seconds)}"
+        else:
+            total += seconds
+        for problem in condition_problems({**request.conditions, **dict(section.conditions)}, facts):
+            yield f"sections[{number}].{problem}"
+    if total > LATEST:
+        yield f"sections: last {total:g} s in all, more than {LATEST:g} s; write shorter ones"
 
 
 def _guidance(request: GenerationRequest, facts: ModelFacts) -> Iterator[str]:

@@ -17,13 +17,14 @@ from stable_audio_tools.core.seeds import MAX_SEED
 from stable_audio_tools.inference.generation.audio import prepare_audio
 from stable_audio_tools.inference.generation.checks import file_seconds
 from stable_audio_tools.inference.generation.engine import GenerationEngine
-from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks, Mode, Span
+from stable_audio_tools.inference.generation.request import GenerationRequest, Hooks, Mode, Section, Span
 from stable_audio_tools.inference.generation.splicing import loudness_gain, splice
 from stable_audio_tools.models.diffusion.wrapper import DiffusionWrapper
 
 _SEARCH_SECONDS = 0.01  # half a period of 50 Hz: by how much a continuation may be shifted to be in phase
 _OVERLAP_SHARE = 0.25  # of the window, by default
 _FADE_SECONDS = 0.02  # from a new seam of a loop to the samples beside it
+_SEED_STEP = 1_000  # between sections, whose windows count on from their own seed
 _SEAM_SHARE = 0.125  # of the window, on either side of the seam of a loop
 
 
@@ -31,7 +32,10 @@ def generate(engine: GenerationEngine, requests: Sequence[GenerationRequest], ho
     """Return audio (b, c, n), one item per request: edited by their `mode`, or one window without a mode."""
     requests = _spread_over_windows(engine, requests)
     mode = requests[0].mode
-    audio = engine.generate(requests, hooks) if mode is None else _EDITS[mode](engine, requests, hooks)
+    if requests[0].sections is not None:
+        audio = _compose(engine, requests, hooks)
+    else:
+        audio = engine.generate(requests, hooks) if mode is None else _EDITS[mode](engine, requests, hooks)
     return _close_loops(engine, requests, hooks, audio) if requests[0].loop else audio
 
 
@@ -150,6 +154,32 @@ def _outpaint(engine: GenerationEngine, requests: Sequence[GenerationRequest], h
     return torch.stack([clip[:, :wanted] for clip in made])
 
 
+def _compose(engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks) -> Tensor:
+    """Generate a piece section by section; each continues the audio before it under its own conditions."""
+    rate, window = engine.facts.sample_rate, engine.facts.window
+    assert window is not None, "checked before"
+    made, end = torch.zeros(0), 0.0
+    for number, section in enumerate(map(Section.read, requests[0].sections or ())):
+        end += section.seconds
+        parts = [
+            replace(
+                each,
+                sections=None,
+                loop=False,
+                conditions={**each.conditions, **dict(section.conditions)},
+                seed=((each.seed or 0) + number * _SEED_STEP) % (MAX_SEED + 1),
+            )
+            for each in requests
+        ]
+        if number == 0:
+            made = _generate_window(engine, parts, hooks)[..., : round(end * rate)]
+        if made.shape[-1] < round(end * rate):
+            overlap = min(round(_OVERLAP_SHARE * window), made.shape[-1]) / rate
+            longer = {"mode": "outpaint", "audio": (rate, made), "seconds": end, "overlap": overlap}
+            made = _outpaint(engine, [replace(each, **longer) for each in parts], hooks)
+    return made
+
+
 def _close_loops(
     engine: GenerationEngine, requests: Sequence[GenerationRequest], hooks: Hooks, audio: Tensor
 ) -> Tensor:
@@ -172,11 +202,14 @@ def _close_loops(
             if centre - reach < window
         ]
         repeated = closed[index][:, places]
+        first = Section.read(request.sections[0]).conditions if request.sections else ()
         (new,) = _generate_window(
             engine,
             [request],
             hooks,
             loop=False,
+            sections=None,
+            conditions={**request.conditions, **dict(first)},
             inpaint_audio=(rate, repeated),
             inpaint=spans,
             init_audio=None,

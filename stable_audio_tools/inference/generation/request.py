@@ -41,6 +41,20 @@ SUITABLE: dict[Suits, str] = {
 }
 
 
+class Section(NamedTuple):
+    """A part of a long piece: its length, and the conditions in which it differs from the piece."""
+
+    seconds: Any  # checked with the conditions
+    conditions: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def read(cls, value: "Section | Mapping[str, Any]") -> "Section":
+        """Return a section of `{"seconds": 20, "prompt": "..."}`."""
+        if isinstance(value, Section):
+            return value
+        return cls(value.get("seconds"), tuple((key, item) for key, item in value.items() if key != "seconds"))
+
+
 class Slider(NamedTuple):
     """The control of a field in the app."""
 
@@ -169,6 +183,9 @@ class GenerationRequest:
     )
     seconds: float | None = option(
         help="length; with --mode outpaint, in all", group="amount", metavar="SECONDS", key=True, gt=0
+    )
+    sections: Sequence[Section | Mapping[str, Any]] | None = option(
+        help="parts of a piece of any length, in turn: `seconds` and conditions of each", suits="diffusion", key=True
     )
     loop: bool = option(
         False,
@@ -362,6 +379,8 @@ class GenerationRequest:
     )
 
     def __post_init__(self) -> None:
+        if self.sections is not None:
+            object.__setattr__(self, "sections", tuple(map(Section.read, self.sections)))
         problems = [f"{name}: expected {allowed}, got {value}" for name, value, allowed in _out_of_bounds(self)]
         if problems:
             raise ConfigError(problems)

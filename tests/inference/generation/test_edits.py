@@ -10,6 +10,7 @@ import torch
 from support.small_models import small_model
 from torch import Tensor, nn
 
+import stable_audio_tools
 from stable_audio_tools.cli.generate import main as generate
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.data import audio_io
@@ -223,6 +224,54 @@ def test_a_loop_needs_a_window_and_no_latents() -> None:
     problems = list(validate(GenerationRequest(loop=True, keep_latents=True), dataclasses.replace(facts, window=None)))
     assert any(problem.startswith("loop: the model's config names no sample_size") for problem in problems)
     assert "keep_latents: a loop is not decoded from its latents alone; remove it" in problems
+
+
+def test_a_piece_of_sections_has_their_length_and_no_seams() -> None:
+    model = coloured_model("rectified_flow")
+    sections = [{"seconds": 0.6}, {"seconds": 1.9}, {"seconds": 0.75}]
+    piece = model.generate(sections=sections, seed=3, steps=30, num_samples=2)
+    assert piece.audio.shape == (2, 1, round(3.25 * RATE))
+    flux, usual = spectral_flux(piece.audio[:, 0]), spectral_flux(source(20))
+    assert flux.max() < usual.max()
+    assert not torch.equal(piece.audio[0], piece.audio[1])
+
+
+def test_each_section_is_generated_under_its_conditions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The conditions of a window are those of the section that it continues into."""
+    files = small_model("tiny_diffusion_cond", tmp_path)
+    model = stable_audio_tools.load(files.config, files.weights, "cpu")
+    seen: list[tuple[str, str]] = []
+    conditioner = model.module.conditioner
+    conditioner.register_forward_pre_hook(
+        lambda module, args: seen.append(tuple(item["sound"] for item in args[0])) or None
+    )
+    sections = [{"sound": "rain", "seconds": 2}, {"sound": "drums", "seconds": 5}, {"sound": "bass", "seconds": 1}]
+    piece = model.generate(sections=sections, seconds_total=2, seed=3, steps=1)
+    assert piece.audio.shape[-1] == 8 * model.sample_rate
+    names = [sound for (sound,) in dict.fromkeys(seen)]
+    assert names == ["rain", "drums", "bass"] and seen.count(("drums",)) >= 2
+
+    (tmp_path / "p.yaml").write_text(
+        "song:\n  seconds_total: 2\n  loop: true\n  sections:\n"
+        "    - {sound: rain, seconds: 2}\n    - {sound: drums, seconds: 1.5}\n"
+    )
+    flags = ["--model-config", str(files.config), "--ckpt-path", str(files.weights), "--device", "cpu"]
+    flags += [
+        "--cond-yaml-path",
+        str(tmp_path / "p.yaml"),
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--sample-steps",
+        "1",
+    ]
+    assert generate(flags) == 0 and generate(flags) == 0
+    assert "kept" in capsys.readouterr().out
+    assert audio_io.info(tmp_path / "out" / "song_item-1.wav").seconds == 3.5
+    (tmp_path / "p.yaml").write_text("song: {seconds_total: 2, sections: [{sound: rain, seconds: -2}, {sund: rain}]}")
+    assert generate(flags) == 2
+    message = capsys.readouterr().err
+    assert "song: sections[0].seconds: expected more than 0" in message
+    assert "sections[1].sund: unknown key; did you mean 'sound'?" in message
 
 
 def test_an_item_for_each_seed_without_conditions() -> None:
