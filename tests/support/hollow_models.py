@@ -42,7 +42,7 @@ class Words:
 
 
 def open_small() -> dict[str, Any]:
-    """Open 1.0's codec with the window and conditions of Stable Audio Open Small, and an assumed size of its network."""
+    """Open 1.0's codec with the window and conditions of Open Small, and an assumed size of its network."""
     config: dict[str, Any] = load(CONFIGS / "txt2audio" / "stable_audio_open_1_0.json")
     model = config["model"]
     model["conditioning"]["configs"] = [c for c in model["conditioning"]["configs"] if c["id"] != "seconds_start"]
