@@ -37,7 +37,7 @@ _BLOCK_SECONDS = 60  # decoded at a time
 POSTING = np.dtype([("track", "<u2"), ("frame", "<u4"), ("pitch", "u1"), ("duration", "u1")])
 PEAK = np.dtype([("frame", "<u4"), ("pitch", "<u2")])  # in sixteenths of a frame and of a bin
 _FINE = 16
-_COMMON, _COMMON_SHARE = 16, 0.2  # a code with more postings, and more per recording, says little and is skipped
+_MOST_HITS = 2_000_000  # of a query, which bounds its time and memory
 
 
 class IndexedTrack(NamedTuple):
@@ -96,12 +96,14 @@ class Segment:
         rows = stored[starts[place] : starts[place + 1]]
         return Peaks(rows["frame"].astype(np.float32) / _FINE, rows["pitch"].astype(np.float32) / _FINE)
 
-    def look_up(self, codes: NDArray[np.uint32]) -> Hits:
-        """Return the postings of the codes; `track` counts from the segment's first recording."""
+    def find(self, codes: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first posting of each code, and how many there are."""
         left = np.searchsorted(self.codes, codes, "left")
-        counts = np.searchsorted(self.codes, codes, "right") - left
-        counts[counts > _COMMON + _COMMON_SHARE * len(self.tracks)] = 0
-        query = np.repeat(np.arange(len(codes)), counts)
+        return left, np.searchsorted(self.codes, codes, "right") - left
+
+    def read(self, left: NDArray[np.int64], counts: NDArray[np.int64]) -> Hits:
+        """Return postings; `track` counts from the segment's first recording."""
+        query = np.repeat(np.arange(len(left)), counts)
         within = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
         found = self.postings[np.repeat(left, counts) + within]
         return Hits(
@@ -165,9 +167,17 @@ class PassageIndex:
         return self.segments[row], number - int(self._starts[row])
 
     def look_up(self, codes: NDArray[np.uint32]) -> Iterator[Hits]:
-        """Yield the shared landmarks of each segment, with the numbers of recordings in the whole index."""
-        for segment, start in zip(self.segments, self._starts):
-            hits = segment.look_up(codes)
+        """Yield the shared landmarks of each segment, with the numbers of recordings in the whole index.
+
+        Codes that are rare in the index come first, until two million landmarks are found: the others say little.
+        """
+        places = [segment.find(codes) for segment in self.segments]
+        totals = np.sum([counts for _, counts in places], axis=0)
+        order = np.argsort(totals, kind="stable")
+        is_common = np.empty(len(codes), bool)
+        is_common[order] = np.cumsum(totals[order]) > _MOST_HITS
+        for segment, start, (left, counts) in zip(self.segments, self._starts, places):
+            hits = segment.read(left, np.where(is_common, 0, counts))
             yield Hits(hits.track + start, hits.query, hits.frame, hits.pitch, hits.duration)
 
 
