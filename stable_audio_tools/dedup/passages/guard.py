@@ -50,7 +50,7 @@ class CopyGuard:
 
     @property
     def settings(self) -> JsonObject:
-        """What decides the result, for the settings in a file."""
+        """Settings that affect the result, to be recorded in each file."""
         names = "\0".join(segment.folder.name for segment in self.index.segments)
         digest = blake2b(names.encode(), digest_size=8).hexdigest()
         return {"copy_check": {"index": digest, "action": self.action, "recordings": len(self.index)}}

@@ -41,7 +41,7 @@ _DURATIONS_PER_OCTAVE = 2
 _DURATIONS = 8
 _COUNTS = (_INTERVALS, _INTERVALS, _INTERVALS, _RATIOS, _RATIOS, _REGISTERS, _DURATIONS)
 
-# How far a value may be from the border of its level, in levels, for the neighbouring level to be looked up as well:
+# Distances from the border of a level, in levels, within which the neighbouring level is looked up as well:
 # a quarter bin of pitch, a semitone of register, 6 % of speed.
 _SLACKS = (0.25, 0.25, 0.25, 0.25, 0.25, 3.3 / _REGISTER, 0.17)
 
@@ -124,7 +124,7 @@ def find_landmarks(peaks: Peaks, sampling: int) -> Landmarks:
 
 
 def find_probes(peaks: Peaks, sampling: int) -> Landmarks:
-    """Return the landmarks of a query: each with its own code, and those of the levels that it nearly has."""
+    """Return the landmarks of a query, each under its own code and under codes of neighbouring levels."""
     values, first, duration = _measure(peaks)
     rows, levels = np.arange(len(first)), [value.astype(np.int64) for value in values]
     for axis, (value, slack) in enumerate(zip(values, _SLACKS)):

@@ -71,7 +71,7 @@ class Inspection(Protocol):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """What decides its result; a file that was written with other settings is generated again."""
+        """Settings that affect the result; a file that was written with other settings is generated again."""
 
     def __call__(self, audio: Tensor, sample_rate: int, /) -> tuple[Tensor, Mapping[str, Any]]:
         """Return the audio to write, and what was found, for the settings in the file."""
