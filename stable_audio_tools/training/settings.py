@@ -68,6 +68,7 @@ class TrainSettings(Settings):
     nonfinite: str = option("skip", "on a loss or gradient that is not finite", choices=("skip", "rollback", "stop"))
     include_paths_file: str = option("", "train only on the files that this list names")
     exclude_paths_file: str = option("", "leave out the files that this list names")
+    check_copies: str = option("", "index of the training set (`dedup index`) to look demos up in")
     dry_run: bool = option(False, "build everything, take one step, make one demo, print memory, and stop")
 
     def problems(self) -> Iterable[str]:

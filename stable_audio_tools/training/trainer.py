@@ -17,6 +17,7 @@ from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.data.loader import Batch
+from stable_audio_tools.dedup.passages.guard import CopyGuard
 from stable_audio_tools.models.transformer.continuous import recomputing_modules
 from stable_audio_tools.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from stable_audio_tools.training.callbacks.guards import NonFiniteGuard
@@ -56,10 +57,15 @@ def create_trainer(
     checkpoints = folder / "checkpoints"
     set_checkpointing(wrapper, settings, accelerator)
     run_logger = create_logger(settings, folder)
+    demos = create_demo_callback_from_config(model_config, demo_loader, folder / "demos")
+    if settings.check_copies:
+        if demos is None:
+            raise UserError("--check-copies: looks demos up, and this run writes none; add training.demo to the config")
+        demos.inspection = CopyGuard(settings.check_copies)
     callbacks: list[pl.Callback | None] = [
         watch(run_logger, settings, wrapper.exported),
         NonFiniteGuard(settings.nonfinite, checkpoints),  # type: ignore[arg-type]
-        create_demo_callback_from_config(model_config, demo_loader, folder / "demos"),
+        demos,
         create_song_describer_callback_from_config(model_config, folder),
         Telemetry(model_config["sample_rate"], counts_operations=not settings.compile),
         Profile(folder / "profile", settings.profile) if settings.profile > 0 else None,

@@ -16,7 +16,7 @@ LAYERS = {  # a folder may import from itself and from these
     "models": {"core"},
     "data": {"core"},
     "latents": {"core", "models", "data", "inference"},
-    "training": {"core", "models", "data", "latents", "inference", "evaluation"},
+    "training": {"core", "models", "data", "latents", "inference", "evaluation", "dedup"},
     "inference": {"core", "models", "data"},
     "evaluation": {"core", "models", "data", "inference"},
     "dedup": {"core", "models", "data", "latents", "inference"},

@@ -13,6 +13,7 @@ import torch
 from support.small_training import column, training_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from stable_audio_tools.cli.data import dedup_index
 from stable_audio_tools.core.errors import UserError
 from stable_audio_tools.models.factory import create_model_from_config
 from stable_audio_tools.training import create_training_wrapper_from_config
@@ -267,3 +268,22 @@ def test_a_login_of_wandb_is_mentioned_once(
     monkeypatch.setenv("WANDB_API_KEY", "secret")
     create_logger(TrainSettings(), tmp_path)
     assert caplog.text.count("--logger wandb logs to Weights & Biases instead") == 2
+
+
+def test_demos_are_looked_up_in_an_index(
+    write_config: Any, run_training: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Equal runs write equal demos, so the demos of one are copies for the next."""
+
+    def many(config: dict[str, Any]) -> None:
+        config["training"]["demo"]["num_demos"] = 12
+
+    config = write_config("tiny_diffusion_uncond", many)
+    first = run_training(config, "--max-steps", "1")
+    index = ["--index", str(tmp_path / "index"), "--dataset-dir", str(first / "demos"), "--num-workers", "1"]
+    assert dedup_index(index) == 0
+    second = run_training(config, "--max-steps", "1", "--check-copies", str(tmp_path / "index"))
+    assert column(second, "demo/copied_share") == [1.0]
+    assert "is a passage of demos:step_00000001/" in capfd.readouterr().err
+    run_training(config, "--max-steps", "1", "--check-copies", str(tmp_path), status=2)
+    assert "not an index of recordings" in capfd.readouterr().err

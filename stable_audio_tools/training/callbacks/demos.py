@@ -16,6 +16,7 @@ from stable_audio_tools.core.seeds import seed_everything
 from stable_audio_tools.data.audio_io import write
 from stable_audio_tools.data.loader import Batch
 from stable_audio_tools.data.pictures import latents_image, spectrogram_image
+from stable_audio_tools.inference.generation.model import Inspection
 from stable_audio_tools.training import random_state
 from stable_audio_tools.training.loggers import log_audio, log_image, log_latents
 from stable_audio_tools.training.module import TrainingModule
@@ -52,6 +53,8 @@ class DemoCallback(pl.Callback, Generic[M]):
         self.demo_every, self.sample_rate, self.folder, self.loader = demo_every, sample_rate, folder, loader
         # Other states of the model that are demonstrated too, by the suffix of their files.
         self.variants: dict[str, Callable[[], AbstractContextManager[None]]] = {}
+        self.inspection: Inspection | None = None  # a check of every clip, such as `CopyGuard`
+        self._copied: list[bool] = []  # of the clips of the demo that is being written
         self._last_step = -1
         self._batch: Batch | None = None
         self._trained_on: Batch | None = None
@@ -97,10 +100,14 @@ class DemoCallback(pl.Callback, Generic[M]):
                     with state():
                         for demo in self.make(trainer, cast(M, module), self._held_out(batch)):
                             self._keep(trainer, demo._replace(name=f"{demo.name}{ending}"))
+                if self._copied and trainer.logger is not None:
+                    share = sum(self._copied) / len(self._copied)
+                    trainer.logger.log_metrics({"demo/copied_share": share}, step=trainer.global_step)
             except Exception as error:  # whatever a demo does, the run outlives it
                 logger.warning("the demo at step %d failed: %s: %s", trainer.global_step, type(error).__name__, error)
                 logger.debug("the demo's traceback", exc_info=True)
             finally:
+                self._copied = []
                 for part, mode in modes.items():
                     part.training = mode
 
@@ -122,10 +129,21 @@ class DemoCallback(pl.Callback, Generic[M]):
             path = folder / f"{demo.name}.wav"
             write(path, audio, self.sample_rate, clip=True)
             log_audio(trainer.logger, f"demo/{demo.name}", path, self.sample_rate, step, demo.caption)
+            if self.inspection is not None:
+                self._look_up(self.inspection, audio, demo.name, step)
             self._picture(trainer, f"{demo.name}_spectrogram", spectrogram_image(audio, self.sample_rate), folder)
         if demo.latents is not None:
             self._picture(trainer, f"{demo.name}_latents", latents_image(demo.latents), folder)
             log_latents(trainer.logger, f"demo/{demo.name}_points", demo.latents, step)
+
+    def _look_up(self, inspection: Inspection, audio: Tensor, name: str, step: int) -> None:
+        copies = inspection(audio, self.sample_rate)[1].get("copies", [])
+        self._copied.append(bool(copies))
+        for copy in copies:
+            logger.warning(
+                "demo %s at step %d: %.1f to %.1f s is a passage of %s",
+                name, step, copy["start"], copy["end"], copy["track"],
+            )  # fmt: skip
 
     def _picture(self, trainer: pl.Trainer, name: str, picture: "Image", folder: Path) -> None:
         path = folder / f"{name}.png"
