@@ -21,7 +21,7 @@ from torch import Tensor
 from stable_audio_tools.core.packages import available, require
 
 Features = NDArray[np.float32]  # (n, w), rows of length 1
-FAISS_FROM = 100_000  # rows; larger searches use faiss if it is installed
+FAISS_FROM = 100_000  # rows; larger searches on the CPU use faiss if it is installed
 _MARGIN = 1e-4  # the error of float32 sums of 10,000 such products is below 1e-5
 _AT_ONCE = 256  # pairs in float64
 _SKETCH_FROM = 4_096  # rows; smaller searches gain little
@@ -66,13 +66,15 @@ def find_similar(
 ) -> SimilarPairs:
     """Return the pairs i < j of rows, or (i, row of `against`), with a cosine of at least `threshold`.
 
-    `use_faiss=None` uses faiss above `FAISS_FROM` rows if it is installed. `progress` receives the completed share.
+    `use_faiss=None` uses faiss on the CPU above `FAISS_FROM` rows, if it is installed. `progress` receives the
+    completed share.
     """
+    device = device or torch.device("cpu")
     if use_faiss is None:
-        use_faiss = len(features) >= FAISS_FROM and available("faiss")
+        use_faiss = device.type == "cpu" and len(features) >= FAISS_FROM and available("faiss")
     search = _search_with_faiss if use_faiss else _search_by_products
     columns = features if against is None else against
-    found = search(features, columns, threshold - _MARGIN, block, device or torch.device("cpu"), progress)
+    found = search(features, columns, threshold - _MARGIN, block, device, progress)
     pieces = [_exact(features, against, first, second, threshold) for first, second in found]
     first, second, similarity = (np.concatenate(column) for column in zip(*pieces)) if pieces else _NONE
     order = np.lexsort((second, first))

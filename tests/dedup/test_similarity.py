@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from stable_audio_tools.core.packages import available
 from stable_audio_tools.dedup import similarity
@@ -103,3 +104,18 @@ def test_histograms_by_hand() -> None:
     whole = np.array([3, 3]) / 6
     np.testing.assert_allclose(histogram_features(counts), per_codebook / np.linalg.norm(per_codebook), rtol=1e-6)
     np.testing.assert_allclose(histogram_features(counts, per_codebook=False), whole / np.linalg.norm(whole), rtol=1e-6)
+
+
+def test_a_large_search_on_a_device_runs_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """faiss is for the CPU; products on another device keep it busy at any size."""
+    devices: list[str] = []
+
+    def count(left: Tensor, right: Tensor) -> Tensor:
+        devices.append(left.device.type)
+        return torch.zeros(left.shape[0], right.shape[1])
+
+    monkeypatch.setattr(similarity, "FAISS_FROM", 5)
+    monkeypatch.setattr(similarity, "available", lambda package: True)
+    monkeypatch.setattr(similarity, "_multiply", count)
+    find_similar(np.eye(10, dtype=np.float32), 0.9, block=5, device=torch.device("meta"))
+    assert devices == ["meta"] * 3
