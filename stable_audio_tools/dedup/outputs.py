@@ -143,10 +143,12 @@ def write_failures(path: Path, failures: Sequence[Failure]) -> None:
 
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write one line of JSON per row."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_json(path: Path, value: object) -> None:
+    """Write a value as indented JSON."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 

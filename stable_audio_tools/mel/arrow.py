@@ -35,10 +35,12 @@ class Row(NamedTuple):
 
 
 def column_of(transform: MelTransform) -> Column:
+    """Return the name of the column for spectrograms of this transform."""
     return "mel" if isinstance(transform, LogAmplitudeMel) else "image"
 
 
 def shard_name(number: int, shards: int) -> str:
+    """Return the name of a file of a dataset, as Hugging Face's `datasets` writes it."""
     return f"data-{number:05d}-of-{shards:05d}.arrow"
 
 

@@ -181,6 +181,7 @@ def make_dataset(settings: ImageSettings) -> DatasetCounts:
 
 
 def open_slices(settings: ImageSettings) -> MelSlices:
+    """Return the spectrogram slices of a folder of audio."""
     pretransform = create_pretransform_from_config(settings.pretransform, settings.sample_rate)
     assert isinstance(pretransform, MelPretransform)
     return MelSlices(settings.input_dir, pretransform, settings.frames)

@@ -32,11 +32,13 @@ class MelBands:
 
 
 def hertz_to_mel(hertz: _Floats) -> _Floats:
+    """Convert frequencies to Slaney's mel scale: linear below 1 kHz, logarithmic above."""
     above = _KNEE_MEL + np.log(np.maximum(hertz, _KNEE_HERTZ) / _KNEE_HERTZ) / _LOG_STEP
     return np.where(hertz < _KNEE_HERTZ, hertz / _HERTZ_PER_MEL, above)
 
 
 def mel_to_hertz(mel: _Floats) -> _Floats:
+    """Convert Slaney's mels to frequencies in Hz."""
     above = _KNEE_HERTZ * np.exp(_LOG_STEP * (mel - _KNEE_MEL))
     return np.where(mel < _KNEE_MEL, mel * _HERTZ_PER_MEL, above)
 

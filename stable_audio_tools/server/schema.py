@@ -80,6 +80,7 @@ class JobAnswer(BaseModel):
 
 
 def answer_of(job: Job, position: int | None) -> JobAnswer:
+    """Return what clients see of a job; `position` is its place in the queue."""
     return JobAnswer(
         id=job.id,
         model=job.model,

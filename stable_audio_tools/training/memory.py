@@ -179,4 +179,5 @@ def _size(tensors: Iterable[Tensor]) -> int:
 
 
 def format_bytes(size: float) -> str:
+    """Return a size in MiB, or in GiB from a tenth of one."""
     return f"{size / GIB:.2f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"

@@ -178,6 +178,7 @@ def _limit(settings: TrainSettings) -> int | float:
 
 
 def set_checkpointing(wrapper: nn.Module, settings: TrainSettings, accelerator: str) -> None:
+    """Switch recomputation of activations as the settings ask; `auto` is on for large models on a GPU."""
     able = recomputing_modules(wrapper)
     wanted = settings.checkpointing == "on"
     if settings.checkpointing == "auto":

@@ -1,4 +1,4 @@
-"""The shape of the package: imports point one way, importing is light, everything imports without extras."""
+"""The shape of the package: one-way imports, light imports without extras, described functions."""
 
 import ast
 import pkgutil
@@ -108,3 +108,12 @@ def test_every_module_imports_without_optional_packages() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "", "importing printed something"
+
+
+def test_public_functions_are_described() -> None:
+    """Functions of commands are described by the command that takes them."""
+    for path in sorted(ROOT.rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            is_public = isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+            if is_public and not (path.parent.name == "cli" and node.name.startswith("run")):
+                assert ast.get_docstring(node), f"{path}:{node.lineno}: {node.name} has no docstring"

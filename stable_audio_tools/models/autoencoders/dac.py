@@ -49,6 +49,7 @@ class Level(nn.Module):
 
 
 def residual_units(channels: int) -> list[nn.Module]:
+    """Return one residual unit for each dilation of the codec."""
     return [DACResidualUnit(channels, dilation) for dilation in DILATIONS]
 
 
@@ -95,6 +96,7 @@ class DACDecoder(nn.Module):
 
 
 def encoder_facts(config: SimpleNamespace) -> JsonObject:
+    """Return channels, latent width and downsampling ratio of a DAC encoder."""
     widest = config.d_model * 2 ** len(config.strides)
     return {
         "in_channels": config.in_channels,

@@ -17,6 +17,7 @@ from stable_audio_tools.models.activations import SnakeBeta
 
 
 def keeps_channels_innermost(x: Tensor) -> bool:
+    """Return whether convolutions on this tensor are faster with channels innermost in memory."""
     return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 

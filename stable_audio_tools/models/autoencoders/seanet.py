@@ -222,6 +222,7 @@ class ActivationMaker:
 
 
 def check_seanet(config: SimpleNamespace) -> Iterator[tuple[str, str]]:
+    """Yield (key, sentence) for each problem of a SEANet config."""
     for key in ("activation", "final_activation"):
         name = getattr(config, key, None)
         activation = getattr(nn, name, None) if name else nn.Identity
