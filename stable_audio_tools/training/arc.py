@@ -160,7 +160,7 @@ class Trim:
     type: Literal["random_item"] = "random_item"
 
 
-class Items(NamedTuple):
+class PreparedItems(NamedTuple):
     """Latents of a step, with what belongs to them."""
 
     clean: Tensor  # (b, d, t)
@@ -333,7 +333,7 @@ class ARCTrainingWrapper(AdversarialTraining):
             self._step(loss, 1, {"discriminator_loss": loss, **terms})
         return loss.detach()
 
-    def _prepare(self, clean: Tensor, metadata: Sequence[ItemInfo], masks: Tensor | None) -> Items:
+    def _prepare(self, clean: Tensor, metadata: Sequence[ItemInfo], masks: Tensor | None) -> PreparedItems:
         real = None
         if self.diffusion.mask_padding_attention:
             known = torch.ones(len(clean), clean.shape[2], dtype=torch.bool) if masks is None else masks
@@ -348,7 +348,7 @@ class ARCTrainingWrapper(AdversarialTraining):
             lengths = compute_effective_seq_len_from_conditioning(
                 metadata, self.diffusion.sample_rate, 1 if codec is None else codec.downsampling_ratio, self.device
             )
-        return Items(clean, metadata, self._gaps(clean, masks if real is None else real), real, lengths)
+        return PreparedItems(clean, metadata, self._gaps(clean, masks if real is None else real), real, lengths)
 
     def _reset_head(self) -> None:
         """Start the head again, with the same weights in every process."""
@@ -357,7 +357,7 @@ class ARCTrainingWrapper(AdversarialTraining):
             for tensor in self.discriminator_head.state_dict().values():
                 torch.distributed.broadcast(tensor, src=0)
 
-    def _follow_teacher(self, items: Items) -> Tensor:
+    def _follow_teacher(self, items: PreparedItems) -> Tensor:
         """Return the error of the student's one-step guess, from anywhere on a trajectory, of the trajectory's end."""
         warmup = self.arc.ode_warmup
         if self._trajectory is None or self.global_step % warmup.refresh_rate == 0:
@@ -384,7 +384,7 @@ class ARCTrainingWrapper(AdversarialTraining):
         return loss
 
     @torch.no_grad()
-    def _ask_teacher(self, items: Items) -> Trajectory:
+    def _ask_teacher(self, items: PreparedItems) -> Trajectory:
         teacher = self.teacher_model or self.discriminator
         warmup = self.arc.ode_warmup
         times = torch.sigmoid(-torch.linspace(*LOGSNR_RANGE, warmup.sampling_steps + 1))
@@ -404,7 +404,7 @@ class ARCTrainingWrapper(AdversarialTraining):
         states = torch.stack([x for x, _ in seen])
         return Trajectory(states, torch.tensor([t for _, t in seen]), target, items.metadata, items.gaps, items.real)
 
-    def _draw(self, law: NoiseLaw, items: Items) -> Tensor:
+    def _draw(self, law: NoiseLaw, items: PreparedItems) -> Tensor:
         """Noise levels of a law, shifted for the length where the model's generation shifts them."""
         count, device = len(items.clean), items.clean.device
         if law == "congruent":
@@ -416,7 +416,7 @@ class ARCTrainingWrapper(AdversarialTraining):
             return t
         return shift.shift(t, items.clean.shape[2] if items.lengths is None else items.lengths)
 
-    def _generate(self, items: Items, cfg_dropout_prob: float) -> Tensor:
+    def _generate(self, items: PreparedItems, cfg_dropout_prob: float) -> Tensor:
         """Return data in one step from a noise level of the generator's law."""
         clean, noise = items.clean, torch.randn_like(items.clean)
         t = self._draw(self.arc.noise_dist.generator, items)
@@ -430,7 +430,7 @@ class ARCTrainingWrapper(AdversarialTraining):
         generated: Tensor = noisy - t[:, None, None] * self.diffusion(noisy, t, **options)
         return generated
 
-    def _generator_loss(self, items: Items, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _generator_loss(self, items: PreparedItems, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         judge = self._judge(items)
         fakes, fake_states = judge.score(judge.renoise(fake))
         reals, real_states = judge.score(judge.renoise(items.clean))
@@ -451,7 +451,7 @@ class ARCTrainingWrapper(AdversarialTraining):
             loss = loss + terms["clap_loss"]
         return loss, terms
 
-    def _critic_loss(self, items: Items, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _critic_loss(self, items: PreparedItems, fake: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         judge, critic = self._judge(items), self.critic
         noisy_real, noisy_fake = judge.renoise(items.clean), judge.renoise(fake)
         reals, fakes = judge.score(noisy_real)[0], judge.score(noisy_fake)[0]
@@ -490,7 +490,7 @@ class ARCTrainingWrapper(AdversarialTraining):
         changes = [(after - before).square().sum((1, 2)).mean() for after, before in zip(moved, scores)]
         return torch.stack(changes).mean()
 
-    def _judge(self, items: Items) -> "Judge":
+    def _judge(self, items: PreparedItems) -> "Judge":
         """Return how to score, and how to noise: real and generated latents get the same noise at the same level."""
         t = self._draw(self.arc.noise_dist.discriminator, items)
         noise, usual = torch.randn_like(items.clean), self._conditions(self.discriminator, items)
@@ -507,7 +507,7 @@ class ARCTrainingWrapper(AdversarialTraining):
             frames = frames.repeat(1, len(self.critic.layers))
         return Judge(score, lambda x: interpolate(x, noise, t) * silenced, frames)
 
-    def _states(self, x: Tensor, t: Tensor, conditions: ConditionTensors, items: Items) -> list[Tensor]:
+    def _states(self, x: Tensor, t: Tensor, conditions: ConditionTensors, items: PreparedItems) -> list[Tensor]:
         """Return the states (b, t, d) of the critic's layers."""
         options: JsonObject = {"cond": conditions, "exit_layer_ix": max(self.critic.layers), **items.masked}
         if len(self.critic.layers) == 1:
@@ -515,7 +515,7 @@ class ARCTrainingWrapper(AdversarialTraining):
         _, info = self.discriminator(x, t, return_info=True, **options)
         return [info["hidden_states"][index][:, self._memory_tokens :] for index in self.critic.layers]
 
-    def _conditions(self, network: ConditionedDiffusionModelWrapper, items: Items) -> ConditionTensors:
+    def _conditions(self, network: ConditionedDiffusionModelWrapper, items: PreparedItems) -> ConditionTensors:
         assert network.conditioner is not None
         return {**network.conditioner(items.metadata, self.device), **items.gaps}
 

@@ -161,7 +161,7 @@ CEILINGS = {
     "calls of add_argument": 3,
     "uses of Any": 700,
     "small private functions with one use": 130,
-    "class names defined twice": 1,
+    "class names defined twice": 0,
     "modules": 450,
     "lines": 72_000,
 }
