@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import ConfigError, UserError
 from stable_audio_tools.inference.sampling.randomness import RandomStream
 from stable_audio_tools.latents.writing import read_details
@@ -58,7 +59,7 @@ class LatentEncoder:
         self.model = autoencoder_of(model)
         self.discrete, self.deterministic, self.half = discrete, deterministic, half
         self.device = device or torch.device("cpu")
-        self.ways: dict[str, Any] = {"chunked": chunked, "chunk_size": chunk_size, "overlap": overlap}
+        self.ways: JsonObject = {"chunked": chunked, "chunk_size": chunk_size, "overlap": overlap}
         bottleneck = self.model.bottleneck
         if discrete and not isinstance(bottleneck, DiscreteBottleneck):
             raise ConfigError("--is-discrete: this autoencoder has no codebooks; remove the flag")

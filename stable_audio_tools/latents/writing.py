@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import AudioError, ConfigError, UserError
 from stable_audio_tools.core.files import atomic_path, write_text
 from stable_audio_tools.data.draws import Draw, Order, make_order
@@ -148,7 +149,7 @@ class LatentStore:
             np.save(temporary, latents.numpy())
         write_text(self.root / f"{name.stem}.json", json.dumps(about))
 
-    def _plain(self, info: Mapping[str, Any]) -> dict[str, Any]:
+    def _plain(self, info: Mapping[str, Any]) -> JsonObject:
         """Return metadata that a .json can hold, without the clip and values of other types."""
         plain = {}
         for key, value in info.items():
@@ -183,7 +184,7 @@ class LatentStore:
         write_text(self.marks / f"{shard:06d}", "")
 
 
-def read_details(root: str | Path) -> dict[str, Any] | None:
+def read_details(root: str | Path) -> JsonObject | None:
     """Read the details of a folder of latents; None if it has none."""
     try:
         found = json.loads(Path(root, DETAILS).read_text(encoding="utf-8"))

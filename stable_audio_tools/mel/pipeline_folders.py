@@ -18,6 +18,7 @@ from typing_extensions import Self
 
 from stable_audio_tools.core.config import build
 from stable_audio_tools.core.config import load as load_config
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import CheckpointError, ConfigError
 from stable_audio_tools.core.files import write_text
 from stable_audio_tools.core.packages import require
@@ -289,7 +290,7 @@ def _number(value: object, name: str, path: Path, whole: bool = False) -> float:
 def _mel_settings(folder: Path) -> MelImages:
     path = folder / "mel" / "mel_config.json"
     stored, defaults = _settings(path), MelImages()._asdict()
-    settings: dict[str, Any] = {
+    settings: JsonObject = {
         name: _number(stored.get(name, default), name, path, whole=name != "top_db")
         for name, default in defaults.items()
     }

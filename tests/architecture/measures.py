@@ -159,7 +159,7 @@ CEILINGS = {
     "exceptions in the import test": 0,
     "branches on an objective outside its module": 0,
     "calls of add_argument": 3,
-    "uses of Any": 700,
+    "uses of Any": 655,
     "small private functions with one use": 130,
     "class names defined twice": 0,
     "modules": 450,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import urlsplit
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import AudioError, ConfigError
 from stable_audio_tools.core.packages import require
 from stable_audio_tools.data.faults import Fault
@@ -34,7 +35,7 @@ class S3Account(NamedTuple):
         from botocore import UNSIGNED
         from botocore.config import Config
 
-        options: dict[str, Any] = {"retries": {"mode": "standard", "max_attempts": _ATTEMPTS}}
+        options: JsonObject = {"retries": {"mode": "standard", "max_attempts": _ATTEMPTS}}
         if self.anonymous:
             options["signature_version"] = UNSIGNED
         with _explained("S3"):
@@ -194,5 +195,5 @@ class S3Shelf:
         source: S3Object = self.objects[number]
         return io.BufferedReader(S3Stream(self.client, source, offset), BUFFER)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> JsonObject:
         return {**self.__dict__, "_client": None}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.errors import AudioError, UserError
 from stable_audio_tools.core.files import atomic_path, write_text
 from stable_audio_tools.data import audio_io
@@ -102,7 +103,7 @@ class OutputFolder:
         if blocking is not None:
             raise UserError(f"{blocking}: is a file, and a folder of that name must be created; move the file")
 
-    def settings_of(self, file: str) -> dict[str, Any] | None:
+    def settings_of(self, file: str) -> JsonObject | None:
         """Return the settings of a complete file; None if it is missing or broken. Raise if it is not ours."""
         path = self.target(file)
         if not path.is_file():
@@ -121,7 +122,7 @@ class OutputFolder:
 
     def write(
         self, file: str, audio: Tensor, sample_rate: int, settings: Mapping[str, Any], bits: Bits = 16
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Write audio (c, n) with its settings; return its line of the manifest."""
         path = self.target(file)
         try:
@@ -147,17 +148,17 @@ class OutputFolder:
     def has_latents(self, file: str) -> bool:
         return self.target(file).with_suffix(".npy").is_file()
 
-    def record(self, file: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    def record(self, file: str, settings: Mapping[str, Any]) -> JsonObject:
         """Return the line of a file in the manifest."""
         about = audio_io.info(self.path / file)
         return {"file": file, **settings, "sample_rate": about.sample_rate, "seconds_made": round(about.seconds, 4)}
 
-    def records(self, files: Sequence[str]) -> list[dict[str, Any]]:
+    def records(self, files: Sequence[str]) -> list[JsonObject]:
         """Return the lines of the complete files, whichever process wrote them."""
         found = ((file, self.settings_of(file)) for file in files)
         return [self.record(file, settings) for file, settings in found if settings is not None]
 
-    def summarise(self, files: Sequence[str], write: Callable[[list[dict[str, Any]]], None]) -> list[dict[str, Any]]:
+    def summarise(self, files: Sequence[str], write: Callable[[list[JsonObject]], None]) -> list[JsonObject]:
         """Pass the lines of all complete files to `write`, again if more files appeared meanwhile; return the lines.
 
         Every process calls this at its end: the last one to write has seen the files of all.
@@ -172,7 +173,7 @@ class OutputFolder:
     def write_manifest(self, files: Sequence[str]) -> None:
         """Write `manifest.jsonl`, one line per complete file."""
 
-        def write(records: list[dict[str, Any]]) -> None:
+        def write(records: list[JsonObject]) -> None:
             text = "".join(f"{json.dumps(record, ensure_ascii=False)}\n" for record in records)
             write_text(self.path / MANIFEST, text)
 

@@ -41,7 +41,7 @@ class Leaf:
 
     where: str
     name: str
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     is_text: bool = False  # every value is a text, from a CSV
 
 
@@ -107,8 +107,8 @@ class _Loader(yaml.SafeLoader):
             problem = f"{show(node.value)} is not a valid {kind}; put it in quotes if it is a text"
             raise _yaml_error(problem, node) from None
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        seen: list[object] = []
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
@@ -116,7 +116,7 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 raise _yaml_error(f"{key!r} is given twice; rename or remove one", key_node)
             seen.append(key)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        mapping: dict[object, object] = super().construct_mapping(node, deep)
         return mapping
 
 
@@ -136,7 +136,7 @@ def _yaml_error(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorEr
     return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
-def _parse_yaml(text: str, where: str) -> Any:
+def _parse_yaml(text: str, where: str) -> object:
     """Parse YAML; each message starts with `where`."""
     try:
         tree = yaml.load(text, _Loader)
@@ -152,12 +152,12 @@ def _parse_yaml(text: str, where: str) -> Any:
     return tree
 
 
-def _parse_json(text: str, path: Path, line: int | None = None) -> Any:
+def _parse_json(text: str, path: Path, line: int | None = None) -> object:
     """Parse a JSON file, or one line of it."""
     where = str(path) if line is None else f"{path}:{line}"
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        merged: dict[str, Any] = {}
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        merged: dict[str, object] = {}
         for key, value in pairs:
             if key in merged:
                 raise ConfigError(f"{where}: {key!r} is given twice in one object; rename or remove one")
@@ -183,9 +183,9 @@ def _parse_json(text: str, path: Path, line: int | None = None) -> Any:
     return tree
 
 
-def _refuse_unusable(tree: Any, where: str) -> None:
+def _refuse_unusable(tree: object, where: str) -> None:
     """Raise for unusable values; each object is visited once per level, because aliases can form huge trees."""
-    level: list[tuple[tuple[Any, ...], Any]] = [((), tree)]
+    level: list[tuple[tuple[object, ...], object]] = [((), tree)]
     for _ in range(_DEEPEST):
         for keys, value in level:
             if problem := _unusable(value):
@@ -195,7 +195,7 @@ def _refuse_unusable(tree: Any, where: str) -> None:
         raise ConfigError(f"{where}: {_TOO_DEEP}")
 
 
-def _below(keys: tuple[Any, ...], value: Any) -> Iterator[tuple[tuple[Any, ...], Any]]:
+def _below(keys: tuple[object, ...], value: object) -> Iterator[tuple[tuple[object, ...], object]]:
     """Yield the children of a value, names before their values, so that a path in a message is printable."""
     if isinstance(value, dict):
         yield from ((keys, name) for name in value)
@@ -204,7 +204,7 @@ def _below(keys: tuple[Any, ...], value: Any) -> Iterator[tuple[tuple[Any, ...],
         yield from ((keys, below) for below in value)
 
 
-def _unusable(value: Any) -> str | None:
+def _unusable(value: object) -> str | None:
     if isinstance(value, str) and (half := _HALF.search(value)):
         return f"{show(value)} holds {half[0]!r}, half of a character; write the whole character itself"
     if isinstance(value, int) and abs(value) >= 10**_MOST_DIGITS:
@@ -221,7 +221,7 @@ def _read_tree(path: Path, text: str) -> Iterator[Leaf]:
     yield from _leaves(path, tree, ())
 
 
-def _leaves(path: Path, tree: Mapping[Any, Any], above: tuple[str, ...]) -> Iterator[Leaf]:
+def _leaves(path: Path, tree: Mapping[object, object], above: tuple[str, ...]) -> Iterator[Leaf]:
     for key, value in tree.items():
         where = ".".join([*above, str(key)])
         if isinstance(key, bool) or not isinstance(key, str | int):
@@ -245,7 +245,7 @@ def _leaves(path: Path, tree: Mapping[Any, Any], above: tuple[str, ...]) -> Iter
             )
 
 
-def _is_leaf(value: Mapping[Any, Any]) -> bool:
+def _is_leaf(value: Mapping[object, object]) -> bool:
     return not any(isinstance(below, dict) for below in value.values())
 
 
@@ -300,7 +300,7 @@ def read_values(leaf: Leaf, facts: ModelFacts) -> tuple[dict[str, Any], dict[str
     problems = [f"{key}: unknown key; {nearest(str(key), known)}" for key in leaf.values if key not in known]
     values = {key: value for key, value in leaf.values.items() if key in known}
     if leaf.is_text:
-        values = {key: _from_text(key, value, facts, model) for key, value in values.items()}
+        values = {key: _from_text(key, str(value), facts, model) for key, value in values.items()}
     conditions = {key: value for key, value in values.items() if key in facts.keys}
     try:
         checked = model.model_validate({key: value for key, value in values.items() if key not in conditions})
@@ -315,7 +315,7 @@ def read_values(leaf: Leaf, facts: ModelFacts) -> tuple[dict[str, Any], dict[str
     return conditions, settings, problems
 
 
-def _from_text(key: str, text: str, facts: ModelFacts, model: type[BaseModel]) -> Any:
+def _from_text(key: str, text: str, facts: ModelFacts, model: type[BaseModel]) -> object:
     """Read a CSV cell: a text where a text is expected, otherwise a value in YAML."""
     if key in facts.keys:
         is_text = facts.input_of(key).kind not in ("number", "integer")

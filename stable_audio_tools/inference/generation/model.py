@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stable_audio_tools.core.config import load as load_config
+from stable_audio_tools.core.config.json_files import JsonObject
 from stable_audio_tools.core.config.sentences import nearest
 from stable_audio_tools.core.devices import parse_dtype, pick_device, pick_dtype
 from stable_audio_tools.core.errors import CheckpointError, ConfigError, UserError
@@ -226,7 +227,7 @@ class AudioModel(Adaptable):
             generated = self.engine.generate(requests, hooks)
         return Generated(generated, self.sample_rate, _drawn(requests))
 
-    def _sorted(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Hooks]:
+    def _sorted(self, options: Mapping[str, Any]) -> tuple[JsonObject, JsonObject, Hooks]:
         """Split keywords into conditions, fields of a request, and hooks."""
         for name in options:
             if name not in self.conditions and name not in OPTIONS and name not in HOOKS:
@@ -299,7 +300,7 @@ def _load(
     return AudioModel(load_model(config, stored, first), config, place, precision, stored.name, offload)
 
 
-def find_config(model: str | Path, weights: str | Path | None = None) -> dict[str, Any] | None:
+def find_config(model: str | Path, weights: str | Path | None = None) -> JsonObject | None:
     """Return the config at a path, without looking at weights; None for weight files and names on the Hub.
 
     With `weights`, the path is a config or its folder, whatever its suffix.
@@ -315,7 +316,7 @@ def find_config(model: str | Path, weights: str | Path | None = None) -> dict[st
 
 def _as_items(
     given: Mapping[str, Any], conditions: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, repeats: int
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """Return the conditions of each item: lists are spread over the items, other values are shared."""
     if repeats < 1:
         raise ValueError(f"num_samples must be at least 1, got {repeats}")
