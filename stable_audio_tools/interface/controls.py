@@ -61,6 +61,7 @@ CUT = Control(
 )
 SEED = control_of("seed", -1)
 NUM_SAMPLES = control_of("num_samples")
+LOOP = Control("loop", "switch", "Close as a loop", False, info="The audio can be repeated without a seam.")
 PREVIEW_EVERY = Control(
     "preview_every", "slider", "Preview every (steps)", 0, 0, 50, 1, info="Spectrograms during sampling; 0 shows none."
 )
@@ -148,6 +149,8 @@ def request_from(model: AudioModel, values: Values) -> Arguments:
     if "seconds" in values:
         # The slider shows the window rounded; its maximum means the whole window.
         arguments["seconds"] = None if values["seconds"] >= round(model.facts.window_seconds, 2) else values["seconds"]
+    if values.get("loop"):
+        arguments["loop"] = True
     if values.get("negative_prompt"):
         arguments["negative_prompt"] = values["negative_prompt"]
     if values.get("use_init"):

@@ -115,11 +115,11 @@ def _run(
         files,
         final,
         takes[0].settings,
-        f"Done in {seconds:.1f} s · {length:.2f} s of audio · seed {seeds}{_describe_copies(findings)}",
+        f"Done in {seconds:.1f} s · {length:.2f} s of audio · seed {seeds}{describe_copies(findings)}",
     ]
 
 
-def _describe_copies(findings: Sequence[Mapping[str, Any]]) -> str:
+def describe_copies(findings: Sequence[Mapping[str, Any]]) -> str:
     """Return a line for each passage that the training set contains."""
     return "".join(
         f"\ntake {number}: {copy['start']:.1f} to {copy['end']:.1f} s is a passage of {copy['track']}"

@@ -10,6 +10,7 @@ from torch import Tensor
 from stable_audio_tools.inference.generation.model import AudioModel
 from stable_audio_tools.inference.generation.request import Span, parse_spans
 from stable_audio_tools.interface.controls import (
+    LOOP,
     NUM_SAMPLES,
     PREVIEW_EVERY,
     SEED,
@@ -77,16 +78,21 @@ def _main_groups(model: AudioModel) -> tuple[Group, ...]:
         conditions.insert(place, _NEGATIVE_PROMPT)
     return (
         Group(tuple(conditions)),
-        Group((SEED, NUM_SAMPLES)),
+        Group((SEED, NUM_SAMPLES, *_looping(model))),
         Group((*sampler_controls(model.facts), PREVIEW_EVERY), "Sampling"),
         Group(guidance_controls(model), "Guidance"),
     )
 
 
+def _looping(model: AudioModel) -> tuple[Control, ...]:
+    """Return the switch for loops, which are closed within the window of a model."""
+    return () if model.facts.window is None else (LOOP,)
+
+
 def _unconditional(model: AudioModel) -> Page:
     """The page of an unconditional diffusion model."""
     groups = (
-        Group((*condition_controls(model), SEED, NUM_SAMPLES)),
+        Group((*condition_controls(model), SEED, NUM_SAMPLES, *_looping(model))),
         Group((*sampler_controls(model.facts), PREVIEW_EVERY), "Sampling"),
         variation_group(model.facts),
     )

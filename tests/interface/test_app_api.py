@@ -67,6 +67,16 @@ def test_variation_has_an_off_switch(served: Any, tmp_path: Path, tone: Path) ->
     assert not np.allclose(plain, make(init_audio=init, use_init=True), atol=1e-3)
 
 
+def test_a_loop_is_what_python_gives(served: Any, tmp_path: Path) -> None:
+    app = served("tiny_diffusion_cond_inpaint")
+    audio, *_ = connect(app.url, tmp_path).predict(**QUICK, seed=5, loop=True, api_name="/generate")
+    wanted = expected(app.model, sound="rain", steps=2, seed=5, loop=True)
+    heard = sf.read(audio)[0]
+    np.testing.assert_allclose(heard, wanted[: len(heard)], atol=2 / 32768)
+    plain = expected(app.model, sound="rain", steps=2, seed=5)
+    assert not np.allclose(heard[:50], plain[:50], atol=1e-2)
+
+
 def test_inpainting_and_reconstruction(served: Any, tmp_path: Path, tone: Path) -> None:
     original = audio_io.read(tone).samples.T.numpy()
     client = connect(served("tiny_diffusion_cond_inpaint").url, tmp_path)

@@ -2,12 +2,15 @@
 
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from stable_audio_tools.inference.sampling.watching import Cancelled
+from stable_audio_tools.interface.handlers import describe_copies
 from stable_audio_tools.interface.runner import Runner
 
 ASKED = {"conditions": {"sound": "rain"}, "seed": 3, "steps": 4}
@@ -97,3 +100,24 @@ def test_one_at_a_time(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_the_model_says_reaches_the_caller(runner: Runner) -> None:
     with pytest.raises(ValueError, match="sound: missing"):
         list(runner.run("me", "generate", {"steps": 1}))
+
+
+class Halving:
+    """A check that halves every item and reports one passage of it."""
+
+    settings: Mapping[str, Any] = {"check": "halving"}
+
+    def __call__(self, audio: Tensor, sample_rate: int) -> tuple[Tensor, Mapping[str, Any]]:
+        return audio / 2, {"copies": [{"track": "songs:a.wav", "start": 0.0, "end": 0.2}]}
+
+
+def test_every_item_passes_the_inspection(loaded: Any) -> None:
+    asked = {**ASKED, "num_samples": 2}
+    plain = list(Runner(loaded("tiny_diffusion_cond")).run("me", "generate", dict(asked)))[-1]
+    checked = list(Runner(loaded("tiny_diffusion_cond"), Halving()).run("me", "generate", dict(asked)))[-1]
+    assert plain.generated is not None and checked.generated is not None and plain.findings == ()
+    assert torch.equal(checked.generated.audio, plain.generated.audio / 2)
+    assert describe_copies(checked.findings).splitlines()[1:] == [
+        "take 1: 0.0 to 0.2 s is a passage of songs:a.wav",
+        "take 2: 0.0 to 0.2 s is a passage of songs:a.wav",
+    ]
