@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,28 @@ def test_recordings_are_indexed_once_and_a_stopped_run_continues(
     assert {path.name for path in held} <= {segment.folder.name for segment in index.segments}
     ((name, _),) = passages(index, song(5)[:, : 8 * RATE])
     assert name == "songs:song5.wav"
+
+
+def test_a_killed_run_continues(collection: Path, tmp_path: Path) -> None:
+    """Killed for good after the first segment, the index holds whole segments alone, and the next run adds the rest."""
+    place = tmp_path / "index"
+    code = (
+        "import sys; from stable_audio_tools.dedup.passages import index; index.TRACKS_PER_SEGMENT = 1\n"
+        "from stable_audio_tools.cli.data import dedup_index; sys.exit(dedup_index(sys.argv[1:]))"
+    )
+    flags = ["--index", str(place), "--dataset-dir", str(collection), "--num-workers", "1"]
+    process = subprocess.Popen([sys.executable, "-c", code, *flags], env=environment(), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(place.glob("segment-*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    held = len(PassageIndex(place))
+    assert 1 <= held <= 6
+    assert dedup_index(flags) == 0
+    index = PassageIndex(place)
+    assert sorted(track.name for track in index.tracks) == [f"songs:song{seed}.wav" for seed in range(6)]
+    assert {name for name, _ in passages(index, song(3)[:, : 9 * RATE])} == {"songs:song3.wav"}
 
 
 @pytest.mark.slow
