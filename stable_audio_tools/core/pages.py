@@ -25,7 +25,7 @@ a, summary { color: var(--accent) }
 summary { cursor: pointer }
 .wide { overflow-x: auto; margin: 1rem 0 }
 table { border-collapse: collapse }
-th, td { padding: .3rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: middle }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: middle }
 th { white-space: nowrap }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 tr.kept td { font-weight: 600 }
@@ -34,7 +34,7 @@ figure { margin: .4rem 0; padding: .7rem; background: var(--card); border: 1px s
   border-radius: 12px; width: 18rem; max-width: 100% }
 figure audio { width: 100% }
 figcaption { font-size: .9rem; overflow-wrap: anywhere }
-audio { height: 34px; width: 16rem; vertical-align: middle }
+audio { height: 34px; width: 13.5rem; max-width: 100%; vertical-align: middle }
 svg, img { max-width: 100%; height: auto }
 svg text { fill: var(--soft) }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .7rem .9rem;

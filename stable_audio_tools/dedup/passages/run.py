@@ -219,18 +219,19 @@ def _page(settings: FindSettings, matches: Sequence[Match], counts: dict[str, in
     folder = settings.output_dir
     shown = sorted(matches, key=lambda match: match.agreement)[: settings.audit_matches]
     listed = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "none"
+    span = Markup("{:.1f}&nbsp;to&nbsp;{:.1f}&nbsp;s")
     body: list[Markup | str] = [f"{len(matches)} matches: {listed}. The least certain are first."]
     for match in shown:
         body.append(Markup("<h2>{} · {} and {}</h2>").format(match.kind, match.query.name, match.track.name))
         rows = [
             (
                 player(match.query.path, folder, one.start, one.end),
-                f"{one.start:.1f} to {one.end:.1f} s",
+                span.format(one.start, one.end),
                 player(match.track.path, folder, one.track_start, one.track_end),
-                f"{one.track_start:.1f} to {one.track_end:.1f} s",
+                span.format(one.track_start, one.track_end),
                 f"{one.speed:.3f}",
                 f"{one.semitones:+.2f}",
-                one.agreement,
+                f"{one.agreement:.2f}",
             )
             for one in match.passages
         ]
